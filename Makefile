@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all their own set-up; they need Python 3.11+ with pip, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test soak lint bench report lock clean
+
+setup: .venv/ready
+
+# torch goes first and pinned: a bare `torch` would be the CUDA build of several gigabytes.
+# Beside a CPU-only torch, torchaudio's native libraries cannot load; `doctor --mend` removes them.
+.venv/ready: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,video]'
+	$(BIN)/hilbert-ray doctor --mend
+	@touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py --out out/demo
+
+test: setup
+	@sh tests/install_system_packages.sh
+	$(BIN)/python -m pytest
+
+soak: setup
+	@sh tests/install_system_packages.sh
+	$(BIN)/python -m pytest -m soak
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench
+
+report: setup
+	$(BIN)/hilbert-ray report --run out/demo/run
+
+# Resolve every dependency afresh and pin what was chosen.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 -e '.[test,video]'
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,387 @@
+"""The command line: words to functions. Each command is a dataclass of its flags with a `run` method.
+
+Flags mirror the settings, so their help texts are the settings' docstrings. Results go to standard output (as JSON
+with --json), logs to standard error. A wrong argument or setting ends with exit code 2 and one message, before Ray
+starts; heavy modules are imported inside `run`, so that `--help` stays quick.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from hilbert_ray import __version__
+from hilbert_ray.config import (
+    Config,
+    ConfigError,
+    EmbedConfig,
+    EncoderConfig,
+    FitConfig,
+    FoldsConfig,
+    LossConfig,
+    ModelConfig,
+    MoEConfig,
+    SegmentConfig,
+    TrainConfig,
+    TuneConfig,
+    from_dict,
+    load_file,
+)
+from hilbert_ray.presets import preset
+
+log = logging.getLogger("hilbert_ray")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command prints: `values` as JSON with --json, else `text`; `ok` False ends with exit code 1."""
+
+    values: Mapping[str, Any]
+    text: str
+    ok: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """Flags that every command has."""
+
+    config: str | None = None
+    """YAML file of settings (local or on any fsspec store); flags override it."""
+    preset: Literal["small", "large", "paper"] = "small"
+    """Named configuration to start from."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validate(_Common):
+    """Check a manifest: counts, durations, label balance, groups, and each fault with its row."""
+
+    manifest: Positional[str]
+    """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+
+    def run(self, config: Config) -> Result:
+        """Return the report; it is ok when no row has a fault."""
+        from hilbert_ray.validate import validate
+
+        report = validate(self.manifest, config.tasks, roles=config.segment.roles)
+        return Result(report.to_dict(), report.text(), ok=not report.faults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(_Common):
+    """Stream documents through the encoders into a feature store; run again, it goes on where it stopped."""
+
+    manifest: str
+    """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    store: str
+    """Feature store, made if it is not there."""
+    audio: str = "mfcc"
+    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
+    text: str = "hashing"
+    """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
+    audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+
+    def run(self, config: Config) -> Result:
+        """Embed what is not stored yet and return the summary."""
+        from hilbert_ray.embed import embed
+
+        summary = embed(self.manifest, self.store, config)
+        return Result(summary.to_dict(), str(summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading(_Common):
+    """Flags of the commands that read a store."""
+
+    store: str
+    """Feature store that `embed` filled."""
+    out: str
+    """Folder of the run; made if it is not there."""
+    audio: str | None = None
+    """Audio encoder whose features to use (`none`: no audio); needed only if the store holds several."""
+    text: str | None = None
+    """Text encoder whose features to use (`none`: no text); needed only if the store holds several."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    moe: MoEConfig = field(default_factory=MoEConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Reading):
+    """Cross-validate on group-disjoint folds, beside baselines, with intervals."""
+
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    compare: bool = False
+    """Add all named baselines and ablations on the same folds."""
+
+    def run(self, config: Config) -> Result:
+        """Return metrics.json of the run."""
+        from hilbert_ray.evaluate import evaluate, summarise
+
+        connect()
+        metrics = evaluate(
+            self.store, self.out, config, audio=self.audio, text=self.text, compare=self.compare
+        )
+        return Result(metrics, summarise(metrics))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Reading):
+    """Train on all documents with DDP and publish the model folder RUN/model."""
+
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def run(self, config: Config) -> Result:
+        """Return where the model is and the last losses."""
+        from hilbert_ray.train import train
+
+        connect()
+        summary = train(self.store, self.out, config, audio=self.audio, text=self.text)
+        return Result(summary.to_dict(), summary.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(_Reading):
+    """Search the loss weights (or any named field) on inner folds."""
+
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    resume: bool = False
+    """Go on with the search in --out."""
+
+    def run(self, config: Config) -> Result:
+        """Return the best settings beside the defaults' score."""
+        from hilbert_ray.tune import tune
+
+        connect()
+        summary = tune(self.store, self.out, config, audio=self.audio, text=self.text, resume=self.resume)
+        return Result(summary.to_dict(), summary.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(_Common):
+    """Embed and classify a new manifest with a published model."""
+
+    model: str
+    """Published folder, RUN/model."""
+    manifest: str
+    """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    out: str
+    """Parquet file of embeddings and probabilities."""
+    store: str | None = None
+    """Feature store to reuse and fill; by default one beside --out."""
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+
+    def run(self, config: Config) -> Result:
+        """Return counts of what was predicted and what was quarantined."""
+        from hilbert_ray.predict import predict
+
+        summary = predict(self.model, self.manifest, self.out, config.embed, store=self.store)
+        return Result(summary.to_dict(), summary.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(_Common):
+    """Write a run's report as one self-contained HTML file."""
+
+    folder: Annotated[str, tyro.conf.arg(name="run")]
+    """Folder of the run."""
+
+    def run(self, config: Config) -> Result:
+        """Return where the report is."""
+        from hilbert_ray.report import report
+
+        path = str(report(self.folder))
+        return Result({"report": path}, f"report: {path}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCommand(_Common):
+    """Look at a feature store: what it holds, whether its files are whole, or take features out of it."""
+
+    action: Positional[Literal["info", "verify", "export"]]
+    """info: counts and sizes; verify: read every committed file again; export: features as NumPy files."""
+    store: Positional[str]
+    """Feature store."""
+    out: str | None = None
+    """Folder that `export` writes to."""
+
+    def run(self, config: Config) -> Result:
+        """Return what the action found."""
+        from hilbert_ray.store import Store
+
+        store = Store.open(self.store)
+        if self.action == "info":
+            info = store.info()
+            return Result(info, json.dumps(info, indent=2))
+        if self.action == "verify":
+            problems = [f"{problem.path}: {problem.message}" for problem in store.verify()]
+            return Result(
+                {"problems": problems}, "\n".join(problems) or "every committed file is whole", not problems
+            )
+        if self.out is None:
+            raise ConfigError("`store export` needs --out, the folder to write to")
+        count = store.export(self.out)
+        return Result({"documents": count, "out": self.out}, f"{count} documents exported to {self.out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(_Common):
+    """Print versions, devices, codecs and Ray resources, and what to mend."""
+
+    mend: bool = False
+    """Remove torchaudio's native libraries where they cannot load beside this torch."""
+
+    def run(self, config: Config) -> Result:
+        """Return the diagnosis; it is ok when there is no fault."""
+        from hilbert_ray import doctor
+
+        removed = [str(path) for path in doctor.mend()] if self.mend else []
+        if removed:
+            log.info("removed %d libraries of torchaudio that cannot load beside this torch", len(removed))
+        found = doctor.diagnose()
+        found.facts["ray resources"] = ray_resources()
+        values = {"facts": found.facts, "faults": found.faults, "removed": removed}
+        return Result(values, found.text(), ok=not found.faults)
+
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "validate": Validate,
+    "embed": Embed,
+    "evaluate": Evaluate,
+    "train": Train,
+    "predict": Predict,
+    "tune": Tune,
+    "report": Report,
+    "store": StoreCommand,
+    "doctor": Doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code: 0, 1 (it found or met a fault) or 2 (wrong argument or setting)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"hilbert-ray: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        command, config = _parse(name, rest)
+        result = command.run(config)
+    except _user_errors() as error:
+        print(f"hilbert-ray {name}: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
+    return 0 if result.ok else 1
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that one message explains; any other is a fault of ours and shows its traceback."""
+    from hilbert_ray.document import DocumentError, ManifestError
+
+    found: list[type[Exception]] = [ConfigError, DocumentError, ManifestError]
+    named = {
+        "store": "StoreError",
+        "folds": "FoldsError",
+        "model": "ModelError",
+        "checkpoint": "CheckpointError",
+    }
+    for module, name in named.items():
+        loaded = sys.modules.get(f"hilbert_ray.{module}")  # what was never imported cannot have raised
+        if loaded is not None and hasattr(loaded, name):
+            found.append(getattr(loaded, name))
+    return tuple(found)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+    ]
+    head = "usage: hilbert-ray COMMAND [--help] [flags]"
+    about = "Document embeddings of long recordings with transcripts, and predictions to trust, on Ray."
+    return "\n".join([head, "", about, "", *lines])
+
+
+def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
+    """Return the command with its flags, and the settings: preset, then the file, then the flags."""
+    kind = COMMANDS[name]
+    base = preset(_flag(arguments, "--preset") or "small")
+    path = _flag(arguments, "--config")
+    chosen: set[str] = set()
+    if path is not None:
+        values = load_file(path)
+        chosen = set(values)
+        base = from_dict(Config, values, base)
+    settings = {f.name for f in fields(Config)}
+    defaults: dict[str, Any] = {}
+    for f in fields(kind):
+        if f.name in ("audio", "text") and issubclass(kind, _Reading) and f.name not in chosen:
+            defaults[f.name] = None  # the store tells, where it holds one encoder only
+        elif f.name in settings:
+            defaults[f.name] = getattr(base, f.name)
+        else:
+            defaults[f.name] = tyro.MISSING if f.default is MISSING else f.default
+    command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=kind(**defaults))
+    flags = {f.name: getattr(command, f.name) for f in fields(kind) if f.name in settings}
+    return command, replace(base, **{key: value for key, value in flags.items() if value is not None})
+
+
+def _flag(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of a flag that must be known before the flags are parsed."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+
+
+def ray_resources() -> str:
+    """Return what the cluster at RAY_ADDRESS has, or what a local run would use; starts nothing."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return f"no RAY_ADDRESS: commands start Ray on this machine ({os.cpu_count()} CPUs)"
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        return f"no cluster answers at {address}: {error}"
+    return f"{address}: " + ", ".join(
+        f"{name} {amount:g}" for name, amount in sorted(ray.cluster_resources().items())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,506 @@
+"""Settings: one frozen dataclass for each component, nested in `Config`.
+
+A field's docstring is its help text on the command line. Every rule that joins fields stands in
+`__post_init__`; `from_dict` refuses unknown keys by name, so a misspelt setting never passes unseen.
+This module imports nothing heavy: the command line reads it before Ray or torch are loaded.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
+Imbalance = Literal["none", "class_balanced", "logit_adjustment", "focal"]
+Modality = Literal["audio", "text"]
+MODALITIES: tuple[Modality, Modality] = ("audio", "text")
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type, out of range, or in contradiction with another."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentConfig:
+    """How a document is cut into segments."""
+
+    audio: Literal["window", "pause", "turns"] = "window"
+    """How audio is cut: fixed windows, at speech pauses, or at the transcript's turns."""
+    window_s: float = 10.0
+    """Length of a window, seconds."""
+    hop_s: float = 10.0
+    """Distance between the starts of two windows, seconds; at most window_s."""
+    max_s: float = 30.0
+    """Longest segment that `pause` and `turns` may make, seconds."""
+    target_tokens: int = 0
+    """Short neighbouring text units are merged up to this many tokens; 0 keeps each utterance its own unit."""
+    roles: tuple[str, ...] = ()
+    """Keep only these speakers' utterances (and, where times exist, their audio); empty keeps all."""
+
+    def __post_init__(self) -> None:
+        _require(self.window_s > 0, f"segment.window_s is {self.window_s}; it must be above 0 seconds")
+        _require(
+            0 < self.hop_s <= self.window_s,
+            f"segment.hop_s is {self.hop_s} and segment.window_s is {self.window_s}: a hop above the window would "
+            "drop audio between windows; set hop_s to at most window_s",
+        )
+        _require(self.max_s > 0, f"segment.max_s is {self.max_s}; it must be above 0 seconds")
+        _require(
+            self.target_tokens >= 0, f"segment.target_tokens is {self.target_tokens}; it must be 0 or more"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Options of a transformers encoder (`hf:`); the built-in encoders have none."""
+
+    layer: str = "last"
+    """Hidden layer that gives the features: `last`, an index such as `9`, or a range `6:12` whose mean is taken."""
+    pooling: Literal["mean", "mean_std", "cls"] = "mean"
+    """How the frames or tokens of a segment become one vector."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the encoder; `auto` is bf16 where the device has it in hardware, else float32."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the weights. Off, because it lets a model folder run anything."""
+
+    def __post_init__(self) -> None:
+        parts = self.layer.split(":")
+        valid = self.layer == "last" or (
+            len(parts) in (1, 2) and all(part.isdigit() for part in parts) and int(parts[0]) <= int(parts[-1])
+        )
+        _require(
+            valid,
+            f"encoder layer is {self.layer!r}; give `last`, an index such as `9`, or a range such as `6:12`",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedConfig:
+    """How documents are streamed through the encoders into the store."""
+
+    workers: int = 0
+    """Encoder actors; 0 means one for each GPU, or one for each two CPUs where there is no GPU."""
+    gpus_per_worker: float = 1.0
+    """GPUs of one encoder actor when the cluster has any; a fraction shares a GPU."""
+    threads: int = 1
+    """Torch threads of one CPU encoder actor. Part of what makes bytes repeat, so it is recorded."""
+    unit_s: float = 1800.0
+    """Seconds of audio (for text: as much speech) in one unit of work; losing a worker loses at most one unit."""
+    max_quarantined: float = 0.05
+    """Largest share of this run's planned documents that may fail before the job stops (from 20 failures on)."""
+    retry_quarantined: bool = False
+    """Try documents again that an earlier run quarantined."""
+    content_hash: bool = False
+    """Know local audio by its SHA-256 instead of by size and modification time (slower, survives copying)."""
+    buckets: int = 256
+    """Buckets of a new store; fixed when the store is created."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, f"embed.workers is {self.workers}; it must be 0 (automatic) or more")
+        _require(self.threads >= 1, f"embed.threads is {self.threads}; it must be 1 or more")
+        _require(
+            self.gpus_per_worker > 0, f"embed.gpus_per_worker is {self.gpus_per_worker}; it must be above 0"
+        )
+        _require(self.unit_s > 0, f"embed.unit_s is {self.unit_s}; it must be above 0 seconds")
+        _require(
+            0 <= self.max_quarantined <= 1,
+            f"embed.max_quarantined is {self.max_quarantined}; it is a share, 0 to 1",
+        )
+        _require(1 <= self.buckets <= 65536, f"embed.buckets is {self.buckets}; it must be 1 to 65536")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Sizes and switches of the network (DESIGN: fusion, pooling, wide paths, heads)."""
+
+    dim: int = 64
+    """Width D of the model and of each document embedding."""
+    layers: int = 1
+    """Cross-modal fusion layers; 0 leaves fusion out (an ablation)."""
+    heads: int = 4
+    """Attention heads of a fusion layer; must divide dim."""
+    hops: int = 4
+    """Hops of self-attentive pooling."""
+    wide: bool = True
+    """Wide paths: mean and standard deviation of the frozen features reach the embeddings directly."""
+    unimodal_heads: bool = True
+    """Small heads on the audio and the text embedding whose logits are added to the experts'."""
+    dropout: float = 0.4
+    """Dropout in heads and feed-forward blocks."""
+    wide_dropout: float = 0.6
+    """Dropout on the wide paths."""
+    segment_dropout: float = 0.1
+    """Share of segments hidden in training."""
+    modality_dropout: float = 0.1
+    """Share of two-modality documents that lose one modality in training."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.dim >= 2 and self.dim % 2 == 0, f"model.dim is {self.dim}; it must be even and at least 2"
+        )
+        _require(self.layers >= 0, f"model.layers is {self.layers}; it must be 0 or more")
+        _require(
+            self.heads >= 1 and self.dim % self.heads == 0,
+            f"model.heads is {self.heads} and model.dim is {self.dim}: heads must divide dim",
+        )
+        _require(self.hops >= 1, f"model.hops is {self.hops}; it must be 1 or more")
+        for name in ("dropout", "wide_dropout", "segment_dropout", "modality_dropout"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoEConfig:
+    """The mixture of experts that reads [audio; text; joint]."""
+
+    kind: Literal["experts", "mlp"] = "experts"
+    """Experts with a router for each task, or one plain MLP of the same number of hidden units (an ablation)."""
+    experts: int = 4
+    """Shared experts E."""
+    top_k: int = 2
+    """Experts that answer for each document and task."""
+    hidden_dim: int = 32
+    """Hidden units of one expert."""
+
+    def __post_init__(self) -> None:
+        _require(self.experts >= 1, f"moe.experts is {self.experts}; it must be 1 or more")
+        _require(
+            1 <= self.top_k <= self.experts,
+            f"moe.top_k is {self.top_k} and moe.experts is {self.experts}: top_k must be from 1 to experts",
+        )
+        _require(self.hidden_dim >= 1, f"moe.hidden_dim is {self.hidden_dim}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the loss terms (same names in logs and in Tune's space) and their variants."""
+
+    task: float = 1.0
+    """Weight of the supervised task loss."""
+    contrastive: float = 0.2
+    """Weight of the reciprocal dual contrastive loss: audio with joint, text with joint."""
+    cka: float = 0.4
+    """Weight of the CKA structure loss."""
+    balance: float = 7.5
+    """Weight of the mutual-information balance loss."""
+    unimodal: float = 0.5
+    """Weight of the single-modality heads' own task losses."""
+    load_balance: float = 0.01
+    """Weight of the experts' load-balance loss."""
+    router_z: float = 0.001
+    """Weight of the router z-loss."""
+    redundancy: float = 0.001
+    """Weight of the pooling redundancy penalty."""
+    direct: bool = False
+    """Contrast audio with text directly (CLIP-style baseline) instead of each with the joint embedding."""
+    group_negatives: bool = False
+    """Let documents of the same group be negatives of each other."""
+    cka_estimator: Literal["unbiased", "biased"] = "unbiased"
+    """HSIC estimator inside CKA; `biased` is for comparison only."""
+    cka_kernel: Literal["linear", "rbf"] = "linear"
+    """Kernel of CKA; `rbf` takes the median distance as its bandwidth."""
+    cka_reference: Literal["embedding", "features"] = "embedding"
+    """What the joint embedding is compared with: the audio and text embeddings, or mean frozen features."""
+    balance_gradient: Literal["both", "weaker"] = "both"
+    """Which side the balance loss moves: both, or only the modality with less information."""
+    balance_estimator: Literal["infonce", "smile"] = "infonce"
+    """Estimator of mutual information inside the balance loss."""
+    smile_clip: float = 5.0
+    """Clip tau of the SMILE estimator, nats."""
+    penalty: Literal["off_diagonal", "lin"] = "off_diagonal"
+    """Redundancy penalty of pooling: off-diagonal of A A^T, or Lin's ||A A^T - I||_F^2."""
+
+    WEIGHTS: typing.ClassVar[tuple[str, ...]] = (
+        "task", "contrastive", "cka", "balance", "unimodal", "load_balance", "router_z", "redundancy",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name in self.WEIGHTS:
+            value = getattr(self, name)
+            _require(value >= 0, f"loss.{name} is {value}; a weight must be 0 or more")
+        _require(self.smile_clip > 0, f"loss.smile_clip is {self.smile_clip}; it must be above 0 nats")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitConfig:
+    """The training loop."""
+
+    epochs: int = 40
+    """Epochs of the joint (or classify) phase."""
+    align_epochs: int = 0
+    """Epochs of the align phase before it, in which no label is used."""
+    finetune: bool = False
+    """After an align phase, keep training projections, fusion and pools instead of freezing them."""
+    batch_size: int = 32
+    """Documents in a global batch, over all ranks; an epoch has round(N / batch_size) batches."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW."""
+    warmup: float = 0.1
+    """Share of steps with rising learning rate; the rest follows a cosine to 0."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    seeds: int = 3
+    """Networks trained from different seeds whose logits are averaged."""
+    seed: int = 0
+    """Base of every random number of a run."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.epochs >= 0 and self.align_epochs >= 0, "fit.epochs and fit.align_epochs must be 0 or more"
+        )
+        _require(
+            self.epochs + self.align_epochs > 0,
+            f"fit.epochs is {self.epochs} and fit.align_epochs is {self.align_epochs}: nothing would be trained",
+        )
+        _require(
+            self.batch_size >= 2, f"fit.batch_size is {self.batch_size}; contrast needs at least 2 documents"
+        )
+        _require(self.learning_rate > 0, f"fit.learning_rate is {self.learning_rate}; it must be above 0")
+        _require(self.weight_decay >= 0, f"fit.weight_decay is {self.weight_decay}; it must be 0 or more")
+        _require(
+            0 <= self.warmup < 1, f"fit.warmup is {self.warmup}; it is a share of all steps, 0 to below 1"
+        )
+        _require(self.clip_norm > 0, f"fit.clip_norm is {self.clip_norm}; it must be above 0")
+        _require(self.seeds >= 1, f"fit.seeds is {self.seeds}; it must be 1 or more")
+        _require(self.seed >= 0, f"fit.seed is {self.seed}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldsConfig:
+    """Repeated stratified group k-fold cross-validation."""
+
+    folds: int = 5
+    """Folds of a repeat; no group stands in two of them."""
+    repeats: int = 5
+    """Repeats with other random partitions."""
+    inner: int = 3
+    """Inner folds that give the predictions on which temperature and thresholds are fitted; 0 leaves T at 1."""
+    stratify: str = ""
+    """Task whose classes are spread over the folds; empty takes the task with the rarest class."""
+    file: str = ""
+    """Read the folds from this Parquet file instead of drawing them."""
+
+    def __post_init__(self) -> None:
+        _require(self.folds >= 2, f"folds.folds is {self.folds}; cross-validation needs at least 2")
+        _require(self.repeats >= 1, f"folds.repeats is {self.repeats}; it must be 1 or more")
+        _require(
+            self.inner == 0 or self.inner >= 2,
+            f"folds.inner is {self.inner}; it must be 0 (off) or at least 2",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How `train` uses the cluster."""
+
+    workers: int = 2
+    """DDP ranks."""
+    gpu: bool = False
+    """One GPU a rank with NCCL; otherwise CPU with gloo."""
+    cpus_per_worker: float = 1.0
+    """Logical CPUs of a rank."""
+    max_failures: int = 3
+    """Worker or node losses after which the run resumes from its last checkpoint."""
+    checkpoint_epochs: int = 10
+    """Epochs between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 1, f"train.workers is {self.workers}; it must be 1 or more")
+        _require(
+            self.cpus_per_worker > 0, f"train.cpus_per_worker is {self.cpus_per_worker}; it must be above 0"
+        )
+        _require(self.max_failures >= 0, f"train.max_failures is {self.max_failures}; it must be 0 or more")
+        _require(self.checkpoint_epochs >= 1, "train.checkpoint_epochs must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneConfig:
+    """The search over settings."""
+
+    trials: int = 32
+    """Settings to try."""
+    max_concurrent: int = 0
+    """Trials at once; 0 means one a CPU."""
+    space: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: {
+            "loss.contrastive": (0.01, 2.0),
+            "loss.cka": (0.01, 4.0),
+            "loss.balance": (0.05, 20.0),
+            "loss.unimodal": (0.05, 2.0),
+        }
+    )
+    """Fields to search, each with its range (low, high), searched on a logarithmic scale."""
+
+    def __post_init__(self) -> None:
+        _require(self.trials >= 1, f"tune.trials is {self.trials}; it must be 1 or more")
+        _require(
+            self.max_concurrent >= 0, f"tune.max_concurrent is {self.max_concurrent}; it must be 0 or more"
+        )
+        for name, bounds in self.space.items():
+            _require(
+                len(bounds) == 2 and 0 < bounds[0] < bounds[1],
+                f"tune.space gives `{name}` the range {list(bounds)}; it must be two rising numbers above 0",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig:
+    """One thing to predict."""
+
+    kind: TaskKind = "multiclass"
+    """binary, multiclass, multilabel, ordinal or regression."""
+    classes: tuple[str, ...] = ()
+    """Class names (for ordinal: in rising order); not for regression. Inferred from the labels when tasks are."""
+    imbalance: Imbalance = "logit_adjustment"
+    """Treatment of skewed classes; regression has none."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "regression":
+            _require(
+                not self.classes, f"a regression task has no classes, but {list(self.classes)} are given"
+            )
+            return
+        _require(
+            len(set(self.classes)) == len(self.classes),
+            f"task classes {list(self.classes)} name a class twice",
+        )
+        least = 1 if self.kind == "multilabel" else 2
+        _require(
+            len(self.classes) >= least,
+            f"a {self.kind} task has classes {list(self.classes)}; it needs at least {least}",
+        )
+        _require(
+            self.kind != "binary" or len(self.classes) == 2,
+            f"a binary task has classes {list(self.classes)}; it needs exactly 2 (the second is the positive one)",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything a run depends on; saved as config.json with every run."""
+
+    audio: str = "mfcc"
+    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
+    text: str = "hashing"
+    """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
+    audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    moe: MoEConfig = field(default_factory=MoEConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    folds: FoldsConfig = field(default_factory=FoldsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
+    """Tasks by name; empty means: infer them from the labels."""
+
+    def __post_init__(self) -> None:
+        _require(
+            not (self.audio == "none" and self.text == "none"),
+            "audio and text are both `none`: at least one modality must have an encoder",
+        )
+        for modality, builtin in (("audio", "mfcc"), ("text", "hashing")):
+            spec = getattr(self, modality)
+            _require(
+                spec in (builtin, "none") or (spec.startswith("hf:") and len(spec) > 3),
+                f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or folder>[@revision]`, `none`",
+            )
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any settings dataclass
+    """Turn settings into plain JSON values; `from_dict` turns them back into an equal object."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, where: str = "") -> T:
+    """Build settings of class `cls` from plain values, on top of `base` (default: the class defaults).
+
+    Raises:
+        ConfigError: for a key that does not exist (with the nearest that does), or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or cls.__name__} is {values!r}; it must be a mapping of settings")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            raise ConfigError(f"unknown setting `{path}`: {hint}the settings here are {', '.join(names)}")
+        changes[key] = _convert(hints[key], value, path, getattr(base, key, None))
+    try:
+        return dataclasses.replace(base, **changes) if base is not None else cls(**changes)  # type: ignore[type-var]
+    except ConfigError as error:
+        raise ConfigError(f"in {where}: {error}" if where else str(error)) from None
+
+
+def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN401 - any type of a setting
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), value, base, path)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not NoneType), value, path, base)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"`{path}` is {value!r}; the choices are {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"`{path}` is {value!r}; it must be a list")
+        return tuple(_convert(arguments[0], item, f"{path}[{i}]", None) for i, item in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"`{path}` is {value!r}; it must be a mapping")
+        return {str(k): _convert(arguments[1], v, f"{path}.{k}", None) for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not hint:
+        raise ConfigError(f"`{path}` is {value!r}; it must be of type {hint.__name__}")
+    return value
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML (or JSON) file of settings as plain values, local or on any fsspec store.
+
+    Raises:
+        ConfigError: when there is no such file or it is not a mapping.
+    """
+    import fsspec
+    import yaml
+
+    try:
+        with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"no settings file at {path}; give --config the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings")
+    return values

@@ -1,0 +1,149 @@
+"""What evaluate, train and tune start from: a store's features, with encoders and tasks resolved.
+
+The resolved settings are saved with the run, so that what was inferred (tasks) or found (the only encoder of a
+store) is on record and `predict` can build the same encoders again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hilbert_ray import __version__
+from hilbert_ray.batch import Features, read_features
+from hilbert_ray.config import (
+    MODALITIES,
+    Config,
+    ConfigError,
+    EncoderConfig,
+    Modality,
+    SegmentConfig,
+    from_dict,
+    to_dict,
+)
+from hilbert_ray.document import Document
+from hilbert_ray.store import Store
+from hilbert_ray.validate import infer_tasks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """Features and documents in the same order, the resolved settings, and each encoder's description."""
+
+    features: Features
+    documents: Sequence[Document]
+    config: Config
+    encoders: Mapping[Modality, Mapping[str, Any]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the encoders, the documents and their labels: two runs with the same one read the same data."""
+        facts = [
+            {m: d["fingerprint"] for m, d in self.encoders.items()},
+            [[d.doc_id, d.group, d.labels, d.split] for d in self.documents],
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def open_dataset(store: str, config: Config, audio: str | None = None, text: str | None = None) -> Dataset:
+    """Read what a run needs from a store.
+
+    Args:
+        store: path or URI.
+        config: settings; empty `tasks` are inferred from the labels.
+        audio: name or fingerprint of the audio encoder to use, `none` for no audio, None where the store has one.
+        text: likewise.
+
+    Raises:
+        ConfigError: when an encoder is not in the store or must be chosen, when no document has a label, or for a
+            label outside its task.
+    """
+    opened = Store.open(store)
+    encoders: dict[Modality, Mapping[str, Any]] = {}
+    for modality, wanted in zip(MODALITIES, (audio, text), strict=True):
+        found = _choose(opened, modality, wanted)
+        if found is not None:
+            encoders[modality] = found
+    documents = sorted(opened.documents(), key=lambda document: document.doc_id)
+    tasks = config.tasks or infer_tasks(iter(documents))
+    if not tasks:
+        raise ConfigError(
+            f"no document of store {store} has a label; add labels to the manifest and embed it again"
+        )
+    if not config.tasks:
+        log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
+    heard, read = (encoders[m]["fingerprint"] if m in encoders else None for m in MODALITIES)
+    features = read_features(opened, heard, read, tasks, documents)
+    if not len(features):
+        raise ConfigError(
+            f"store {store} holds no features of the chosen encoders; run `hilbert-ray embed` first"
+        )
+    kept = set(features.doc_ids.tolist())
+    resolved = replace(config, tasks=tasks)
+    for modality in MODALITIES:
+        described = encoders.get(modality)
+        changes: dict[str, Any] = {modality: described["spec"] if described else "none"}
+        if described:
+            changes[f"{modality}_encoder"] = from_dict(EncoderConfig, described["options"])
+            changes["segment"] = from_dict(SegmentConfig, described["segment"])
+        resolved = replace(resolved, **changes)
+    return Dataset(
+        features=features,
+        documents=[document for document in documents if document.doc_id in kept],
+        config=resolved,
+        encoders=encoders,
+    )
+
+
+def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str, Any] | None:
+    """Return the description of the encoder to use, with its fingerprint; None for no encoder."""
+    known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality).items()}
+    if wanted == "none" or (wanted is None and not known):
+        return None
+    matching = [
+        d for d in known.values() if wanted is None or wanted in (d["fingerprint"], d["name"], d["spec"])
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    listed = ", ".join(f"{d['spec']} (fingerprint {d['fingerprint']})" for d in known.values()) or "none"
+    asked = f"--{modality} {wanted}" if wanted else f"no --{modality}"
+    raise ConfigError(
+        f"{asked} was given, and store {store.uri} holds these {modality} encoders: {listed}; name one of them by its "
+        f"fingerprint, or `--{modality} none`"
+    )
+
+
+def save_run(out: Path, dataset: Dataset) -> None:
+    """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint."""
+    out.mkdir(parents=True, exist_ok=True)
+    values = {
+        "config": to_dict(dataset.config),
+        "data": dataset.fingerprint,
+        "encoders": dataset.encoders,
+        "documents": len(dataset.documents),
+        "seed": dataset.config.fit.seed,
+        "versions": {
+            "hilbert-ray": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "ray", "transformers", "numpy")},
+        },
+        "revision": _revision(),
+    }
+    (out / "config.json").write_text(json.dumps(values, indent=1))
+
+
+def _revision() -> str | None:
+    """Return the git revision of the working folder, None outside a repository."""
+    try:
+        shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return shown.stdout.strip() or None

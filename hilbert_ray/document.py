@@ -1,0 +1,409 @@
+"""A document, its segments, and the manifest that lists documents.
+
+Records are small frozen values; audio and text files are opened only when someone asks. `read_manifest` yields
+each row as a `Document` or as a `Fault` that says what is wrong with it, so that no row vanishes on the way.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Seconds: TypeAlias = float
+Hertz: TypeAlias = int
+Samples: TypeAlias = int
+Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
+
+FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
+SPLITS = ("train", "validation", "test")
+
+
+class DocumentError(ValueError):
+    """A fault of one document; its message names the document, the value, the rule and what to do."""
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """A stretch of transcript; times in seconds from the start of the recording, None where unknown."""
+
+    text: str
+    start: Seconds | None = None
+    end: Seconds | None = None
+    role: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One recording with its transcript; lacks at most one of the two.
+
+    `audio` and `text_file` are absolute paths or URIs. `text` is one string (to be split into sentences), or
+    utterances as given. `group` is what must never straddle folds. A label that is None or absent is unlabelled.
+    """
+
+    doc_id: str
+    audio: str | None = None
+    text: str | tuple[Utterance, ...] | None = None
+    text_file: str | None = None
+    group: str = ""
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    split: str | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a transcript is given, inline or as a file."""
+        return self.text is not None or self.text_file is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AudioSegment:
+    """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds."""
+
+    start: Seconds
+    end: Seconds
+    samples: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSegment:
+    """A stretch of text; times in seconds, or the position in [0, 1] where the transcript has no times."""
+
+    start: Seconds
+    end: Seconds
+    text: str
+
+
+Segment: TypeAlias = AudioSegment | TextSegment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """A manifest row that is no valid document. `row` counts from 1 (a header line is not counted)."""
+
+    row: int
+    doc_id: str
+    stage: str
+    error: str
+    message: str
+
+
+def read_manifest(uri: str) -> Iterator[tuple[int, Document | Fault]]:
+    """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
+
+    Paths inside are taken relative to the manifest. Ids that stand in several rows are not noticed here
+    (that needs the whole manifest); see `find_duplicates`.
+
+    Raises:
+        ManifestError: when the file is absent, of another kind, or not readable as its kind.
+    """
+    folder = uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+    for row, record in _records(uri):
+        if isinstance(record, Fault):
+            yield row, record
+            continue
+        try:
+            yield row, parse_document(record, folder)
+        except DocumentError as error:
+            doc_id = record.get("doc_id")
+            yield (
+                row,
+                Fault(
+                    row=row,
+                    doc_id=doc_id if isinstance(doc_id, str) else "",
+                    stage="manifest",
+                    error=type(error).__name__,
+                    message=str(error),
+                ),
+            )
+
+
+def find_duplicates(rows: Iterator[tuple[int, Document | Fault]]) -> dict[str, list[int]]:
+    """Return the ids that several rows use, each with all its rows, for rows as `read_manifest` yields them."""
+    seen: dict[str, int | list[int]] = {}
+    for row, item in rows:
+        if not item.doc_id:
+            continue
+        earlier = seen.get(item.doc_id)
+        if earlier is None:
+            seen[item.doc_id] = row
+        elif isinstance(earlier, int):
+            seen[item.doc_id] = [earlier, row]
+        else:
+            earlier.append(row)
+    return {doc_id: rows for doc_id, rows in seen.items() if isinstance(rows, list)}
+
+
+def duplicate_fault(row: int, doc_id: str, rows: list[int]) -> Fault:
+    """Return the fault of one of several rows that share an id: which of them is meant cannot be known."""
+    listed = ", ".join(map(str, rows))
+    message = f"doc_id {doc_id!r} stands in rows {listed}; ids must be unique: give each document its own"
+    return Fault(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
+
+
+def _records(uri: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
+    """Yield the raw rows of a manifest by the kind that its name tells."""
+    import fsspec
+
+    kind = uri.rpartition(".")[2].lower()
+    try:
+        if kind == "jsonl":
+            with fsspec.open(uri, "rt", encoding="utf-8") as file:
+                yield from _json_rows(file)
+        elif kind == "csv":
+            with fsspec.open(uri, "rt", encoding="utf-8", newline="") as file:
+                for row, values in enumerate(csv.DictReader(file), start=1):
+                    yield (
+                        row,
+                        _unflatten(
+                            {k: v for k, v in values.items() if k is not None and v not in ("", None)}
+                        ),
+                    )
+        elif kind == "parquet":
+            import pyarrow.parquet as pq
+
+            with fsspec.open(uri, "rb") as file:
+                row = 0
+                for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+                    for values in batch.to_pylist():
+                        row += 1
+                        yield row, _unflatten(values)
+        else:
+            raise ManifestError(f"manifest {uri} ends in .{kind}; the kinds are .jsonl, .csv and .parquet")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"no manifest at {uri}; give the path of a .jsonl, .csv or .parquet file"
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"manifest {uri} cannot be read as .{kind}: {error}") from error
+    except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
+        if isinstance(error, ManifestError) or kind != "parquet":
+            raise
+        raise ManifestError(f"manifest {uri} cannot be read as Parquet: {error}") from error
+
+
+def _json_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
+    row = 0
+    for line in file:
+        if not line.strip():
+            continue
+        row += 1
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            message = f"row {row} is not valid JSON ({error}); each line must be one JSON object"
+            yield row, Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
+            continue
+        if isinstance(record, dict):
+            yield row, record
+        else:
+            message = f"row {row} is a JSON {type(record).__name__}; each line must be one JSON object"
+            yield row, Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
+
+
+def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather columns `labels.<task>` under `labels`; read JSON cells of `text` and `labels`; drop nulls."""
+    record: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key.startswith("labels."):
+            record.setdefault("labels", {})[key.removeprefix("labels.")] = value
+        elif key in ("text", "labels") and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            try:
+                record[key] = json.loads(value)
+            except json.JSONDecodeError:
+                record[key] = value
+        else:
+            record[key] = value
+    return record
+
+
+def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
+    """Check one manifest row and return its document.
+
+    Args:
+        record: the fields of DESIGN section 4: doc_id, audio, text or text_file, group, labels, split.
+        folder: what relative paths are relative to.
+
+    Raises:
+        DocumentError: naming the document, the field, the value and the rule.
+    """
+    doc_id = record.get("doc_id")
+    if not isinstance(doc_id, str) or not doc_id.strip():
+        raise DocumentError(f"doc_id is {doc_id!r}; it must be a non-empty string")
+    unknown = sorted(set(record) - set(FIELDS))
+    if unknown:
+        raise DocumentError(
+            f"document {doc_id!r} has unknown fields {', '.join(unknown)}; the fields are {', '.join(FIELDS)}"
+        )
+    audio, text_file = record.get("audio"), record.get("text_file")
+    for name, value in (("audio", audio), ("text_file", text_file)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise DocumentError(
+                f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null"
+            )
+    text = _parse_text(doc_id, record.get("text"))
+    if text is not None and text_file is not None:
+        raise DocumentError(f"document {doc_id!r} has both text and text_file; give one of them")
+    if audio is None and text is None and text_file is None:
+        raise DocumentError(f"document {doc_id!r} has neither audio nor text; at least one must be given")
+    labels = record.get("labels") or {}
+    if not isinstance(labels, Mapping):
+        raise DocumentError(f"document {doc_id!r}: labels is {labels!r}; it must map each task to its value")
+    split = record.get("split")
+    if split is not None and split not in SPLITS:
+        raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
+    group = record.get("group")
+    return Document(
+        doc_id=doc_id,
+        audio=None if audio is None else resolve(audio, folder),
+        text=text,
+        text_file=None if text_file is None else resolve(text_file, folder),
+        group=doc_id if group is None else str(group),
+        labels={str(task): value for task, value in labels.items() if value is not None},
+        split=split,
+    )
+
+
+def resolve(path: str, folder: str) -> str:
+    """Return a path or URI as absolute, taking a relative one as relative to `folder`."""
+    if "://" in path or os.path.isabs(path) or not folder:
+        return path
+    return f"{folder.rstrip('/')}/{path}" if "://" in folder else os.path.join(folder, path)
+
+
+def _parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
+    if text is None:
+        return None
+    if isinstance(text, str):
+        if not text.strip():
+            raise DocumentError(
+                f"document {doc_id!r}: text is empty; write null where there is no transcript"
+            )
+        return text
+    if not isinstance(text, list) or not text:
+        raise DocumentError(
+            f"document {doc_id!r}: text is {text!r:.80}; it must be a string, a list of strings, or a list of "
+            "{text, start?, end?, role?}"
+        )
+    utterances = tuple(_parse_utterance(doc_id, i, item) for i, item in enumerate(text))
+    timed = sum(u.start is not None for u in utterances)
+    if 0 < timed < len(utterances):
+        raise DocumentError(
+            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; give times to all or to none"
+        )
+    if not any(u.text.strip() for u in utterances):
+        raise DocumentError(
+            f"document {doc_id!r}: all utterances are empty; write null where there is no transcript"
+        )
+    return utterances
+
+
+def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
+    if isinstance(item, str):
+        return Utterance(text=item)
+    if not isinstance(item, Mapping) or not isinstance(item.get("text"), str):
+        raise DocumentError(
+            f"document {doc_id!r}: utterance {index} is {item!r:.80}; it must hold a string `text`"
+        )
+    start: Any
+    end: Any
+    start, end, role = item.get("start"), item.get("end"), item.get("role")
+    if (start is None) != (end is None):
+        raise DocumentError(
+            f"document {doc_id!r}: utterance {index} has only one of start and end; give both or none"
+        )
+    if start is not None:
+        valid = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
+        if not valid or not 0 <= start <= end < float("inf"):
+            raise DocumentError(
+                f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds with "
+                "0 <= start <= end"
+            )
+        start, end = float(start), float(end)
+    if role is not None and not isinstance(role, str):
+        raise DocumentError(f"document {doc_id!r}: utterance {index} has role {role!r}; it must be a string")
+    return Utterance(text=item["text"], start=start, end=end, role=role)
+
+
+def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
+    """Return the transcript, reading `text_file` (.txt, .json, .vtt or .srt) where that is how it is given.
+
+    Raises:
+        DocumentError: when the file is absent, of another kind, or holds no transcript.
+    """
+    if document.text_file is None:
+        return document.text
+    import fsspec
+
+    doc_id, path = document.doc_id, document.text_file
+    kind = path.rpartition(".")[2].lower()
+    if kind not in ("txt", "json", "vtt", "srt"):
+        raise DocumentError(
+            f"document {doc_id!r}: text_file {path} ends in .{kind}; use .txt, .json, .vtt or .srt"
+        )
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise DocumentError(
+            f"document {doc_id!r}: no text_file at {path}; mend the path or write null"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"document {doc_id!r}: text_file {path} is not UTF-8 text: {error}") from None
+    if kind == "txt":
+        return _parse_text(doc_id, content)
+    if kind == "json":
+        try:
+            values = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise DocumentError(f"document {doc_id!r}: text_file {path} is not valid JSON: {error}") from None
+        return _parse_text(doc_id, _from_whisper(values))
+    return _parse_text(doc_id, _parse_cues(doc_id, path, content))
+
+
+def _from_whisper(values: object) -> object:
+    """Take the utterances out of Whisper and WhisperX output; other JSON passes as it is."""
+    if not isinstance(values, dict) or "segments" not in values:
+        return values
+    keys = {"text": "text", "start": "start", "end": "end", "speaker": "role"}
+    return [{new: item[old] for old, new in keys.items() if old in item} for item in values["segments"]]
+
+
+_CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})")
+_VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
+
+
+def _parse_cues(doc_id: str, path: str, content: str) -> list[dict[str, Any]]:
+    """Read WebVTT or SubRip cues; `<v Speaker>` becomes the role, other tags are dropped."""
+    cues: list[dict[str, Any]] = []
+    for block in re.split(r"\r?\n\s*\r?\n", content):
+        lines = block.strip().splitlines()
+        at = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if at is None:
+            continue
+        match = _CUE.search(lines[at])
+        if match is None:
+            raise DocumentError(
+                f"document {doc_id!r}: {path} has a cue time {lines[at]!r} that cannot be read"
+            )
+        parts = [int(part or 0) for part in match.groups()]
+        start, end = (3600 * h + 60 * m + s + ms / 1000 for h, m, s, ms in (parts[:4], parts[4:]))
+        body = " ".join(lines[at + 1 :])
+        voice = _VOICE.search(body)
+        cue: dict[str, Any] = {"text": re.sub(r"<[^>]*>", "", body).strip(), "start": start, "end": end}
+        if voice:
+            cue["role"] = voice.group(1).strip()
+        cues.append(cue)
+    if not cues:
+        raise DocumentError(f"document {doc_id!r}: {path} holds no cues")
+    return cues

@@ -1,0 +1,240 @@
+"""What is to embed: the manifest with the versions of its files, less what the store holds, cut into units.
+
+A unit is some documents of one bucket whose audio (or speech, for text) adds up to bounded seconds. Which
+documents make a unit depends on the pending documents alone, so runs that overlap make the same units.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import TypeAlias
+
+import fsspec
+
+from hilbert_ray import audio
+from hilbert_ray.config import Modality
+from hilbert_ray.document import Document, DocumentError, Fault, Seconds, read_manifest
+from hilbert_ray.store import Snapshot, Store, StoredDocument, bucket_of
+from hilbert_ray.store.documents import digest, encode_text
+
+ABSENT = "absent"
+"""Version of a file that is not there; when it appears, its document has a new key and runs again."""
+CHARACTERS_PER_S = 15.0
+"""How much text one second of speech makes (150 words a minute): the weight of a transcript in a unit."""
+_LOOKS_AT_ONCE = 16
+_ROWS_AT_ONCE = 4096
+
+
+Key: TypeAlias = tuple[str, str]
+"""A document's id and its source: the hash of all that its features depend on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A modality to embed with an encoder; `reads_turns`: its audio is cut or chosen by the transcript."""
+
+    modality: Modality
+    fingerprint: str
+    reads_turns: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """Documents that one encoder actor embeds and commits together.
+
+    `earlier` are the units that quarantined some of them before (a retry is a new unit, with its own commit);
+    `is_alone` marks a single document that is tried carefully because workers died.
+    """
+
+    modality: Modality
+    fingerprint: str
+    bucket: int
+    unit_id: str
+    keys: tuple[Key, ...]
+    seconds: Seconds
+    earlier: tuple[str, ...] = ()
+    is_alone: bool = False
+
+    def to_json(self) -> str:
+        """Return the unit as one string, the form in which it travels through Ray Data."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Unit":
+        """Read a unit back."""
+        values = json.loads(text)
+        keys = tuple((doc_id, source) for doc_id, source in values["keys"])
+        return cls(**{**values, "keys": keys, "earlier": tuple(values["earlier"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Units to do for one job, and counts of the documents that need nothing."""
+
+    job: Job
+    units: tuple[Unit, ...]
+    stored: int
+    quarantined: int
+    absent: int
+
+
+def look(manifest: str, content_hash: bool) -> Iterator[StoredDocument | Fault]:
+    """Yield each manifest row with the versions that its files have now, in order, streaming.
+
+    Raises:
+        ManifestError: when the manifest cannot be read at all.
+    """
+
+    def versions(row: int, item: Document | Fault) -> StoredDocument | Fault:
+        if isinstance(item, Fault):
+            return item
+        text = text_version(item, content_hash)
+        return StoredDocument(
+            document=item,
+            row=row,
+            audio_version=None if item.audio is None else file_version(item.audio, content_hash),
+            text_version=text,
+            turns_version=_turns_version(item, text),
+        )
+
+    rows = read_manifest(manifest)
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
+            yield from pool.map(versions, *zip(*part, strict=True))
+
+
+def file_version(uri: str, content_hash: bool) -> str:
+    """Return the version of a file, or `ABSENT`."""
+    try:
+        return audio.version(uri, content_hash)
+    except FileNotFoundError:
+        return ABSENT
+
+
+def text_version(document: Document, content_hash: bool) -> str | None:
+    """Return the version of a transcript: of its words where they are inline, else of its file."""
+    if document.text_file is not None:
+        return file_version(document.text_file, content_hash)
+    return None if document.text is None else digest("inline", encode_text(document.text))
+
+
+def _turns_version(document: Document, text: str | None) -> str | None:
+    if document.text_file is not None:
+        return text
+    if not isinstance(document.text, tuple) or document.text[0].start is None:
+        return None
+    return digest("turns", json.dumps([(turn.start, turn.end, turn.role) for turn in document.text]))
+
+
+def plan(
+    store: Store,
+    snapshot: Snapshot,
+    job: Job,
+    buckets: Collection[int],
+    unit_s: Seconds,
+    retry_quarantined: bool,
+) -> Plan:
+    """Plan one job for some buckets: their documents less those whose keys commits hold.
+
+    Args:
+        store: the store.
+        snapshot: the manifest to embed.
+        job: modality and encoder.
+        buckets: which buckets; one process holds their ids and commits.
+        unit_s: seconds of one unit; a longer document is its own unit.
+        retry_quarantined: plan again what was quarantined earlier.
+    """
+    done: set[Key] = set()
+    failed: dict[Key, list[str]] = {}
+    for commit in store.commits(job.modality, job.fingerprint, buckets):
+        done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
+        for failure in commit.quarantined:
+            failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
+    pending: dict[int, list[tuple[Key, Seconds]]] = {}
+    stored = quarantined = absent = 0
+    documents = store.stored_documents(snapshot, buckets, words=job.modality == "text")
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        while part := list(islice(documents, _ROWS_AT_ONCE)):
+            chosen: list[tuple[Key, Document]] = []
+            for item in part:
+                key = (item.document.doc_id, item.source(job.modality, job.reads_turns))
+                if not item.has(job.modality):
+                    absent += 1
+                elif key in done:
+                    stored += 1
+                elif key in failed and not retry_quarantined:
+                    quarantined += 1
+                else:
+                    chosen.append((key, item.document))
+            weights = pool.map(_SECONDS[job.modality], (document for _, document in chosen))
+            for (key, _), seconds in zip(chosen, weights, strict=True):
+                pending.setdefault(bucket_of(key[0], store.buckets), []).append((key, seconds))
+    units = []
+    for bucket, items in sorted(pending.items()):
+        for keys, seconds in _cut(items, unit_s):
+            earlier = tuple(sorted({unit for key in keys for unit in failed.get(key, ())}))
+            units.append(
+                Unit(
+                    modality=job.modality,
+                    fingerprint=job.fingerprint,
+                    bucket=bucket,
+                    unit_id=unit_id(job.fingerprint, keys, earlier),
+                    keys=tuple(keys),
+                    seconds=seconds,
+                    earlier=earlier,
+                )
+            )
+    return Plan(job=job, units=tuple(units), stored=stored, quarantined=quarantined, absent=absent)
+
+
+def alone(unit: Unit) -> list[Unit]:
+    """Return a unit's documents as units of their own, to be tried carefully after a worker died."""
+    base = f"alone {unit.fingerprint}"
+    return [
+        replace(unit, unit_id=unit_id(base, [key], unit.earlier), keys=(key,), is_alone=True)
+        for key in unit.keys
+    ]
+
+
+def unit_id(base: str, keys: Sequence[Key], earlier: Sequence[str] = ()) -> str:
+    """Return the id of the unit of these keys, a hash."""
+    return digest(base, *(part for key in sorted(keys) for part in key), *earlier)
+
+
+def _cut(items: Sequence[tuple[Key, Seconds]], unit_s: Seconds) -> Iterator[tuple[list[Key], Seconds]]:
+    """Cut a bucket's documents, in order of id, into units of at most `unit_s` (one document at least)."""
+    keys: list[Key] = []
+    total = 0.0
+    for key, seconds in items:
+        if keys and total + seconds > unit_s:
+            yield keys, total
+            keys, total = [], 0.0
+        keys.append(key)
+        total += seconds
+    if keys:
+        yield keys, total
+
+
+def _audio_seconds(document: Document) -> Seconds:
+    """Return the length that the header states; 0 where it cannot be read (the worker will say why)."""
+    try:
+        return audio.probe(document.audio or "").duration_s
+    except (DocumentError, OSError):
+        return 0.0
+
+
+def _text_seconds(document: Document) -> Seconds:
+    """Return about how long it takes to speak the transcript."""
+    if document.text_file is not None:
+        try:
+            with fsspec.open(document.text_file, "rb") as file:
+                return float(file.seek(0, 2)) / CHARACTERS_PER_S
+        except OSError:
+            return 0.0
+    text = document.text or ""
+    return (len(text) if isinstance(text, str) else sum(len(turn.text) for turn in text)) / CHARACTERS_PER_S
+
+
+_SECONDS: dict[Modality, Callable[[Document], Seconds]] = {"audio": _audio_seconds, "text": _text_seconds}

@@ -1,0 +1,442 @@
+"""Cross-validation: `fit` over group-disjoint folds as Ray tasks, beside baselines on the same folds.
+
+Everything fitted (scaler, network, temperature) sees the training groups of its fold only; `run_fold` is handed
+nothing else. Out-of-fold predictions are kept, and all scores are computed from them.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hilbert_ray import losses, metrics
+from hilbert_ray.batch import Features
+from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig
+from hilbert_ray.dataset import Dataset, open_dataset, save_run
+from hilbert_ray.fit import fit
+from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
+from hilbert_ray.model import Prediction
+from hilbert_ray.presets import ablations
+
+log = logging.getLogger(__name__)
+
+Method = Literal["network", "late_fusion", "logistic"]
+LABELS = {
+    "hilbert": "HILBERT",
+    "audio_only": "audio only (same network)",
+    "text_only": "text only (same network)",
+    "mean_std_logistic": "mean + std, logistic regression",
+    "late_fusion": "late fusion of both networks",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """Something to cross-validate: a network with some settings on some modalities, or a baseline."""
+
+    name: str
+    config: Config
+    method: Method = "network"
+    modality: Modality | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldResult:
+    """Out-of-fold predictions of one variant on one fold, for the documents at `test`."""
+
+    variant: str
+    repeat: int
+    fold: int
+    test: np.ndarray
+    probabilities: Mapping[str, np.ndarray]
+    decisions: Mapping[str, np.ndarray]
+    temperature: Mapping[str, float]
+    embeddings: Mapping[str, np.ndarray]
+    attention: Mapping[str, Sequence[np.ndarray]]
+    trained_on: np.ndarray
+    seconds: float
+
+
+def variants(config: Config, features: Features, compare: bool) -> list[Variant]:
+    """Return what to cross-validate: HILBERT, its parts and the baseline to beat; with `compare` all of them."""
+    chosen = [Variant(name="hilbert", config=config)]
+    if features.audio is not None and features.text is not None:
+        chosen += [
+            Variant(name="audio_only", config=config, modality="audio"),
+            Variant(name="text_only", config=config, modality="text"),
+        ]
+    chosen.append(Variant(name="mean_std_logistic", config=config, method="logistic"))
+    if compare:
+        if features.audio is not None and features.text is not None:
+            chosen.append(Variant(name="late_fusion", config=config, method="late_fusion"))
+        chosen += [Variant(name=name, config=changed) for name, changed in ablations(config).items()]
+    return chosen
+
+
+def evaluate(
+    store: str,
+    out: str,
+    config: Config,
+    *,
+    audio: str | None = None,
+    text: str | None = None,
+    compare: bool = False,
+) -> dict[str, Any]:
+    """Cross-validate a store's documents and write the run's folder.
+
+    RUN gets config.json, folds.parquet, predictions.parquet (out of fold), embeddings.parquet and attention.parquet
+    (out of fold, first repeat), and metrics.json, which is returned.
+
+    Args:
+        store: feature store.
+        out: folder of the run.
+        config: settings.
+        audio: which audio encoder, see `open_dataset`.
+        text: which text encoder.
+        compare: add all named baselines and ablations.
+
+    Raises:
+        ConfigError: for settings that do not fit the store.
+        FoldsError: when groups or classes make the folds impossible.
+    """
+    dataset = open_dataset(store, config, audio, text)
+    features, config, run = dataset.features, dataset.config, Path(out)
+    save_run(run, dataset)
+    strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
+    if config.folds.file:
+        folds = load(config.folds.file, features.doc_ids, features.groups)
+    else:
+        seed, names = config.fit.seed, strata.names
+        folds = make_folds(features.doc_ids, features.groups, strata.members, config.folds, seed, names)
+    save(folds, str(run / "folds.parquet"))
+    chosen = variants(config, features, compare)
+    began = time.perf_counter()
+    results = _run_all(features, folds, chosen)
+    seconds = time.perf_counter() - began
+    values = score(dataset, results)
+    values["folds"] = folds.describe(strata.members, strata.names)
+    values["run"] = {
+        "seconds": seconds,
+        "fold_seconds": sum(result.seconds for result in results),
+        "fits": len(results),
+    }
+    _save_predictions(run, dataset, results)
+    (run / "metrics.json").write_text(json.dumps(values, indent=1))
+    return values
+
+
+def _run_all(features: Features, folds: Folds, chosen: Sequence[Variant]) -> list[FoldResult]:
+    """Run every variant on every fold as Ray tasks over one shared copy of the features."""
+    shared = ray.put(features)
+    pending: dict[Any, str] = {}
+    for variant in chosen:
+        for part in folds:
+            task = run_fold_remotely.remote(shared, variant, part)
+            pending[task] = f"{variant.name}, repeat {part.repeat}, fold {part.fold}"
+    results: list[FoldResult] = []
+    total = len(pending)
+    while pending:
+        done, _ = ray.wait(list(pending), num_returns=1)
+        result: FoldResult = ray.get(done[0])
+        log.info("%d/%d %s: %.1f s", len(results) + 1, total, pending.pop(done[0]), result.seconds)
+        results.append(result)
+    return sorted(results, key=lambda r: (r.variant, r.repeat, r.fold))
+
+
+def _run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
+    torch.set_num_threads(1)
+    return run_fold(features, variant, part)
+
+
+run_fold_remotely = ray.remote(num_cpus=1)(_run_fold)
+
+
+def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
+    """Fit one variant on a fold's training documents and predict its test documents; needs no Ray."""
+    train, test = part.train, part.test
+    began = time.perf_counter()
+    config = replace(
+        variant.config, fit=replace(variant.config.fit, seed=variant.config.fit.seed + 1000 * part.repeat)
+    )
+    embeddings: Mapping[str, np.ndarray] = {}
+    attention: Mapping[str, Sequence[np.ndarray]] = {}
+    temperature: Mapping[str, float] = {}
+    probabilities: Mapping[str, np.ndarray]
+    decisions: Mapping[str, np.ndarray]
+    if variant.method == "logistic":
+        probabilities, decisions = logistic(features, config.tasks, train, test)
+    elif variant.method == "late_fusion":
+        probabilities, decisions = late_fusion(features, config, train, test)
+    else:
+        seen = features if variant.modality is None else features.only(variant.modality)
+        fitted = fit(config, seen, train)
+        prediction = fitted.model().predict(seen.take(test))
+        probabilities, decisions = prediction.probabilities, prediction.decisions
+        temperature = fitted.temperature
+        if variant.name == "hilbert":
+            embeddings = {name: getattr(prediction, name) for name in ("audio", "text", "joint")}
+            attention = {"audio": prediction.audio_attention, "text": prediction.text_attention}
+    return FoldResult(
+        variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities, decisions=decisions,
+        temperature=temperature, embeddings=embeddings, attention=attention, trained_on=train,
+        seconds=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def logistic(
+    features: Features, tasks: Mapping[str, TaskConfig], train: np.ndarray, test: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return probabilities and decisions of the baseline to beat: mean and std of each modality, linear model.
+
+    Logistic regression on standardised statistics, its strength chosen on inner group folds by log loss; the class
+    decision is corrected by the prior, as that of the network is. Ridge regression for numbers; one model a label
+    for multilabel.
+    """
+    parts = [part.wide for part in (features.audio, features.text) if part is not None]
+    x = np.concatenate(parts, 1)
+    probabilities, decisions = {}, {}
+    for name, task in tasks.items():
+        y = features.targets[name]
+        if task.kind == "regression":
+            known = train[np.isfinite(y[train])]
+            model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11))).fit(x[known], y[known])
+            probabilities[name] = decisions[name] = model.predict(x[test]).astype(np.float32)
+            continue
+        width = 2 if task.kind == "multilabel" else len(task.classes)
+        columns = y.T if task.kind == "multilabel" else y[None]
+        found, decided = [], []
+        for column in columns:
+            known = train[column[train] >= 0]
+            counts = np.bincount(column[known].astype(np.int64), minlength=width)
+            p = _logistic(x, column, features.groups, known, test, width)
+            found.append(p)
+            decided.append((p / np.maximum(counts, 0.5)).argmax(1))
+        is_multilabel = task.kind == "multilabel"
+        probabilities[name] = np.stack([p[:, 1] for p in found], 1) if is_multilabel else found[0]
+        decisions[name] = np.stack(decided, 1) if is_multilabel else decided[0]
+    return probabilities, decisions
+
+
+def _logistic(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, train: np.ndarray, test: np.ndarray, width: int
+) -> np.ndarray:
+    """Return class probabilities float32 [test, width]; classes that training lacks get 0."""
+    found = np.zeros((len(test), width), np.float32)
+    truth = y[train].astype(np.int64)
+    classes = np.unique(truth)
+    if len(classes) < 2:
+        found[:, classes] = 1.0
+        return found
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    strengths = {"logisticregression__C": np.logspace(-4, 0, 5)}
+    folds = GroupKFold(min(3, len(np.unique(groups[train]))))
+    search = GridSearchCV(model, strengths, scoring=_mean_log_probability, cv=folds)
+    search.fit(x[train], truth, groups=groups[train])
+    found[:, search.best_estimator_.classes_] = search.best_estimator_.predict_proba(x[test])
+    return found
+
+
+def _mean_log_probability(model: Any, x: np.ndarray, y: np.ndarray) -> float:  # noqa: ANN401 - a scikit-learn model
+    """Return the mean log probability of the truth; a class that the model never saw has a probability of 1e-6."""
+    p = model.predict_proba(x)
+    column = np.searchsorted(model.classes_, y)
+    known = np.isin(y, model.classes_)
+    truth = np.where(known, p[np.arange(len(y)), np.where(known, column, 0)], 0)
+    return float(np.log(np.maximum(truth, 1e-6)).mean())
+
+
+def late_fusion(
+    features: Features, config: Config, train: np.ndarray, test: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the mean of an audio-only and a text-only network, of whichever a document has."""
+    outputs: list[tuple[Prediction, np.ndarray]] = []
+    labels: Mapping[str, torch.Tensor] = {}
+    for modality in MODALITIES:
+        seen = features.only(modality)
+        model = fit(config, seen, train).model()
+        part = getattr(seen, modality)
+        outputs.append((model.predict(seen.take(test)), part.lengths[test] > 0))
+        labels = model.labels
+    probabilities, decisions = {}, {}
+    for name, task in config.tasks.items():
+
+        def mean(values: Sequence[np.ndarray]) -> np.ndarray:
+            weights = [present.reshape(-1, *[1] * (values[0].ndim - 1)) for _, present in outputs]
+            return np.asarray(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
+
+        probabilities[name] = mean([prediction.probabilities[name] for prediction, _ in outputs])
+        logits = torch.from_numpy(mean([prediction.logits[name] for prediction, _ in outputs]))
+        decisions[name] = losses.decide(task, logits, labels[name]).numpy()
+    return probabilities, decisions
+
+
+def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Return metrics.json: every metric of every task and variant, comparisons with HILBERT, and embeddings."""
+    tasks = dataset.config.tasks
+    names = list(dict.fromkeys(["hilbert", *(result.variant for result in results)]))
+    predictions = {
+        task: {
+            n: gather(dataset.features, settings, task, [r for r in results if r.variant == n]) for n in names
+        }
+        for task, settings in tasks.items()
+    }
+    values: dict[str, Any] = {"tasks": {}, "comparisons": {}, "permutation": {}}
+    for task, by_variant in predictions.items():
+        values["tasks"][task] = {name: metrics.evaluate_predictions(p) for name, p in by_variant.items()}
+        compared = {
+            n: metrics.compare_predictions(by_variant["hilbert"], p)
+            for n, p in by_variant.items()
+            if n != "hilbert"
+        }
+        for key in ("p_bootstrap", "p_corrected_t"):
+            adjusted = metrics.holm([c[key] if c[key] is not None else 1.0 for c in compared.values()])
+            for comparison, p in zip(compared.values(), adjusted, strict=True):
+                comparison[f"{key}_holm"] = p
+        values["comparisons"][task] = compared
+        values["permutation"][task] = metrics.permutation_null(by_variant["hilbert"])
+    values["embedding"] = _score_embeddings(dataset, [r for r in results if r.variant == "hilbert"])
+    values["data"] = describe(dataset)
+    return values
+
+
+def gather(
+    features: Features, settings: TaskConfig, task: str, results: Sequence[FoldResult]
+) -> metrics.Predictions:
+    """Return one variant's predictions of one task over all folds, by repeat and document."""
+    document = np.concatenate([r.test for r in results])
+    repeat = np.concatenate([np.full(len(r.test), r.repeat) for r in results])
+    fold = np.concatenate([np.full(len(r.test), r.fold) for r in results])
+    order = np.lexsort([document, repeat])
+    decisions = np.concatenate([r.decisions[task] for r in results])[order]
+    return metrics.Predictions(
+        kind=settings.kind,
+        classes=settings.classes,
+        probabilities=np.concatenate([r.probabilities[task] for r in results])[order],
+        decisions=None if settings.kind == "regression" else decisions,
+        targets=features.targets[task][document[order]],
+        fold=fold[order],
+        repeat=repeat[order],
+        group=features.groups[document[order]],
+        document=document[order],
+    )
+
+
+def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Return retrieval and geometry of HILBERT's out-of-fold embeddings, on documents with both modalities."""
+    features = dataset.features
+    if features.audio is None or features.text is None:
+        return {}
+    document = np.concatenate([r.test for r in results])
+    both = (features.audio.lengths[document] > 0) & (features.text.lengths[document] > 0)
+    audio, text, joint = (
+        np.concatenate([r.embeddings[name] for r in results])[both] for name in ("audio", "text", "joint")
+    )
+    fold, repeat = (
+        np.concatenate([np.full(len(r.test), getattr(r, name)) for r in results])[both]
+        for name in ("fold", "repeat")
+    )
+    return metrics.evaluate_embeddings(audio, text, joint, fold, repeat, features.groups[document[both]])
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Return counts of documents, groups, modalities and labels for the report."""
+    features = dataset.features
+    lengths = {m: part.lengths for m in MODALITIES if (part := getattr(features, m)) is not None}
+    labels: dict[str, Any] = {}
+    for name, task in dataset.config.tasks.items():
+        y = features.targets[name]
+        if task.kind == "regression":
+            labels[name] = {"labelled": int(np.isfinite(y).sum())}
+        elif task.kind == "multilabel":
+            labels[name] = {"labelled": int(np.isfinite(y).any(1).sum()),
+                            "classes": {c: int((y[:, k] == 1).sum()) for k, c in enumerate(task.classes)}}  # fmt: skip
+        else:
+            labels[name] = {"labelled": int((y >= 0).sum()),
+                            "classes": {c: int((y == k).sum()) for k, c in enumerate(task.classes)}}  # fmt: skip
+    return {
+        "documents": len(features),
+        "groups": len(np.unique(features.groups)),
+        "segments": {m: int(n.sum()) for m, n in lengths.items()},
+        "with": {m: int((n > 0).sum()) for m, n in lengths.items()},
+        "labels": labels,
+    }
+
+
+def _save_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]) -> None:
+    """Write predictions.parquet, and of the first repeat embeddings.parquet and attention.parquet."""
+    features = dataset.features
+    tables = []
+    for result in results:
+        for task, probabilities in result.probabilities.items():
+            rows = len(result.test)
+            targets = features.targets[task][result.test].astype(np.float64)
+            tables.append(
+                pa.table(
+                    {
+                        "task": pa.repeat(task, rows),
+                        "variant": pa.repeat(result.variant, rows),
+                        "repeat": pa.repeat(result.repeat, rows),
+                        "fold": pa.repeat(result.fold, rows),
+                        "doc_id": features.doc_ids[result.test].tolist(),
+                        "group": [dataset.documents[i].group for i in result.test],
+                        "target": pa.array(
+                            [np.atleast_1d(y).tolist() for y in targets], pa.list_(pa.float64())
+                        ),
+                        "decision": pa.array(
+                            [np.atleast_1d(d).astype(np.float64).tolist() for d in result.decisions[task]],
+                            pa.list_(pa.float64()),
+                        ),
+                        "probability": pa.array(
+                            [np.atleast_1d(p).astype(np.float64).tolist() for p in probabilities],
+                            pa.list_(pa.float64()),
+                        ),
+                    }
+                )
+            )
+    pq.write_table(pa.concat_tables(tables), run / "predictions.parquet")
+    first = [r for r in results if r.variant == "hilbert" and r.repeat == 0]
+    ids = [doc_id for r in first for doc_id in features.doc_ids[r.test].tolist()]
+    fold = [r.fold for r in first for _ in r.test]
+    columns = {
+        name: [row.tolist() for r in first for row in r.embeddings[name]]
+        for name in ("audio", "text", "joint")
+    }
+    pq.write_table(pa.table({"doc_id": ids, "fold": fold, **columns}), run / "embeddings.parquet")
+    timeline: dict[str, list[Any]] = {}
+    for modality in MODALITIES:
+        part = getattr(features, modality)
+        if part is not None:
+            spans = [slice(part.offsets[i], part.offsets[i + 1]) for r in first for i in r.test]
+            timeline[f"{modality}_weight"] = [w.tolist() for r in first for w in r.attention[modality]]
+            timeline[f"{modality}_start"] = [part.start[span].tolist() for span in spans]
+            timeline[f"{modality}_end"] = [part.end[span].tolist() for span in spans]
+    pq.write_table(pa.table({"doc_id": ids, "fold": fold, **timeline}), run / "attention.parquet")
+
+
+def summarise(values: Mapping[str, Any]) -> str:
+    """Return metrics.json's headline as a table for a terminal."""
+    lines = []
+    for task, by_variant in values["tasks"].items():
+        lines.append(f"{task}: headline over folds (within), with 95 % interval by groups")
+        for name, scores in by_variant.items():
+            found = scores.get("auc") or scores.get("concordance") or {}
+            low, high = found.get("within_low"), found.get("within_high")
+            interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "no interval"
+            shown = found.get("within")
+            lines.append(
+                f"  {LABELS.get(name, name):<36} {'n/a' if shown is None else f'{shown:.3f}'}   {interval}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,252 @@
+"""Contrastive alignment of each modality with the joint embedding, and the balance of what they carry.
+
+Rows are documents. `present` masks are True where the modality is there (and was not dropped): other rows
+leave the term, as anchors and as negatives. A term with fewer than 2 rows is a 0 that still joins the graph.
+
+Axes: B documents (`batch`), D width (`dim`). `scale` is s = exp(logit_scale) <= 100. Everything is in nats.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hilbert_ray.losses.precision import full_precision
+
+Scale = Float[Tensor, ""] | float
+Present = Bool[Tensor, " batch"] | None
+CHUNK = 256  # rows: products stay large, and a chunk of logits is 16 MB at B = 16,384
+NEVER = -1e30  # logit of a pair that is no negative; finite, since a chunk may hold no other in a column
+
+
+class _ChunkedLogSumExps(torch.autograd.Function):
+    """`_logsumexps` with the logits of `chunk` rows at a time, made once in forward and again in backward.
+
+    d logsumexp_k z_ik / d z_ik is the softmax exp(z_ik - logsumexp_k z_ik), so backward needs the logits and the
+    two vectors of logsumexps, and no other matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, group: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
+        over_y, over_x = x.new_empty(len(x)), x.new_full((len(y),), -math.inf)
+        ctx.chunk = chunk
+        for rows, logits in _logit_chunks(x, y, group, chunk):
+            over_y[rows] = logits.logsumexp(dim=1)
+            over_x = torch.logaddexp(over_x, logits.logsumexp(dim=0))
+        ctx.save_for_backward(x, y, group, over_y, over_x)
+        return over_y, over_x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+        x, y, group, over_y, over_x = ctx.saved_tensors
+        d_x, d_y = torch.empty_like(x), torch.zeros_like(y)
+        buffer = x.new_empty(ctx.chunk, len(y))
+        for rows, logits in _logit_chunks(x, y, group, ctx.chunk):
+            d_logits = torch.sub(logits, over_y[rows, None], out=buffer[: len(logits)]).exp_()
+            d_logits.mul_(d_over_y[rows, None])
+            d_logits.add_(logits.sub_(over_x).exp_().mul_(d_over_x))
+            torch.mm(d_logits, y, out=d_x[rows])
+            d_y.addmm_(d_logits.T, x[rows])
+        return d_x, d_y, None, None
+
+
+def _logit_chunks(x: Tensor, y: Tensor, group: Tensor | None, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, logits of these rows [rows, B]) in one buffer, which the caller may overwrite."""
+    buffer = x.new_empty(chunk, len(y))
+    for start in range(0, len(x), chunk):
+        rows = slice(start, min(start + chunk, len(x)))
+        logits = torch.mm(x[rows], y.T, out=buffer[: rows.stop - start])
+        if group is not None:
+            logits.masked_fill_(_same_group(group, rows), NEVER)
+        yield rows, logits
+
+
+def _same_group(group: Int[Tensor, " batch"], rows: slice) -> Bool[Tensor, "rows batch"]:
+    """Return True for pairs of one group, but not for a document with itself."""
+    same = group[rows, None] == group
+    same.diagonal(rows.start).fill_(False)
+    return same
+
+
+def _logsumexps(
+    x: Float[Tensor, "batch dim"],
+    y: Float[Tensor, "batch dim"],
+    group: Int[Tensor, " batch"] | None,
+    chunk: int | None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Return the logsumexps of x y^T over y (rows) and over x (columns), other pairs of one group left out."""
+    if chunk is not None and chunk < len(x):
+        return _ChunkedLogSumExps.apply(x, y, group, chunk)  # type: ignore[no-untyped-call, no-any-return]
+    logits = x @ y.T  # [B, B]
+    if group is not None:
+        logits = logits.masked_fill(_same_group(group, slice(0, len(x))), NEVER)
+    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+
+
+@full_precision
+def nce(
+    x: Float[Tensor, "batch dim"],
+    y: Float[Tensor, "batch dim"],
+    scale: Scale,
+    group: Int[Tensor, " batch"] | None = None,
+    *,
+    chunk: int | None = CHUNK,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Return the InfoNCE loss of each row, x -> y and y -> x (van den Oord et al. 2018, equation 4).
+
+    l_i(x -> y) = logsumexp_k s x_i.y_k - s x_i.y_i, on L2-normalised rows
+
+    Args:
+        x: one embedding of each document.
+        y: another, row by row of the same documents.
+        scale: s, the inverse temperature.
+        group: pairs of one group are no negatives; a row without any negative has loss 0.
+        chunk: rows whose logits exist at a time; None makes the whole B x B matrix, for the same value and
+            gradient.
+    """
+    x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+    positive = scale * (x * y).sum(dim=-1)
+    over_y, over_x = _logsumexps(scale * x, y, group, chunk)
+    return over_y - positive, over_x - positive
+
+
+def _mean_over_contrasted(rows: Tensor, group: Tensor | None) -> Tensor:
+    """Return the mean over rows that have a negative; 0 where there is none."""
+    if group is None:
+        return rows.mean()
+    member: Tensor
+    size: Tensor
+    _, member, size = torch.unique(group, return_inverse=True, return_counts=True)
+    contrasted = size[member] < len(rows)
+    return (rows * contrasted).sum() / contrasted.sum().clamp_min(1)
+
+
+@full_precision
+def info_nce(
+    x: Float[Tensor, "batch dim"],
+    y: Float[Tensor, "batch dim"],
+    scale: Scale,
+    group: Int[Tensor, " batch"] | None = None,
+    *,
+    present: Present = None,
+    chunk: int | None = CHUNK,
+) -> Float[Tensor, ""]:
+    """Return NCE(x, y): the mean over rows of half of both directions, nats.
+
+    Rows without any negative (see `nce`) leave the mean; where none is left, and for fewer than 2 rows, it is
+    0. `present` selects rows; the other arguments are those of `nce`.
+    """
+    if present is not None:
+        x, y, group = x[present], y[present], None if group is None else group[present]
+    if len(x) < 2:
+        return (x.sum() + y.sum()) * scale * 0
+    x_to_y, y_to_x = nce(x, y, scale, group, chunk=chunk)
+    return _mean_over_contrasted((x_to_y + y_to_x) / 2, group)
+
+
+@full_precision
+def contrastive(
+    audio: Float[Tensor, "batch dim"],
+    text: Float[Tensor, "batch dim"],
+    joint: Float[Tensor, "batch dim"],
+    scale: Scale,
+    group: Int[Tensor, " batch"] | None = None,
+    *,
+    audio_present: Present = None,
+    text_present: Present = None,
+    chunk: int | None = CHUNK,
+) -> Float[Tensor, ""]:
+    """Return ( NCE(a, j) + NCE(t, j) ) / 2, the reciprocal dual contrast: audio never meets text directly.
+
+    On several ranks give it the gathered batch. For the CLIP-style baseline call `info_nce(audio, text,
+    ...)`.
+    """
+    a_j = info_nce(audio, joint, scale, group, present=audio_present, chunk=chunk)
+    t_j = info_nce(text, joint, scale, group, present=text_present, chunk=chunk)
+    return (a_j + t_j) / 2
+
+
+@full_precision
+def information(
+    x: Float[Tensor, "batch dim"],
+    joint: Float[Tensor, "batch dim"],
+    scale: Scale,
+    estimator: Literal["infonce", "smile"] = "infonce",
+    clip: float = 5.0,
+    *,
+    chunk: int | None = CHUNK,
+) -> Float[Tensor, ""]:
+    """Return an estimate of the mutual information between two embeddings, nats; 0 for fewer than 2 rows.
+
+    infonce: log B - NCE(x, j), a lower bound that saturates at log B (van den Oord et al. 2018, equation 5).
+    smile: mean_i T_ii - log mean_(i != k) exp(clamp(T_ik, -tau, tau)), T = s x.j, tau = `clip` nats (Song and
+    Ermon 2020, equation 10); it does not saturate and forms the whole B x B matrix.
+    """
+    rows = len(x)
+    if rows < 2:
+        return (x.sum() + joint.sum()) * scale * 0
+    if estimator == "infonce":
+        return math.log(rows) - info_nce(x, joint, scale, chunk=chunk)
+    critic = scale * F.normalize(x, dim=-1) @ F.normalize(joint, dim=-1).T
+    own = torch.eye(rows, dtype=torch.bool, device=x.device)
+    marginal = critic.clamp(-clip, clip).masked_fill(own, -math.inf).flatten().logsumexp(dim=0)
+    return critic.diagonal().mean() - (marginal - math.log(rows * (rows - 1)))
+
+
+@full_precision
+def balance(
+    audio: Float[Tensor, "batch dim"],
+    text: Float[Tensor, "batch dim"],
+    joint: Float[Tensor, "batch dim"],
+    scale: Scale,
+    estimator: Literal["infonce", "smile"] = "infonce",
+    gradient: Literal["both", "weaker"] = "both",
+    clip: float = 5.0,
+    *,
+    audio_present: Present = None,
+    text_present: Present = None,
+    chunk: int | None = CHUNK,
+) -> Float[Tensor, ""]:
+    """Return ( (I_a - I_t) / log B )^2 over the B rows that have both modalities; 0 if B < 2.
+
+    I_m = `information` between modality m and the joint embedding, without groups. The scale is detached: a
+    smaller scale would equalise both by losing them. `smile` does not saturate and is not divided by log B.
+
+    Args:
+        audio: a, any row for documents without audio.
+        text: t, likewise.
+        joint: j.
+        scale: s; no gradient flows to it.
+        estimator: of mutual information.
+        gradient: `both` moves all embeddings; `weaker` detaches j and the side with more information, so that
+            the weaker side is lifted instead of the stronger lowered.
+        clip: tau of SMILE, nats.
+        audio_present: rows with audio; None means all.
+        text_present: rows with text.
+        chunk: as in `nce`.
+    """
+    both = _and(audio_present, text_present)
+    if both is not None:
+        audio, text, joint = audio[both], text[both], joint[both]
+    scale = scale.detach() if isinstance(scale, Tensor) else scale
+    if gradient == "weaker":
+        joint = joint.detach()
+    i_a = information(audio, joint, scale, estimator, clip, chunk=chunk)
+    i_t = information(text, joint, scale, estimator, clip, chunk=chunk)
+    if gradient == "weaker":
+        i_a, i_t = torch.where(i_a < i_t, i_a, i_a.detach()), torch.where(i_t < i_a, i_t, i_t.detach())
+    unit = math.log(max(len(joint), 2)) if estimator == "infonce" else 1.0
+    return ((i_a - i_t) / unit).square()
+
+
+def _and(audio_present: Present, text_present: Present) -> Present:
+    """Return where both modalities are there; None means everywhere."""
+    if audio_present is None or text_present is None:
+        return text_present if audio_present is None else audio_present
+    return audio_present & text_present

@@ -1,0 +1,180 @@
+"""Supervised losses of the five task kinds, and what their logits mean: probabilities and decisions.
+
+Axes: B documents (`batch`), K classes (multiclass, ordinal) or labels (multilabel) of `TaskConfig.classes`.
+
+| kind | logits o | targets; unlabelled | statistics of the training part | prior |
+|---|---|---|---|---|
+| binary | [B, 1], logit P(y = 1) | int64 [B]; -1 | [2] counts | log n_1 / n_0 |
+| multiclass | [B, K] | int64 [B]; -1 | [K] counts | log n_k / n |
+| multilabel | [B, K] | float [B, K] of 0 and 1; NaN | [K, 2] counts, without and with | log n_k1 / n_k0 |
+| ordinal | [B, K - 1], logit P(y > k) | int64 [B]; -1 | [K] counts | logit of the share above k |
+| regression | [B, 1], standardised | float [B]; NaN | [2] mean and standard deviation | none |
+
+A binary task is an ordinal one of two classes, and is computed as such. A head gives one score for an ordinal
+task, which `moe.OrdinalThresholds` turns into ordered logits; the functions here take free ones too.
+"""
+
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Num, Shaped
+from torch import Tensor
+
+from hilbert_ray.config import TaskConfig
+from hilbert_ray.losses.precision import full_precision
+
+Targets: TypeAlias = Num[Tensor, "batch ..."]
+Statistics: TypeAlias = Float[Tensor, "..."]
+
+BETA = 0.999  # of the effective number of samples
+GAMMA = 2.0  # of the focal loss
+UNSEEN = 0.5  # a class without a training case counts as half a case, so that its prior and weight are finite
+
+
+def num_outputs(task: TaskConfig) -> int:
+    """Return how many scores a head gives for the task: K, or 1 for binary, ordinal and regression."""
+    return len(task.classes) if task.kind in ("multiclass", "multilabel") else 1
+
+
+def statistics_shape(task: TaskConfig) -> tuple[int, ...]:
+    """Return the shape of `label_statistics`."""
+    return {"multilabel": (len(task.classes), 2), "regression": (2,)}.get(task.kind, (len(task.classes),))
+
+
+def label_statistics(task: TaskConfig, targets: Targets) -> Statistics:
+    """Return what the loss knows of the training part's labels: counts of classes, or mean and deviation.
+
+    Unlabelled entries are left out. Shapes are in the table of this module.
+    """
+    if task.kind == "multilabel":
+        return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)], dim=1).float()
+    if task.kind == "regression":
+        known = targets[~targets.isnan()].double()
+        mean = known.sum() / max(len(known), 1)
+        return torch.stack([mean, ((known - mean).square().sum() / max(len(known), 1)).sqrt()]).float()
+    return torch.bincount(targets[targets >= 0], minlength=len(task.classes)).float()
+
+
+def log_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logits"]:
+    """Return what is added to the logits in training and for probabilities (Menon et al. 2021, eq. 10).
+
+    Zeros unless the task's imbalance is `logit_adjustment`. A class that training never saw counts as half a
+    case.
+    """
+    if task.imbalance != "logit_adjustment" or task.kind == "regression":
+        return statistics.new_zeros(1)
+    n = statistics.clamp_min(UNSEEN)
+    if task.kind == "multiclass":
+        return (n / n.sum()).log()
+    if task.kind == "multilabel":
+        return (n[:, 1] / n[:, 0]).log()
+    up_to = n.cumsum(dim=0)[:-1]  # cases with y <= k
+    return ((n.sum() - up_to) / up_to).log()
+
+
+def class_weights(counts: Float[Tensor, "*labels classes"]) -> Float[Tensor, "*labels classes"]:
+    """Return (1 - beta) / (1 - beta^n_k), scaled to a mean of 1 over classes (Cui et al. 2019, eq. 2)."""
+    weights = (1 - BETA) / (1 - BETA ** counts.clamp_min(UNSEEN))
+    return weights / weights.mean(dim=-1, keepdim=True)
+
+
+@full_precision
+def task_loss(
+    task: TaskConfig, logits: Float[Tensor, "batch logits"], targets: Targets, statistics: Statistics
+) -> tuple[Float[Tensor, ""], Shaped[Tensor, ""]]:
+    """Return the sum of the losses of all labelled entries, and their number.
+
+    The mean over the global batch is `distributed.global_mean(total, count)`; 0 where nothing is labelled. An
+    entry is a document, for multilabel a document with a label.
+
+    - multiclass: cross-entropy; binary, multilabel: binary cross-entropy.
+    - ordinal: the sum over cuts k of the binary cross-entropy of "y > k" (Niu et al. 2016).
+    - regression: squared error, in units of the training part's variance.
+
+    `task.imbalance`: `logit_adjustment` trains o + log prior; `class_balanced` weights an entry by the
+    effective number of its class (`class_weights`; the number returned stays that of entries); `focal`
+    multiplies each cross-entropy by (1 - p)^2, p the probability of the truth (Lin et al. 2017, equation 4).
+
+    Args:
+        task: kind, classes and imbalance.
+        logits: o, without the prior.
+        targets: with unlabelled entries marked; see the table of this module.
+        statistics: `label_statistics` of the training part.
+    """
+    if task.kind == "regression":
+        known = ~targets.isnan()
+        error = logits[:, 0] - _standardised(targets.to(logits.dtype).nan_to_num(), statistics)
+        return (error.square() * known).sum(), known.sum()
+
+    logits = logits + log_prior(task, statistics).to(logits.dtype)
+    known = ~targets.isnan() if task.kind == "multilabel" else (targets >= 0)[:, None]
+    truth = (
+        targets.nan_to_num().long() if task.kind == "multilabel" else targets.clamp_min(0)[:, None]
+    )  # [B, 1 or K]
+    if task.kind == "multiclass":
+        cross_entropy = -logits.log_softmax(dim=-1).gather(1, truth)  # [B, 1]
+    else:
+        positive = (
+            truth if task.kind == "multilabel" else truth > torch.arange(logits.shape[1], device=truth.device)
+        )
+        cross_entropy = F.binary_cross_entropy_with_logits(
+            logits, positive.to(logits.dtype), reduction="none"
+        )
+    if task.imbalance == "focal":
+        cross_entropy = (1 - (-cross_entropy).exp()) ** GAMMA * cross_entropy
+    if task.imbalance == "class_balanced":
+        weights = class_weights(statistics.to(logits.dtype)).expand(truth.shape[1], -1)  # [1 or K, classes]
+        cross_entropy = cross_entropy * weights.gather(1, truth.T).T
+    return (cross_entropy * known).sum(), known.sum()
+
+
+@full_precision
+def probabilities(
+    task: TaskConfig, logits: Float[Tensor, "batch logits"], statistics: Statistics, temperature: float = 1.0
+) -> Float[Tensor, "batch ..."]:
+    """Return calibrated probabilities: softmax or sigmoid of (o + log prior) / T.
+
+    [B, K], rows summing to 1, for binary (K = 2), multiclass and ordinal; [B, K], each label on its own, for
+    multilabel; for regression the predicted number [B], in the targets' unit. Free cumulative logits that
+    rise with k are cut to the smallest so far, so that no class has a negative probability.
+    """
+    if task.kind == "regression":
+        mean, deviation = _mean_and_deviation(statistics.to(logits.dtype))
+        return logits[:, 0] * deviation + mean
+    adjusted = (logits + log_prior(task, statistics).to(logits.dtype)) / temperature
+    if task.kind == "multiclass":
+        return adjusted.softmax(dim=-1)
+    if task.kind == "multilabel":
+        return adjusted.sigmoid()
+    above = F.pad(adjusted.sigmoid().cummin(dim=1).values, (1, 0), value=1.0)  # P(y > k), k from -1
+    return above - F.pad(above[:, 1:], (0, 1))
+
+
+@full_precision
+def decide(
+    task: TaskConfig, logits: Float[Tensor, "batch logits"], statistics: Statistics
+) -> Shaped[Tensor, "batch ..."]:
+    """Return the decision on o alone, as if all classes were equally frequent.
+
+    After logit adjustment this is the rule that minimises the balanced error (Menon et al. 2021, equation 8):
+    argmax o (multiclass), o > 0 (binary; multilabel, [B, K]), the number of o_k > 0 (ordinal). int64 [B]; for
+    regression the predicted number, float [B].
+    """
+    if task.kind == "regression":
+        return probabilities(task, logits, statistics)
+    if task.kind == "multiclass":
+        return logits.argmax(dim=-1)
+    positive = (logits > 0).long()
+    return positive if task.kind == "multilabel" else positive.sum(dim=1)
+
+
+def _mean_and_deviation(statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """Return a regression task's mean and standard deviation, 1 for targets that do not vary."""
+    mean, deviation = statistics
+    return mean, torch.where(deviation > 0, deviation, 1)
+
+
+def _standardised(targets: Tensor, statistics: Statistics) -> Tensor:
+    mean, deviation = _mean_and_deviation(statistics.to(targets.dtype))
+    return (targets - mean) / deviation

@@ -1,0 +1,62 @@
+"""Metrics of decisions, all made from confusion counts: recall, F1, Matthews correlation, quadratic kappa.
+
+Counts carry a last axis of bootstrap draws. A class absent from a test set has no recall and no F1 there
+(NaN), so that means over folds leave it out instead of counting it as 0.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hilbert_ray.metrics.segments import Segments, ratio
+
+Confusion = Float[np.ndarray, "segments true decided draws"]
+
+
+def confusion(
+    targets: Int[np.ndarray, " rows"],
+    decisions: Int[np.ndarray, " rows"],
+    classes: int,
+    segments: Segments,
+    weights: Float[np.ndarray, "rows draws"],
+) -> Confusion:
+    """Return the weight of each (true class, decided class) in each segment."""
+    counts = segments.counts(targets * classes + decisions, classes * classes, weights)
+    return counts.reshape(segments.count, classes, classes, -1)
+
+
+def recall(counts: Confusion) -> Float[np.ndarray, "classes segments draws"]:
+    """Return the recall of each class; its mean over classes is the balanced accuracy."""
+    return np.swapaxes(ratio(_diagonal(counts), counts.sum(2)), 0, 1)
+
+
+def f1(counts: Confusion) -> Float[np.ndarray, "classes segments draws"]:
+    """Return F1 of each class, 2 TP / (2 TP + FP + FN); NaN where the class is absent."""
+    true, decided = counts.sum(2), counts.sum(1)
+    return np.swapaxes(ratio(2 * _diagonal(counts), np.where(true > 0, true + decided, 0.0)), 0, 1)
+
+
+def matthews(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
+    """Return the Matthews correlation of K classes (Gorodkin 2004, eq. 8).
+
+    NaN where only one class is present, 0 where only one is decided.
+    """
+    true, decided = counts.sum(2), counts.sum(1)
+    total = true.sum(1)
+    covariance = _diagonal(counts).sum(1) * total - (true * decided).sum(1)
+    spread_true = total**2 - (true**2).sum(1)
+    spread_decided = total**2 - (decided**2).sum(1)
+    return ratio(covariance, np.sqrt(spread_true * np.where(spread_decided > 0, spread_decided, 1.0)))
+
+
+def quadratic_kappa(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
+    """Return Cohen's kappa with weights (i - j)^2 (Cohen 1968); NaN where no disagreement is expected."""
+    classes = counts.shape[1]
+    distance = (np.arange(classes)[:, None] - np.arange(classes)) ** 2.0
+    true, decided = counts.sum(2), counts.sum(1)
+    expected = np.einsum("ij,sid,sjd->sd", distance, true, decided)
+    observed = np.einsum("ij,sijd->sd", distance, counts)
+    return np.asarray(1.0 - ratio(observed * true.sum(1), expected))
+
+
+def _diagonal(counts: Confusion) -> Float[np.ndarray, "segments classes draws"]:
+    return np.moveaxis(np.diagonal(counts, axis1=1, axis2=2), -1, 1)

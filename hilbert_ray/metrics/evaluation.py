@@ -1,0 +1,336 @@
+"""Scores of a task with their intervals, comparison of two systems, and the null of the headline.
+
+A score is taken three ways. `within`: concordant pairs within test sets over all pairs within test sets, a
+class at a time, then the mean of classes (AUC and concordance only; the headline). `mean`: the mean over the
+test sets where the metric is defined, then over classes. `pooled`: over all predictions of a repeat, then the
+mean over repeats, then over classes. Results are plain values for metrics.json, None where a score is not
+defined.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hilbert_ray.metrics import calibration, ranking
+from hilbert_ray.metrics.intervals import (
+    RESAMPLES,
+    bootstrap_interval,
+    resample_groups,
+    t_interval,
+)
+from hilbert_ray.metrics.predictions import Metric, Predictions, headline, metrics, problems
+from hilbert_ray.metrics.segments import Segments, defined_mean, ratio
+from hilbert_ray.metrics.significance import (
+    EXPLORATORY_GROUPS,
+    bootstrap_t,
+    corrected_resampled_t,
+    shuffled_documents,
+    smallest_detectable_difference,
+)
+
+CHUNK = 1 << 20  # numbers in one [rows, draws] array
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+
+Scores = dict[str, Any]
+
+
+def evaluate_predictions(
+    predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Scores]:
+    """Return every metric of a task: {metric: {within, mean, pooled, low, high, folds, ...}}.
+
+    `low` and `high` are the interval of `pooled`; `within_low` and `within_high` that of `within`. `folds`
+    counts the test sets where the metric is defined. Macro metrics have `classes`: {class: the same keys};
+    AUC adds to each the numbers of `positives` (documents) and `groups` (with a positive), average precision
+    its chance level, `prevalence`. Unlabelled rows are left out.
+
+    Args:
+        predictions: out-of-fold predictions.
+        resamples: bootstrap resamples of groups; fewer than 2 leave intervals None.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: when no row is labelled.
+    """
+    predictions = _labelled(predictions)
+    units, draws = _draws(predictions, resamples, seed)
+    documents = len(np.unique(predictions.document))
+    scores = {m.name: _score(m, predictions, units, draws, documents) for m in metrics(predictions)}
+    if predictions.kind != "regression":
+        _describe_classes(predictions, scores)
+        scores["calibration_slope"] = _slope_score(predictions, units)
+    return scores
+
+
+def _labelled(predictions: Predictions) -> Predictions:
+    labelled = predictions.labelled
+    if not labelled.any():
+        raise ValueError(
+            f"scores of a {predictions.kind} task were asked for, but none of its {len(labelled)} rows "
+            "has a label; give labels to some documents or leave the task out"
+        )
+    return predictions if labelled.all() else predictions[labelled]
+
+
+def _draws(
+    predictions: Predictions, resamples: int, seed: int
+) -> tuple[int, Float[np.ndarray, "groups draws"]]:
+    """Return the number of groups, and resamples in which each class keeps a positive and a negative."""
+    units = int(predictions.group.max()) + 1
+    needed = []
+    for problem in problems(predictions):
+        for side in (problem.positive, ~problem.positive):
+            has = np.zeros(units, bool)
+            has[predictions.group[problem.rows[side]]] = True
+            needed.append(has)
+    conditions = np.array([has for has in needed if has.any()], bool).reshape(-1, units)
+    return units, resample_groups(units, resamples, np.random.default_rng(seed), conditions)
+
+
+def _over_draws(
+    score: Callable[[np.ndarray], np.ndarray], group: np.ndarray, draws: np.ndarray
+) -> np.ndarray:
+    """Return score(weights [rows, draws]), [parts, draws], computed a few resamples at a time."""
+    step = max(CHUNK // len(group), 1)
+    parts = [score(draws[group, start : start + step]) for start in range(0, draws.shape[1], step)]
+    return np.concatenate(parts, 1) if parts else score(np.ones((len(group), 1)))[:, :0]
+
+
+def _pooled(metric: Metric, repeats: Segments, weights: np.ndarray) -> np.ndarray:
+    """Return the mean over repeats of each part: [parts, draws]."""
+    return defined_mean(metric.values(repeats, weights), 1)
+
+
+def _within(metric: Metric, test_sets: Segments, weights: np.ndarray) -> np.ndarray:
+    """Return the share of concordant pairs within test sets: [parts, draws]."""
+    assert metric.pairs is not None
+    concordant, compared = metric.pairs(test_sets, weights)
+    return ratio(concordant.sum(1), compared.sum(1))
+
+
+def _score(
+    metric: Metric,
+    predictions: Predictions,
+    units: int,
+    draws: np.ndarray,
+    documents: int,
+) -> Scores:
+    ones = np.ones((len(predictions.group), 1))
+    test_sets = predictions.test_sets()
+    by_test_set = metric.values(test_sets, ones)[..., 0]
+    takes = {"pooled": partial(_pooled, metric, predictions.repeats())}
+    if metric.pairs is not None:
+        takes = {"within": partial(_within, metric, test_sets)} | takes
+    values = {name: take(ones)[:, 0] for name, take in takes.items()}
+    resampled = {name: _over_draws(take, predictions.group, draws) for name, take in takes.items()}
+
+    def entry(parts: np.ndarray) -> Scores:
+        """Average some parts and give the mean its interval."""
+        found: Scores = {name: _plain(defined_mean(value[parts])) for name, value in values.items()}
+        found["mean"] = _plain(defined_mean(defined_mean(by_test_set[parts], 1)))
+        found["folds"] = int(np.isfinite(by_test_set[parts]).any(0).sum())
+        for name, drawn in resampled.items():
+            value = float(defined_mean(values[name][parts]))
+            around = bootstrap_interval(value, defined_mean(drawn[parts]), units, documents, metric.scale)
+            prefix = "" if name == "pooled" else "within_"
+            found |= {f"{prefix}low": _plain(around.low), f"{prefix}high": _plain(around.high)}
+        return found
+
+    score = entry(np.arange(len(by_test_set)))
+    if metric.parts:
+        score["classes"] = {name: entry(np.array([k])) for k, name in enumerate(metric.parts)}
+    return score
+
+
+def _describe_classes(predictions: Predictions, scores: dict[str, Scores]) -> None:
+    """Add counts of positives to the AUC and chance levels to the average precision, for each class."""
+    shares = []
+    for problem in problems(predictions):
+        positive = problem.rows[problem.positive]
+        shares.append(float(problem.positive.mean()) if len(problem.rows) else np.nan)
+        scores["auc"]["classes"][problem.name] |= {
+            "positives": len(np.unique(predictions.document[positive])),
+            "groups": len(np.unique(predictions.group[positive])),
+        }
+        scores["pr_auc"]["classes"][problem.name]["prevalence"] = _plain(shares[-1])
+    scores["pr_auc"]["prevalence"] = _plain(defined_mean(np.array(shares)))
+
+
+def _slope_score(predictions: Predictions, units: int) -> Scores:
+    """Return the calibration slope; its error is cluster-robust, the limit of the cluster bootstrap."""
+    asked = problems(predictions)
+    rows = np.concatenate([problem.rows for problem in asked])
+    values = [
+        np.concatenate([problem.score for problem in asked]).astype(np.float64),
+        np.concatenate([problem.positive for problem in asked]),
+        np.repeat(np.arange(len(asked)), [len(problem.rows) for problem in asked]),
+    ]
+
+    def slopes(segments: Segments) -> list[calibration.Slope]:
+        index = segments.index[rows]
+        return [
+            calibration.calibration_slope(*(v[index == s] for v in values)) for s in range(segments.count)
+        ]
+
+    repeats = predictions.repeats()
+    by_repeat = slopes(repeats)
+    by_fold = np.array([slope.value for slope in slopes(predictions.test_sets())])
+    pooled = float(defined_mean(np.array([slope.value for slope in by_repeat])))
+    influence = np.zeros(units)
+    defined = [(s, slope.influence) for s, slope in enumerate(by_repeat) if np.isfinite(slope.value)]
+    for s, values_of_rows in defined:
+        at = rows[repeats.index[rows] == s]
+        influence += np.bincount(predictions.group[at], values_of_rows, units) / len(defined)
+    error = float(np.sqrt((influence**2).sum() * units / (units - 1))) if defined and units > 1 else np.nan
+    around = t_interval(pooled, error, units)
+    return {
+        "mean": _plain(defined_mean(by_fold)),
+        "pooled": _plain(pooled),
+        "low": _plain(around.low),
+        "high": _plain(around.high),
+        "folds": int(np.isfinite(by_fold).sum()),
+    }
+
+
+def compare_predictions(
+    first: Predictions, second: Predictions, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Compare two systems on the same rows by the headline (`within`): first minus second.
+
+    Returns:
+        `metric`; `first`, `second` and their `difference`, with `low` and `high` (t interval of the paired
+        cluster bootstrap) and `standard_error`; `p_bootstrap` of that; `t`, `df` and `p_corrected_t` of the
+        corrected resampled t test on the macro scores of folds; `groups`; `smallest_detectable_difference` at
+        80 % power and 5 % level; `exploratory`, true below 40 groups. Adjust the p-values of a family with
+        `holm`.
+
+    Raises:
+        ValueError: when the two do not have the same targets, folds, repeats and groups row by row.
+    """
+    for name in ("targets", "fold", "repeat", "group", "document"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if first.kind != second.kind or not np.array_equal(ours, theirs, equal_nan=name == "targets"):
+            raise ValueError(
+                f"two systems can only be compared on the same rows, but their {name} differ "
+                f"({first.kind} with {len(first.targets)} rows, {second.kind} with {len(second.targets)}); "
+                "evaluate both on the same folds and sort both by repeat and document"
+            )
+    first, second = _labelled(first), _labelled(second)
+    units, draws = _draws(first, resamples, seed)
+    ones, test_sets = np.ones((len(first.group), 1)), first.test_sets()
+    both = [(headline(p), p) for p in (first, second)]
+    values = [float(defined_mean(_within(metric, test_sets, ones))[0]) for metric, _ in both]
+    by_fold = [defined_mean(metric.values(test_sets, ones)[..., 0]) for metric, _ in both]
+    drawn = [
+        defined_mean(_over_draws(partial(_within, metric, test_sets), first.group, draws))
+        for metric, _ in both
+    ]
+    difference, spread = values[0] - values[1], drawn[0] - drawn[1]
+    tested = bootstrap_t(difference, spread, units)
+    spread = spread[np.isfinite(spread)]
+    error = float(spread.std(ddof=1)) if len(spread) > 1 else np.nan
+    n_test = np.bincount(test_sets.index, minlength=test_sets.count)
+    totals = np.bincount(first.repeats().index)
+    repeat_of = np.zeros(test_sets.count, np.int64)
+    repeat_of[test_sets.index] = first.repeats().index
+    n_train = totals[repeat_of] - n_test
+    corrected = corrected_resampled_t(by_fold[0] - by_fold[1], float(n_train.mean()), float(n_test.mean()))
+    around = t_interval(difference, error, units)
+    return {
+        "metric": both[0][0].name,
+        "first": _plain(values[0]),
+        "second": _plain(values[1]),
+        "difference": _plain(difference),
+        "low": _plain(around.low),
+        "high": _plain(around.high),
+        "standard_error": _plain(error),
+        "p_bootstrap": _plain(tested.p),
+        "t": _plain(corrected.t),
+        "df": corrected.df,
+        "p_corrected_t": _plain(corrected.p),
+        "groups": units,
+        "smallest_detectable_difference": _plain(smallest_detectable_difference(error, units)),
+        "exploratory": units < EXPLORATORY_GROUPS,
+    }
+
+
+def permutation_null(
+    predictions: Predictions, permutations: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Return the distribution of the headline (`within`) when labels are exchanged between documents.
+
+    A document keeps one label over all repeats, and documents of a group exchange labels with neighbours of
+    one group, so that labels stay as alike within groups as they are.
+
+    Returns:
+        `metric`, the observed `value`, `mean`, `low` and `high` (2.5 and 97.5 %) of the null, `p` of a value
+        at least as large (one-sided, (1 + hits) / (1 + permutations)), `permutations`.
+    """
+    predictions = _labelled(predictions)
+    generator = np.random.default_rng(seed)
+    metric, test_sets = headline(predictions), predictions.test_sets()
+    value = float(defined_mean(_within(metric, test_sets, np.ones((len(predictions.group), 1))))[0])
+    firsts, document = np.unique(predictions.document, return_index=True, return_inverse=True)[1:]
+    group = predictions.group[firsts]
+    step = max(CHUNK // len(document), 1)
+    parts = []
+    for start in range(0, permutations, step):
+        taken = [shuffled_documents(group, generator) for _ in range(min(step, permutations - start))]
+        parts.append(_null_values(predictions, test_sets, np.stack([firsts[t][document] for t in taken], 1)))
+    null = np.concatenate(parts)
+    null = null[np.isfinite(null)]
+    hits = int((null >= value - 1e-12).sum())
+    low, high = np.quantile(null, [0.025, 0.975]) if len(null) else (np.nan, np.nan)
+    return {
+        "metric": metric.name,
+        "value": _plain(value),
+        "mean": _plain(null.mean() if len(null) else np.nan),
+        "low": _plain(low),
+        "high": _plain(high),
+        "p": (1 + hits) / (1 + len(null)),
+        "permutations": len(null),
+    }
+
+
+def _null_values(predictions: Predictions, test_sets: Segments, sources: np.ndarray) -> np.ndarray:
+    """Return the headline for labels taken from the rows `sources` [rows, draws]."""
+    if predictions.kind == "regression":
+        p, y = predictions.probabilities.astype(np.float64), predictions.targets.astype(np.float64)
+        ones = np.ones((len(y), 1))
+        counted = [ranking.number_pairs(p, y[taken], test_sets, ones) for taken in sources.T]
+        return np.array([float(ratio(c.sum(0), n.sum(0))[0]) for c, n in counted])
+    scores = np.empty((len(problems(predictions)), sources.shape[1]))
+    for k, problem in enumerate(problems(predictions)):
+        positive, negative = np.zeros((2, len(predictions.group)), bool)  # a null label is neither
+        positive[problem.rows], negative[problem.rows] = problem.positive, ~problem.positive
+        score = _score_of_all_rows(predictions, k)
+        concordant, compared = ranking.shuffled_pairs(score, positive[sources], negative[sources], test_sets)
+        scores[k] = ratio(concordant.sum(0), compared.sum(0))
+    return defined_mean(scores)
+
+
+def _score_of_all_rows(predictions: Predictions, k: int) -> np.ndarray:
+    """Return the predicted probability of problem k for every row, labelled or not."""
+    if predictions.kind == "multilabel":
+        return np.asarray(predictions.probabilities[:, k])
+    return problems(predictions)[k].score
+
+
+def decision_curves(
+    predictions: Predictions, thresholds: np.ndarray = THRESHOLDS
+) -> dict[str, dict[str, list[float]]]:
+    """Return the decision curve of each class (label, cut-point) over all repeats' labelled rows."""
+    return {
+        problem.name: calibration.decision_curve(problem.score, problem.positive, thresholds)
+        for problem in problems(predictions)
+        if len(problem.rows)
+    }
+
+
+def _plain(value: float | np.floating[Any] | np.ndarray) -> float | None:
+    """Return a JSON number, None for what is not defined."""
+    number = float(value)
+    return number if np.isfinite(number) else None

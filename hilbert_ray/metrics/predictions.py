@@ -1,0 +1,349 @@
+"""Out-of-fold predictions and the metrics that each kind of task has.
+
+`Predictions` is what `evaluate` keeps of all folds and repeats: a row is one document in one repeat,
+predicted by a network that did not see its group. `metrics` states each metric once, as a function of
+segments and weights; `evaluation` calls it with weights of 1 for the score and with resampled counts for its
+interval.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hilbert_ray.config import TaskKind
+from hilbert_ray.metrics import calibration, decisions, ranking
+from hilbert_ray.metrics.intervals import Scale
+from hilbert_ray.metrics.segments import Segments, defined_mean, ratio
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictions:
+    """Out-of-fold predictions of one task; a row is one document in one repeat.
+
+    probabilities: float [rows, K], rows summing to 1 except for multilabel (each label on its own); a binary
+        task may give [rows], the probability of its second class; regression gives the predicted numbers,
+        [rows].
+    decisions: int [rows], multilabel [rows, K] of 0 and 1; None for regression.
+    targets: int [rows] with -1 for unlabelled; multilabel float [rows, K], regression float [rows], both with
+        NaN.
+    fold, repeat, group, document: int [rows]; `document` says which rows are the same document.
+    """
+
+    kind: TaskKind
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    decisions: np.ndarray | None
+    targets: np.ndarray
+    fold: np.ndarray
+    repeat: np.ndarray
+    group: np.ndarray
+    document: np.ndarray
+
+    def __post_init__(self) -> None:
+        rows, width = len(self.targets), len(self.classes)
+        if self.kind == "binary" and self.probabilities.ndim == 1:
+            both = np.stack([1 - self.probabilities, self.probabilities], 1)
+            object.__setattr__(self, "probabilities", both)
+        for name in ("fold", "repeat", "group", "document"):
+            shape = getattr(self, name).shape
+            if shape != (rows,):
+                raise ValueError(
+                    f"predictions: {name} has shape {shape}, targets have {rows} rows; give one value a row"
+                )
+        wanted = {"probabilities": (rows,) if self.kind == "regression" else (rows, width)}
+        if self.kind != "regression":
+            wanted["decisions"] = (rows, width) if self.kind == "multilabel" else (rows,)
+        for name, shape in wanted.items():
+            found = np.shape(getattr(self, name))
+            if found != shape:
+                raise ValueError(
+                    f"predictions: {name} of a {self.kind} task have shape {found}; it must be {shape}"
+                )
+        bad = ~np.isfinite(self.probabilities.reshape(rows, -1)).all(1)
+        if bad.any():
+            raise ValueError(
+                f"predictions: {int(bad.sum())} of {rows} rows hold NaN or infinity, the first is row "
+                f"{int(bad.argmax())} (repeat {self.repeat[bad.argmax()]}, fold {self.fold[bad.argmax()]}); "
+                "every prediction must be finite: look for a network that diverged"
+            )
+        for name in ("decisions", "targets") if self.kind != "regression" else ():
+            top = np.nanmax(getattr(self, name), initial=0)
+            if top > (1 if self.kind == "multilabel" else width - 1):
+                raise ValueError(
+                    f"predictions: {name} of a {self.kind} task go up to {top:g}, but its classes are "
+                    f"{', '.join(self.classes)}; number classes from 0 (multilabel: 0 and 1)"
+                )
+        object.__setattr__(self, "group", np.unique(self.group, return_inverse=True)[1])
+        object.__setattr__(self, "document", np.unique(self.document, return_inverse=True)[1])
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " rows"]:
+        """Which rows have a target (for multilabel: of at least one label)."""
+        if self.kind == "multilabel":
+            return np.asarray(np.isfinite(self.targets).any(1))
+        return np.asarray(np.isfinite(self.targets) if self.kind == "regression" else self.targets >= 0)
+
+    def __getitem__(self, rows: np.ndarray) -> "Predictions":
+        """Return some rows (an index or a mask), such as one subgroup's."""
+        return Predictions(
+            kind=self.kind,
+            classes=self.classes,
+            probabilities=self.probabilities[rows],
+            decisions=None if self.decisions is None else self.decisions[rows],
+            targets=self.targets[rows],
+            fold=self.fold[rows],
+            repeat=self.repeat[rows],
+            group=self.group[rows],
+            document=self.document[rows],
+        )
+
+    def test_sets(self) -> Segments:
+        """Return one segment for each test set (repeat and fold)."""
+        return _segments(np.stack([self.repeat, self.fold], 1))
+
+    def repeats(self) -> Segments:
+        """Return one segment for each repeat."""
+        return _segments(self.repeat[:, None])
+
+
+def _segments(keys: np.ndarray) -> Segments:
+    unique, index = np.unique(keys, axis=0, return_inverse=True)
+    return Segments(index=index.reshape(-1).astype(np.int64), count=len(unique))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One yes-or-no question of a task: a class against the rest, a label, or an ordinal cut-point.
+
+    rows: which rows have an answer; score, positive: predicted probability and truth of those rows.
+    """
+
+    name: str
+    rows: Int[np.ndarray, " answered"]
+    score: Float[np.ndarray, " answered"]
+    positive: Bool[np.ndarray, " answered"]
+
+
+def problems(predictions: Predictions) -> list[Problem]:
+    """Return the yes-or-no questions over which macro metrics are averaged; none for regression."""
+    p, y = predictions.probabilities, predictions.targets
+    rows = np.flatnonzero(predictions.labelled)
+    match predictions.kind:
+        case "binary":
+            columns = [(predictions.classes[1], rows, p[:, 1], y == 1)]
+        case "multiclass":
+            columns = [(name, rows, p[:, k], y == k) for k, name in enumerate(predictions.classes)]
+        case "ordinal":
+            above = np.cumsum(p[:, ::-1], 1)[:, ::-1]
+            columns = [
+                (f">= {name}", rows, above[:, k], y >= k) for k, name in enumerate(predictions.classes) if k
+            ]
+        case "multilabel":
+            known = np.isfinite(y)
+            columns = [
+                (name, np.flatnonzero(known[:, k]), p[:, k], y[:, k] > 0.5)
+                for k, name in enumerate(predictions.classes)
+            ]
+        case "regression":
+            columns = []
+    return [
+        Problem(name=name, rows=at, score=score[at], positive=truth[at]) for name, at, score, truth in columns
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One decision of a task: the class, or whether a label of a multilabel task applies (two classes).
+
+    rows: which rows have an answer; probabilities float64 [answered, classes], true and decided int64
+        [answered].
+    """
+
+    rows: Int[np.ndarray, " answered"]
+    probabilities: Float[np.ndarray, "answered classes"]
+    true: Int[np.ndarray, " answered"]
+    decided: Int[np.ndarray, " answered"]
+
+    def confusion(self, segments: Segments, weights: np.ndarray) -> decisions.Confusion:
+        """Return the confusion counts of this choice in each segment."""
+        return decisions.confusion(self.true, self.decided, self.probabilities.shape[1], segments, weights)
+
+
+def choices(predictions: Predictions) -> list[Choice]:
+    """Return the choices over which metrics of decisions are averaged: one, or one a label."""
+    p, y, d = predictions.probabilities.astype(np.float64), predictions.targets, predictions.decisions
+    assert d is not None, "only regression has no decisions"
+    if predictions.kind == "multilabel":
+        known = [np.flatnonzero(np.isfinite(column)) for column in y.T]
+        answers = [
+            (rows, np.stack([1 - p[rows, k], p[rows, k]], 1), y[rows, k], d[rows, k])
+            for k, rows in enumerate(known)
+        ]
+    else:
+        rows = np.flatnonzero(predictions.labelled)
+        answers = [(rows, p[rows], y[rows], d[rows])]
+    return [
+        Choice(rows=rows, probabilities=both, true=true.astype(np.int64), decided=decided.astype(np.int64))
+        for rows, both, true, decided in answers
+    ]
+
+
+class Part(Protocol):
+    """What a macro metric is a mean over: a problem or a choice."""
+
+    @property
+    def rows(self) -> Int[np.ndarray, " answered"]:
+        """Which rows of the predictions it is about."""
+
+
+P = TypeVar("P", bound=Part)
+Values = Callable[[Segments, np.ndarray], np.ndarray]
+PairCounts = Callable[[Segments, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A metric as a function of segments and weights [rows, draws] of all rows.
+
+    values: gives [parts, segments, draws], NaN where not defined; the metric is the mean over parts.
+    pairs: for metrics that are a share of pairs, concordant and all pairs, each [parts, segments, draws].
+    parts: names of what is averaged; empty where there is only one value.
+    """
+
+    name: str
+    scale: Scale
+    values: Values
+    parts: tuple[str, ...] = ()
+    pairs: PairCounts | None = None
+
+
+def _over(parts: Sequence[P], score: Callable[[P, Segments, np.ndarray], np.ndarray]) -> Values:
+    """Join the values [parts, segments, draws] of several parts, each seeing only its own rows."""
+    return lambda segments, weights: np.concatenate(
+        [score(part, segments[part.rows], weights[part.rows]) for part in parts]
+    )
+
+
+def _share_of_pairs(name: str, parts: tuple[str, ...], counts: Sequence[PairCounts]) -> Metric:
+    def pairs(segments: Segments, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        concordant, compared = zip(*(count(segments, weights) for count in counts), strict=True)
+        return np.stack(concordant), np.stack(compared)
+
+    return Metric(
+        name=name,
+        scale="share",
+        values=lambda segments, weights: ratio(*pairs(segments, weights)),
+        pairs=pairs,
+        parts=parts,
+    )
+
+
+def headline(predictions: Predictions) -> Metric:
+    """Return what systems are compared by: macro one-vs-rest AUC, or the concordance index of numbers."""
+    if predictions.kind == "regression":
+        rows, p, y = _numbers(predictions)
+        return _share_of_pairs("concordance", (), [lambda s, w: ranking.number_pairs(p, y, s[rows], w[rows])])
+
+    def counts(problem: Problem) -> PairCounts:
+        return lambda s, w: ranking.class_pairs(
+            problem.score, problem.positive, s[problem.rows], w[problem.rows]
+        )
+
+    asked = problems(predictions)
+    return _share_of_pairs(
+        "auc", tuple(problem.name for problem in asked), [counts(problem) for problem in asked]
+    )
+
+
+def metrics(predictions: Predictions) -> list[Metric]:
+    """Return the metrics of a task, headline first; the calibration slope needs no resamples and is apart."""
+    if predictions.kind == "regression":
+        return [headline(predictions), *_number_metrics(predictions)]
+    asked, made, several = problems(predictions), choices(predictions), predictions.kind == "multilabel"
+    labels = predictions.classes if several else ()
+
+    def recall(choice: Choice, segments: Segments, weights: np.ndarray) -> np.ndarray:
+        recalls = decisions.recall(choice.confusion(segments, weights))
+        return defined_mean(recalls)[None] if several else recalls
+
+    def f1(choice: Choice, segments: Segments, weights: np.ndarray) -> np.ndarray:
+        return decisions.f1(choice.confusion(segments, weights))[1 if several else 0 :]
+
+    def precision(problem: Problem, segments: Segments, weights: np.ndarray) -> np.ndarray:
+        return ranking.average_precision(problem.score, problem.positive, segments, weights)[None]
+
+    def of_counts(score: Callable[[decisions.Confusion], np.ndarray]) -> Values:
+        return _over(made, lambda choice, s, w: score(choice.confusion(s, w))[None])
+
+    def of_probabilities(
+        score: Callable[[np.ndarray, np.ndarray, Segments, np.ndarray], np.ndarray],
+    ) -> Values:
+        return _over(made, lambda choice, s, w: score(choice.probabilities, choice.true, s, w)[None])
+
+    halved = made[0].probabilities.shape[1] == 2
+    found = [
+        headline(predictions),
+        Metric(
+            name="pr_auc", scale="share", values=_over(asked, precision), parts=tuple(q.name for q in asked)
+        ),
+        Metric(
+            name="balanced_accuracy", scale="share", values=_over(made, recall), parts=predictions.classes
+        ),
+        Metric(name="macro_f1", scale="share", values=_over(made, f1), parts=predictions.classes),
+        Metric(name="mcc", scale="correlation", values=of_counts(decisions.matthews), parts=labels),
+        Metric(
+            name="ece",
+            scale="share",
+            values=of_probabilities(calibration.expected_calibration_error),
+            parts=labels,
+        ),
+        Metric(
+            name="brier",
+            scale="share" if halved else "double_share",
+            values=of_probabilities(calibration.brier),
+            parts=labels,
+        ),
+    ]
+    if predictions.kind == "ordinal":
+        kappa = Metric(
+            name="quadratic_kappa", scale="correlation", values=of_counts(decisions.quadratic_kappa)
+        )
+        found.insert(1, kappa)
+    return found
+
+
+def _numbers(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labelled rows of a regression task, their predictions and targets in float64."""
+    rows = np.flatnonzero(predictions.labelled)
+    return (
+        rows,
+        predictions.probabilities[rows].astype(np.float64),
+        predictions.targets[rows].astype(np.float64),
+    )
+
+
+def _number_metrics(predictions: Predictions) -> list[Metric]:
+    rows, p, y = _numbers(predictions)
+    centred = y - (y.mean() if len(y) else 0.0)  # sums of squares lose digits far from 0
+    columns = np.stack([np.ones(len(y)), centred, centred**2, (y - p) ** 2, np.abs(y - p)], 1)
+
+    def r2(segments: Segments, weights: np.ndarray) -> np.ndarray:
+        total, linear, square, error, _ = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
+        spread = square - ratio(linear**2, total)
+        return np.asarray(1 - ratio(error, np.where(spread > 1e-12 * square, spread, 0.0)))[None]
+
+    def absolute_error(segments: Segments, weights: np.ndarray) -> np.ndarray:
+        total, _, _, _, error = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
+        return ratio(error, total)[None]
+
+    def correlation(segments: Segments, weights: np.ndarray) -> np.ndarray:
+        return ranking.spearman(p, y, segments[rows], weights[rows])[None]
+
+    return [
+        Metric(name="r2", scale="at_most_one", values=r2),
+        Metric(name="mae", scale="positive", values=absolute_error),
+        Metric(name="spearman", scale="correlation", values=correlation),
+    ]

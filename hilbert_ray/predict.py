@@ -1,0 +1,166 @@
+"""A published model and a manifest to embeddings and predictions, as Ray Data jobs.
+
+The manifest is embedded with the encoders that the model was trained on (others are refused by fingerprint), then
+the store's buckets stream through the network and into one Parquet file.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+
+from hilbert_ray.batch import read_features
+from hilbert_ray.config import MODALITIES, EmbedConfig
+from hilbert_ray.embed import embed
+from hilbert_ray.encoders import load
+from hilbert_ray.model import Hilbert, ModelError, Prediction
+from hilbert_ray.store import Store, bucket_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What `predict` did: rows written, and each document that could not be predicted, with its reason."""
+
+    out: str
+    predicted: int
+    failed: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return lines for a terminal."""
+        lines = [f"{self.predicted} documents predicted: {self.out}"]
+        lines += [f"not predicted: {message}" for message in self.failed.values()]
+        return "\n".join(lines)
+
+
+def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: str | None = None) -> Summary:
+    """Embed and classify every document of a manifest.
+
+    The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see `model.Prediction`; null
+    where the modality is absent); for each task `<task>` (the class decided on, a list for multilabel, a number for
+    regression) and `<task>.<class>` (its calibrated probability).
+
+    Args:
+        model: published folder.
+        manifest: path or URI.
+        out: Parquet file to write.
+        config: how to run the embedding.
+        store: feature store to reuse and fill; default `<out>.store`.
+
+    Raises:
+        ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
+    """
+    trained = Hilbert.from_pretrained(model)
+    settings = replace(trained.config, embed=config)
+    for modality in MODALITIES:
+        known = trained.encoders.get(modality)
+        if known is None:
+            continue
+        options = getattr(settings, f"{modality}_encoder")
+        here = load(getattr(settings, modality), modality, options, settings.segment).fingerprint
+        if here != known["fingerprint"]:
+            raise ModelError(
+                f"model {model} was trained on {modality} features of encoder {known['name']} with fingerprint "
+                f"{known['fingerprint']}, but that encoder has fingerprint {here} here: use the same weights, "
+                "revision and versions"
+            )
+    store = store or f"{out}.store"
+    summary = embed(manifest, store, settings)
+    opened = Store.open(store)
+    buckets = sorted({bucket_of(document.doc_id, opened.buckets) for document in opened.documents()})
+    fingerprints = {m: d["fingerprint"] for m, d in trained.encoders.items()}
+    rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
+        PredictBucket,
+        fn_constructor_kwargs={
+            "model": str(Path(model).resolve()),
+            "store": store,
+            "fingerprints": fingerprints,
+        },
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0.5,
+    )
+    predicted = _write(rows, out, trained)
+    failed = {fault.doc_id or f"row {fault.row}": fault.message for fault in summary.faults}
+    for one in summary.modalities.values():
+        failed |= {failure.doc_id: failure.message for failure in one.quarantined}
+    return Summary(out=out, predicted=predicted, failed=failed)
+
+
+class PredictBucket:
+    """Actor that reads the features of one bucket's documents and predicts them."""
+
+    def __init__(self, model: str, store: str, fingerprints: Mapping[str, str]) -> None:
+        torch.set_num_threads(1)
+        self.model = Hilbert.from_pretrained(model)
+        self.store = Store.open(store)
+        self.fingerprints = fingerprints
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Return the predictions of the bucket that the batch names."""
+        bucket = int(batch["bucket"][0])
+        documents = [stored.document for stored in self.store.stored_documents(bucket=bucket, words=False)]
+        audio, text = (self.fingerprints.get(modality) for modality in MODALITIES)
+        features = read_features(self.store, audio, text, {}, documents, bucket)
+        if not len(features):
+            return schema(self.model).empty_table()
+        return table(self.model, features.doc_ids.tolist(), self.model.predict(features))
+
+
+def schema(model: Hilbert) -> pa.Schema:
+    """Return the columns of the Parquet file, see `predict`."""
+    vectors = pa.list_(pa.float32())
+    fields = [("doc_id", pa.string()), ("audio", vectors), ("text", vectors), ("joint", vectors)]
+    for name, task in model.config.tasks.items():
+        one = pa.float32() if task.kind == "regression" else pa.string()
+        fields.append((name, pa.list_(one) if task.kind == "multilabel" else one))
+        fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
+    return pa.schema(fields)
+
+
+def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.Table:
+    """Return predictions as the rows that `predict` writes."""
+    columns: dict[str, Any] = {"doc_id": doc_ids}
+    for name in ("audio", "text", "joint"):
+        columns[name] = [vector.tolist() if vector.any() else None for vector in getattr(prediction, name)]
+    for name, task in model.config.tasks.items():
+        decision = prediction.decisions[name]
+        if task.kind == "regression":
+            columns[name] = decision
+        elif task.kind == "multilabel":
+            columns[name] = [
+                [c for c, held in zip(task.classes, row, strict=True) if held] for row in decision
+            ]
+        else:
+            columns[name] = [task.classes[k] for k in decision]
+        for k, label in enumerate(task.classes):
+            columns[f"{name}.{label}"] = prediction.probabilities[name][:, k]
+    return pa.table(columns, schema(model))
+
+
+def _write(rows: ray.data.Dataset, out: str, model: Hilbert) -> int:
+    """Write the rows as they come into one Parquet file, complete or not there at all; return their number."""
+    columns = schema(model)
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.tmp")
+    count = 0
+    with pq.ParquetWriter(fresh, columns) as writer:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            writer.write_table(batch.cast(columns))
+            count += len(batch)
+    fresh.replace(path)
+    return count

@@ -1,0 +1,356 @@
+"""The validated manifest inside a store: documents by bucket, and the rows that were no valid documents.
+
+A snapshot is one Parquet file named by its content, with row groups for each bucket, and one small JSON file
+`documents/<number>.json` that names it. A number is created only once, so finding the newest is a matter of
+listing, and replacing the manifest is one atomic step: documents it no longer lists leave the readers' view.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hilbert_ray.config import Modality
+from hilbert_ray.document import Document, Fault, Utterance, duplicate_fault
+from hilbert_ray.store.files import Files, StoreError
+
+GROUP_ROWS = 256
+"""Documents in one row group: what a worker reads at least to get at one document."""
+_RUN_ROWS, _RUN_BYTES = 100_000, 128 * 2**20
+_SCHEMA = pa.schema(
+    [
+        ("bucket", pa.int32()),
+        ("row", pa.int64()),
+        ("doc_id", pa.string()),
+        ("audio", pa.string()),
+        ("text", pa.large_string()),
+        ("text_file", pa.string()),
+        ("group", pa.string()),
+        ("labels", pa.string()),
+        ("split", pa.string()),
+        ("audio_version", pa.string()),
+        ("text_version", pa.string()),
+        ("turns_version", pa.string()),
+    ]
+)
+
+
+def bucket_of(doc_id: str, buckets: int) -> int:
+    """Return the bucket of a document: blake2b-64 of its id, modulo the store's number of buckets."""
+    return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "big") % buckets
+
+
+def digest(*parts: str) -> str:
+    """Return a 64-bit hash of some strings, as 16 hexadecimal digits."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredDocument:
+    """A document as the newest manifest gave it, with the versions that its files had then.
+
+    A version is None where the document lacks the thing. `turns_version` covers the times and roles of a
+    timed transcript: what audio features depend on when audio is cut by turns or filtered by role.
+    """
+
+    document: Document
+    row: int
+    audio_version: str | None
+    text_version: str | None
+    turns_version: str | None
+
+    def has(self, modality: Modality) -> bool:
+        """Whether the document has this modality."""
+        return (self.audio_version if modality == "audio" else self.text_version) is not None
+
+    def source(self, modality: Modality, reads_turns: bool) -> str:
+        """Return the hash of what the features depend on besides the encoder's fingerprint."""
+        if modality == "text":
+            return digest("text", self.text_version or "")
+        return digest("audio", self.audio_version or "", (self.turns_version or "") if reads_turns else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """What one `documents/<number>.json` says. `groups` lists (bucket, rows) of each row group of `file`."""
+
+    number: int
+    file: str
+    sha256: str
+    rows: int
+    groups: tuple[tuple[int, int], ...]
+    faults: tuple[Fault, ...]
+
+    def blocks(self, bucket: int | None = None, rows: int = 50_000) -> list[frozenset[int]]:
+        """Return the buckets in use in groups of about `rows` documents: what one process holds at a time."""
+        blocks: list[frozenset[int]] = []
+        pending: set[int] = set()
+        size = 0
+        for owner, count in self.groups:
+            if bucket is not None and owner != bucket:
+                continue
+            if size >= rows and owner not in pending:
+                blocks.append(frozenset(pending))
+                pending, size = set(), 0
+            pending.add(owner)
+            size += count
+        return [*blocks, frozenset(pending)] if pending else blocks
+
+
+EMPTY = Snapshot(number=0, file="", sha256="", rows=0, groups=(), faults=())
+
+
+def newest(files: Files) -> Snapshot:
+    """Return the newest snapshot of a store; an empty one where nothing was written yet."""
+    names = [name for name in files.names("documents") if name.endswith(".json")]
+    return load(files, int(names[-1].rpartition("/")[2].removesuffix(".json"))) if names else EMPTY
+
+
+def load(files: Files, number: int) -> Snapshot:
+    """Return a snapshot by its number."""
+    values = json.loads(files.read(f"documents/{number:08d}.json"))
+    return Snapshot(
+        number=number,
+        file=values["file"],
+        sha256=values["sha256"],
+        rows=values["rows"],
+        groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
+        faults=tuple(Fault(**fault) for fault in values["faults"]),
+    )
+
+
+def write(files: Files, rows: Iterator[StoredDocument | Fault], buckets: int) -> Snapshot:
+    """Make these rows the newest snapshot, unless the newest holds the same already; return it.
+
+    Rows may come in any order and number: they are sorted by bucket through temporary files, so that memory
+    is bounded. All rows of an id that several rows use become faults.
+    """
+    with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
+        runs, faults = _sort_into_runs(rows, buckets, folder)
+        path = f"{folder}/snapshot.parquet"
+        groups, duplicates = _merge(runs, faults, buckets, path)
+        sha256 = hash_file(path)
+        name = f"documents/{sha256[:16]}.parquet"
+        files.create_from(name, path)
+    snapshot = Snapshot(
+        number=0,
+        file=name,
+        sha256=sha256,
+        rows=sum(rows for _, rows in groups),
+        groups=tuple(groups),
+        faults=tuple(sorted(duplicates, key=lambda fault: fault.row)),
+    )
+    while True:
+        last = newest(files)
+        if dataclasses.replace(last, number=0) == snapshot:
+            return last
+        values = {k: v for k, v in dataclasses.asdict(snapshot).items() if k != "number"}
+        if files.create(f"documents/{last.number + 1:08d}.json", json.dumps(values).encode()):
+            return dataclasses.replace(snapshot, number=last.number + 1)
+
+
+def read(
+    files: Files,
+    snapshot: Snapshot,
+    buckets: Collection[int] | None = None,
+    doc_ids: Collection[str] | None = None,
+    words: bool = True,
+) -> Iterator[StoredDocument]:
+    """Yield the documents of a snapshot by bucket and id, reading only the row groups that hold wanted ones.
+
+    Args:
+        files: the store's files.
+        snapshot: which snapshot.
+        buckets: only these buckets.
+        doc_ids: only these ids (then `buckets` should say where they are).
+        words: False leaves inline transcripts out, as the empty string.
+    """
+    if not snapshot.rows:
+        return
+    numbers = [i for i, (owner, _) in enumerate(snapshot.groups) if buckets is None or owner in buckets]
+    if not numbers:
+        return
+    columns = [name for name in _SCHEMA.names if words or name != "text"]
+    with files.open(snapshot.file) as file:
+        parquet = pq.ParquetFile(file)
+        for number in numbers:
+            if doc_ids is not None:
+                here = parquet.read_row_group(number, columns=["doc_id"])["doc_id"].to_pylist()
+                if not any(doc_id in doc_ids for doc_id in here):
+                    continue
+            for values in parquet.read_row_group(number, columns=columns).to_pylist():
+                if doc_ids is None or values["doc_id"] in doc_ids:
+                    yield _from_row(values)
+
+
+def hash_file(path: str) -> str:
+    """Return the SHA-256 of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(files: Files, snapshot: Snapshot) -> None:
+    """Read a snapshot's file again and compare its hash.
+
+    Raises:
+        StoreError: when the file is gone or its content changed.
+    """
+    hasher = hashlib.sha256()
+    try:
+        with files.open(snapshot.file) as file:
+            while block := file.read(2**22):
+                hasher.update(block)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{snapshot.file}, the newest manifest, is gone; run `hilbert-ray embed` again"
+        ) from None
+    if hasher.hexdigest() != snapshot.sha256:
+        raise StoreError(
+            f"sha256 is {hasher.hexdigest()}, but the manifest {snapshot.number:08d}.json says "
+            f"{snapshot.sha256}; delete the file and run `hilbert-ray embed` again"
+        )
+
+
+def encode_text(text: str | tuple[Utterance, ...]) -> str:
+    """Return a transcript as JSON: a string, or a list of utterances without their empty fields."""
+    if isinstance(text, str):
+        return json.dumps(text, ensure_ascii=False)
+    fields = [{k: v for k, v in dataclasses.asdict(utterance).items() if v is not None} for utterance in text]
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _decode_text(text: str) -> str | tuple[Utterance, ...]:
+    values = json.loads(text)
+    return values if isinstance(values, str) else tuple(Utterance(**fields) for fields in values)
+
+
+def _to_row(stored: StoredDocument, buckets: int) -> dict[str, Any]:
+    document = stored.document
+    return {
+        "bucket": bucket_of(document.doc_id, buckets),
+        "row": stored.row,
+        "doc_id": document.doc_id,
+        "audio": document.audio,
+        "text": None if document.text is None else encode_text(document.text),
+        "text_file": document.text_file,
+        "group": document.group,
+        "labels": json.dumps(dict(document.labels), sort_keys=True, ensure_ascii=False),
+        "split": document.split,
+        "audio_version": stored.audio_version,
+        "text_version": stored.text_version,
+        "turns_version": stored.turns_version,
+    }
+
+
+def _from_row(values: dict[str, Any]) -> StoredDocument:
+    text: str | tuple[Utterance, ...] | None = None
+    if values.get("text") is not None:
+        text = _decode_text(values["text"])
+    elif values["text_version"] is not None and values["text_file"] is None:
+        text = ""
+    return StoredDocument(
+        document=Document(
+            doc_id=values["doc_id"],
+            audio=values["audio"],
+            text=text,
+            text_file=values["text_file"],
+            group=values["group"],
+            labels=json.loads(values["labels"]),
+            split=values["split"],
+        ),
+        row=values["row"],
+        audio_version=values["audio_version"],
+        text_version=values["text_version"],
+        turns_version=values["turns_version"],
+    )
+
+
+def _sort_into_runs(
+    rows: Iterator[StoredDocument | Fault], buckets: int, folder: str
+) -> tuple[list[pa.Table], list[Fault]]:
+    """Gather rows into tables sorted by bucket, each kept in a memory-mapped file."""
+    runs: list[pa.Table] = []
+    faults: list[Fault] = []
+    pending: list[dict[str, Any]] = []
+    size = 0
+    for item in rows:
+        if isinstance(item, Fault):
+            faults.append(item)
+            continue
+        pending.append(_to_row(item, buckets))
+        size += len(pending[-1]["text"] or "")
+        if len(pending) >= _RUN_ROWS or size >= _RUN_BYTES:
+            runs.append(_spill(pending, os.path.join(folder, f"{len(runs)}.arrow")))
+            pending, size = [], 0
+    if pending or not runs:
+        runs.append(_spill(pending, os.path.join(folder, f"{len(runs)}.arrow")))
+    return runs, faults
+
+
+def _spill(rows: Sequence[dict[str, Any]], path: str) -> pa.Table:
+    table = pa.Table.from_pylist(list(rows), schema=_SCHEMA).sort_by("bucket")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        writer.write_table(table.combine_chunks())
+    return pa.ipc.open_file(pa.memory_map(path)).read_all()
+
+
+def _merge(
+    runs: Sequence[pa.Table], faults: Sequence[Fault], buckets: int, path: str
+) -> tuple[list[tuple[int, int]], list[Fault]]:
+    """Write the runs as one file by bucket and id; return its row groups, and all faults with shared ids'."""
+    positions = [run["bucket"].to_numpy() for run in runs]
+    named: dict[int, list[Fault]] = {}
+    for fault in faults:
+        if fault.doc_id:
+            named.setdefault(bucket_of(fault.doc_id, buckets), []).append(fault)
+    groups: list[tuple[int, int]] = []
+    found = [fault for fault in faults if not fault.doc_id]
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False) as writer:
+        for bucket in range(buckets):
+            parts = [run.slice(*_slice(at, bucket)) for run, at in zip(runs, positions, strict=True)]
+            table = pa.concat_tables(parts).sort_by([("doc_id", "ascending"), ("row", "ascending")])
+            table, shared = _without_duplicates(table.combine_chunks(), named.get(bucket, []))
+            found += shared
+            for start in range(0, table.num_rows, GROUP_ROWS):
+                part = table.slice(start, GROUP_ROWS)
+                writer.write_table(part, row_group_size=GROUP_ROWS)
+                groups.append((bucket, part.num_rows))
+    return groups, found
+
+
+def _slice(buckets: np.ndarray, bucket: int) -> tuple[int, int]:
+    """Return the offset and length of a bucket's stretch in sorted bucket numbers."""
+    start, end = buckets.searchsorted(bucket, "left"), buckets.searchsorted(bucket, "right")
+    return int(start), int(end - start)
+
+
+def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Table, list[Fault]]:
+    """Split a bucket into the rows whose id is used once and the faults of it, old and new."""
+    ids = table["doc_id"].to_pylist()
+    uses = Counter(ids)
+    uses.update(fault.doc_id for fault in faults)
+    if max(uses.values(), default=0) < 2:
+        return table, list(faults)
+    rows_of: dict[str, list[int]] = {}
+    for doc_id, row in [
+        *zip(ids, table["row"].to_pylist(), strict=True),
+        *((f.doc_id, f.row) for f in faults),
+    ]:
+        rows_of.setdefault(doc_id, []).append(row)
+    kept = [fault for fault in faults if uses[fault.doc_id] == 1]
+    shared = [
+        duplicate_fault(row, doc_id, sorted(rows))
+        for doc_id, rows in rows_of.items()
+        if len(rows) > 1
+        for row in rows
+    ]
+    return table.filter(pa.array([uses[doc_id] == 1 for doc_id in ids], pa.bool_())), kept + shared

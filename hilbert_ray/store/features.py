@@ -1,0 +1,152 @@
+"""What a store holds of one modality and encoder: rows of features in data files, and commits that name them.
+
+A data file holds one row a document, in columns that pyarrow alone can read:
+
+    doc_id, source  string         the document's key
+    features        large_binary   little-endian float16 [n, dim], row-major
+    n, dim          int32          segments, width
+    start, end      list<float32>  seconds of each segment; for untimed text its position in [0, 1]
+    timed           bool           whether start and end are seconds
+    seconds_seen, seconds_present  float64: audio that reached the encoder, audio that the document holds
+    (text: tokens_seen, tokens_present)
+
+The bytes of a file are a function of its rows alone: one chunk, no dictionary, nothing of the run inside.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hilbert_ray.config import Modality
+from hilbert_ray.document import Seconds
+
+AMOUNT: Mapping[Modality, str] = {"audio": "seconds", "text": "tokens"}
+"""What an amount of each modality is counted in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureRow:
+    """The features of one document in one modality.
+
+    `features` is float16 [n, dim]; `start` and `end` are float32 [n]: seconds where `timed`, otherwise
+    positions in [0, 1]. `seen` and `present` (seconds of audio, tokens of text) are equal: nothing is cut.
+    """
+
+    doc_id: str
+    source: str
+    features: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    timed: bool
+    seen: Seconds
+    present: Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """A document that could not be embedded, and the stage and error that stopped it. `key` is its source."""
+
+    doc_id: str
+    key: str
+    stage: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """What is done of one unit: the only truth about which documents are stored.
+
+    `stored` lists (doc_id, source, segments, seconds or tokens) in the order of the data file's rows; `file`
+    is None where all documents of the unit were quarantined. `versions` and `threads` say what made it.
+    """
+
+    unit: str
+    bucket: int
+    file: str | None
+    sha256: str | None
+    size_bytes: int
+    stored: tuple[tuple[str, str, int, float], ...]
+    quarantined: tuple[Quarantined, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+
+    @property
+    def amount(self) -> float:
+        """Seconds of audio (or tokens of text) that this commit stores."""
+        return sum(amount for _, _, _, amount in self.stored)
+
+    def to_json(self) -> bytes:
+        """Return the commit as the bytes of its file."""
+        values = {**asdict(self), "rows": len(self.stored), "amount": self.amount}
+        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+
+def commit_from_json(data: bytes) -> Commit:
+    """Read a commit back from the bytes of its file."""
+    values: dict[str, Any] = json.loads(data)
+    return Commit(
+        unit=values["unit"],
+        bucket=values["bucket"],
+        file=values["file"],
+        sha256=values["sha256"],
+        size_bytes=values["size_bytes"],
+        stored=tuple((doc_id, source, n, amount) for doc_id, source, n, amount in values["stored"]),
+        quarantined=tuple(Quarantined(**fields) for fields in values["quarantined"]),
+        versions=values["versions"],
+        threads=values["threads"],
+    )
+
+
+def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
+    """Return rows as the bytes of a Parquet file; the same rows always give the same bytes."""
+    amount = AMOUNT[modality]
+    times = pa.list_(pa.float32())
+    table = pa.table(
+        {
+            "doc_id": pa.array([row.doc_id for row in rows], pa.string()),
+            "source": pa.array([row.source for row in rows], pa.string()),
+            "features": pa.array([row.features.astype("<f2").tobytes() for row in rows], pa.large_binary()),
+            "n": pa.array([row.features.shape[0] for row in rows], pa.int32()),
+            "dim": pa.array([row.features.shape[1] for row in rows], pa.int32()),
+            "start": pa.array([row.start.astype(np.float32) for row in rows], times),
+            "end": pa.array([row.end.astype(np.float32) for row in rows], times),
+            "timed": pa.array([row.timed for row in rows], pa.bool_()),
+            f"{amount}_seen": pa.array([row.seen for row in rows], pa.float64()),
+            f"{amount}_present": pa.array([row.present for row in rows], pa.float64()),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="none", use_dictionary=False)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
+    """Yield the rows of a data file; features are read-only views of its buffer, not copies."""
+    table = pq.read_table(pa.BufferReader(data)).combine_chunks()
+    amount = AMOUNT[modality]
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    for i in range(table.num_rows):
+        n, dim = columns["n"][i].as_py(), columns["dim"][i].as_py()
+        yield FeatureRow(
+            doc_id=columns["doc_id"][i].as_py(),
+            source=columns["source"][i].as_py(),
+            features=np.frombuffer(columns["features"][i].as_buffer(), dtype="<f2").reshape(n, dim),
+            start=columns["start"][i].values.to_numpy(zero_copy_only=False),
+            end=columns["end"][i].values.to_numpy(zero_copy_only=False),
+            timed=columns["timed"][i].as_py(),
+            seen=columns[f"{amount}_seen"][i].as_py(),
+            present=columns[f"{amount}_present"][i].as_py(),
+        )
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

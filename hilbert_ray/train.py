@@ -1,0 +1,156 @@
+"""`fit` under Ray Train: DDP over gloo or nccl, checkpoints, resume after any failure, and the published folder."""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+
+from hilbert_ray import distributed
+from hilbert_ray.batch import Features
+from hilbert_ray.checkpoint import restore, save
+from hilbert_ray.config import Config, to_dict
+from hilbert_ray.dataset import open_dataset, save_run
+from hilbert_ray.fit import Progress, fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What `train` did: where the model is, on how many documents and ranks, and the last epoch's record."""
+
+    model: str
+    documents: int
+    workers: int
+    temperature: Mapping[str, float]
+    last: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return lines for a terminal."""
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in self.last.items() if isinstance(v, float))
+        return (
+            f"trained on {self.documents} documents with {self.workers} workers\n"
+            f"last epoch: {shown}\nmodel: {self.model}"
+        )
+
+
+def train(
+    store: str, out: str, config: Config, *, audio: str | None = None, text: str | None = None
+) -> Summary:
+    """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl and model/. Run again after a kill, it goes on from the last
+    checkpoint and ends with the same losses.
+
+    Args:
+        store: feature store.
+        out: folder of the run.
+        config: settings.
+        audio: which audio encoder, see `open_dataset`.
+        text: which text encoder.
+
+    Raises:
+        ConfigError: for settings that do not fit the store.
+    """
+    dataset = open_dataset(store, config, audio, text)
+    config, run = dataset.config, Path(out).resolve()
+    save_run(run, dataset)
+    indices = np.array(
+        [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")], dtype=np.int64
+    )
+    settings = config.train
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config,
+            "features": ray.put(dataset.features),
+            "indices": indices,
+            "encoders": dataset.encoders,
+            "run": str(run),
+        },
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpu,
+            resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            # The name holds what the run depends on: other settings or data never resume from its checkpoints.
+            name=f"{dataset.fingerprint}-{_digest(config)}",
+            storage_path=str(run / "checkpoints"),
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    trainer.fit()
+    finished = json.loads((run / "training.json").read_text())
+    return Summary(
+        model=str(run / "model"),
+        documents=len(indices),
+        workers=settings.workers,
+        temperature=finished["temperature"],
+        last=finished["last"],
+    )
+
+
+def _digest(config: Config) -> str:
+    """Return a hash of the settings that training depends on; how often it may fail is none of them."""
+    values = to_dict(config)
+    values["train"] = {"workers": config.train.workers}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """One rank: `fit` with checkpoints; rank 0 writes metrics.jsonl and publishes the model."""
+    config: Config = settings["config"]
+    features: Features = ray.get(settings["features"])
+    run = Path(settings["run"])
+    checkpoint = ray.train.get_checkpoint()
+    resume = None
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            resume = restore(Path(folder) / "state")
+    every = config.train.checkpoint_epochs
+    if distributed.rank() == 0:  # what was logged after the checkpoint happens again
+        lines = [json.dumps(record) + "\n" for record in (resume.history if resume else [])]
+        (run / "metrics.jsonl").write_text("".join(lines))
+
+    def report(progress: Progress) -> None:
+        record = progress.record
+        if distributed.rank() == 0:
+            with (run / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            log.info("%s", line(record))
+        if (int(record["epoch"]) + 1) % every and not progress.is_final:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            made = None
+            if distributed.rank() == 0:
+                save(Path(folder) / "state", progress.state())
+                made = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"loss": record["loss"], "epoch": record["epoch"]}, checkpoint=made)
+
+    fitted = fit(config, features, settings["indices"], report, resume, device=ray.train.torch.get_device())
+    if distributed.rank() == 0:
+        fitted.model(settings["encoders"]).save_pretrained(run / "model")
+        values = {"temperature": fitted.temperature, "last": fitted.history[-1]}
+        (run / "training.json").write_text(json.dumps(values, indent=1))
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """Return one epoch's record as a line: job, epoch, loss, terms, information, saturation, throughput."""
+    shown = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
+    return f"{record['job']} epoch {record['epoch']} {shown}"

@@ -1,0 +1,131 @@
+"""Small makers of fake records: tones, documents, manifests, features."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from hilbert_ray.batch import Features, Ragged, mean_std
+from hilbert_ray.document import Document, Utterance
+from hilbert_ray.store import FeatureRow, StoredDocument
+
+SPEECH = (
+    "well I went there",
+    "and then nothing happened for days",
+    "we talked about the garden",
+    "it was fine",
+)
+
+
+def tone(path: Path, seconds: float = 2.0, hertz: float = 220.0, rate_hz: int = 16000, seed: int = 0) -> Path:
+    """Write a tone with a little noise, one channel; the format follows the name."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate_hz)) / rate_hz
+    samples = 0.3 * np.sin(2 * np.pi * hertz * time) + 0.02 * rng.standard_normal(len(time))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples.astype(np.float32), rate_hz)
+    return path
+
+
+def manifest(path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Write a JSONL manifest and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def record(folder: Path, number: int, seconds: float = 2.0, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a manifest row with a tone and a timed transcript of two speakers; None drops a field."""
+    name = f"d{number:03d}"
+    tone(folder / f"{name}.wav", seconds, hertz=110.0 + 10 * number, seed=number)
+    turn = seconds / 4
+    fields: dict[str, Any] = {
+        "doc_id": name,
+        "audio": f"{name}.wav",
+        "text": [
+            {
+                "text": f"{SPEECH[(number + i) % 4]} {number}",
+                "start": i * turn,
+                "end": (i + 1) * turn,
+                "role": ("interviewer", "participant")[i % 2],
+            }
+            for i in range(4)
+        ],
+        "group": f"g{number % 4}",
+        "labels": {"topic": ("work", "home")[number % 2]},
+    }
+    fields.update(changes)
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def corpus(folder: Path, documents: int, seconds: float = 2.0) -> str:
+    """Write a manifest of good documents and return its path."""
+    return manifest(
+        folder / "manifest.jsonl", [record(folder, number, seconds) for number in range(documents)]
+    )
+
+
+def stored(doc_id: str, **changes: Any) -> StoredDocument:  # noqa: ANN401 - any field of either record
+    """Return a document with both modalities as a store keeps it."""
+    turns = (Utterance(text="hello there", start=0.0, end=1.0, role="participant"),)
+    fields: dict[str, Any] = {
+        "audio": f"/{doc_id}.wav",
+        "text": turns,
+        "group": doc_id,
+        "labels": {"topic": "work"},
+    }
+    versions: dict[str, Any] = {"row": 1, "audio_version": "1", "text_version": "2", "turns_version": "3"}
+    for key, value in changes.items():
+        (versions if key in versions else fields)[key] = value
+    return StoredDocument(document=Document(doc_id=doc_id, **fields), **versions)
+
+
+def feature_row(doc_id: str, source: str = "s", n: int = 3, dim: int = 4, seed: int = 0) -> FeatureRow:
+    """Return features of a document of `n` seconds, one segment a second."""
+    rng = np.random.default_rng(seed)
+    return FeatureRow(
+        doc_id=doc_id,
+        source=source,
+        features=rng.standard_normal((n, dim)).astype(np.float16),
+        start=np.arange(n, dtype=np.float32),
+        end=np.arange(1, n + 1, dtype=np.float32),
+        timed=True,
+        seen=float(n),
+        present=float(n),
+    )
+
+
+def ragged(lengths: np.ndarray, dim: int, signal: np.ndarray, rng: np.random.Generator) -> Ragged:
+    """Return noise of width `dim` whose first three columns are shifted by each document's signal."""
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+    values = rng.normal(size=(offsets[-1], dim)).astype(np.float32)
+    values[:, :3] += np.repeat(signal, lengths)[:, None]
+    position = np.concatenate([np.zeros(0), *((np.arange(n) + 0.5) / n for n in lengths)]).astype(np.float32)
+    spans = [slice(offsets[i], offsets[i + 1]) for i in range(len(lengths))]
+    wide = np.stack([mean_std(values[span]) for span in spans])
+    return Ragged(values=values, position=position, start=position, end=position, offsets=offsets, wide=wide)
+
+
+def features(documents: int = 60, groups: int = 12, seed: int = 0, absent: float = 0.05) -> Features:
+    """Return documents whose `state` (4 classes) needs both modalities; `level` is ordinal, `heard` binary.
+
+    A tenth of `state` is unlabelled, and a share of documents lacks audio or text.
+    """
+    rng = np.random.default_rng(seed)
+    heard, read = rng.integers(0, 2, documents), rng.integers(0, 2, documents)
+    audio_lengths, text_lengths = rng.integers(2, 6, documents), rng.integers(3, 9, documents)
+    draw = rng.random(documents)
+    audio_lengths[draw < absent] = 0
+    text_lengths[draw > 1 - absent] = 0
+    state = 2 * heard + read
+    state[rng.random(documents) < 0.1] = -1
+    return Features(
+        doc_ids=np.array([f"d{i:03d}" for i in range(documents)]),
+        groups=np.arange(documents) % groups,
+        audio=ragged(audio_lengths, 12, heard.astype(np.float32), rng),
+        text=ragged(text_lengths, 20, read.astype(np.float32), rng),
+        targets={"state": state, "level": heard + read, "heard": heard},
+    )
