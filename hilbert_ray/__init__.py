@@ -21,7 +21,9 @@ _HOMES = {"Config": "config", "Document": "document", "Hilbert": "model", "Store
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name
     """Load a public class on first use, so that `import hilbert_ray` stays instant."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'hilbert_ray' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'hilbert_ray' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     from importlib import import_module
 
     return getattr(import_module(f"hilbert_ray.{_HOMES[name]}"), name)

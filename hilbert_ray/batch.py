@@ -1,7 +1,8 @@
 """Documents as arrays: features of many documents in memory, padded batches of some, and their order.
 
-`Features` is flat NumPy (one array for all segments of a modality, with offsets), so that Ray maps it into every
-process without a copy. `collate` pads chosen documents into a `Batch` of tensors, which is all the model sees.
+`Features` is flat NumPy (one array for all segments of a modality, with offsets), so that Ray maps it into
+every process without a copy. `collate` pads chosen documents into a `Batch` of tensors, which is all the
+model sees.
 
 Axes: B documents, S audio segments, U text segments, K classes or labels of a task.
 """
@@ -29,8 +30,9 @@ LENGTH_BUCKETS_FROM = (
 class Ragged:
     """Segment features of one modality for B documents; document i owns rows offsets[i] to offsets[i + 1].
 
-    values: float32 [segments, dim]; position: float32 [segments], middle of a segment as a share of the recording;
-    start, end: float32 [segments], seconds (positions in [0, 1] for untimed text); offsets: int64 [B + 1];
+    values: float32 [segments, dim]; position: float32 [segments], middle of a segment as a share of the
+    recording; start, end: float32 [segments], seconds (positions in [0, 1] for untimed text); offsets: int64
+    [B + 1];
     wide: float32 [B, 2 dim], mean and standard deviation over a document's segments, zeros where it has none.
     """
 
@@ -74,8 +76,8 @@ class Ragged:
 class Features:
     """What training reads: features, groups and targets of B documents.
 
-    targets: for each task int64 [B] with -1 for unlabelled (binary, multiclass, ordinal), float32 [B, K] with NaN
-    (multilabel) or float32 [B] with NaN (regression). A modality without an encoder is None.
+    targets: for each task int64 [B] with -1 for unlabelled (binary, multiclass, ordinal), float32 [B, K] with
+    NaN (multilabel) or float32 [B] with NaN (regression). A modality without an encoder is None.
     """
 
     doc_ids: np.ndarray
@@ -113,8 +115,8 @@ class Batch:
     """Padded documents. Masks are True where a segment is real; an absent modality is a row of False.
 
     audio: float32 [B, S, dim]; audio_mask: bool [B, S]; audio_position: float32 [B, S] in [0, 1];
-    audio_wide: float32 [B, 2 dim]; the same for text; targets as in `Features`, group int64 [B]. A modality that
-    has no encoder is None throughout.
+    audio_wide: float32 [B, 2 dim]; the same for text; targets as in `Features`, group int64 [B]. A modality
+    that has no encoder is None throughout.
     """
 
     audio: Float[Tensor, "batch audio_segments audio_dim"] | None
@@ -145,7 +147,7 @@ class Batch:
 
 
 def mean_std(values: np.ndarray) -> np.ndarray:
-    """Return mean and standard deviation over segments: float32 [segments, dim] -> [2 dim]; zeros for none."""
+    """Return mean and deviation over segments: float32 [segments, dim] -> [2 dim]; zeros for none."""
     if not len(values):
         return np.zeros(2 * values.shape[1], np.float32)
     return np.concatenate([values.mean(0), values.std(0)])
@@ -255,7 +257,7 @@ def _pad(part: Ragged, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Ten
 def epoch_batches(
     indices: np.ndarray, batch_size: int, generator: np.random.Generator, lengths: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Return one epoch's global batches: a random permutation cut into round(N / batch_size) near-equal parts.
+    """Return one epoch's global batches: a permutation cut into round(N / batch_size) near-equal parts.
 
     Args:
         indices: documents of the training part, int64 [N].

@@ -1,7 +1,7 @@
 """Saving and restoring without pickle: tensors as safetensors, everything else as JSON.
 
-A folder is written under a temporary name and renamed, so a reader sees a whole one or none. The random state of
-training needs no saving: each epoch seeds its own generators from (seed, network, epoch, rank), see `fit`.
+A folder is written under a temporary name and renamed, so a reader sees a whole one or none. The random state
+of training needs no saving: each epoch seeds its own generators from (seed, network, epoch, rank), see `fit`.
 """
 
 import json
@@ -27,9 +27,9 @@ class CheckpointError(ValueError):
 class TrainingState:
     """Where a training run stands at the end of an epoch.
 
-    job: which of the run's networks is being trained (inner folds first, then the seeds); epoch: how many of its
-    epochs are done, over both phases; network, optimizer: its tensors; finished: tensors of the networks before it,
-    by job; history: one record an epoch, over all jobs.
+    job: which of the run's networks is being trained (inner folds first, then the seeds); epoch: how many of
+    its epochs are done, over both phases; network, optimizer: its tensors; finished: tensors of the networks
+    before it, by job; history: one record an epoch, over all jobs.
     """
 
     job: int
@@ -80,8 +80,8 @@ def restore(folder: Path) -> TrainingState:
         ) from error
     if values.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"checkpoint {folder} has schema {values.get('schema')}; this version reads {SCHEMA}: use the version "
-            "that wrote it, or delete it to start afresh"
+            f"checkpoint {folder} has schema {values.get('schema')}; this version reads {SCHEMA}: use the "
+            "version that wrote it, or delete it to start afresh"
         )
     finished: dict[int, dict[str, Tensor]] = {}
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
@@ -110,7 +110,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 def load_optimizer(
     optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned, onto each parameter's device (step counts stay on the CPU)."""
+    """Put back what `optimizer_tensors` returned, each on its parameter's device."""
     parameters = dict(network.named_parameters())
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("/")

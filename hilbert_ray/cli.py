@@ -1,8 +1,8 @@
 """The command line: words to functions. Each command is a dataclass of its flags with a `run` method.
 
-Flags mirror the settings, so their help texts are the settings' docstrings. Results go to standard output (as JSON
-with --json), logs to standard error. A wrong argument or setting ends with exit code 2 and one message, before Ray
-starts; heavy modules are imported inside `run`, so that `--help` stays quick.
+Flags mirror the settings, so their help texts are the settings' docstrings. Results go to standard output (as
+JSON with --json), logs to standard error. A wrong argument or setting ends with exit code 2 and one message,
+before Ray starts; heavy modules are imported inside `run`, so that `--help` stays quick.
 """
 
 import json
@@ -96,7 +96,7 @@ class Embed(_Common):
         """Embed what is not stored yet and return the summary."""
         from hilbert_ray.embed import embed
 
-        summary = embed(self.manifest, self.store, config)
+        summary = embed(self.manifest, self.store, config, start_ray=connect)
         return Result(summary.to_dict(), str(summary))
 
 
@@ -189,6 +189,7 @@ class Predict(_Common):
         """Return counts of what was predicted and what was quarantined."""
         from hilbert_ray.predict import predict
 
+        connect()
         summary = predict(self.model, self.manifest, self.out, config.embed, store=self.store)
         return Result(summary.to_dict(), summary.text())
 
@@ -272,7 +273,7 @@ COMMANDS: Mapping[str, type[Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 (it found or met a fault) or 2 (wrong argument or setting)."""
+    """Run one command; return 0, 1 (it found or met a fault) or 2 (wrong argument or setting)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())

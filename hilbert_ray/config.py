@@ -43,7 +43,7 @@ class SegmentConfig:
     max_s: float = 30.0
     """Longest segment that `pause` and `turns` may make, seconds."""
     target_tokens: int = 0
-    """Short neighbouring text units are merged up to this many tokens; 0 keeps each utterance its own unit."""
+    """Short neighbouring text units are merged up to this many tokens; 0 keeps each by itself."""
     roles: tuple[str, ...] = ()
     """Keep only these speakers' utterances (and, where times exist, their audio); empty keeps all."""
 
@@ -51,8 +51,8 @@ class SegmentConfig:
         _require(self.window_s > 0, f"segment.window_s is {self.window_s}; it must be above 0 seconds")
         _require(
             0 < self.hop_s <= self.window_s,
-            f"segment.hop_s is {self.hop_s} and segment.window_s is {self.window_s}: a hop above the window would "
-            "drop audio between windows; set hop_s to at most window_s",
+            f"segment.hop_s is {self.hop_s} and segment.window_s is {self.window_s}: a hop above the window "
+            "would drop audio between windows; set hop_s to at most window_s",
         )
         _require(self.max_s > 0, f"segment.max_s is {self.max_s}; it must be above 0 seconds")
         _require(
@@ -65,7 +65,7 @@ class EncoderConfig:
     """Options of a transformers encoder (`hf:`); the built-in encoders have none."""
 
     layer: str = "last"
-    """Hidden layer that gives the features: `last`, an index such as `9`, or a range `6:12` whose mean is taken."""
+    """Hidden layer of the features: `last`, an index such as `9`, or a range `6:12` to take the mean of."""
     pooling: Literal["mean", "mean_std", "cls"] = "mean"
     """How the frames or tokens of a segment become one vector."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -95,9 +95,9 @@ class EmbedConfig:
     threads: int = 1
     """Torch threads of one CPU encoder actor. Part of what makes bytes repeat, so it is recorded."""
     unit_s: float = 1800.0
-    """Seconds of audio (for text: as much speech) in one unit of work; losing a worker loses at most one unit."""
+    """Seconds of audio (for text: as much speech) in one unit of work, the most that a lost worker loses."""
     max_quarantined: float = 0.05
-    """Largest share of this run's planned documents that may fail before the job stops (from 20 failures on)."""
+    """Share of this run's planned documents that may fail before the job stops (from 20 failures on)."""
     retry_quarantined: bool = False
     """Try documents again that an earlier run quarantined."""
     content_hash: bool = False
@@ -164,7 +164,7 @@ class MoEConfig:
     """The mixture of experts that reads [audio; text; joint]."""
 
     kind: Literal["experts", "mlp"] = "experts"
-    """Experts with a router for each task, or one plain MLP of the same number of hidden units (an ablation)."""
+    """Experts with a router for each task, or one plain MLP with as many hidden units (an ablation)."""
     experts: int = 4
     """Shared experts E."""
     top_k: int = 2
@@ -262,7 +262,8 @@ class FitConfig:
         )
         _require(
             self.epochs + self.align_epochs > 0,
-            f"fit.epochs is {self.epochs} and fit.align_epochs is {self.align_epochs}: nothing would be trained",
+            f"fit.epochs is {self.epochs} and fit.align_epochs is {self.align_epochs}: nothing would be "
+            "trained",
         )
         _require(
             self.batch_size >= 2, f"fit.batch_size is {self.batch_size}; contrast needs at least 2 documents"
@@ -286,7 +287,7 @@ class FoldsConfig:
     repeats: int = 5
     """Repeats with other random partitions."""
     inner: int = 3
-    """Inner folds that give the predictions on which temperature and thresholds are fitted; 0 leaves T at 1."""
+    """Inner folds whose held-out predictions the temperature is fitted on; 0 leaves it at 1."""
     stratify: str = ""
     """Task whose classes are spread over the folds; empty takes the task with the rarest class."""
     file: str = ""
@@ -362,7 +363,7 @@ class TaskConfig:
     kind: TaskKind = "multiclass"
     """binary, multiclass, multilabel, ordinal or regression."""
     classes: tuple[str, ...] = ()
-    """Class names (for ordinal: in rising order); not for regression. Inferred from the labels when tasks are."""
+    """Class names, for ordinal in rising order; none for regression."""
     imbalance: Imbalance = "logit_adjustment"
     """Treatment of skewed classes; regression has none."""
 
@@ -383,7 +384,8 @@ class TaskConfig:
         )
         _require(
             self.kind != "binary" or len(self.classes) == 2,
-            f"a binary task has classes {list(self.classes)}; it needs exactly 2 (the second is the positive one)",
+            f"a binary task has classes {list(self.classes)}; it needs exactly 2 (the second is the positive "
+            "one)",
         )
 
 
@@ -418,7 +420,8 @@ class Config:
             spec = getattr(self, modality)
             _require(
                 spec in (builtin, "none") or (spec.startswith("hf:") and len(spec) > 3),
-                f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or folder>[@revision]`, `none`",
+                f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
+                "folder>[@revision]`, `none`",
             )
 
 

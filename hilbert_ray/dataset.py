@@ -1,7 +1,7 @@
 """What evaluate, train and tune start from: a store's features, with encoders and tasks resolved.
 
-The resolved settings are saved with the run, so that what was inferred (tasks) or found (the only encoder of a
-store) is on record and `predict` can build the same encoders again.
+The resolved settings are saved with the run, so that what was inferred (tasks) or found (the only encoder of
+a store) is on record and `predict` can build the same encoders again.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the encoders, the documents and their labels: two runs with the same one read the same data."""
+        """Hash of encoders, documents and labels: two runs with the same one read the same data."""
         facts = [
             {m: d["fingerprint"] for m, d in self.encoders.items()},
             [[d.doc_id, d.group, d.labels, d.split] for d in self.documents],
@@ -59,12 +59,13 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     Args:
         store: path or URI.
         config: settings; empty `tasks` are inferred from the labels.
-        audio: name or fingerprint of the audio encoder to use, `none` for no audio, None where the store has one.
+        audio: name or fingerprint of the audio encoder to use, `none` for no audio, None where the store has
+            one.
         text: likewise.
 
     Raises:
-        ConfigError: when an encoder is not in the store or must be chosen, when no document has a label, or for a
-            label outside its task.
+        ConfigError: when an encoder is not in the store or must be chosen, when no document has a label, or
+        for a label outside its task.
     """
     opened = Store.open(store)
     encoders: dict[Modality, Mapping[str, Any]] = {}
@@ -116,8 +117,8 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
     listed = ", ".join(f"{d['spec']} (fingerprint {d['fingerprint']})" for d in known.values()) or "none"
     asked = f"--{modality} {wanted}" if wanted else f"no --{modality}"
     raise ConfigError(
-        f"{asked} was given, and store {store.uri} holds these {modality} encoders: {listed}; name one of them by its "
-        f"fingerprint, or `--{modality} none`"
+        f"{asked} was given, and store {store.uri} holds these {modality} encoders: {listed}; name one of "
+        f"them by its fingerprint, or `--{modality} none`"
     )
 
 

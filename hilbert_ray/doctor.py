@@ -1,7 +1,8 @@
 """`hilbert-ray doctor`: what this environment is, what is wrong with it, and the step that mends it.
 
 The one fault it can mend itself: a torchaudio whose native libraries were built for CUDA cannot load beside a
-CPU-only torch, and transformers then fails to import too. Without those libraries torchaudio runs in pure Python.
+CPU-only torch, and transformers then fails to import too. Without those libraries torchaudio runs in pure
+Python.
 """
 
 import importlib.metadata
@@ -15,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = (
-    "hilbert-ray", "torch", "torchaudio", "transformers", "ray", "pyarrow", "numpy", "soundfile", "soxr", "fsspec",
-    "s3fs", "scikit-learn", "optuna", "av",
+    "hilbert-ray", "torch", "torchaudio", "transformers", "ray", "pyarrow", "numpy", "soundfile", "soxr",
+    "fsspec", "s3fs", "scikit-learn", "optuna", "av",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A document, its segments, and the manifest that lists documents.
 
-Records are small frozen values; audio and text files are opened only when someone asks. `read_manifest` yields
-each row as a `Document` or as a `Fault` that says what is wrong with it, so that no row vanishes on the way.
+Records are small frozen values; audio and text files are opened only when someone asks. `read_manifest`
+yields each row as a `Document` or as a `Fault` that says what is wrong with it, so that no row vanishes on
+the way.
 """
 
 import csv
@@ -47,7 +48,8 @@ class Document:
     """One recording with its transcript; lacks at most one of the two.
 
     `audio` and `text_file` are absolute paths or URIs. `text` is one string (to be split into sentences), or
-    utterances as given. `group` is what must never straddle folds. A label that is None or absent is unlabelled.
+    utterances as given. `group` is what must never straddle folds. A label that is None or absent is
+    unlabelled.
     """
 
     doc_id: str
@@ -99,8 +101,8 @@ class Fault:
 def read_manifest(uri: str) -> Iterator[tuple[int, Document | Fault]]:
     """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
 
-    Paths inside are taken relative to the manifest. Ids that stand in several rows are not noticed here
-    (that needs the whole manifest); see `find_duplicates`.
+    Paths inside are taken relative to the manifest. Ids that stand in several rows are not noticed here (that
+    needs the whole manifest); see `find_duplicates`.
 
     Raises:
         ManifestError: when the file is absent, of another kind, or not readable as its kind.
@@ -127,7 +129,7 @@ def read_manifest(uri: str) -> Iterator[tuple[int, Document | Fault]]:
 
 
 def find_duplicates(rows: Iterator[tuple[int, Document | Fault]]) -> dict[str, list[int]]:
-    """Return the ids that several rows use, each with all its rows, for rows as `read_manifest` yields them."""
+    """Return the ids that several rows of `read_manifest` use, each with all its rows."""
     seen: dict[str, int | list[int]] = {}
     for row, item in rows:
         if not item.doc_id:
@@ -292,14 +294,15 @@ def _parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None
         return text
     if not isinstance(text, list) or not text:
         raise DocumentError(
-            f"document {doc_id!r}: text is {text!r:.80}; it must be a string, a list of strings, or a list of "
-            "{text, start?, end?, role?}"
+            f"document {doc_id!r}: text is {text!r:.80}; it must be a string, a list of strings, or a list "
+            "of {text, start?, end?, role?}"
         )
     utterances = tuple(_parse_utterance(doc_id, i, item) for i, item in enumerate(text))
     timed = sum(u.start is not None for u in utterances)
     if 0 < timed < len(utterances):
         raise DocumentError(
-            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; give times to all or to none"
+            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; give times to all or "
+            "to none"
         )
     if not any(u.text.strip() for u in utterances):
         raise DocumentError(
@@ -326,8 +329,8 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
         valid = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
         if not valid or not 0 <= start <= end < float("inf"):
             raise DocumentError(
-                f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds with "
-                "0 <= start <= end"
+                f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds "
+                "with 0 <= start <= end"
             )
         start, end = float(start), float(end)
     if role is not None and not isinstance(role, str):

@@ -1,7 +1,7 @@
 """Cross-validation: `fit` over group-disjoint folds as Ray tasks, beside baselines on the same folds.
 
-Everything fitted (scaler, network, temperature) sees the training groups of its fold only; `run_fold` is handed
-nothing else. Out-of-fold predictions are kept, and all scores are computed from them.
+Everything fitted (scaler, network, temperature) sees the training groups of its fold only; `run_fold` is
+handed nothing else. Out-of-fold predictions are kept, and all scores are computed from them.
 """
 
 import json
@@ -71,7 +71,7 @@ class FoldResult:
 
 
 def variants(config: Config, features: Features, compare: bool) -> list[Variant]:
-    """Return what to cross-validate: HILBERT, its parts and the baseline to beat; with `compare` all of them."""
+    """Return what to cross-validate: HILBERT, its parts, the baseline to beat; with `compare` all."""
     chosen = [Variant(name="hilbert", config=config)]
     if features.audio is not None and features.text is not None:
         chosen += [
@@ -97,8 +97,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Cross-validate a store's documents and write the run's folder.
 
-    RUN gets config.json, folds.parquet, predictions.parquet (out of fold), embeddings.parquet and attention.parquet
-    (out of fold, first repeat), and metrics.json, which is returned.
+    RUN gets config.json, folds.parquet, predictions.parquet (out of fold), embeddings.parquet and
+    attention.parquet (out of fold, first repeat), and metrics.json, which is returned.
 
     Args:
         store: feature store.
@@ -190,20 +190,20 @@ def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
             embeddings = {name: getattr(prediction, name) for name in ("audio", "text", "joint")}
             attention = {"audio": prediction.audio_attention, "text": prediction.text_attention}
     return FoldResult(
-        variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities, decisions=decisions,
-        temperature=temperature, embeddings=embeddings, attention=attention, trained_on=train,
-        seconds=time.perf_counter() - began,
+        variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities,
+        decisions=decisions, temperature=temperature, embeddings=embeddings, attention=attention,
+        trained_on=train, seconds=time.perf_counter() - began,
     )  # fmt: skip
 
 
 def logistic(
     features: Features, tasks: Mapping[str, TaskConfig], train: np.ndarray, test: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return probabilities and decisions of the baseline to beat: mean and std of each modality, linear model.
+    """Return probabilities and decisions of the baseline to beat: mean and std, linear model.
 
-    Logistic regression on standardised statistics, its strength chosen on inner group folds by log loss; the class
-    decision is corrected by the prior, as that of the network is. Ridge regression for numbers; one model a label
-    for multilabel.
+    Logistic regression on standardised statistics, its strength chosen on inner group folds by log loss; the
+    class decision is corrected by the prior, as that of the network is. Ridge regression for numbers; one
+    model a label for multilabel.
     """
     parts = [part.wide for part in (features.audio, features.text) if part is not None]
     x = np.concatenate(parts, 1)
@@ -250,7 +250,7 @@ def _logistic(
 
 
 def _mean_log_probability(model: Any, x: np.ndarray, y: np.ndarray) -> float:  # noqa: ANN401 - a scikit-learn model
-    """Return the mean log probability of the truth; a class that the model never saw has a probability of 1e-6."""
+    """Return the mean log probability of the truth; a class that the model never saw has 1e-6."""
     p = model.predict_proba(x)
     column = np.searchsorted(model.classes_, y)
     known = np.isin(y, model.classes_)
@@ -284,7 +284,7 @@ def late_fusion(
 
 
 def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
-    """Return metrics.json: every metric of every task and variant, comparisons with HILBERT, and embeddings."""
+    """Return metrics.json: all metrics of all tasks and variants, comparisons, and embeddings."""
     tasks = dataset.config.tasks
     names = list(dict.fromkeys(["hilbert", *(result.variant for result in results)]))
     predictions = {
@@ -335,7 +335,7 @@ def gather(
 
 
 def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
-    """Return retrieval and geometry of HILBERT's out-of-fold embeddings, on documents with both modalities."""
+    """Return retrieval and geometry of HILBERT's out-of-fold embeddings."""
     features = dataset.features
     if features.audio is None or features.text is None:
         return {}
@@ -361,11 +361,11 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         if task.kind == "regression":
             labels[name] = {"labelled": int(np.isfinite(y).sum())}
         elif task.kind == "multilabel":
-            labels[name] = {"labelled": int(np.isfinite(y).any(1).sum()),
-                            "classes": {c: int((y[:, k] == 1).sum()) for k, c in enumerate(task.classes)}}  # fmt: skip
+            held = {c: int((y[:, k] == 1).sum()) for k, c in enumerate(task.classes)}
+            labels[name] = {"labelled": int(np.isfinite(y).any(1).sum()), "classes": held}
         else:
-            labels[name] = {"labelled": int((y >= 0).sum()),
-                            "classes": {c: int((y == k).sum()) for k, c in enumerate(task.classes)}}  # fmt: skip
+            held = {c: int((y == k).sum()) for k, c in enumerate(task.classes)}
+            labels[name] = {"labelled": int((y >= 0).sum()), "classes": held}
     return {
         "documents": len(features),
         "groups": len(np.unique(features.groups)),

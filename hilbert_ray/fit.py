@@ -1,8 +1,8 @@
 """The training loop of one worker. Knows no Ray; with a process group it is one rank of DDP.
 
 `fit` trains a list of jobs one after another: networks on inner folds (their out-of-fold logits give the
-temperature), then one network for each seed (their logits are averaged). All randomness of an epoch comes from
-(seed, job, epoch, rank), so a run resumed at an epoch's end goes on as if it had never stopped.
+temperature), then one network for each seed (their logits are averaged). All randomness of an epoch comes
+from (seed, job, epoch, rank), so a run resumed at an epoch's end goes on as if it had never stopped.
 """
 
 import logging
@@ -40,7 +40,7 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One network to train: on which documents, from which seed; `test` are an inner fold's held-out documents."""
+    """One network to train: on which documents, from which seed; `test` is an inner fold's."""
 
     name: str
     seed: int
@@ -186,9 +186,10 @@ def _train(
             norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             if not torch.isfinite(loss) or not torch.isfinite(norm):
                 raise NotFiniteError(
-                    f"{job.name}, epoch {epoch}, step {step}: loss {float(loss)}, gradient norm {float(norm)}; "
-                    f"terms {terms.values()}; documents {', '.join(map(str, features.doc_ids[batch_indices]))}. "
-                    "Lower fit.learning_rate, or look at these documents' features"
+                    f"{job.name}, epoch {epoch}, step {step}: loss {float(loss.detach())}, gradient norm "
+                    f"{float(norm)}; terms {terms.values()}; documents "
+                    f"{', '.join(map(str, features.doc_ids[batch_indices]))}. Lower fit.learning_rate, or "
+                    "look at these documents' features"
                 )
             optimizer.step()
             for name, value in {"loss": float(loss.detach()), **terms.values()}.items():
@@ -218,8 +219,8 @@ def _train(
 def objective(output: Output, batch: Batch, network: Network, config: Config) -> losses.Terms:
     """Return the terms of the global batch, the same on every rank.
 
-    DESIGN's objective: embeddings are gathered over ranks with their gradients, task losses are local sums over
-    global counts. All ranks must call it.
+    DESIGN's objective: embeddings are gathered over ranks with their gradients, task losses are local sums
+    over global counts. All ranks must call it.
     """
     gather, settings = distributed.all_gather_with_grad, config.loss
     audio, text, joint = gather(output.audio), gather(output.text), gather(output.joint)
@@ -278,7 +279,8 @@ def alignment(output: Output) -> dict[str, float]:
     audio, text, joint = (gather(x.detach()) for x in (output.audio, output.text, output.joint))
     return losses.diagnostics(
         audio, text, joint, output.scale.detach(),
-        audio_present=gather(output.audio_present), text_present=gather(output.text_present), minimum=CKA_MINIMUM,
+        audio_present=gather(output.audio_present), text_present=gather(output.text_present),
+        minimum=CKA_MINIMUM,
     )  # fmt: skip
 
 
@@ -292,7 +294,7 @@ def _task_loss(logits: Mapping[str, Tensor], batch: Batch, network: Network, con
 
 
 def _unimodal_loss(output: Output, batch: Batch, network: Network, config: Config) -> Tensor:
-    """Return the mean of both single-modality heads' task losses, each over documents that have the modality."""
+    """Return the mean of both single-modality heads' losses, over documents with the modality."""
     if not output.audio_logits:
         return output.joint.new_zeros(())
     halves = []
@@ -326,7 +328,8 @@ def _optimizer(network: Network, config: Config) -> torch.optim.AdamW:
 def _enter_phase(network: Network, config: Config, epoch: int) -> tuple[nn.Module, LossConfig]:
     """Return the module to call and the loss weights of the phase that `epoch` belongs to.
 
-    `align` uses no label; in the `classify` phase after it, everything but the heads is frozen unless `finetune`.
+    `align` uses no label; in the `classify` phase after it, everything but the heads is frozen unless
+    `finetune`.
     """
     weights = config.loss
     if epoch < config.fit.align_epochs:
@@ -357,7 +360,7 @@ def _mix(*numbers: int) -> int:
 def _temperatures(
     config: Config, features: Features, inner: Sequence[tuple[Job, Network]]
 ) -> dict[str, float]:
-    """Return each task's temperature: the T that gives the inner out-of-fold predictions the least log loss."""
+    """Return each task's T: the one that gives inner out-of-fold predictions the least log loss."""
     temperature = dict.fromkeys(config.tasks, 1.0)
     if not inner:
         return temperature
@@ -387,7 +390,7 @@ def _temperatures(
 
 
 def _log_loss(task: TaskConfig, parts: Sequence[tuple[Tensor, Tensor, Tensor]], temperature: float) -> float:
-    """Return the mean log loss of (o + log prior) / T over (logits, targets, statistics) of held-out parts."""
+    """Return the mean log loss of (o + log prior) / T over held-out (logits, targets, statistics)."""
     plain = replace(task, imbalance="none")
     total = count = 0.0
     for logits, targets, statistics in parts:

@@ -14,7 +14,8 @@ from hilbert_ray.document import Document, Label
 def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) -> np.ndarray:
     """Return the targets of one task for B documents.
 
-    binary, multiclass, ordinal: int64 [B], -1 unlabelled; multilabel: float32 [B, K] of 0 and 1, NaN unlabelled;
+    binary, multiclass, ordinal: int64 [B], -1 unlabelled; multilabel: float32 [B, K] of 0 and 1, NaN
+    unlabelled;
     regression: float32 [B], NaN unlabelled.
 
     Raises:
@@ -36,7 +37,8 @@ def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) ->
 def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
     """Return one label as a target.
 
-    A multilabel task takes a list of the labels that hold, or a mapping of label to 0, 1 or null (unlabelled).
+    A multilabel task takes a list of the labels that hold, or a mapping of label to 0, 1 or null
+    (unlabelled).
 
     Raises:
         ValueError: when the task has no such label.
@@ -64,8 +66,8 @@ def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
     unknown = sorted(set(held) - set(task.classes))
     if unknown or not isinstance(label, list | Mapping):
         raise ValueError(
-            f"label {label!r} must be a list of labels that hold, or map labels to 0, 1 or null; the labels are "
-            f"{', '.join(task.classes)}"
+            f"label {label!r} must be a list of labels that hold, or map labels to 0, 1 or null; the labels "
+            f"are {', '.join(task.classes)}"
         )
     targets = []
     for name in task.classes:

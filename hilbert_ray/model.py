@@ -1,7 +1,7 @@
 """The assembled network: three document embeddings and the logits of each task.
 
-`Network` is what one seed trains; `Hilbert` holds the networks of all seeds with their temperature, and is what
-`from_pretrained` gives a user. Both read a `Batch` and return an `Output`.
+`Network` is what one seed trains; `Hilbert` holds the networks of all seeds with their temperature, and is
+what `from_pretrained` gives a user. Both read a `Batch` and return an `Output`.
 
 Axes: B documents, S audio segments, U text segments, D model width, H hops, K outputs of a task.
 """
@@ -39,10 +39,12 @@ class ModelError(ValueError):
 class Output:
     """What the network returns for B documents.
 
-    audio, text, joint: embeddings, float [B, D]. logits: for each task float [B, K], the experts' plus those of the
-    single-modality heads; audio_logits, text_logits: of those heads alone (empty without them). audio_present,
-    text_present: bool [B], False where the modality is absent or was dropped in training. audio_attention [B, H, S]
-    and text_attention [B, H, U]: weights of the pools that make a and t, summing to 1 over valid segments.
+    audio, text, joint: embeddings, float [B, D]. logits: for each task float [B, K], the experts' plus those
+    of the single-modality heads; audio_logits, text_logits: of those heads alone (empty without them).
+    audio_present,
+    text_present: bool [B], False where the modality is absent or was dropped in training. audio_attention [B,
+    H, S] and text_attention [B, H, U]: weights of the pools that make a and t, summing to 1 over valid
+    segments.
     router_logits: float [B, tasks, experts], None without experts. scale: the contrastive scale s.
     """
 
@@ -61,7 +63,7 @@ class Output:
 
 
 class Standardise(nn.Module):
-    """Zero mean and unit variance by statistics of the training part, kept as buffers; constant columns become 0."""
+    """Zero mean and unit variance by statistics of the training part; constant columns become 0."""
 
     mean: Tensor
     scale: Tensor
@@ -86,8 +88,8 @@ class Standardise(nn.Module):
 class Stream(nn.Module):
     """One modality up to its document embedding, which never sees the other modality.
 
-    Frozen features are standardised, projected, normalised and given a time embedding; the pool of this stream
-    (before fusion) and the wide path (mean and standard deviation of the features) make the embedding.
+    Frozen features are standardised, projected, normalised and given a time embedding; the pool of this
+    stream (before fusion) and the wide path (mean and standard deviation of the features) make the embedding.
     """
 
     def __init__(self, feature_dim: int, config: ModelConfig) -> None:
@@ -179,7 +181,7 @@ class Network(nn.Module):
         return {task: getattr(self, f"labels_{i}") for i, task in enumerate(self.tasks)}
 
     def fit_statistics(self, features: Features, indices: np.ndarray) -> None:
-        """Take feature statistics and label priors from the documents at `indices`, the training part alone."""
+        """Take feature and label statistics from the documents at `indices`, the training part."""
         for modality in MODALITIES:
             part: Ragged | None = getattr(features, modality)
             if part is None:
@@ -194,7 +196,7 @@ class Network(nn.Module):
             self.labels[name].copy_(losses.label_statistics(task, targets))
 
     def forward(self, batch: Batch) -> Output:
-        """Return embeddings and logits for a padded batch; in training, segments and modalities are dropped."""
+        """Return embeddings and logits; in training, segments and modalities are dropped."""
         device = self.logit_scale.device
         inputs, present = {}, {}
         for modality in MODALITIES:
@@ -258,7 +260,7 @@ class Network(nn.Module):
         return {name: named[name](score) for name, score in scores.items()}
 
     def _drop_modalities(self, present: dict[Modality, Tensor]) -> None:
-        """Drop one modality, either with the same chance, of a random share of the documents that have both."""
+        """Drop either modality of a random share of the documents that have both."""
         draw = torch.rand(len(present["audio"]), device=present["audio"].device)
         both = present["audio"] & present["text"]
         share = self.modality_dropout
@@ -272,9 +274,9 @@ class Prediction:
 
     audio, text, joint: float32 [N, M D] for M networks: the L2-normalised embeddings side by side divided by
     sqrt(M), so that a dot product is the mean of the networks' cosines; a row of an absent modality is 0.
-    logits and probabilities: for each task float32 [N, K]; decisions: int64 [N] (float32 for regression, int64
-    [N, K] for multilabel). audio_attention, text_attention: for each document float32 [segments], a mean over hops
-    and networks, summing to 1; empty where the modality is absent.
+    logits and probabilities: for each task float32 [N, K]; decisions: int64 [N] (float32 for regression,
+    int64 [N, K] for multilabel). audio_attention, text_attention: for each document float32 [segments], a
+    mean over hops and networks, summing to 1; empty where the modality is absent.
     """
 
     audio: np.ndarray
@@ -288,7 +290,7 @@ class Prediction:
 
 
 class Hilbert(nn.Module):
-    """The trained model: the networks of all seeds, whose logits are averaged, and a temperature for each task."""
+    """The trained model: the networks of all seeds, and a temperature for each task."""
 
     def __init__(
         self,
@@ -303,7 +305,8 @@ class Hilbert(nn.Module):
             networks: one for each seed.
             config: the resolved settings they were trained with.
             temperature: divides the logits of each task; 1 where none was fitted.
-            encoders: description of the encoder of each modality, as the store holds it; `predict` refuses others.
+            encoders: description of the encoder of each modality, as the store holds it; `predict` refuses
+                others.
         """
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -358,11 +361,11 @@ class Hilbert(nn.Module):
             part = getattr(features, modality)
             if part is not None and part.dim != dim:
                 raise ModelError(
-                    f"the {modality} features have width {part.dim}, but the model was trained on width {dim}: embed "
-                    f"with its encoder ({self.encoders.get(modality, {}).get('name', 'unknown')})"
+                    f"the {modality} features have width {part.dim}, but the model was trained on width "
+                    f"{dim}: embed with its encoder "
+                    f"({self.encoders.get(modality, {}).get('name', 'unknown')})"
                 )
         device = self._members()[0].logit_scale.device
-        was_training = self.training
         self.eval()
         order, parts = [], []
         attention: dict[Modality, dict[int, np.ndarray]] = {"audio": {}, "text": {}}
@@ -375,7 +378,6 @@ class Hilbert(nn.Module):
                 shown = getattr(output, f"{modality}_attention").mean(1).cpu().numpy()
                 lengths = np.zeros(len(features), np.int64) if held is None else held.lengths
                 weights.update({int(i): row[: lengths[i]] for i, row in zip(indices, shown, strict=True)})
-        self.train(was_training)
         back = np.argsort(np.concatenate(order))
 
         def joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -401,7 +403,7 @@ class Hilbert(nn.Module):
     # Publishing
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors and README.md (the model card); replaces the folder as a whole."""
+        """Write config.json, model.safetensors and README.md (the model card), all or nothing."""
         values = {
             "schema": SCHEMA,
             "version": __version__,
@@ -428,13 +430,13 @@ class Hilbert(nn.Module):
             tensors = load_file(folder / "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
-                f"model folder {folder} cannot be read: {error}; it must hold config.json and model.safetensors as "
-                "`hilbert-ray train` publishes them"
+                f"model folder {folder} cannot be read: {error}; it must hold config.json and "
+                "model.safetensors as `hilbert-ray train` publishes them"
             ) from error
         if values.get("schema") != SCHEMA:
             raise ModelError(
-                f"model folder {folder} has schema {values.get('schema')!r}; this version reads schema {SCHEMA}: use "
-                f"hilbert-ray {values.get('version')}, which wrote it"
+                f"model folder {folder} has schema {values.get('schema')!r}; this version reads schema "
+                f"{SCHEMA}: use hilbert-ray {values.get('version')}, which wrote it"
             )
         config = from_dict(Config, values["config"])
         networks = [Network(config, values["dims"]) for _ in range(values["networks"])]
@@ -480,7 +482,7 @@ The features must come from these encoders; `hilbert-ray predict` refuses others
 
 ## Limits
 
-Predictions hold for recordings like those of the training manifest: same setting, language and way of recording.
-How well they do on speakers never heard in training stands in the run's report, as cross-validated scores with
-intervals. Do not use them as the only ground for a decision about a person.
+Predictions hold for recordings like those of the training manifest: same setting, language and way of
+recording. How well they do on speakers never heard in training stands in the run's report, as cross-validated
+scores with intervals. Do not use them as the only ground for a decision about a person.
 """

@@ -1,7 +1,7 @@
 """A published model and a manifest to embeddings and predictions, as Ray Data jobs.
 
-The manifest is embedded with the encoders that the model was trained on (others are refused by fingerprint), then
-the store's buckets stream through the network and into one Parquet file.
+The manifest is embedded with the encoders that the model was trained on (others are refused by fingerprint),
+then the store's buckets stream through the network and into one Parquet file.
 """
 
 import logging
@@ -48,9 +48,9 @@ class Summary:
 def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: str | None = None) -> Summary:
     """Embed and classify every document of a manifest.
 
-    The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see `model.Prediction`; null
-    where the modality is absent); for each task `<task>` (the class decided on, a list for multilabel, a number for
-    regression) and `<task>.<class>` (its calibrated probability).
+    The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see
+    `model.Prediction`; null where the modality is absent); for each task `<task>` (the class decided on, a
+    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability).
 
     Args:
         model: published folder.
@@ -72,9 +72,9 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         here = load(getattr(settings, modality), modality, options, settings.segment).fingerprint
         if here != known["fingerprint"]:
             raise ModelError(
-                f"model {model} was trained on {modality} features of encoder {known['name']} with fingerprint "
-                f"{known['fingerprint']}, but that encoder has fingerprint {here} here: use the same weights, "
-                "revision and versions"
+                f"model {model} was trained on {modality} features of encoder {known['name']} with "
+                f"fingerprint {known['fingerprint']}, but that encoder has fingerprint {here} here: use the "
+                "same weights, revision and versions"
             )
     store = store or f"{out}.store"
     summary = embed(manifest, store, settings)
@@ -112,7 +112,7 @@ class PredictBucket:
     def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
         """Return the predictions of the bucket that the batch names."""
         bucket = int(batch["bucket"][0])
-        documents = [stored.document for stored in self.store.stored_documents(bucket=bucket, words=False)]
+        documents = [stored.document for stored in self.store.stored_documents(buckets={bucket}, words=False)]
         audio, text = (self.fingerprints.get(modality) for modality in MODALITIES)
         features = read_features(self.store, audio, text, {}, documents, bucket)
         if not len(features):
@@ -152,7 +152,7 @@ def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.
 
 
 def _write(rows: ray.data.Dataset, out: str, model: Hilbert) -> int:
-    """Write the rows as they come into one Parquet file, complete or not there at all; return their number."""
+    """Write the rows as they come into one Parquet file, whole or not at all; return their number."""
     columns = schema(model)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

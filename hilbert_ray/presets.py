@@ -1,8 +1,8 @@
 """Complete named configurations as functions; a variant calls one and replaces fields.
 
-`small` is the default and meant for hundreds of documents, `large` for tens of thousands, `paper` for the published
-system as its abstract describes it. The paper (arXiv 2604.16247) does not state its hyper-parameters in full, so
-every number here is this project's own.
+`small` is the default and meant for hundreds of documents, `large` for tens of thousands, `paper` for the
+published system as its abstract describes it. The paper (arXiv 2604.16247) does not state its
+hyper-parameters in full, so every number here is this project's own.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ def small() -> Config:
 
 
 def paper() -> Config:
-    """Return the published system: fusion, pooling, dual contrast, CKA, balance and experts, nothing of ours."""
+    """Return the published system: fusion, pooling, dual contrast, CKA, balance and experts."""
     return Config(model=ModelConfig(wide=False, unimodal_heads=False), loss=LossConfig(unimodal=0.0))
 
 

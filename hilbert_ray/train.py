@@ -1,4 +1,4 @@
-"""`fit` under Ray Train: DDP over gloo or nccl, checkpoints, resume after any failure, and the published folder."""
+"""`fit` under Ray Train: DDP, checkpoints, resume after any failure, and the published folder."""
 
 import hashlib
 import json
@@ -52,8 +52,8 @@ def train(
 ) -> Summary:
     """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
 
-    RUN gets config.json, checkpoints/, metrics.jsonl and model/. Run again after a kill, it goes on from the last
-    checkpoint and ends with the same losses.
+    RUN gets config.json, checkpoints/, metrics.jsonl and model/. Run again after a kill, it goes on from the
+    last checkpoint and ends with the same losses.
 
     Args:
         store: feature store.
@@ -88,7 +88,8 @@ def train(
             resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            # The name holds what the run depends on: other settings or data never resume from its checkpoints.
+            # The name holds what the run depends on: other settings or data never resume from its
+            # checkpoints.
             name=f"{dataset.fingerprint}-{_digest(config)}",
             storage_path=str(run / "checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),

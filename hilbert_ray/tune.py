@@ -1,8 +1,8 @@
 """`tune`: Ray Tune over named settings, scored on inner folds, judged on outer folds that it never saw.
 
-For each outer fold of one repeat, and once for all documents, a search (Optuna's TPE, pruned by ASHA after each
-inner fold) runs on inner folds of the training part. The outer folds give the honest score of "search, then train"
-beside that of the defaults; the last search gives the settings to use.
+For each outer fold of one repeat, and once for all documents, a search (Optuna's TPE, pruned by ASHA after
+each inner fold) runs on inner folds of the training part. The outer folds give the honest score of "search,
+then train" beside that of the defaults; the last search gives the settings to use.
 """
 
 import json
@@ -36,9 +36,10 @@ log = logging.getLogger(__name__)
 class Summary:
     """What a search found.
 
-    best: settings that `--config` reads, by dotted name (empty where the defaults stay); beaten: whether the best
-    trial is more than one standard error above the defaults on inner folds; tuned, default: headline on outer folds
-    of searched and of default settings; comparison: their difference with interval and tests, by task.
+    best: settings that `--config` reads, by dotted name (empty where the defaults stay); beaten: whether the
+    best trial is more than one standard error above the defaults on inner folds; tuned, default: headline on
+    outer folds of searched and of default settings; comparison: their difference with interval and tests, by
+    task.
     """
 
     best: Mapping[str, float]
@@ -191,7 +192,7 @@ def _search(
 
 
 def _trial(sample: Mapping[str, float], shared: Sequence[Any], config: Config, parts: Sequence[Fold]) -> None:
-    """One trial: the headline of sampled settings, reported after each inner fold so that ASHA can prune it."""
+    """One trial: the headline of sampled settings, reported after each inner fold."""
     torch.set_num_threads(1)
     features: Features = ray.get(shared[0])
     settings = apply(config, sample)

@@ -7,7 +7,7 @@ labels.
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -114,7 +114,7 @@ def validate(manifest: str, tasks: Mapping[str, TaskConfig], roles: Sequence[str
     return counts.report(manifest, rows, declared, not tasks, faults)
 
 
-def infer_tasks(documents: Iterator[Document]) -> dict[str, TaskConfig]:
+def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
     """Return the tasks that the labels speak of.
 
     Truth values, two distinct strings and two whole numbers make a binary task (the last in order is the

@@ -1,4 +1,7 @@
-"""One small local Ray cluster for the whole test run, away from the user's files and from other clusters."""
+"""What tests share: one small local Ray cluster and one server that speaks S3, both for the whole run.
+
+Everything that they write lies in a folder of its own that is deleted at the end.
+"""
 
 import os
 import secrets
@@ -7,31 +10,81 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+
+DEADLY = """
+import os, signal, sys
+from fsspec.implementations.local import LocalFileSystem
+
+class Deadly(LocalFileSystem):
+    protocol = "deadly"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("deadly://"))
+
+    def _open(self, path, *args, **options):
+        if "default_worker.py" in sys.argv[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._open(path, *args, **options)
+"""
+"""A file system whose files kill the Ray worker that opens them, as a decoder that crashes does."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_home() -> Iterator[Path]:
-    """Keep the token and sessions of Ray, here and in processes started from here, in a folder that goes.
+    """Set the environment of this process, of Ray's and of all that tests start.
 
-    The path is short because Unix sockets lie below it.
+    The folder's path is short because Ray puts Unix sockets below it.
     """
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp" if os.path.isdir("/tmp") else None))
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
+    plugins = folder / "plugins"
+    about = plugins / "deadly-1.dist-info"
+    about.mkdir(parents=True)
+    (plugins / "deadly.py").write_text(DEADLY)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[fsspec.specs]\ndeadly = deadly:Deadly\n")
+    path = [str(plugins), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.syspath_prepend(str(plugins))
+        fsspec.register_implementation("deadly", "deadly.Deadly")
         patch.delenv("RAY_ADDRESS", raising=False)
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(ray_home: Path) -> Iterator[None]:
-    """Start a local cluster with four logical CPUs, however many there are: no actor may wait for one."""
+def object_store(ray_home: Path) -> Iterator[str]:
+    """Start a server that speaks S3 on this machine; give the URI of an empty bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("hilbert")
+        yield "s3://hilbert"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_home: Path, object_store: str) -> Iterator[None]:
+    """Start a local cluster with four logical CPUs, however many there are: no actor may wait for one.
+
+    It starts after the object store, so that its workers know the server too.
+    """
     import ray
 
     ray.init(

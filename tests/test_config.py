@@ -6,12 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from hilbert_ray.config import Config, ConfigError, FitConfig, LossConfig, TaskConfig, from_dict, load_file, to_dict
+from hilbert_ray.config import (
+    Config,
+    ConfigError,
+    FitConfig,
+    LossConfig,
+    TaskConfig,
+    from_dict,
+    load_file,
+    to_dict,
+)
 from hilbert_ray.presets import PRESETS, ablations, preset
 
 
 def test_settings_survive_json() -> None:
-    config = Config(tasks={"mood": TaskConfig(kind="ordinal", classes=("low", "high"))}, loss=LossConfig(cka=0.3))
+    config = Config(
+        tasks={"mood": TaskConfig(kind="ordinal", classes=("low", "high"))}, loss=LossConfig(cka=0.3)
+    )
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -29,7 +40,10 @@ def test_settings_survive_json() -> None:
         ({"moe": {"top_k": 9}}, r"moe\.top_k is 9 and moe\.experts is 4"),
         ({"audio": "none", "text": "none"}, "at least one modality must have an encoder"),
         ({"audio": "mfccc"}, r"audio encoder is 'mfccc'; the choices are `mfcc`, `hf:"),
-        ({"tasks": {"t": {"kind": "binary", "classes": ["a"]}}}, r"in tasks\.t: .*exactly 2|needs at least 2"),
+        (
+            {"tasks": {"t": {"kind": "binary", "classes": ["a"]}}},
+            r"in tasks\.t: .*exactly 2|needs at least 2",
+        ),
         ({"tasks": {"t": {"kind": "regression", "classes": ["a"]}}}, "a regression task has no classes"),
         ({"audio_encoder": {"layer": "12:6"}}, "encoder layer is '12:6'"),
         ({"fit": {"epochs": 0}}, "nothing would be trained"),
@@ -57,7 +71,9 @@ def test_every_field_has_a_help_text() -> None:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config") and node.name != "Config":
             for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                 if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
-                    assert isinstance(after, ast.Expr), f"{node.name}.{ast.unparse(field.target)} has no docstring"
+                    assert isinstance(after, ast.Expr), (
+                        f"{node.name}.{ast.unparse(field.target)} has no docstring"
+                    )
 
 
 def test_a_settings_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ def document(doc_id: str, **labels: object) -> Document:
 
 def test_classes_become_their_numbers_and_absent_labels_minus_one() -> None:
     task = TaskConfig(kind="ordinal", classes=("low", "mid", "high"))
-    found = encode_labels("level", task, [document("a", level="high"), document("b"), document("c", level="low")])
+    found = encode_labels(
+        "level", task, [document("a", level="high"), document("b"), document("c", level="low")]
+    )
     assert found.tolist() == [2, -1, 0]
     assert found.dtype == np.int64
 
@@ -36,7 +38,9 @@ def test_multilabel_takes_lists_and_mappings() -> None:
 
 def test_a_label_outside_the_task_names_document_label_and_classes() -> None:
     task = TaskConfig(classes=("x", "y"))
-    with pytest.raises(ConfigError, match=r"document 'b', task `t`: label 'z' is no class of it; the classes are x, y"):
+    with pytest.raises(
+        ConfigError, match=r"document 'b', task `t`: label 'z' is no class of it; the classes are x, y"
+    ):
         encode_labels("t", task, [document("a", t="x"), document("b", t="z")])
 
 

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hilbert_ray.config import MODALITIES
 from hilbert_ray.document import Fault, Utterance
 from hilbert_ray.store import (
     Quarantined,
@@ -33,25 +33,6 @@ from tests import make
 FINGERPRINT = "f00d"
 
 
-@pytest.fixture(scope="session")
-def object_store() -> Iterator[str]:
-    """A server that speaks S3 on this machine; its URI to put things under."""
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3").mkdir("hilbert")
-        yield "s3://hilbert"
-    server.stop()
-
-
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new store may be made: on the local disk, and on an object store."""
@@ -65,7 +46,7 @@ def filled(uri: str, doc_ids: str = "abcd", buckets: int = 4) -> Store:
     """Return a store whose documents all have audio features, a unit a bucket."""
     store = Store.create(uri, buckets)
     store.write_documents(iter([make.stored(doc_id, row=row) for row, doc_id in enumerate(doc_ids, start=1)]))
-    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4}, reads_turns=False)
+    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4})
     for item in store.stored_documents():
         commit(store, item)
     return store
@@ -74,10 +55,7 @@ def filled(uri: str, doc_ids: str = "abcd", buckets: int = 4) -> Store:
 def commit(store: Store, *items: StoredDocument, unit: str = "", seed: int = 0) -> None:
     """Store features of documents of one bucket as one unit."""
     bucket = bucket_of(items[0].document.doc_id, store.buckets)
-    rows = [
-        make.feature_row(item.document.doc_id, item.source("audio", reads_turns=False), seed=seed)
-        for item in items
-    ]
+    rows = [make.feature_row(item.document.doc_id, item.source("audio"), seed=seed) for item in items]
     name = unit or f"unit-{items[0].document.doc_id}"
     store.commit("audio", FINGERPRINT, unit=name, bucket=bucket, rows=rows)
 
@@ -181,7 +159,7 @@ def test_features_come_back_exactly_and_only_from_committed_files(place: str) ->
     store.files.create(f"features/audio/{FINGERPRINT}/data/bucket=0000/stray-0.parquet", b"no parquet")
     found = {row.doc_id: row for row in store.read("audio", FINGERPRINT)}
     assert sorted(found) == list("abcd")
-    expected = make.feature_row("a", make.stored("a").source("audio", reads_turns=False))
+    expected = make.feature_row("a", make.stored("a").source("audio"))
     for name in ("features", "start", "end"):
         np.testing.assert_array_equal(getattr(found["a"], name), getattr(expected, name))
         assert getattr(found["a"], name).dtype == getattr(expected, name).dtype
@@ -275,21 +253,65 @@ def test_a_document_that_two_units_hold_is_read_once_and_always_from_the_same(tm
 
 def test_audio_depends_on_the_transcript_only_where_it_is_cut_by_it() -> None:
     before, after = make.stored("a"), make.stored("a", text_version="8", turns_version="9")
-    assert before.source("audio", reads_turns=False) == after.source("audio", reads_turns=False)
+    assert before.source("audio") == after.source("audio")
     assert before.source("audio", reads_turns=True) != after.source("audio", reads_turns=True)
-    assert before.source("text", reads_turns=False) != after.source("text", reads_turns=False)
-    assert make.stored("a", audio_version="2").source("text", False) == before.source("text", False)
+    assert before.source("text") != after.source("text")
+    assert make.stored("a", audio_version="2").source("text") == before.source("text")
+
+
+def test_the_roles_that_the_newest_run_kept_decide_what_is_current(tmp_path: Path) -> None:
+    store = filled(str(tmp_path), "a")
+    store.add_encoder(
+        "audio", "cafe", {"name": "other", "dim": 4, "segment": {"audio": "turns", "roles": []}}
+    )
+    store.write_documents(iter([make.stored("a")]), roles=["b", "a"])
+    assert list(store.read("audio", FINGERPRINT)) == []
+    assert store.encoders("audio")["cafe"]["segment"]["roles"] == ["a", "b"]
+    source = make.stored("a").source("audio", roles=["a", "b"])
+    assert list(store.sources(store.snapshot(), {bucket_of("a", 4)}, "audio", False)) == [("a", source)]
+    store.write_documents(iter([make.stored("a")]))
+    assert [row.doc_id for row in store.read("audio", FINGERPRINT)] == ["a"]
+
+
+def test_sources_read_from_columns_are_those_of_the_documents(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path), buckets=1)
+    items = [
+        make.stored("a"),
+        make.stored("b", audio=None, audio_version=None),
+        make.stored("c", turns_version=None),
+    ]
+    snapshot = store.write_documents(iter(items), roles=["x"])
+    for by_turns in (False, True):
+        for modality in MODALITIES:
+            expected = {
+                item.document.doc_id: item.source(modality, reads_turns=by_turns, roles=["x"])
+                if item.has(modality)
+                else None
+                for item in items
+            }
+            assert dict(store.sources(snapshot, {0}, modality, by_turns)) == expected
+
+
+def test_features_are_exported_as_numpy_files(tmp_path: Path) -> None:
+    store = filled(str(tmp_path / "store"), "ab")
+    store.write_documents(iter([make.stored("a"), make.stored("b"), make.stored("x/y")]))
+    commit(store, make.stored("x/y"))
+    assert store.export(str(tmp_path / "out")) == 3
+    found = {path.name: np.load(path) for path in (tmp_path / "out" / "audio" / FINGERPRINT).iterdir()}
+    assert sorted(found) == ["a.npz", "b.npz", "x%2Fy.npz"]
+    for name in ("features", "start", "end"):
+        np.testing.assert_array_equal(found["a.npz"][name], getattr(make.feature_row("a"), name))
 
 
 def test_quarantined_documents_are_listed_until_they_are_stored_or_changed(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path), buckets=1)
     items = [make.stored("a"), make.stored("b")]
     store.write_documents(iter(items))
-    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4}, reads_turns=False)
+    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4})
     failures = [
         Quarantined(
             doc_id=item.document.doc_id,
-            key=item.source("audio", False),
+            key=item.source("audio"),
             stage="read",
             error="AudioError",
             message=f"{item.document.doc_id} is broken",
@@ -330,7 +352,7 @@ def test_verify_finds_wrong_rows_and_features_that_are_no_numbers_and_a_changed_
 ) -> None:
     store = Store.create(str(tmp_path), buckets=1)
     snapshot = store.write_documents(iter([make.stored("a")]))
-    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4}, reads_turns=False)
+    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4})
     bad = replace(make.feature_row("a"), features=np.full((3, 4), np.nan, np.float16))
     commit_bad = store.commit("audio", FINGERPRINT, unit="u1", bucket=0, rows=[bad])
     commit_good = store.commit("audio", FINGERPRINT, unit="u2", bucket=0, rows=[make.feature_row("b")])
@@ -402,10 +424,10 @@ def test_an_encoder_that_is_not_there_or_is_another_is_refused(tmp_path: Path) -
     store = filled(str(tmp_path), "a")
     with pytest.raises(StoreError, match=r"has no audio features of encoder beef; it has f00d \(mfcc\): run"):
         list(store.read("audio", "beef"))
-    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4}, reads_turns=False)
+    store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4})
     with pytest.raises(StoreError, match=r"features of both must not mix: embed into a new store"):
-        store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 5}, reads_turns=False)
-    assert store.encoders("audio") == {FINGERPRINT: {"name": "mfcc", "dim": 4, "reads_turns": False}}
+        store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 5})
+    assert store.encoders("audio") == {FINGERPRINT: {"name": "mfcc", "dim": 4}}
     assert store.encoders("text") == {}
 
 

@@ -21,9 +21,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.document import Fault, Seconds
-from hilbert_ray.embed.plan import Job, Plan, Unit, alone, look, plan
+from hilbert_ray.embed.plan import Job, Plan, Unit, alone, look, plan_job
 from hilbert_ray.embed.unit import EmbedUnit, Result, load_encoder
-from hilbert_ray.store import Quarantined, Snapshot, Store
+from hilbert_ray.store import Quarantined, Snapshot, Store, reads_turns
 
 __all__ = ["EmbedError", "EmbedUnit", "ModalitySummary", "Summary", "TooManyQuarantinedError", "embed"]
 
@@ -34,7 +34,7 @@ PLANNED_HERE = 50_000
 FAILURES_LEAST = 20
 """Failures before their share is judged."""
 _ROUNDS = 6
-_BLOCKS = 2_000
+_BLOCKS = 10_000
 _PROGRESS_S = 10.0
 
 
@@ -116,7 +116,7 @@ def embed(manifest: str, store: str, config: Config, start_ray: Callable[[], Non
     """
     began = time.monotonic()
     target = Store.create(store, config.embed.buckets)
-    snapshot = target.write_documents(look(manifest, config.embed.content_hash))
+    snapshot = target.write_documents(look(manifest, config.embed.content_hash), config.segment.roles)
     if not snapshot.rows:
         raise EmbedError(
             f"manifest {manifest} has no valid document ({len(snapshot.faults)} rows are at fault); "
@@ -128,9 +128,10 @@ def embed(manifest: str, store: str, config: Config, start_ray: Callable[[], Non
         if (config.audio if modality == "audio" else config.text) == "none":
             continue
         encoder = load_encoder(config, modality)
-        reads_turns = modality == "audio" and (config.segment.audio == "turns" or bool(config.segment.roles))
-        target.add_encoder(modality, encoder.fingerprint, encoder.describe(), reads_turns)
-        jobs.append(Job(modality=modality, fingerprint=encoder.fingerprint, reads_turns=reads_turns))
+        description = encoder.describe()
+        target.add_encoder(modality, encoder.fingerprint, description)
+        by_turns = reads_turns(modality, description)
+        jobs.append(Job(modality=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns))
         names[modality] = encoder.name
     plans = _plan(target, snapshot, jobs, config, start_ray)
     results: list[Result] = []
@@ -180,9 +181,9 @@ def _plan(
     blocks = snapshot.blocks(rows=PLANNED_HERE)
     options = (config.embed.unit_s, config.embed.retry_quarantined)
     if len(blocks) == 1:
-        return [plan(store, snapshot, job, blocks[0], *options) for job in jobs]
+        return [plan_job(store, snapshot, job, blocks[0], *options) for job in jobs]
     _ensure_ray(start_ray)
-    task = ray.remote(num_cpus=1)(plan)
+    task = ray.remote(num_cpus=1)(plan_job)
     shared = ray.put(snapshot)
     pending = [[task.remote(store, shared, job, block, *options) for block in blocks] for job in jobs]
     plans = []
@@ -246,8 +247,8 @@ def _round(
             [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _BLOCKS)
         )
         with warnings.catch_warnings():
-            # The only way to bound retries; without a bound a document that kills its worker does so for
-            # ever. warnings.simplefilter("ignore", RayDeprecationWarning)
+            # Retries can be bounded in no other way, and unbounded ones would let a document kill for ever.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = dataset.map_batches(
                 EmbedUnit,
                 fn_constructor_args=(store, snapshot.number, config, modalities),
@@ -268,8 +269,8 @@ def _pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
         workers = config.embed.workers or max(1, int(gpus / config.embed.gpus_per_worker))
         return min(workers, units), {"num_gpus": config.embed.gpus_per_worker}
     workers = min(config.embed.workers or max(1, int(cpus // 2)), units)
-    # Half of the CPUs stay free for what else the cluster runs: an actor that waits for its share hangs a
-    # run. return workers, {"num_cpus": min(1.0, round(cpus / (2 * workers), 2))}
+    # Half of the CPUs stay free for what else the cluster runs: an actor without its share hangs a run.
+    return workers, {"num_cpus": min(1.0, round(cpus / (2 * workers), 2))}
 
 
 class _Progress:

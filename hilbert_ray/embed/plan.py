@@ -5,7 +5,7 @@ documents make a unit depends on the pending documents alone, so runs that overl
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A modality to embed with an encoder; `reads_turns`: its audio is cut or chosen by the transcript."""
+    """A modality to embed with an encoder; `reads_turns`: its audio is cut by the transcript's turns."""
 
     modality: Modality
     fingerprint: str
@@ -102,7 +102,8 @@ def look(manifest: str, content_hash: bool) -> Iterator[StoredDocument | Fault]:
     rows = read_manifest(manifest)
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         while part := list(islice(rows, _ROWS_AT_ONCE)):
-            yield from pool.map(versions, *zip(*part, strict=True))
+            is_remote = any(_is_remote(item) for _, item in part)
+            yield from (pool.map if is_remote else map)(versions, *zip(*part, strict=True))
 
 
 def file_version(uri: str, content_hash: bool) -> str:
@@ -128,7 +129,7 @@ def _turns_version(document: Document, text: str | None) -> str | None:
     return digest("turns", json.dumps([(turn.start, turn.end, turn.role) for turn in document.text]))
 
 
-def plan(
+def plan_job(
     store: Store,
     snapshot: Snapshot,
     job: Job,
@@ -152,25 +153,21 @@ def plan(
         done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
         for failure in commit.quarantined:
             failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
-    pending: dict[int, list[tuple[Key, Seconds]]] = {}
+    wanted: dict[str, str] = {}
     stored = quarantined = absent = 0
-    documents = store.stored_documents(snapshot, buckets, words=job.modality == "text")
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        while part := list(islice(documents, _ROWS_AT_ONCE)):
-            chosen: list[tuple[Key, Document]] = []
-            for item in part:
-                key = (item.document.doc_id, item.source(job.modality, job.reads_turns))
-                if not item.has(job.modality):
-                    absent += 1
-                elif key in done:
-                    stored += 1
-                elif key in failed and not retry_quarantined:
-                    quarantined += 1
-                else:
-                    chosen.append((key, item.document))
-            weights = pool.map(_SECONDS[job.modality], (document for _, document in chosen))
-            for (key, _), seconds in zip(chosen, weights, strict=True):
-                pending.setdefault(bucket_of(key[0], store.buckets), []).append((key, seconds))
+    for doc_id, source in store.sources(snapshot, buckets, job.modality, job.reads_turns):
+        if source is None:
+            absent += 1
+        elif (doc_id, source) in done:
+            stored += 1
+        elif (doc_id, source) in failed and not retry_quarantined:
+            quarantined += 1
+        else:
+            wanted[doc_id] = source
+    pending: dict[int, list[tuple[Key, Seconds]]] = {}
+    for document, seconds in _weighed(store, snapshot, buckets, wanted, job.modality):
+        key = (document.doc_id, wanted[document.doc_id])
+        pending.setdefault(bucket_of(document.doc_id, store.buckets), []).append((key, seconds))
     units = []
     for bucket, items in sorted(pending.items()):
         for keys, seconds in _cut(items, unit_s):
@@ -217,6 +214,26 @@ def _cut(items: Sequence[tuple[Key, Seconds]], unit_s: Seconds) -> Iterator[tupl
         yield keys, total
 
 
+def _weighed(
+    store: Store, snapshot: Snapshot, buckets: Collection[int], doc_ids: Collection[str], modality: Modality
+) -> Iterator[tuple[Document, Seconds]]:
+    """Yield documents with their seconds, in order of bucket and id."""
+    if not doc_ids:
+        return
+    found = store.stored_documents(snapshot, buckets, doc_ids, words=modality == "text")
+    documents = (item.document for item in found)
+    seconds = _audio_seconds if modality == "audio" else _text_seconds
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        while part := list(islice(documents, _ROWS_AT_ONCE)):
+            is_remote = any(map(_is_remote, part))
+            yield from zip(part, (pool.map if is_remote else map)(seconds, part), strict=True)
+
+
+def _is_remote(item: Document | Fault) -> bool:
+    """Whether a look at the document's files means requests, which are better made several at a time."""
+    return isinstance(item, Document) and "://" in f"{item.audio}{item.text_file}"
+
+
 def _audio_seconds(document: Document) -> Seconds:
     """Return the length that the header states; 0 where it cannot be read (the worker will say why)."""
     try:
@@ -234,7 +251,5 @@ def _text_seconds(document: Document) -> Seconds:
         except OSError:
             return 0.0
     text = document.text or ""
-    return (len(text) if isinstance(text, str) else sum(len(turn.text) for turn in text)) / CHARACTERS_PER_S
-
-
-_SECONDS: dict[Modality, Callable[[Document], Seconds]] = {"audio": _audio_seconds, "text": _text_seconds}
+    characters = len(text) if isinstance(text, str) else sum(len(turn.text) for turn in text)
+    return characters / CHARACTERS_PER_S

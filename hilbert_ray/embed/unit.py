@@ -9,18 +9,27 @@ import json
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version as version_of
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from hilbert_ray import audio, encoders, segment
+from hilbert_ray import __version__, audio, encoders, segment
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import AudioSegment, DocumentError, Seconds, Segment, Utterance, load_text
+from hilbert_ray.document import (
+    AudioSegment,
+    DocumentError,
+    Hertz,
+    Samples,
+    Seconds,
+    Segment,
+    Utterance,
+    load_text,
+)
 from hilbert_ray.embed.plan import Unit, file_version
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store, StoredDocument, StoreError
@@ -51,9 +60,9 @@ class FeatureError(DocumentError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """The end of a document: how much of it (seconds or tokens) its segments should have covered."""
+    """The end of a document: how much (seconds, or characters but spaces) its segments should cover."""
 
-    present: float
+    amount: float
     timed: bool
 
 
@@ -174,7 +183,9 @@ def embed_documents(
     works = [_Work(item=item, key=key) for item, key in zip(documents, keys, strict=True)]
     batch: list[tuple[_Work, Segment]] = []
     size = 0.0
-    for work, part in _read_ahead(_parts(works, modality, encoder, config), _SEGMENTS_AHEAD):
+    parts = _parts(works, modality, encoder, config)
+    # Text costs nothing to read, and its tokenizer may not be asked by two threads at a time.
+    for work, part in _read_ahead(parts, _SEGMENTS_AHEAD) if modality == "audio" else parts:
         if isinstance(part, Quarantined):
             work.failure = part
         elif isinstance(part, Ended):
@@ -187,14 +198,14 @@ def embed_documents(
                 batch, size = [], 0.0
     _encode(batch, encoder)
     rows: list[FeatureRow] = []
-    failures: list[Quarantined] = []
     for work in works:
-        row = work.failure or _or_reason(work, "check", lambda work=work: _row(work, modality, encoder))
-        if isinstance(row, Quarantined):
-            failures.append(row)
-        else:
-            rows.append(row)
-    return rows, failures
+        if work.failure is None:
+            row = _or_reason(work, "check", partial(_row, work, modality, encoder))
+            if isinstance(row, Quarantined):
+                work.failure = row
+            else:
+                rows.append(row)
+    return rows, [work.failure for work in works if work.failure is not None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -231,7 +242,7 @@ def _parts(
     for work in works:
         parts = read(work.item, encoder, config)
         while True:
-            part = _or_reason(work, "read", lambda parts=parts: next(parts, None))
+            part = _or_reason(work, "read", partial(next, parts, None))
             if part is None:
                 break
             yield work, part
@@ -239,7 +250,7 @@ def _parts(
                 break
 
 
-def _read_ahead(items: Iterator[T], ahead: int) -> Iterator[T]:
+def _read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
     """Yield items that a thread draws up to `ahead` of them in advance."""
     ready: queue.Queue[list[T]] = queue.Queue(ahead)
     is_stopped = threading.Event()
@@ -276,7 +287,7 @@ def _encode(batch: Sequence[tuple[_Work, Segment]], encoder: Encoder) -> None:
     going = [(work, part) for work, part in batch if work.failure is None]
     if not going:
         return
-    features = _or_reason(going[0][0], "encode", lambda: _features(encoder, [part for _, part in going]))
+    features = _or_reason(going[0][0], "encode", partial(_features, encoder, [part for _, part in going]))
     if isinstance(features, Quarantined):
         works = list({id(work): work for work, _ in going}.values())
         if len(works) == 1:
@@ -299,7 +310,8 @@ def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
             f"it must be ({len(segments)}, {encoder.dim})"
         )
     with np.errstate(over="ignore"):
-        return features.astype(np.float16)
+        narrow: np.ndarray = features.astype(np.float16)
+    return narrow
 
 
 def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
@@ -319,20 +331,14 @@ def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
         where = int(np.argwhere(~np.isfinite(features))[0, 0])
         start, end, _ = work.segments[where]
         raise FeatureError(
-            f"document {doc_id!r}: the features of segment {where} ({start:.2f} to {end:.2f}) are not finite "
-            "or beyond 65504, what float16 can hold; look at this stretch of the document"
+            f"document {doc_id!r}: the features of segment {where} ({start:.2f} to {end:.2f} s) are not "
+            "finite or beyond 65504, what float16 can hold; look at this stretch of the document"
         )
     spans = [(start, end) for start, end, _ in work.segments]
     if modality == "audio":
-        seen, tolerance = _covered(spans), 1e-3
+        seen = present = _check_seconds(doc_id, spans, ended.amount, encoder.rate_hz)
     else:
-        seen, tolerance = float(sum(encoder.count_tokens(text) for _, _, text in work.segments)), 0.0
-    if abs(seen - ended.present) > tolerance:
-        unit = "seconds of audio" if modality == "audio" else "tokens of text"
-        raise TruncatedError(
-            f"document {doc_id!r}: segments cover {seen:.3f} of {ended.present:.3f} {unit}; nothing may be "
-            "cut off or counted twice: please report this with the document"
-        )
+        seen, present = _check_tokens(doc_id, [text for _, _, text in work.segments], ended.amount, encoder)
     return FeatureRow(
         doc_id=doc_id,
         source=work.key,
@@ -341,17 +347,45 @@ def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
         end=np.array([end for _, end in spans], np.float32),
         timed=ended.timed,
         seen=seen,
-        present=ended.present,
+        present=present,
     )
 
 
-def _covered(spans: Sequence[tuple[Seconds, Seconds]]) -> Seconds:
-    """Return how many seconds some stretches cover together, overlaps counted once."""
-    covered = reached = 0.0
+def _check_seconds(
+    doc_id: str, spans: Sequence[tuple[Seconds, Seconds]], wanted: Seconds, rate_hz: Hertz
+) -> Seconds:
+    """Return the seconds that segments cover; they must be those wanted, but for the rounding to samples."""
+    samples = [(round(start * rate_hz), round(end * rate_hz)) for start, end in spans]
+    seconds = _covered(samples) / rate_hz
+    if abs(seconds - wanted) > (1 + len(spans)) / rate_hz:
+        raise TruncatedError(
+            f"document {doc_id!r}: segments cover {seconds:.3f} of {wanted:.3f} seconds of audio; nothing "
+            "may be cut off or counted twice: please report this with the document"
+        )
+    return seconds
+
+
+def _covered(spans: Sequence[tuple[Samples, Samples]]) -> Samples:
+    """Return how much some stretches cover together, overlaps counted once."""
+    covered = reached = 0
     for start, end in sorted(spans):
-        covered += max(0.0, end - max(start, reached))
+        covered += max(0, end - max(start, reached))
         reached = max(reached, end)
     return covered
+
+
+def _check_tokens(doc_id: str, texts: Sequence[str], wanted: float, encoder: Encoder) -> tuple[float, float]:
+    """Return how many tokens the encoder saw and how many there are; every character must be among them."""
+    counts = [encoder.count_tokens(text) for text in texts]
+    seen = sum(min(count, encoder.max_tokens or count) for count in counts)
+    found = segment.characters(texts)
+    if found != wanted or seen != sum(counts):
+        raise TruncatedError(
+            f"document {doc_id!r}: segments hold {found} of {wanted:.0f} characters, and the encoder sees "
+            f"{seen} of {sum(counts)} tokens; nothing may be cut off or counted twice: please report this "
+            "with the document"
+        )
+    return float(seen), float(sum(counts))
 
 
 def _suspected(doc_id: str, key: str) -> Quarantined:
@@ -370,16 +404,13 @@ def _suspected(doc_id: str, key: str) -> Quarantined:
 
 @cache
 def _versions() -> dict[str, str]:
-    names = ("hilbert-ray", "numpy", "soundfile", "soxr", "torch", "torchaudio", "transformers")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{n: version_of(n) for n in names},
-    }
+    names = ("numpy", "soundfile", "soxr", "torch", "torchaudio", "transformers")
+    here = {"hilbert-ray": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    return {**here, **{name: version_of(name) for name in names}}
 
 
 def _read_audio(item: StoredDocument, encoder: Encoder, config: Config) -> Iterator[Segment | Ended]:
-    """Yield the audio segments of a document, then its end; the audio must be the one that was planned with."""
+    """Yield the audio segments of a document, then its end; the file must be the one that was planned."""
     document, samples = item.document, 0
     uri = document.audio or ""
     if config.segment.audio == "turns" or config.segment.roles:
@@ -394,28 +425,25 @@ def _read_audio(item: StoredDocument, encoder: Encoder, config: Config) -> Itera
     blocks = counted(audio.stream(uri, encoder.rate_hz))
     yield from segment.audio_segments(document, blocks, encoder.rate_hz, config.segment)
     _require_version(item, uri, item.audio_version, config)
-    yield Ended(present=samples / encoder.rate_hz, timed=True)
+    wanted = segment.wanted_seconds(document, config.segment, samples / encoder.rate_hz)
+    yield Ended(amount=wanted, timed=True)
 
 
 def _read_text(item: StoredDocument, encoder: Encoder, config: Config) -> Iterator[Segment | Ended]:
     """Yield the text segments of a document, then its end."""
-    text = _read_transcript(item, config)
+    text = _read_transcript(item, config) or ""
     yield from segment.text_segments(item.document, text, encoder, config.segment)
-    turns = text if isinstance(text, tuple) else (Utterance(text=text),)
-    roles = config.segment.roles
-    present = sum(encoder.count_tokens(turn.text) for turn in turns if not roles or turn.role in roles)
-    yield Ended(present=float(present), timed=turns[0].start is not None)
+    turns = (Utterance(text=text),) if isinstance(text, str) else text
+    roles = () if isinstance(text, str) else config.segment.roles
+    wanted = [turn.text for turn in turns if not roles or turn.role in roles]
+    yield Ended(amount=segment.characters(wanted), timed=turns[0].start is not None)
 
 
-def _read_transcript(item: StoredDocument, config: Config) -> str | tuple[Utterance, ...]:
-    """Return the transcript; a file must be the one that was planned with."""
+def _read_transcript(item: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:
+    """Return the transcript, if there is one; a file must be the one that was planned with."""
     text = load_text(item.document)
     if item.document.text_file is not None:
         _require_version(item, item.document.text_file, item.text_version, config)
-    if text is None:
-        raise EmptyError(
-            f"document {item.document.doc_id!r} has no transcript; write null where there is none"
-        )
     return text
 
 

@@ -2,8 +2,7 @@
 
 `alignment` holds the contrastive and balance losses, `structure` CKA, `tasks` the supervised losses with
 their probabilities and decisions, `gradient_cache` the step whose batch exceeds memory. No function asks for
-a rank:
-`fit` gathers over ranks with `distributed` and hands over the global batch.
+a rank: `fit` gathers over ranks with `distributed` and hands over the global batch.
 """
 
 from dataclasses import dataclass, field

@@ -21,72 +21,60 @@ from hilbert_ray.losses.precision import full_precision
 Scale = Float[Tensor, ""] | float
 Present = Bool[Tensor, " batch"] | None
 CHUNK = 256  # rows: products stay large, and a chunk of logits is 16 MB at B = 16,384
+KEPT = 4096  # rows up to which the matrix of logits is kept for backward (64 MB); above, it is made again
 NEVER = -1e30  # logit of a pair that is no negative; finite, since a chunk may hold no other in a column
 
 
-class _ChunkedLogSumExps(torch.autograd.Function):
-    """`_logsumexps` with the logits of `chunk` rows at a time, made once in forward and again in backward.
+class _LogSumExps(torch.autograd.Function):
+    """Logsumexps of the logits z = x y^T over their columns and over their rows, a chunk of rows at a time.
 
-    d logsumexp_k z_ik / d z_ik is the softmax exp(z_ik - logsumexp_k z_ik), so backward needs the logits and the
-    two vectors of logsumexps, and no other matrix.
+    d logsumexp_k z_ik / d z_ik is the softmax exp(z_ik - logsumexp_k z_ik), so backward needs the logits and
+    the two vectors of logsumexps, and no other matrix. The logits are kept, or made again if `chunk` is set.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, group: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, y: Tensor, group: Tensor | None, chunk: int | None) -> Any:  # noqa: ANN401
         over_y, over_x = x.new_empty(len(x)), x.new_full((len(y),), -math.inf)
+        logits = x.new_empty(chunk or len(x), len(y))
+        for rows in _chunks(len(x), chunk):
+            z = _logits(x, y, group, rows, out=logits[: rows.stop - rows.start] if chunk else logits[rows])
+            over_y[rows] = z.logsumexp(dim=1)
+            over_x = torch.logaddexp(over_x, z.logsumexp(dim=0))
         ctx.chunk = chunk
-        for rows, logits in _logit_chunks(x, y, group, chunk):
-            over_y[rows] = logits.logsumexp(dim=1)
-            over_x = torch.logaddexp(over_x, logits.logsumexp(dim=0))
-        ctx.save_for_backward(x, y, group, over_y, over_x)
+        ctx.save_for_backward(x, y, group, over_y, over_x, None if chunk else logits)
         return over_y, over_x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
-        x, y, group, over_y, over_x = ctx.saved_tensors
+    def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> Any:  # noqa: ANN401
+        x, y, group, over_y, over_x, logits = ctx.saved_tensors
         d_x, d_y = torch.empty_like(x), torch.zeros_like(y)
-        buffer = x.new_empty(ctx.chunk, len(y))
-        for rows, logits in _logit_chunks(x, y, group, ctx.chunk):
-            d_logits = torch.sub(logits, over_y[rows, None], out=buffer[: len(logits)]).exp_()
-            d_logits.mul_(d_over_y[rows, None])
-            d_logits.add_(logits.sub_(over_x).exp_().mul_(d_over_x))
-            torch.mm(d_logits, y, out=d_x[rows])
-            d_y.addmm_(d_logits.T, x[rows])
+        buffers = x.new_empty(3 if ctx.chunk else 2, ctx.chunk or CHUNK, len(y))
+        for rows in _chunks(len(x), ctx.chunk):
+            d_z, softmax, *remade = buffers[:, : rows.stop - rows.start]
+            z = _logits(x, y, group, rows, out=remade[0]) if ctx.chunk else logits[rows]
+            torch.sub(z, over_y[rows, None], out=d_z).exp_().mul_(d_over_y[rows, None])
+            d_z += torch.sub(z, over_x, out=softmax).exp_().mul_(d_over_x)
+            torch.mm(d_z, y, out=d_x[rows])
+            d_y.addmm_(d_z.T, x[rows])
         return d_x, d_y, None, None
 
 
-def _logit_chunks(x: Tensor, y: Tensor, group: Tensor | None, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, logits of these rows [rows, B]) in one buffer, which the caller may overwrite."""
-    buffer = x.new_empty(chunk, len(y))
-    for start in range(0, len(x), chunk):
-        rows = slice(start, min(start + chunk, len(x)))
-        logits = torch.mm(x[rows], y.T, out=buffer[: rows.stop - start])
-        if group is not None:
-            logits.masked_fill_(_same_group(group, rows), NEVER)
-        yield rows, logits
+def _chunks(rows: int, chunk: int | None) -> Iterator[slice]:
+    """Yield slices of at most `chunk` rows; kept logits go chunk by chunk too, which stay in the cache."""
+    step = chunk or CHUNK
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
-def _same_group(group: Int[Tensor, " batch"], rows: slice) -> Bool[Tensor, "rows batch"]:
-    """Return True for pairs of one group, but not for a document with itself."""
-    same = group[rows, None] == group
-    same.diagonal(rows.start).fill_(False)
-    return same
-
-
-def _logsumexps(
-    x: Float[Tensor, "batch dim"],
-    y: Float[Tensor, "batch dim"],
-    group: Int[Tensor, " batch"] | None,
-    chunk: int | None,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Return the logsumexps of x y^T over y (rows) and over x (columns), other pairs of one group left out."""
-    if chunk is not None and chunk < len(x):
-        return _ChunkedLogSumExps.apply(x, y, group, chunk)  # type: ignore[no-untyped-call, no-any-return]
-    logits = x @ y.T  # [B, B]
+def _logits(x: Tensor, y: Tensor, group: Tensor | None, rows: slice, out: Tensor) -> Tensor:
+    """Write x y^T of some rows into `out`, pairs of one group (but a document with itself) at `NEVER`."""
+    torch.mm(x[rows], y.T, out=out)
     if group is not None:
-        logits = logits.masked_fill(_same_group(group, slice(0, len(x))), NEVER)
-    return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
+        same = group[rows, None] == group
+        same.diagonal(rows.start).fill_(False)
+        out.masked_fill_(same, NEVER)
+    return out
 
 
 @full_precision
@@ -96,7 +84,7 @@ def nce(
     scale: Scale,
     group: Int[Tensor, " batch"] | None = None,
     *,
-    chunk: int | None = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Return the InfoNCE loss of each row, x -> y and y -> x (van den Oord et al. 2018, equation 4).
 
@@ -107,12 +95,14 @@ def nce(
         y: another, row by row of the same documents.
         scale: s, the inverse temperature.
         group: pairs of one group are no negatives; a row without any negative has loss 0.
-        chunk: rows whose logits exist at a time; None makes the whole B x B matrix, for the same value and
-            gradient.
+        chunk: rows whose logits exist at a time, made again in backward; None keeps the B x B matrix up to
+            4,096 rows and takes chunks of 256 above. Value and gradient are the same.
     """
     x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
     positive = scale * (x * y).sum(dim=-1)
-    over_y, over_x = _logsumexps(scale * x, y, group, chunk)
+    if chunk is None and len(x) > KEPT:
+        chunk = CHUNK
+    over_y, over_x = _LogSumExps.apply(scale * x, y, group, chunk)  # type: ignore[no-untyped-call]
     return over_y - positive, over_x - positive
 
 
@@ -135,7 +125,7 @@ def info_nce(
     group: Int[Tensor, " batch"] | None = None,
     *,
     present: Present = None,
-    chunk: int | None = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return NCE(x, y): the mean over rows of half of both directions, nats.
 
@@ -160,7 +150,7 @@ def contrastive(
     *,
     audio_present: Present = None,
     text_present: Present = None,
-    chunk: int | None = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return ( NCE(a, j) + NCE(t, j) ) / 2, the reciprocal dual contrast: audio never meets text directly.
 
@@ -180,7 +170,7 @@ def information(
     estimator: Literal["infonce", "smile"] = "infonce",
     clip: float = 5.0,
     *,
-    chunk: int | None = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return an estimate of the mutual information between two embeddings, nats; 0 for fewer than 2 rows.
 
@@ -211,7 +201,7 @@ def balance(
     *,
     audio_present: Present = None,
     text_present: Present = None,
-    chunk: int | None = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return ( (I_a - I_t) / log B )^2 over the B rows that have both modalities; 0 if B < 2.
 

@@ -27,9 +27,9 @@ def cached_backward(
        and its cached gradients go backward into the network.
 
     Value and gradient equal those of running all micro batches with their graphs at once. On several ranks
-    the objective may gather (`distributed`): every rank must have the same number of micro batches, and
-    gradients are to be averaged afterwards with `distributed.average_gradients`, because DDP would reduce
-    them after each part.
+    the objective may gather (`distributed`), while `forward` must not communicate, so that ranks may have
+    different numbers of micro batches. Average the gradients afterwards with `distributed.average_gradients`:
+    DDP would reduce them after each part.
 
     Args:
         forward: micro batch to named outputs, each with documents first; must not change any state but the
@@ -57,9 +57,8 @@ def cached_backward(
     for batch, state, cached in zip(batches, states, leaves, strict=True):
         _restore(state)
         again = forward(batch)
-        pairs = [(x, cached[name].grad) for name, x in again.items() if x.requires_grad]
-        known = [(x, gradient) for x, gradient in pairs if gradient is not None]
-        torch.autograd.backward([x for x, _ in known], [gradient for _, gradient in known])
+        used = [name for name, x in again.items() if x.requires_grad and cached[name].grad is not None]
+        torch.autograd.backward([again[name] for name in used], [cached[name].grad for name in used])
     _restore(after)
     return loss.detach()
 

@@ -107,8 +107,8 @@ def cka(
     """
     if len(x) < MINIMUM:
         raise ValueError(
-            f"CKA of {len(x)} rows: unbiased HSIC divides by n - 3, so it needs at least {MINIMUM}; "
-            "give more documents"
+            f"CKA of {len(x)} rows: unbiased HSIC divides by n - 3, so it needs at least {MINIMUM}; give "
+            "more documents"
         )
     x, y = _centred(x), _centred(y)
     if kernel == "rbf":

@@ -7,7 +7,7 @@ mean over repeats, then over classes. Results are plain values for metrics.json,
 defined.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ from jaxtyping import Float
 from hilbert_ray.metrics import calibration, ranking
 from hilbert_ray.metrics.intervals import (
     RESAMPLES,
+    Error,
+    bootstrap_error,
     bootstrap_interval,
     resample_groups,
     t_interval,
@@ -38,7 +40,7 @@ Scores = dict[str, Any]
 
 
 def evaluate_predictions(
-    predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0
+    predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0, only: Collection[str] = ()
 ) -> dict[str, Scores]:
     """Return every metric of a task: {metric: {within, mean, pooled, low, high, folds, ...}}.
 
@@ -51,17 +53,28 @@ def evaluate_predictions(
         predictions: out-of-fold predictions.
         resamples: bootstrap resamples of groups; fewer than 2 leave intervals None.
         seed: of the resampling.
+        only: names of metrics; empty takes all that the task has.
 
     Raises:
-        ValueError: when no row is labelled.
+        ValueError: when no row is labelled, or `only` names a metric that the task does not have.
     """
     predictions = _labelled(predictions)
     units, draws = _draws(predictions, resamples, seed)
     documents = len(np.unique(predictions.document))
-    scores = {m.name: _score(m, predictions, units, draws, documents) for m in metrics(predictions)}
+    takes: dict[str, Callable[[], Scores]] = {
+        metric.name: partial(_score, metric, predictions, units, draws, documents)
+        for metric in metrics(predictions)
+    }
     if predictions.kind != "regression":
-        _describe_classes(predictions, scores)
-        scores["calibration_slope"] = _slope_score(predictions, units)
+        takes["calibration_slope"] = partial(_slope_score, predictions, units)
+    unknown = sorted(set(only) - set(takes))
+    if unknown:
+        raise ValueError(
+            f"metrics {', '.join(map(repr, unknown))} were asked for; a {predictions.kind} task has "
+            f"{', '.join(takes)}"
+        )
+    scores = {name: take() for name, take in takes.items() if not only or name in only}
+    _describe_classes(predictions, scores)
     return scores
 
 
@@ -69,8 +82,8 @@ def _labelled(predictions: Predictions) -> Predictions:
     labelled = predictions.labelled
     if not labelled.any():
         raise ValueError(
-            f"scores of a {predictions.kind} task were asked for, but none of its {len(labelled)} rows "
-            "has a label; give labels to some documents or leave the task out"
+            f"scores of a {predictions.kind} task were asked for, but none of its {len(labelled)} rows has a "
+            "label; give labels to some documents or leave the task out"
         )
     return predictions if labelled.all() else predictions[labelled]
 
@@ -133,8 +146,9 @@ def _score(
         found["mean"] = _plain(defined_mean(defined_mean(by_test_set[parts], 1)))
         found["folds"] = int(np.isfinite(by_test_set[parts]).any(0).sum())
         for name, drawn in resampled.items():
-            value = float(defined_mean(values[name][parts]))
-            around = bootstrap_interval(value, defined_mean(drawn[parts]), units, documents, metric.scale)
+            around = bootstrap_interval(
+                values[name][parts], drawn[parts], metric.support[parts], units, documents, metric.scale
+            )
             prefix = "" if name == "pooled" else "within_"
             found |= {f"{prefix}low": _plain(around.low), f"{prefix}high": _plain(around.high)}
         return found
@@ -147,16 +161,19 @@ def _score(
 
 def _describe_classes(predictions: Predictions, scores: dict[str, Scores]) -> None:
     """Add counts of positives to the AUC and chance levels to the average precision, for each class."""
-    shares = []
-    for problem in problems(predictions):
-        positive = problem.rows[problem.positive]
-        shares.append(float(problem.positive.mean()) if len(problem.rows) else np.nan)
-        scores["auc"]["classes"][problem.name] |= {
-            "positives": len(np.unique(predictions.document[positive])),
-            "groups": len(np.unique(predictions.group[positive])),
-        }
-        scores["pr_auc"]["classes"][problem.name]["prevalence"] = _plain(shares[-1])
-    scores["pr_auc"]["prevalence"] = _plain(defined_mean(np.array(shares)))
+    asked = problems(predictions)
+    if "auc" in scores:
+        for problem in asked:
+            positive = problem.rows[problem.positive]
+            scores["auc"]["classes"][problem.name] |= {
+                "positives": len(np.unique(predictions.document[positive])),
+                "groups": len(np.unique(predictions.group[positive])),
+            }
+    if "pr_auc" in scores:
+        shares = np.array([problem.positive.mean() if len(problem.rows) else np.nan for problem in asked])
+        for problem, share in zip(asked, shares, strict=True):
+            scores["pr_auc"]["classes"][problem.name]["prevalence"] = _plain(share)
+        scores["pr_auc"]["prevalence"] = _plain(defined_mean(shares))
 
 
 def _slope_score(predictions: Predictions, units: int) -> Scores:
@@ -184,8 +201,8 @@ def _slope_score(predictions: Predictions, units: int) -> Scores:
     for s, values_of_rows in defined:
         at = rows[repeats.index[rows] == s]
         influence += np.bincount(predictions.group[at], values_of_rows, units) / len(defined)
-    error = float(np.sqrt((influence**2).sum() * units / (units - 1))) if defined and units > 1 else np.nan
-    around = t_interval(pooled, error, units)
+    error = np.sqrt((influence**2).sum() * units / (units - 1)) if defined and units > 1 else np.nan
+    around = t_interval(pooled, Error(value=float(error), df=units - 1))
     return {
         "mean": _plain(defined_mean(by_fold)),
         "pooled": _plain(pooled),
@@ -202,10 +219,10 @@ def compare_predictions(
 
     Returns:
         `metric`; `first`, `second` and their `difference`, with `low` and `high` (t interval of the paired
-        cluster bootstrap) and `standard_error`; `p_bootstrap` of that; `t`, `df` and `p_corrected_t` of the
-        corrected resampled t test on the macro scores of folds; `groups`; `smallest_detectable_difference` at
-        80 % power and 5 % level; `exploratory`, true below 40 groups. Adjust the p-values of a family with
-        `holm`.
+        cluster bootstrap), `standard_error` and `df_bootstrap`; `p_bootstrap` of that; `t`, `df` and
+        `p_corrected_t` of the corrected resampled t test on the macro scores of folds; `groups`;
+        `smallest_detectable_difference` at 80 % power and 5 % level; `exploratory`, true below 40 groups.
+        Adjust the p-values of a family with `holm`.
 
     Raises:
         ValueError: when the two do not have the same targets, folds, repeats and groups row by row.
@@ -214,45 +231,42 @@ def compare_predictions(
         ours, theirs = getattr(first, name), getattr(second, name)
         if first.kind != second.kind or not np.array_equal(ours, theirs, equal_nan=name == "targets"):
             raise ValueError(
-                f"two systems can only be compared on the same rows, but their {name} differ "
-                f"({first.kind} with {len(first.targets)} rows, {second.kind} with {len(second.targets)}); "
-                "evaluate both on the same folds and sort both by repeat and document"
+                f"two systems can only be compared on the same rows, but their {name} differ ({first.kind} "
+                f"with {len(first.targets)} rows, {second.kind} with {len(second.targets)}); evaluate both "
+                "on the same folds and sort both by repeat and document"
             )
     first, second = _labelled(first), _labelled(second)
     units, draws = _draws(first, resamples, seed)
     ones, test_sets = np.ones((len(first.group), 1)), first.test_sets()
-    both = [(headline(p), p) for p in (first, second)]
-    values = [float(defined_mean(_within(metric, test_sets, ones))[0]) for metric, _ in both]
-    by_fold = [defined_mean(metric.values(test_sets, ones)[..., 0]) for metric, _ in both]
-    drawn = [
-        defined_mean(_over_draws(partial(_within, metric, test_sets), first.group, draws))
-        for metric, _ in both
-    ]
-    difference, spread = values[0] - values[1], drawn[0] - drawn[1]
-    tested = bootstrap_t(difference, spread, units)
-    spread = spread[np.isfinite(spread)]
-    error = float(spread.std(ddof=1)) if len(spread) > 1 else np.nan
+    both = [headline(predictions) for predictions in (first, second)]
+    values = [_within(metric, test_sets, ones)[:, 0] for metric in both]
+    by_fold = [defined_mean(metric.values(test_sets, ones)[..., 0]) for metric in both]
+    drawn = [_over_draws(partial(_within, metric, test_sets), first.group, draws) for metric in both]
+    support = both[0].support
+    error = bootstrap_error(values[0] - values[1], drawn[0] - drawn[1], support, units)
+    difference = float(defined_mean(values[0] - values[1]))
+    tested, around = bootstrap_t(difference, error), t_interval(difference, error)
     n_test = np.bincount(test_sets.index, minlength=test_sets.count)
     totals = np.bincount(first.repeats().index)
     repeat_of = np.zeros(test_sets.count, np.int64)
     repeat_of[test_sets.index] = first.repeats().index
     n_train = totals[repeat_of] - n_test
     corrected = corrected_resampled_t(by_fold[0] - by_fold[1], float(n_train.mean()), float(n_test.mean()))
-    around = t_interval(difference, error, units)
     return {
-        "metric": both[0][0].name,
-        "first": _plain(values[0]),
-        "second": _plain(values[1]),
+        "metric": both[0].name,
+        "first": _plain(defined_mean(values[0])),
+        "second": _plain(defined_mean(values[1])),
         "difference": _plain(difference),
         "low": _plain(around.low),
         "high": _plain(around.high),
-        "standard_error": _plain(error),
+        "standard_error": _plain(error.value),
+        "df_bootstrap": _plain(error.df),
         "p_bootstrap": _plain(tested.p),
         "t": _plain(corrected.t),
         "df": corrected.df,
         "p_corrected_t": _plain(corrected.p),
         "groups": units,
-        "smallest_detectable_difference": _plain(smallest_detectable_difference(error, units)),
+        "smallest_detectable_difference": _plain(smallest_detectable_difference(error)),
         "exploratory": units < EXPLORATORY_GROUPS,
     }
 

@@ -209,12 +209,14 @@ class Metric:
     """A metric as a function of segments and weights [rows, draws] of all rows.
 
     values: gives [parts, segments, draws], NaN where not defined; the metric is the mean over parts.
+    support: int64 [parts], the groups that carry each part: its intervals can be no better than these allow.
     pairs: for metrics that are a share of pairs, concordant and all pairs, each [parts, segments, draws].
     parts: names of what is averaged; empty where there is only one value.
     """
 
     name: str
     scale: Scale
+    support: Int[np.ndarray, " parts"]
     values: Values
     parts: tuple[str, ...] = ()
     pairs: PairCounts | None = None
@@ -227,7 +229,18 @@ def _over(parts: Sequence[P], score: Callable[[P, Segments, np.ndarray], np.ndar
     )
 
 
-def _share_of_pairs(name: str, parts: tuple[str, ...], counts: Sequence[PairCounts]) -> Metric:
+def _groups(predictions: Predictions, rows: np.ndarray) -> int:
+    return len(np.unique(predictions.group[rows]))
+
+
+def _rarer_side(predictions: Predictions, rows: np.ndarray, positive: np.ndarray) -> int:
+    """Return the number of groups with a positive, or with a negative if that is less."""
+    return min(_groups(predictions, rows[positive]), _groups(predictions, rows[~positive]))
+
+
+def _share_of_pairs(
+    name: str, parts: tuple[str, ...], support: Sequence[int], counts: Sequence[PairCounts]
+) -> Metric:
     def pairs(segments: Segments, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         concordant, compared = zip(*(count(segments, weights) for count in counts), strict=True)
         return np.stack(concordant), np.stack(compared)
@@ -235,6 +248,7 @@ def _share_of_pairs(name: str, parts: tuple[str, ...], counts: Sequence[PairCoun
     return Metric(
         name=name,
         scale="share",
+        support=np.array(support),
         values=lambda segments, weights: ratio(*pairs(segments, weights)),
         pairs=pairs,
         parts=parts,
@@ -245,7 +259,10 @@ def headline(predictions: Predictions) -> Metric:
     """Return what systems are compared by: macro one-vs-rest AUC, or the concordance index of numbers."""
     if predictions.kind == "regression":
         rows, p, y = _numbers(predictions)
-        return _share_of_pairs("concordance", (), [lambda s, w: ranking.number_pairs(p, y, s[rows], w[rows])])
+        support = [_groups(predictions, rows)]
+        return _share_of_pairs(
+            "concordance", (), support, [lambda s, w: ranking.number_pairs(p, y, s[rows], w[rows])]
+        )
 
     def counts(problem: Problem) -> PairCounts:
         return lambda s, w: ranking.class_pairs(
@@ -253,9 +270,9 @@ def headline(predictions: Predictions) -> Metric:
         )
 
     asked = problems(predictions)
-    return _share_of_pairs(
-        "auc", tuple(problem.name for problem in asked), [counts(problem) for problem in asked]
-    )
+    support = [_rarer_side(predictions, problem.rows, problem.positive) for problem in asked]
+    names = tuple(problem.name for problem in asked)
+    return _share_of_pairs("auc", names, support, [counts(problem) for problem in asked])
 
 
 def metrics(predictions: Predictions) -> list[Metric]:
@@ -283,35 +300,42 @@ def metrics(predictions: Predictions) -> list[Metric]:
     ) -> Values:
         return _over(made, lambda choice, s, w: score(choice.probabilities, choice.true, s, w)[None])
 
-    halved = made[0].probabilities.shape[1] == 2
+    def metric(
+        name: str,
+        values: Values,
+        support: Sequence[int],
+        parts: tuple[str, ...] = labels,
+        scale: Scale = "share",
+    ) -> Metric:
+        return Metric(name=name, scale=scale, support=np.array(support), values=values, parts=parts)
+
+    everyone = [_groups(predictions, choice.rows) for choice in made]
+    rarer = [_rarer_side(predictions, choice.rows, choice.true == 1) for choice in made]
+    two_classes = made[0].probabilities.shape[1] == 2
+    classes = predictions.classes
+    of_class = (
+        rarer
+        if several
+        else [_groups(predictions, made[0].rows[made[0].true == k]) for k in range(len(classes))]
+    )
+    auc = headline(predictions)
     found = [
-        headline(predictions),
-        Metric(
-            name="pr_auc", scale="share", values=_over(asked, precision), parts=tuple(q.name for q in asked)
-        ),
-        Metric(
-            name="balanced_accuracy", scale="share", values=_over(made, recall), parts=predictions.classes
-        ),
-        Metric(name="macro_f1", scale="share", values=_over(made, f1), parts=predictions.classes),
-        Metric(name="mcc", scale="correlation", values=of_counts(decisions.matthews), parts=labels),
-        Metric(
-            name="ece",
-            scale="share",
-            values=of_probabilities(calibration.expected_calibration_error),
-            parts=labels,
-        ),
-        Metric(
-            name="brier",
-            scale="share" if halved else "double_share",
-            values=of_probabilities(calibration.brier),
-            parts=labels,
+        auc,
+        metric("pr_auc", _over(asked, precision), auc.support.tolist(), auc.parts),
+        metric("balanced_accuracy", _over(made, recall), of_class, classes),
+        metric("macro_f1", _over(made, f1), of_class, classes),
+        metric("mcc", of_counts(decisions.matthews), rarer if two_classes else everyone, scale="correlation"),
+        metric("ece", of_probabilities(calibration.expected_calibration_error), everyone),
+        metric(
+            "brier",
+            of_probabilities(calibration.brier),
+            everyone,
+            scale="share" if two_classes else "double_share",
         ),
     ]
     if predictions.kind == "ordinal":
-        kappa = Metric(
-            name="quadratic_kappa", scale="correlation", values=of_counts(decisions.quadratic_kappa)
-        )
-        found.insert(1, kappa)
+        kappa = of_counts(decisions.quadratic_kappa)
+        found.insert(1, metric("quadratic_kappa", kappa, everyone, scale="correlation"))
     return found
 
 
@@ -342,8 +366,9 @@ def _number_metrics(predictions: Predictions) -> list[Metric]:
     def correlation(segments: Segments, weights: np.ndarray) -> np.ndarray:
         return ranking.spearman(p, y, segments[rows], weights[rows])[None]
 
+    support = np.array([_groups(predictions, rows)])
     return [
-        Metric(name="r2", scale="at_most_one", values=r2),
-        Metric(name="mae", scale="positive", values=absolute_error),
-        Metric(name="spearman", scale="correlation", values=correlation),
+        Metric(name="r2", scale="at_most_one", support=support, values=r2),
+        Metric(name="mae", scale="positive", support=support, values=absolute_error),
+        Metric(name="spearman", scale="correlation", support=support, values=correlation),
     ]

@@ -94,7 +94,10 @@ def evaluate_embeddings(
         weights = draws[codes]
         total = everything.sums(np.ones(len(values)), weights)
         drawn = ratio(everything.sums(values, weights), total)[0]
-        around = bootstrap_interval(float(values.mean()), drawn, len(units), len(rows), scale)
+        support = np.array([len(units)])
+        around = bootstrap_interval(
+            values.mean(keepdims=True), drawn[None], support, len(units), len(rows), scale
+        )
         ones = np.ones((len(values), 1))
         return {
             "mean": float(ratio(segments.sums(values, ones), segments.sums(ones[:, 0], ones)).mean()),

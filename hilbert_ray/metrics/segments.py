@@ -5,6 +5,7 @@ is made of sums over segments under document weights: weights of 1 give the scor
     bootstrap.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,10 @@ class Segments:
 
     def sums(self, values: np.ndarray, weights: Float[np.ndarray, "rows draws"]) -> np.ndarray:
         """Return sums of weight times value: [rows] -> [segments, draws]; [rows, m] adds an axis m."""
-        flat = values.reshape(len(values), -1)
-        rows, columns = flat.shape
+        rows, columns = len(values), math.prod(values.shape[1:])
         where = self.index[:, None] * columns + np.arange(columns)
         matrix = sparse.csr_array(
-            (flat.ravel(), (where.ravel(), np.repeat(np.arange(rows), columns))),
+            (values.ravel(), (where.ravel(), np.repeat(np.arange(rows), columns))),
             shape=(self.count * columns, rows),
         )
         return np.asarray(matrix @ weights).reshape(self.count, *values.shape[1:], weights.shape[1])

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+from hilbert_ray.metrics.intervals import Error
+
 EXPLORATORY_GROUPS = 40
 
 
@@ -20,7 +22,7 @@ class TTest:
     """Result of a t test; NaN where it is not defined."""
 
     t: float
-    df: int
+    df: float
     p: float
 
 
@@ -43,15 +45,14 @@ def corrected_resampled_t(differences: Float[np.ndarray, " folds"], n_train: flo
     return _t_test(float(values.mean()), error, df)
 
 
-def bootstrap_t(difference: float, draws: Float[np.ndarray, " draws"], groups: int) -> TTest:
-    """Test a difference against 0 with the standard deviation of its paired bootstrap draws as its error."""
-    draws = draws[np.isfinite(draws)]
-    if len(draws) < 2 or groups < 2:
-        return TTest(t=np.nan, df=max(groups - 1, 0), p=np.nan)
-    return _t_test(difference, float(draws.std(ddof=1)), groups - 1)
+def bootstrap_t(difference: float, error: Error) -> TTest:
+    """Test a difference against 0 with the error of its paired bootstrap."""
+    if not np.isfinite(difference + error.value):
+        return TTest(t=np.nan, df=0.0, p=np.nan)
+    return _t_test(difference, error.value, error.df)
 
 
-def _t_test(mean: float, error: float, df: int) -> TTest:
+def _t_test(mean: float, error: float, df: float) -> TTest:
     if error == 0:  # the same scores in every fold or resample: no difference, or one without any spread
         return TTest(
             t=0.0 if mean == 0 else float(np.copysign(np.inf, mean)), df=df, p=1.0 if mean == 0 else 0.0
@@ -71,16 +72,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def smallest_detectable_difference(
-    standard_error: float, groups: int, power: float = 0.8, level: float = 0.05
-) -> float:
+def smallest_detectable_difference(error: Error, power: float = 0.8, level: float = 0.05) -> float:
     """Return the true difference that a two-sided test would find with the given power.
 
-    (t_{1 - level/2} + t_{power}) * standard error, groups - 1 degrees of freedom (Bloom 1995).
+    (t_{1 - level/2} + t_{power}) * standard error (Bloom 1995).
     """
-    if groups < 2:
-        return np.nan
-    return float((stats.t.ppf(1 - level / 2, groups - 1) + stats.t.ppf(power, groups - 1)) * standard_error)
+    return float((stats.t.ppf(1 - level / 2, error.df) + stats.t.ppf(power, error.df)) * error.value)
 
 
 def shuffled_documents(

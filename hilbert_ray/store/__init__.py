@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -41,6 +43,7 @@ __all__ = [
     "StoreError",
     "StoredDocument",
     "bucket_of",
+    "reads_turns",
 ]
 
 SCHEMA = 1
@@ -87,8 +90,8 @@ class Store:
             values = json.loads(Files(uri).read("store.json"))
         except FileNotFoundError:
             raise StoreError(
-                f"no store at {uri}: there is no store.json; mend the path, or make one with "
-                "`hilbert-ray embed`"
+                f"no store at {uri}: there is no store.json; mend the path, or make one with `hilbert-ray "
+                "embed`"
             ) from None
         except ValueError as error:
             raise StoreError(f"store.json of {uri} is damaged ({error}); restore it from a copy") from None
@@ -101,9 +104,9 @@ class Store:
 
     # Documents
 
-    def write_documents(self, rows: Iterator[StoredDocument | Fault]) -> Snapshot:
-        """Make these manifest rows what the store's readers see; see `documents.write`."""
-        return documents.write(self.files, rows, self.buckets)
+    def write_documents(self, rows: Iterator[StoredDocument | Fault], roles: Sequence[str] = ()) -> Snapshot:
+        """Make these manifest rows, of which `roles` are kept, what readers see; see `documents.write`."""
+        return documents.write(self.files, rows, self.buckets, roles)
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """Return a snapshot of the manifest by its number, or the newest (empty where there is none)."""
@@ -120,6 +123,12 @@ class Store:
         chosen = self.snapshot() if snapshot is None else snapshot
         return documents.read(self.files, chosen, buckets, doc_ids, words)
 
+    def sources(
+        self, snapshot: Snapshot, buckets: Collection[int], modality: Modality, reads_turns: bool
+    ) -> Iterator[tuple[str, str | None]]:
+        """Yield (id, source) of the documents of some buckets; see `documents.sources`."""
+        return documents.sources(self.files, snapshot, buckets, modality, reads_turns)
+
     def documents(self, words: bool = False) -> Iterator[Document]:
         """Yield the documents of the newest manifest, by bucket and id.
 
@@ -133,27 +142,28 @@ class Store:
 
     # Encoders
 
-    def add_encoder(
-        self, modality: Modality, fingerprint: str, description: Mapping[str, Any], reads_turns: bool
-    ) -> None:
+    def add_encoder(self, modality: Modality, fingerprint: str, description: Mapping[str, Any]) -> None:
         """Note what makes the features of a fingerprint; what is noted already stays.
 
         Raises:
             StoreError: when the same fingerprint stands for an encoder of another width.
         """
-        values = {**description, "reads_turns": reads_turns}
         name = f"{_folder(modality, fingerprint)}/encoder.json"
-        if self.files.create(name, json.dumps(values, indent=1, sort_keys=True).encode()):
+        if self.files.create(name, json.dumps(description, indent=1, sort_keys=True).encode()):
             return
         noted = json.loads(self.files.read(name))
-        if noted.get("dim") != values.get("dim") or noted.get("reads_turns") != reads_turns:
+        if noted.get("dim") != description.get("dim"):
             raise StoreError(
-                f"{name} describes {noted}, but this run's encoder of the same fingerprint is {values}; "
-                "features of both must not mix: embed into a new store"
+                f"{name} describes an encoder of width {noted.get('dim')}, but this run's encoder of the "
+                f"same fingerprint has width {description.get('dim')}; features of both must not mix: embed "
+                "into a new store"
             )
 
     def encoders(self, modality: Modality) -> dict[str, dict[str, Any]]:
-        """Return the description of each encoder whose features this store has, by fingerprint."""
+        """Return the description of each encoder whose features this store has, by fingerprint.
+
+        The description is the encoder's own (`describe`), with the roles that the newest run kept.
+        """
         root = f"features/{modality}"
         found: dict[str, dict[str, Any]] = {}
         for fingerprint in self._folders(root):
@@ -161,6 +171,8 @@ class Store:
                 found[fingerprint] = json.loads(self.files.read(f"{root}/{fingerprint}/encoder.json"))
             except FileNotFoundError:
                 continue
+            if "segment" in found[fingerprint]:
+                found[fingerprint]["segment"]["roles"] = list(self.snapshot().roles)
         return found
 
     def _folders(self, name: str) -> list[str]:
@@ -178,7 +190,7 @@ class Store:
                 f"store {self.uri} has no {modality} features of encoder {fingerprint}; it has {listed}: run "
                 "`hilbert-ray embed` with that encoder first"
             )
-        return bool(known[fingerprint]["reads_turns"])
+        return reads_turns(modality, known[fingerprint])
 
     # Writing features
 
@@ -304,14 +316,11 @@ class Store:
         self, modality: Modality, fingerprint: str, bucket: int | None
     ) -> Iterator[tuple[dict[str, str], list[Commit]]]:
         """Yield (current source of each document that has the modality, commits), some buckets at a time."""
-        reads_turns = self._reads_turns(modality, fingerprint)
+        by_turns = self._reads_turns(modality, fingerprint)
         snapshot = self.snapshot()
         for buckets in snapshot.blocks(bucket):
-            current = {
-                stored.document.doc_id: stored.source(modality, reads_turns)
-                for stored in self.stored_documents(snapshot, buckets, words=False)
-                if stored.has(modality)
-            }
+            known = self.sources(snapshot, buckets, modality, by_turns)
+            current = {doc_id: source for doc_id, source in known if source is not None}
             yield current, list(self.commits(modality, fingerprint, buckets))
 
     # Care
@@ -366,6 +375,23 @@ class Store:
             unit: amount / divisor,
             "size_bytes": size,
         }
+
+    def export(self, folder: str) -> int:
+        """Write all current features to FOLDER/<modality>/<fingerprint>/<doc_id>.npz; return the documents.
+
+        Each file holds `features` float16 [n, dim], `start` and `end` float32 [n]. What is no letter, digit
+        or one of `_.-~` in an id is written as in URLs (%2F for a slash).
+        """
+        exported: set[str] = set()
+        for modality in MODALITIES:
+            for fingerprint in self.encoders(modality):
+                place = Path(folder, modality, fingerprint)
+                place.mkdir(parents=True, exist_ok=True)
+                for row in self.read(modality, fingerprint):
+                    path = place / f"{quote(row.doc_id, safe='')}.npz"
+                    np.savez(path, features=row.features, start=row.start, end=row.end)
+                    exported.add(row.doc_id)
+        return len(exported)
 
     def verify(self) -> Iterator[Problem]:
         """Read every committed file again; yield what is gone, changed, or not what its commit says."""
@@ -427,6 +453,11 @@ class Store:
                 self.files.delete(name)
                 deleted.append(name)
         return deleted
+
+
+def reads_turns(modality: Modality, description: Mapping[str, Any]) -> bool:
+    """Whether an encoder's segments are cut by the transcript's turns, by its description."""
+    return modality == "audio" and description.get("segment", {}).get("audio") == "turns"
 
 
 def _folder(modality: Modality, fingerprint: str) -> str:

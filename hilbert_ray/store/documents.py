@@ -72,16 +72,26 @@ class StoredDocument:
         """Whether the document has this modality."""
         return (self.audio_version if modality == "audio" else self.text_version) is not None
 
-    def source(self, modality: Modality, reads_turns: bool) -> str:
-        """Return the hash of what the features depend on besides the encoder's fingerprint."""
-        if modality == "text":
-            return digest("text", self.text_version or "")
-        return digest("audio", self.audio_version or "", (self.turns_version or "") if reads_turns else "")
+    def source(self, modality: Modality, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
+        """Return the hash of what the features depend on besides the encoder's fingerprint.
+
+        Args:
+            modality: whose features.
+            reads_turns: whether audio is cut by the transcript's turns.
+            roles: the only speakers that are kept, where that is set.
+        """
+        return _source(
+            modality, reads_turns, roles, self.audio_version, self.text_version, self.turns_version
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """What one `documents/<number>.json` says. `groups` lists (bucket, rows) of each row group of `file`."""
+    """What one `documents/<number>.json` says.
+
+    `groups` lists (bucket, rows) of each row group of `file`; `roles` are the only speakers that the run kept
+    (empty: all), on which every document's source depends.
+    """
 
     number: int
     file: str
@@ -89,6 +99,7 @@ class Snapshot:
     rows: int
     groups: tuple[tuple[int, int], ...]
     faults: tuple[Fault, ...]
+    roles: tuple[str, ...] = ()
 
     def blocks(self, bucket: int | None = None, rows: int = 50_000) -> list[frozenset[int]]:
         """Return the buckets in use in groups of about `rows` documents: what one process holds at a time."""
@@ -125,10 +136,13 @@ def load(files: Files, number: int) -> Snapshot:
         rows=values["rows"],
         groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
         faults=tuple(Fault(**fault) for fault in values["faults"]),
+        roles=tuple(values["roles"]),
     )
 
 
-def write(files: Files, rows: Iterator[StoredDocument | Fault], buckets: int) -> Snapshot:
+def write(
+    files: Files, rows: Iterator[StoredDocument | Fault], buckets: int, roles: Sequence[str] = ()
+) -> Snapshot:
     """Make these rows the newest snapshot, unless the newest holds the same already; return it.
 
     Rows may come in any order and number: they are sorted by bucket through temporary files, so that memory
@@ -148,6 +162,7 @@ def write(files: Files, rows: Iterator[StoredDocument | Fault], buckets: int) ->
         rows=sum(rows for _, rows in groups),
         groups=tuple(groups),
         faults=tuple(sorted(duplicates, key=lambda fault: fault.row)),
+        roles=tuple(sorted(roles)),
     )
     while True:
         last = newest(files)
@@ -192,6 +207,29 @@ def read(
                     yield _from_row(values)
 
 
+def sources(
+    files: Files, snapshot: Snapshot, buckets: Collection[int], modality: Modality, reads_turns: bool
+) -> Iterator[tuple[str, str | None]]:
+    """Yield (id, source) of the documents of some buckets, source None where they lack the modality.
+
+    It is `StoredDocument.source` of each, read from the few columns that tell it.
+    """
+    columns = ["doc_id", "audio_version", "text_version", "turns_version"]
+    numbers = [i for i, (owner, _) in enumerate(snapshot.groups) if owner in buckets]
+    if not numbers:
+        return
+    has = columns[1] if modality == "audio" else columns[2]
+    with files.open(snapshot.file) as file:
+        parquet = pq.ParquetFile(file)
+        for number in numbers:
+            table = parquet.read_row_group(number, columns=columns)
+            present = table[has].is_valid().to_pylist()
+            for found, (doc_id, *versions) in zip(
+                present, zip(*(column.to_pylist() for column in table.columns), strict=True), strict=True
+            ):
+                yield doc_id, _source(modality, reads_turns, snapshot.roles, *versions) if found else None
+
+
 def hash_file(path: str) -> str:
     """Return the SHA-256 of a local file."""
     with open(path, "rb") as file:
@@ -231,6 +269,19 @@ def encode_text(text: str | tuple[Utterance, ...]) -> str:
 def _decode_text(text: str) -> str | tuple[Utterance, ...]:
     values = json.loads(text)
     return values if isinstance(values, str) else tuple(Utterance(**fields) for fields in values)
+
+
+def _source(
+    modality: Modality,
+    reads_turns: bool,
+    roles: Sequence[str],
+    audio: str | None,
+    text: str | None,
+    turns: str | None,
+) -> str:
+    if modality == "text":
+        return digest("text", text or "", *sorted(roles))
+    return digest("audio", audio or "", (turns or "") if reads_turns or roles else "", *sorted(roles))
 
 
 def _to_row(stored: StoredDocument, buckets: int) -> dict[str, Any]:

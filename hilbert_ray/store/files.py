@@ -106,9 +106,9 @@ class Files:
         """Return the bytes of several files; object stores are asked for many at a time."""
         if self.is_local or len(names) < 2:
             return {name: self.read(name) for name in names}
-        paths = {self.path(name): name for name in names}
-        found = self.filesystem.cat(list(paths))
-        return {paths[path]: data for path, data in found.items()}
+        paths = [self.path(name) for name in names]
+        found = self.filesystem.cat_ranges(paths, None, None, on_error="raise")
+        return dict(zip(names, found, strict=True))
 
     @contextmanager
     def open(self, name: str) -> Iterator[Any]:

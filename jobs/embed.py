@@ -1,0 +1,11 @@
+"""`hilbert-ray embed` as a job: a manifest into a feature store.
+
+ray job submit --working-dir . -- python jobs/embed.py --help
+"""
+
+import sys
+
+from hilbert_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["embed", *sys.argv[1:]]))

@@ -1,0 +1,11 @@
+"""`hilbert-ray evaluate` as a job: a feature store into cross-validated scores.
+
+ray job submit --working-dir . -- python jobs/evaluate.py --help
+"""
+
+import sys
+
+from hilbert_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,11 @@
+"""`hilbert-ray train` as a job: a feature store into a published model.
+
+ray job submit --working-dir . -- python jobs/train.py --help
+"""
+
+import sys
+
+from hilbert_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
