@@ -523,8 +523,8 @@ def make_broken(out: Path, good: Sequence[Record], speech: Samples) -> list[Reco
     (folder / "truncated.flac").write_bytes(whole[: len(whole) // 2])
     (folder / "text.wav").write_text("This is a note about the recording, not the recording.\n" * 20)
     soundfile.write(folder / "one-hertz.wav", clip[:RATE_HZ], 1, subtype="PCM_16")
-    soundfile.write(folder / "not-finite.wav", np.where(np.arange(RATE_HZ) == 8000, np.nan, clip[:RATE_HZ]),
-                    RATE_HZ, subtype="FLOAT")  # fmt: skip
+    holed = np.where(np.arange(len(clip)) == 8000, np.nan, clip)
+    soundfile.write(folder / "not-finite.wav", holed, RATE_HZ, subtype="FLOAT")
     soundfile.write(folder / "no-samples.wav", clip[:0], RATE_HZ)
 
     late = [turns[0], {**turns[1], "start": 30.0, "end": 42.0}]

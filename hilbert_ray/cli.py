@@ -7,7 +7,6 @@ before Ray starts; heavy modules are imported inside `run`, so that `--help` sta
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -96,8 +95,8 @@ class Embed(_Common):
         """Embed what is not stored yet and return the summary."""
         from hilbert_ray.embed import embed
 
-        summary = embed(self.manifest, self.store, config, start_ray=connect)
-        return Result(summary.to_dict(), str(summary))
+        summary = embed(self.manifest, self.store, config)
+        return Result(summary.to_dict(), summary.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,6 @@ class Evaluate(_Reading):
         """Return metrics.json of the run."""
         from hilbert_ray.evaluate import evaluate, summarise
 
-        connect()
         metrics = evaluate(
             self.store, self.out, config, audio=self.audio, text=self.text, compare=self.compare
         )
@@ -148,7 +146,6 @@ class Train(_Reading):
         """Return where the model is and the last losses."""
         from hilbert_ray.train import train
 
-        connect()
         summary = train(self.store, self.out, config, audio=self.audio, text=self.text)
         return Result(summary.to_dict(), summary.text())
 
@@ -166,7 +163,6 @@ class Tune(_Reading):
         """Return the best settings beside the defaults' score."""
         from hilbert_ray.tune import tune
 
-        connect()
         summary = tune(self.store, self.out, config, audio=self.audio, text=self.text, resume=self.resume)
         return Result(summary.to_dict(), summary.text())
 
@@ -175,7 +171,7 @@ class Tune(_Reading):
 class Predict(_Common):
     """Embed and classify a new manifest with a published model."""
 
-    model: str
+    folder: Annotated[str, tyro.conf.arg(name="model")]
     """Published folder, RUN/model."""
     manifest: str
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
@@ -189,8 +185,7 @@ class Predict(_Common):
         """Return counts of what was predicted and what was quarantined."""
         from hilbert_ray.predict import predict
 
-        connect()
-        summary = predict(self.model, self.manifest, self.out, config.embed, store=self.store)
+        summary = predict(self.folder, self.manifest, self.out, config.embed, store=self.store)
         return Result(summary.to_dict(), summary.text())
 
 
@@ -248,13 +243,13 @@ class Doctor(_Common):
 
     def run(self, config: Config) -> Result:
         """Return the diagnosis; it is ok when there is no fault."""
-        from hilbert_ray import doctor
+        from hilbert_ray import cluster, doctor
 
         removed = [str(path) for path in doctor.mend()] if self.mend else []
         if removed:
             log.info("removed %d libraries of torchaudio that cannot load beside this torch", len(removed))
         found = doctor.diagnose()
-        found.facts["ray resources"] = ray_resources()
+        found.facts["ray resources"] = cluster.resources()
         values = {"facts": found.facts, "faults": found.faults, "removed": removed}
         return Result(values, found.text(), ok=not found.faults)
 
@@ -270,6 +265,19 @@ COMMANDS: Mapping[str, type[Any]] = {
     "store": StoreCommand,
     "doctor": Doctor,
 }
+
+
+EXPLAINED: Mapping[str, Mapping[str, int]] = {
+    "config": {"ConfigError": 2},
+    "document": {"DocumentError": 2, "ManifestError": 2},
+    "store": {"StoreError": 2},
+    "embed": {"EmbedError": 1},
+    "folds": {"FoldsError": 2},
+    "model": {"ModelError": 2},
+    "checkpoint": {"CheckpointError": 2},
+    "report": {"ReportError": 2},
+}
+"""Errors by module that say all there is to say, and the exit code that each ends with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,29 +299,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, config = _parse(name, rest)
         result = command.run(config)
-    except _user_errors() as error:
+    except tuple(_explained()) as error:
         print(f"hilbert-ray {name}: {error}", file=sys.stderr)
-        return 2
+        return next(code for kind, code in _explained().items() if isinstance(error, kind))
     print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
     return 0 if result.ok else 1
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
+def _explained() -> dict[type[Exception], int]:
     """Return the errors that one message explains; any other is a fault of ours and shows its traceback."""
-    from hilbert_ray.document import DocumentError, ManifestError
-
-    found: list[type[Exception]] = [ConfigError, DocumentError, ManifestError]
-    named = {
-        "store": "StoreError",
-        "folds": "FoldsError",
-        "model": "ModelError",
-        "checkpoint": "CheckpointError",
-    }
-    for module, name in named.items():
+    codes: dict[type[Exception], int] = {ConnectionError: 1}
+    for module, names in EXPLAINED.items():
         loaded = sys.modules.get(f"hilbert_ray.{module}")  # what was never imported cannot have raised
-        if loaded is not None and hasattr(loaded, name):
-            found.append(getattr(loaded, name))
-    return tuple(found)
+        codes |= {getattr(loaded, name): code for name, code in names.items() if loaded is not None}
+    return codes
 
 
 def _overview() -> str:
@@ -358,30 +357,6 @@ def _flag(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-
-
-def ray_resources() -> str:
-    """Return what the cluster at RAY_ADDRESS has, or what a local run would use; starts nothing."""
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        return f"no RAY_ADDRESS: commands start Ray on this machine ({os.cpu_count()} CPUs)"
-    import ray
-
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        return f"no cluster answers at {address}: {error}"
-    return f"{address}: " + ", ".join(
-        f"{name} {amount:g}" for name, amount in sorted(ray.cluster_resources().items())
-    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hilbert_ray import __version__
 from hilbert_ray.batch import Features, read_features
 from hilbert_ray.config import (
@@ -24,6 +26,7 @@ from hilbert_ray.config import (
     EncoderConfig,
     Modality,
     SegmentConfig,
+    TaskConfig,
     from_dict,
     to_dict,
 )
@@ -36,21 +39,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Features and documents in the same order, the resolved settings, and each encoder's description."""
+    """Features and documents in the same order, the resolved settings, and each encoder's description.
+
+    `quarantined` counts documents by the modality that could not be embedded: they count as lacking it.
+    """
 
     features: Features
     documents: Sequence[Document]
     config: Config
     encoders: Mapping[Modality, Mapping[str, Any]]
+    quarantined: Mapping[Modality, int]
 
     @property
     def fingerprint(self) -> str:
-        """Hash of encoders, documents and labels: two runs with the same one read the same data."""
+        """Hash of encoders, documents, labels and features: runs with the same one read the same data."""
         facts = [
             {m: d["fingerprint"] for m, d in self.encoders.items()},
             [[d.doc_id, d.group, d.labels, d.split] for d in self.documents],
         ]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for part in (self.features.audio, self.features.text):
+            if part is not None:
+                for array in (part.offsets, part.position, part.values):
+                    digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
 
 
 def open_dataset(store: str, config: Config, audio: str | None = None, text: str | None = None) -> Dataset:
@@ -64,8 +76,8 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         text: likewise.
 
     Raises:
-        ConfigError: when an encoder is not in the store or must be chosen, when no document has a label, or
-        for a label outside its task.
+        ConfigError: when an encoder is not in the store or must be chosen, when no document has a label (of
+        a task), or for a label outside its task.
     """
     opened = Store.open(store)
     encoders: dict[Modality, Mapping[str, Any]] = {}
@@ -88,6 +100,15 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
             f"store {store} holds no features of the chosen encoders; run `hilbert-ray embed` first"
         )
     kept = set(features.doc_ids.tolist())
+    documents = [document for document in documents if document.doc_id in kept]
+    _check_labels(tasks, documents)
+    quarantined = {m: len(opened.quarantined(m, d["fingerprint"])) for m, d in encoders.items()}
+    for modality, count in quarantined.items():
+        if count:
+            log.warning(
+                "%d documents count as being without %s, because it is in quarantine (`hilbert-ray embed` "
+                "lists the reasons)", count, modality,
+            )  # fmt: skip
     resolved = replace(config, tasks=tasks)
     for modality in MODALITIES:
         described = encoders.get(modality)
@@ -98,10 +119,22 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         resolved = replace(resolved, **changes)
     return Dataset(
         features=features,
-        documents=[document for document in documents if document.doc_id in kept],
+        documents=documents,
         config=resolved,
         encoders=encoders,
+        quarantined=quarantined,
     )
+
+
+def _check_labels(tasks: Mapping[str, TaskConfig], documents: Sequence[Document]) -> None:
+    """Refuse a task that no document has a label of: it could be neither learnt nor scored."""
+    labelled = {name for document in documents for name in document.labels}
+    for name in tasks:
+        if name not in labelled:
+            raise ConfigError(
+                f"no document with features has a label of task `{name}`; the labels are of "
+                f"{', '.join(sorted(labelled)) or 'no task'}: mend the task's name, or leave it out"
+            )
 
 
 def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,10 +23,16 @@ Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
 
 FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
 SPLITS = ("train", "validation", "test")
+OVERHANG_S = 0.5
+"""How far a transcript may reach beyond its recording, seconds (formats and transcribers round)."""
 
 
 class DocumentError(ValueError):
     """A fault of one document; its message names the document, the value, the rule and what to do."""
+
+
+class TimesError(DocumentError):
+    """Utterances whose times lie beyond the end of the recording."""
 
 
 class ManifestError(ValueError):
@@ -336,6 +342,21 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
     if role is not None and not isinstance(role, str):
         raise DocumentError(f"document {doc_id!r}: utterance {index} has role {role!r}; it must be a string")
     return Utterance(text=item["text"], start=start, end=end, role=role)
+
+
+def check_times(document: Document, utterances: Sequence[Utterance], duration_s: Seconds) -> None:
+    """Check that no utterance ends more than `OVERHANG_S` after the recording does.
+
+    Raises:
+        TimesError: naming the document, the utterance, its end and the length of the recording.
+    """
+    ends = [utterance.end for utterance in utterances if utterance.end is not None]
+    if ends and max(ends) > duration_s + OVERHANG_S:
+        raise TimesError(
+            f"document {document.doc_id!r}: utterance {ends.index(max(ends))} ends at {max(ends):.2f} s, but "
+            f"the recording lasts {duration_s:.2f} s; give times in seconds from the start of this "
+            "recording, or pair the transcript with its own recording"
+        )
 
 
 def load_text(document: Document) -> str | tuple[Utterance, ...] | None:

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hilbert_ray import losses, metrics
 from hilbert_ray.batch import Features
+from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import fit
@@ -34,6 +35,7 @@ from hilbert_ray.presets import ablations
 log = logging.getLogger(__name__)
 
 Method = Literal["network", "late_fusion", "logistic"]
+STRENGTHS = np.logspace(-4, 0, 5)  # from which logistic regression takes its C
 LABELS = {
     "hilbert": "HILBERT",
     "audio_only": "audio only (same network)",
@@ -123,6 +125,7 @@ def evaluate(
         folds = make_folds(features.doc_ids, features.groups, strata.members, config.folds, seed, names)
     save(folds, str(run / "folds.parquet"))
     chosen = variants(config, features, compare)
+    connect()
     began = time.perf_counter()
     results = _run_all(features, folds, chosen)
     seconds = time.perf_counter() - began
@@ -240,13 +243,23 @@ def _logistic(
     if len(classes) < 2:
         found[:, classes] = 1.0
         return found
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    strengths = {"logisticregression__C": np.logspace(-4, 0, 5)}
-    folds = GroupKFold(min(3, len(np.unique(groups[train]))))
-    search = GridSearchCV(model, strengths, scoring=_mean_log_probability, cv=folds)
-    search.fit(x[train], truth, groups=groups[train])
-    found[:, search.best_estimator_.classes_] = search.best_estimator_.predict_proba(x[test])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTHS[2], max_iter=1000))
+    folds = _inner_splits(truth, groups[train])
+    if folds:
+        strengths = {"logisticregression__C": STRENGTHS}
+        search = GridSearchCV(model, strengths, scoring=_mean_log_probability, cv=folds)
+        model = search.fit(x[train], truth).best_estimator_
+    else:
+        model.fit(x[train], truth)
+    found[:, model.classes_] = model.predict_proba(x[test])
     return found
+
+
+def _inner_splits(truth: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return up to 3 group folds; those whose training part has one class only can teach nothing."""
+    count = min(3, len(np.unique(groups)))
+    splits = GroupKFold(count).split(truth, groups=groups) if count > 1 else ()
+    return [(train, test) for train, test in splits if len(np.unique(truth[train])) > 1]
 
 
 def _mean_log_probability(model: Any, x: np.ndarray, y: np.ndarray) -> float:  # noqa: ANN401 - a scikit-learn model
@@ -371,6 +384,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "groups": len(np.unique(features.groups)),
         "segments": {m: int(n.sum()) for m, n in lengths.items()},
         "with": {m: int((n > 0).sum()) for m, n in lengths.items()},
+        "quarantined": dict(dataset.quarantined),
         "labels": labels,
     }
 

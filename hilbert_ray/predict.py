@@ -17,6 +17,7 @@ import ray.data
 import torch
 
 from hilbert_ray.batch import read_features
+from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, EmbedConfig
 from hilbert_ray.embed import embed
 from hilbert_ray.encoders import load
@@ -28,10 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What `predict` did: rows written, and each document that could not be predicted, with its reason."""
+    """What `predict` did.
+
+    predicted: rows written. partly: documents among them of which one modality is in quarantine, so that the
+    other alone was read. failed: documents and manifest rows without a prediction. Both give the reasons.
+    """
 
     out: str
     predicted: int
+    partly: Mapping[str, str]
     failed: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,7 +47,8 @@ class Summary:
     def text(self) -> str:
         """Return lines for a terminal."""
         lines = [f"{self.predicted} documents predicted: {self.out}"]
-        lines += [f"not predicted: {message}" for message in self.failed.values()]
+        lines += [f"{doc_id}: one modality only; {reason}" for doc_id, reason in self.partly.items()]
+        lines += [f"{doc_id}: not predicted; {reason}" for doc_id, reason in self.failed.items()]
         return "\n".join(lines)
 
 
@@ -50,7 +57,8 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
 
     The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see
     `model.Prediction`; null where the modality is absent); for each task `<task>` (the class decided on, a
-    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability).
+    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability); fault
+    (why one modality could not be read and is missing from all of this; null where nothing is wrong).
 
     Args:
         model: published folder.
@@ -81,6 +89,7 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
     opened = Store.open(store)
     buckets = sorted({bucket_of(document.doc_id, opened.buckets) for document in opened.documents()})
     fingerprints = {m: d["fingerprint"] for m, d in trained.encoders.items()}
+    connect()
     rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
         PredictBucket,
         fn_constructor_kwargs={
@@ -93,11 +102,15 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0.5,
     )
-    predicted = _write(rows, out, trained)
-    failed = {fault.doc_id or f"row {fault.row}": fault.message for fault in summary.faults}
-    for one in summary.modalities.values():
-        failed |= {failure.doc_id: failure.message for failure in one.quarantined}
-    return Summary(out=out, predicted=predicted, failed=failed)
+    faults: dict[str, str] = {}
+    for modality, one in summary.modalities.items():
+        for failure in one.quarantined:
+            earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
+            faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
+    predicted, partly = _write(rows, out, trained, faults)
+    failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
+    failed |= {f"row {fault.row}": fault.message for fault in summary.faults}
+    return Summary(out=out, predicted=predicted, partly=partly, failed=failed)
 
 
 class PredictBucket:
@@ -128,12 +141,12 @@ def schema(model: Hilbert) -> pa.Schema:
         one = pa.float32() if task.kind == "regression" else pa.string()
         fields.append((name, pa.list_(one) if task.kind == "multilabel" else one))
         fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
-    return pa.schema(fields)
+    return pa.schema([*fields, ("fault", pa.string())])
 
 
 def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.Table:
     """Return predictions as the rows that `predict` writes."""
-    columns: dict[str, Any] = {"doc_id": doc_ids}
+    columns: dict[str, Any] = {"doc_id": doc_ids, "fault": [None] * len(doc_ids)}
     for name in ("audio", "text", "joint"):
         columns[name] = [vector.tolist() if vector.any() else None for vector in getattr(prediction, name)]
     for name, task in model.config.tasks.items():
@@ -151,16 +164,27 @@ def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.
     return pa.table(columns, schema(model))
 
 
-def _write(rows: ray.data.Dataset, out: str, model: Hilbert) -> int:
-    """Write the rows as they come into one Parquet file, whole or not at all; return their number."""
+def _write(
+    rows: ray.data.Dataset, out: str, model: Hilbert, faults: Mapping[str, str]
+) -> tuple[int, dict[str, str]]:
+    """Write the rows as they come into one Parquet file, whole or not at all; note their faults.
+
+    Returns:
+        The number of rows, and the faults of those that have one.
+    """
     columns = schema(model)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.tmp")
     count = 0
+    partly: dict[str, str] = {}
     with pq.ParquetWriter(fresh, columns) as writer:
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            writer.write_table(batch.cast(columns))
-            count += len(batch)
+            ids = batch["doc_id"].to_pylist()
+            noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
+            place = columns.get_field_index("fault")
+            writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
+            count += len(ids)
+            partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
     fresh.replace(path)
-    return count
+    return count, partly

@@ -20,10 +20,8 @@ from hilbert_ray.document import (
     Seconds,
     TextSegment,
     Utterance,
+    check_times,
 )
-
-OVERHANG_S = 0.5
-"""How far a transcript may reach beyond its recording (formats and transcribers round)."""
 
 
 class Tokens(Protocol):
@@ -53,7 +51,8 @@ def audio_segments(
         config: how to cut.
 
     Raises:
-        DocumentError: when `turns` or `roles` find no times, or a turn beyond the recording.
+        DocumentError: when `turns` or `roles` find no times.
+        TimesError: when a turn lies beyond the recording.
     """
     if config.audio == "pause":
         raise DocumentError(
@@ -76,7 +75,8 @@ def audio_segments(
     limits = [(0, None)] if spans is None else [(round(a * rate_hz), round(b * rate_hz)) for a, b in spans]
     for start, samples in _take(counted(), limits, window, hop):
         yield AudioSegment(start=start / rate_hz, end=(start + len(samples)) / rate_hz, samples=samples)
-    _check_spans(document, spans, total / rate_hz)
+    if spans is not None:
+        check_times(document, _turns(document), total / rate_hz)
 
 
 def wanted_seconds(document: Document, config: SegmentConfig, duration_s: Seconds) -> Seconds:
@@ -92,9 +92,10 @@ def _wanted_spans(document: Document, config: SegmentConfig) -> list[tuple[Secon
     if config.audio != "turns" and not config.roles:
         return None
     asked = "segment.audio `turns`" if config.audio == "turns" else f"segment.roles {list(config.roles)}"
-    turns = document.text if isinstance(document.text, tuple) else ()
     spans = [
-        (u.start, u.end) for u in turns if u.start is not None and u.end is not None and _is_wanted(u, config)
+        (u.start, u.end)
+        for u in _turns(document)
+        if u.start is not None and u.end is not None and _is_wanted(u, config)
     ]
     if not spans:
         raise DocumentError(
@@ -103,6 +104,10 @@ def _wanted_spans(document: Document, config: SegmentConfig) -> list[tuple[Secon
         )
     spans = sorted((start, end) for start, end in spans if end > start)
     return spans if config.audio == "turns" else _union(spans)
+
+
+def _turns(document: Document) -> tuple[Utterance, ...]:
+    return document.text if isinstance(document.text, tuple) else ()
 
 
 def _is_wanted(utterance: Utterance, config: SegmentConfig) -> bool:
@@ -117,17 +122,6 @@ def _union(spans: Sequence[tuple[Seconds, Seconds]]) -> list[tuple[Seconds, Seco
         else:
             joined.append((start, end))
     return joined
-
-
-def _check_spans(
-    document: Document, spans: Sequence[tuple[Seconds, Seconds]] | None, duration_s: Seconds
-) -> None:
-    last = max((end for _, end in spans), default=0.0) if spans else 0.0
-    if last > duration_s + OVERHANG_S:
-        raise DocumentError(
-            f"document {document.doc_id!r}: an utterance ends at {last:.2f} s, but the recording lasts "
-            f"{duration_s:.2f} s; mend the transcript's times, or pair it with its own recording"
-        )
 
 
 def _take(

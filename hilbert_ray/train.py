@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import ray.train.torch
 from hilbert_ray import distributed
 from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
-from hilbert_ray.config import Config, to_dict
+from hilbert_ray.cluster import connect
+from hilbert_ray.config import Config, ConfigError, to_dict
 from hilbert_ray.dataset import open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
 
@@ -63,7 +66,7 @@ def train(
         text: which text encoder.
 
     Raises:
-        ConfigError: for settings that do not fit the store.
+        ConfigError: for settings that do not fit the store, or when no document is left to train on.
     """
     dataset = open_dataset(store, config, audio, text)
     config, run = dataset.config, Path(out).resolve()
@@ -71,7 +74,13 @@ def train(
     indices = np.array(
         [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")], dtype=np.int64
     )
+    if not len(indices):
+        raise ConfigError(
+            f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
+            "`train` needs documents of split train, or without a split"
+        )
     settings = config.train
+    connect()
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
@@ -96,7 +105,8 @@ def train(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    trainer.fit()
+    with _shown(run / "metrics.jsonl"):
+        trainer.fit()
     finished = json.loads((run / "training.json").read_text())
     return Summary(
         model=str(run / "model"),
@@ -105,6 +115,30 @@ def train(
         temperature=finished["temperature"],
         last=finished["last"],
     )
+
+
+@contextmanager
+def _shown(metrics: Path, every_s: float = 5.0) -> Iterator[None]:
+    """Log the newest record that rank 0 has written, every few seconds, as long as the context lasts."""
+    done = threading.Event()
+
+    def follow() -> None:
+        seen = 0
+        while not done.wait(every_s):
+            written = metrics.read_text() if metrics.exists() else ""
+            lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
+            if len(lines) > seen:
+                log.info("%s", line(json.loads(lines[-1])))
+            seen = len(lines)
+
+    metrics.unlink(missing_ok=True)
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join()
 
 
 def _digest(config: Config) -> str:
@@ -134,7 +168,6 @@ def train_worker(settings: Mapping[str, Any]) -> None:
         if distributed.rank() == 0:
             with (run / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            log.info("%s", line(record))
         if (int(record["epoch"]) + 1) % every and not progress.is_final:
             return
         with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ each inner fold) runs on inner folds of the training part. The outer folds give 
 then train" beside that of the defaults; the last search gives the settings to use.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray import metrics
 from hilbert_ray.batch import Features
+from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_fold, run_fold_remotely
@@ -84,7 +86,8 @@ def tune(
         config: settings; the search changes the fields that the space names.
         audio: which audio encoder, see `open_dataset`.
         text: which text encoder.
-        resume: go on with the searches in the folder; finished trials are not run again.
+        resume: go on with the searches in the folder; finished trials are not run again. Searches of other
+            settings or data are left alone.
 
     Raises:
         ConfigError: when the space names a field that does not exist or is no number.
@@ -98,6 +101,7 @@ def tune(
     outer = make_folds(
         features.doc_ids, features.groups, strata, replace(config.folds, repeats=1), config.fit.seed
     )
+    connect()
     shared = ray.put(features)
     results: list[FoldResult] = []
     trials: list[dict[str, Any]] = []
@@ -147,9 +151,10 @@ def _search(
     searcher = OptunaSearch(metric="score", mode="max", seed=config.fit.seed, points_to_evaluate=[inside])
     concurrent = config.tune.max_concurrent or max(int(ray.cluster_resources()["CPU"]), 1)
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(_trial, shared=[shared], config=config, parts=parts), {"CPU": 1}
+        ray_tune.with_parameters(_trial, shared=[shared], config=config, parts=parts, whole=inside),
+        {"CPU": 1},
     )
-    folder = run / "search"
+    folder = _search_folder(run, dataset)
     if resume and (folder / name).exists():
         tuner = ray_tune.Tuner.restore(str(folder / name), trainable=trainable, resume_unfinished=True)
     else:
@@ -191,8 +196,26 @@ def _search(
     return Found(config=apply(config, chosen), best=chosen, beaten=beaten, trials=trials)
 
 
-def _trial(sample: Mapping[str, float], shared: Sequence[Any], config: Config, parts: Sequence[Fold]) -> None:
-    """One trial: the headline of sampled settings, reported after each inner fold."""
+def _search_folder(run: Path, dataset: Dataset) -> Path:
+    """Return where searches of these settings and data are kept, so that no others are ever resumed."""
+    settings = to_dict(dataset.config)
+    del settings["train"], settings["embed"], settings["tune"]["max_concurrent"]
+    facts = json.dumps([dataset.fingerprint, settings], sort_keys=True)
+    return run / "search" / hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _trial(
+    sample: Mapping[str, float],
+    shared: Sequence[Any],
+    config: Config,
+    parts: Sequence[Fold],
+    whole: Mapping[str, float],
+) -> None:
+    """One trial: the headline of sampled settings, reported after each inner fold.
+
+    The settings `whole` (the defaults, which all others are compared with) report once, at the end: the
+    scheduler, which stops trials when they report, cannot cut them short.
+    """
     torch.set_num_threads(1)
     features: Features = ray.get(shared[0])
     settings = apply(config, sample)
@@ -201,6 +224,8 @@ def _trial(sample: Mapping[str, float], shared: Sequence[Any], config: Config, p
     for part in parts:
         result = run_fold(features, Variant(name="trial", config=settings), part)
         scores.append(headline(features, settings, [result]))
+        if sample == whole and len(scores) < len(parts):
+            continue
         ray_tune.report({"score": float(np.mean(scores)), "folds": list(scores)})
 
 

@@ -22,6 +22,7 @@ from hilbert_ray.document import (
     Label,
     Seconds,
     Utterance,
+    check_times,
     duplicate_fault,
     find_duplicates,
     load_text,
@@ -29,8 +30,6 @@ from hilbert_ray.document import (
 )
 from hilbert_ray.labels import class_name, encode_label
 
-OVERHANG_S = 0.5
-"""How far a transcript may reach beyond the length that the audio's header states (formats round it)."""
 ORDINAL_MOST = 10
 """Most distinct whole numbers that are taken for the steps of an ordinal task; more are a regression."""
 _AT_ONCE, _ROWS = 16, 1024
@@ -197,7 +196,8 @@ def _check(
         stage = "text"
         text = load_text(document)
         utterances = text if isinstance(text, tuple) else ()
-        _check_times(document, utterances, duration)
+        if duration is not None:
+            check_times(document, utterances, duration)
         _check_roles(document, utterances, roles)
         stage = "labels"
         for name, label in document.labels.items():
@@ -211,16 +211,6 @@ def _check(
         text.split() if isinstance(text, str) else [word for turn in utterances for word in turn.text.split()]
     )
     return _Found(duration_s=duration, utterances=len(utterances), words=len(words))
-
-
-def _check_times(document: Document, utterances: Sequence[Utterance], duration: Seconds | None) -> None:
-    ends = [turn.end for turn in utterances if turn.end is not None]
-    if duration is None or not ends or max(ends) <= duration + OVERHANG_S:
-        return
-    raise ValidationError(
-        f"document {document.doc_id!r}: utterance {ends.index(max(ends))} ends at {max(ends):.2f} s, but the "
-        f"audio lasts {duration:.2f} s; give times in seconds from the start of this recording"
-    )
 
 
 def _check_roles(document: Document, utterances: Sequence[Utterance], roles: Sequence[str]) -> None:
@@ -366,5 +356,6 @@ def _lines(report: Report) -> Iterator[str]:
             yield f"  {held:{width}}  {count:6d} documents {share:6.1%}  in {groups} groups"
     yield from (f"warning: {warning}" for warning in report.warnings)
     yield from (
-        f"fault in row {fault.row} ({fault.stage}, {fault.error}): {fault.message}" for fault in report.faults
+        f"fault in row {fault.row}, {fault.doc_id!r} ({fault.stage}, {fault.error}): {fault.message}"
+        for fault in report.faults
     )

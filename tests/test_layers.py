@@ -13,13 +13,13 @@ ROWS = (
     ("config", "document"),
     ("audio", "store", "distributed", "presets", "checkpoint", "labels"),
     ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate"),
-    ("model", "dataset"),
+    ("model", "dataset", "cluster"),
     ("embed", "fit"),
     ("train", "evaluate", "predict"),
     ("tune", "report", "doctor"),
     ("cli",),
 )
-MAY_IMPORT_RAY = {"embed", "train", "evaluate", "tune", "predict", "cli"}
+MAY_IMPORT_RAY = {"cluster", "embed", "train", "evaluate", "tune", "predict", "cli"}
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -50,7 +50,7 @@ def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     assert "  work       2 documents  66.7%  in 2 groups" in lines
     assert "warning: task `topic`: class 'home' is in 1 groups; no test fold can hold it while" in lines[-3]
     assert "warning: there are 3 groups; folds that keep groups apart need at least one each" in lines
-    assert lines[-1].startswith("fault in row 4 (audio, ")
+    assert lines[-1].startswith("fault in row 4, 'gone' (audio, ")
     assert "gone.wav" in lines[-1]
 
 
@@ -63,7 +63,7 @@ def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
         (
             {"text": [{"text": "a", "start": 0, "end": 1}, {"text": "late", "start": 2, "end": 9}]},
             "text",
-            "document 'd000': utterance 1 ends at 9.00 s, but the audio lasts 2.00 s; give times in seconds",
+            "document 'd000': utterance 1 ends at 9.00 s, but the recording lasts 2.00 s; give times in seconds",
         ),
         (
             {"text": [{"text": "a", "role": "judge"}]},

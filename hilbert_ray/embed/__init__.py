@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.document import Fault, Seconds
 from hilbert_ray.embed.plan import Job, Plan, Unit, alone, look, plan_job
@@ -91,21 +92,20 @@ class Summary:
                 f"without {modality}, {len(one.quarantined)} quarantined"
             )
         for fault in self.faults:
-            lines.append(f"  row {fault.row}: {fault.error}: {fault.message}")
+            lines.append(f"  row {fault.row} ({fault.error}): {fault.message}")
         for modality, one in self.modalities.items():
             for failure in one.quarantined:
-                lines.append(f"  {modality}, {failure.stage}: {failure.error}: {failure.message}")
+                lines.append(f"  {failure.doc_id} ({modality}, {failure.error}): {failure.message}")
         return "\n".join(lines)
 
 
-def embed(manifest: str, store: str, config: Config, start_ray: Callable[[], None] | None = None) -> Summary:
+def embed(manifest: str, store: str, config: Config) -> Summary:
     """Embed the documents of a manifest that a store does not hold yet.
 
     Args:
         manifest: path or URI of the manifest.
         store: path or URI of the store; it is made where there is none.
         config: the encoders, and the settings of segmentation and of the run.
-        start_ray: called when something is to be embedded and Ray is not running; default: `ray.init()`.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
@@ -133,10 +133,10 @@ def embed(manifest: str, store: str, config: Config, start_ray: Callable[[], Non
         by_turns = reads_turns(modality, description)
         jobs.append(Job(modality=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns))
         names[modality] = encoder.name
-    plans = _plan(target, snapshot, jobs, config, start_ray)
+    plans = _plan(target, snapshot, jobs, config)
     results: list[Result] = []
     if any(one.units for one in plans):
-        _ensure_ray(start_ray)
+        connect()
         results = _run(target, snapshot, plans, config)
     summaries = {}
     for one in plans:
@@ -161,28 +161,18 @@ def embed(manifest: str, store: str, config: Config, start_ray: Callable[[], Non
     )
 
 
-def _ensure_ray(start_ray: Callable[[], None] | None) -> None:
-    if ray.is_initialized():
-        return
-    if start_ray is not None:
-        start_ray()
-    else:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
-
-
 def _plan(
     store: Store,
     snapshot: Snapshot,
     jobs: Sequence[Job],
     config: Config,
-    start_ray: Callable[[], None] | None,
 ) -> list[Plan]:
     """Plan each job: here when the manifest is small, else as Ray tasks over groups of buckets."""
     blocks = snapshot.blocks(rows=PLANNED_HERE)
     options = (config.embed.unit_s, config.embed.retry_quarantined)
     if len(blocks) == 1:
         return [plan_job(store, snapshot, job, blocks[0], *options) for job in jobs]
-    _ensure_ray(start_ray)
+    connect()
     task = ray.remote(num_cpus=1)(plan_job)
     shared = ray.put(snapshot)
     pending = [[task.remote(store, shared, job, block, *options) for block in blocks] for job in jobs]
@@ -306,7 +296,7 @@ class _Progress:
         self._failures += result.quarantined
         self._hours += result.amount / 3600 if result.modality == "audio" else 0.0
         for failure in result.quarantined:
-            logger.warning("quarantined (%s, %s): %s", failure.stage, failure.error, failure.message)
+            logger.warning("quarantined %s (%s): %s", failure.doc_id, failure.error, failure.message)
         failed = len(self._failures)
         if failed >= FAILURES_LEAST and failed > self._max_quarantined * self.planned:
             reasons = "; ".join(sorted({f"{one.error} ({one.message})" for one in self._failures})[:3])

@@ -22,12 +22,14 @@ from hilbert_ray import __version__, audio, encoders, segment
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import (
     AudioSegment,
+    Document,
     DocumentError,
     Hertz,
     Samples,
     Seconds,
     Segment,
     Utterance,
+    check_times,
     load_text,
 )
 from hilbert_ray.embed.plan import Unit, file_version
@@ -432,11 +434,23 @@ def _read_audio(item: StoredDocument, encoder: Encoder, config: Config) -> Itera
 def _read_text(item: StoredDocument, encoder: Encoder, config: Config) -> Iterator[Segment | Ended]:
     """Yield the text segments of a document, then its end."""
     text = _read_transcript(item, config) or ""
+    _check_times(item.document, text)
     yield from segment.text_segments(item.document, text, encoder, config.segment)
     turns = (Utterance(text=text),) if isinstance(text, str) else text
     roles = () if isinstance(text, str) else config.segment.roles
     wanted = [turn.text for turn in turns if not roles or turn.role in roles]
     yield Ended(amount=segment.characters(wanted), timed=turns[0].start is not None)
+
+
+def _check_times(document: Document, text: str | tuple[Utterance, ...]) -> None:
+    """Check a transcript's times against the length that its recording's header states."""
+    if isinstance(text, str) or text[0].start is None or document.audio is None:
+        return
+    try:
+        duration_s = audio.probe(document.audio).duration_s
+    except (DocumentError, OSError):  # what is wrong with the recording is for its own row to say
+        return
+    check_times(document, text, duration_s)
 
 
 def _read_transcript(item: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:

@@ -1,0 +1,55 @@
+"""The Ray cluster of a run: the one that RAY_ADDRESS names, or one that is started on this machine.
+
+Functions that need Ray call `connect` once their input is checked, so that a wrong argument is refused before
+anything starts. A program that has called `ray.init` itself keeps its cluster.
+"""
+
+import logging
+import os
+import socket
+
+import ray
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start Ray here; do nothing where Ray runs already.
+
+    Raises:
+        ConnectionError: when no cluster answers at RAY_ADDRESS.
+    """
+    if ray.is_initialized():
+        return
+    if address := os.environ.get("RAY_ADDRESS"):
+        _require_listener(address)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        return
+    # A local cluster asks for a token by default; that it does so is no warning to a user.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _require_listener(address: str) -> None:
+    """Check that something listens at `host:port`; Ray itself would try for minutes before it gives up."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no cluster answers at RAY_ADDRESS {address} ({error}); start it, mend the address, or unset "
+            "RAY_ADDRESS to run on this machine"
+        ) from None
+
+
+def resources() -> str:
+    """Return what the cluster at RAY_ADDRESS has, or what a local run would use; start nothing."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return f"no RAY_ADDRESS: commands start Ray on this machine ({os.cpu_count()} CPUs)"
+    try:
+        connect()
+    except ConnectionError as error:
+        return str(error)
+    found = sorted(ray.cluster_resources().items())
+    return f"{address}: " + ", ".join(f"{name} {amount:g}" for name, amount in found)

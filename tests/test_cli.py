@@ -1,0 +1,190 @@
+"""The command line: what a user types, what is refused before anything starts, and what is printed where."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hilbert_ray import __version__
+from hilbert_ray.cli import COMMANDS, main
+from hilbert_ray.store import Store
+from tests import make
+
+
+def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `hilbert-ray` with these words as a user would, in a process of its own."""
+    command = [sys.executable, "-m", "hilbert_ray.cli", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make.corpus(tmp_path_factory.mktemp("cli"), 4, seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, manifest: str) -> str:
+    """Return a store with features of four documents, whose labels are `work` and `home`."""
+    folder = str(tmp_path_factory.mktemp("store"))
+    made = Store.create(folder, 2)
+    documents = [make.stored(f"d{i}", labels={"topic": ("work", "home")[i % 2]}) for i in range(4)]
+    made.write_documents(iter(documents))
+    made.add_encoder("text", "f" * 16, {"name": "hashing", "spec": "hashing", "dim": 4,
+                                        "options": {}, "segment": {}})  # fmt: skip
+    rows = [make.feature_row(d.document.doc_id, source=d.source("text")) for d in documents]
+    made.commit("text", "f" * 16, unit="u", bucket=0, rows=rows)
+    return folder
+
+
+def test_the_overview_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from hilbert_ray.cli import main; main(['--help'])\n"
+        "print([m for m in ('torch', 'ray', 'numpy', 'pyarrow', 'transformers') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *overview, heavy = shown.stdout.splitlines()
+    assert heavy == "[]"
+    for name in COMMANDS:
+        assert any(line.startswith(f"  {name} ") for line in overview), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_is_made_of_the_settings_docstrings(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ended.value.code == 0
+    assert "--json" in shown
+    if name in ("evaluate", "train", "tune"):
+        assert "--loss.cka FLOAT Weight of the CKA structure loss. (default: 0.4)" in shown
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+SETTINGS = {
+    "misspelt.yaml": "loss: {ckka: 0.3}",
+    "contradiction.yaml": "model: {dim: 64, heads: 7}",
+    "outside.yaml": "tasks: {topic: {kind: multiclass, classes: [work, garden]}}",
+    "broken.yaml": "loss: {",
+}
+REFUSED = {
+    "unknown command": (["embedd"], "no command 'embedd'; the commands are validate, embed,"),
+    "misspelt flag": (["embed", "--manifest", "M", "--store", "S", "--embed.worker", "2"], "--embed.workers"),
+    "missing flag": (["embed", "--manifest", "M"], "--store"),
+    "misspelt setting": (
+        ["embed", "--manifest", "M", "--store", "S", "--config", "misspelt.yaml"],
+        "unknown setting `loss.ckka`: did you mean `cka`?",
+    ),
+    "contradiction in a file": (
+        ["evaluate", "--store", "S", "--out", "R", "--config", "contradiction.yaml"],
+        "model.heads is 7 and model.dim is 64: heads must divide dim",
+    ),
+    "contradicting flags": (
+        ["embed", "--manifest", "M", "--store", "S", "--segment.hop-s", "20"],
+        "segment.hop_s is 20.0 and segment.window_s is 10.0",
+    ),
+    "broken settings file": (["validate", "M", "--config", "broken.yaml"], "broken.yaml is not valid YAML"),
+    "missing settings file": (["validate", "M", "--config", "no.yaml"], "no settings file at no.yaml"),
+    "missing manifest": (["validate", "no.jsonl"], "no manifest at no.jsonl; give the path of"),
+    "missing manifest to embed": (
+        ["embed", "--manifest", "no.jsonl", "--store", "NEW"],
+        "no manifest at no.jsonl; give the path of",
+    ),
+    "unknown encoder": (
+        ["embed", "--manifest", "M", "--store", "NEW", "--audio", "mfc"],
+        "audio encoder is 'mfc'; the choices are `mfcc`, `hf:<id or folder>",
+    ),
+    "no encoder at all": (
+        ["embed", "--manifest", "M", "--store", "NEW", "--audio", "none", "--text", "none"],
+        "at least one modality must have an encoder",
+    ),
+    "missing store": (["train", "--store", "NO", "--out", "R"], "no store at NO: there is no store.json"),
+    "label outside the task": (
+        ["evaluate", "--store", "S", "--out", "R", "--config", "outside.yaml"],
+        "document 'd1', task `topic`: label 'home' is no class of it; the classes are work, garden",
+    ),
+    "label outside the task in train": (
+        ["train", "--store", "S", "--out", "R", "--config", "outside.yaml"],
+        "document 'd1', task `topic`: label 'home' is no class of it; the classes are work, garden",
+    ),
+    "missing model": (
+        ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
+        "model folder NO cannot be read",
+    ),
+    "missing run": (["report", "--run", "NO"], "metrics.json"),
+    "export without a folder": (["store", "export", "S"], "`store export` needs --out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_argument_is_refused_with_code_2_and_one_message_before_ray_starts(
+    case: str, manifest: str, store: str, tmp_path: Path
+) -> None:
+    words, message = REFUSED[case]
+    for name, content in SETTINGS.items():
+        (tmp_path / name).write_text(content)
+    places = {"M": manifest, "S": store, "NEW": "new", "R": "run", "P": "p.parquet"}
+    home = tmp_path / "ray-home"
+    home.mkdir()
+    command = [sys.executable, "-m", "hilbert_ray.cli", *(places.get(word, word) for word in words)]
+    environment = {**os.environ, "RAY_TMPDIR": str(home)}
+    shown = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert shown.returncode == 2, shown.stderr
+    assert message in " ".join(shown.stderr.replace("│", " ").split()), shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert shown.stdout == ""
+    assert not list(home.iterdir()), "Ray was started"
+
+
+def test_flags_override_the_file_and_the_file_overrides_the_preset(tmp_path: Path) -> None:
+    from hilbert_ray.cli import _parse
+
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("loss: {cka: 1.5, balance: 2.0}\nfit: {epochs: 7}\n")
+    words = ["--store", "S", "--out", "R", "--preset", "large", "--config", str(settings), "--loss.cka", "3"]
+    _, config = _parse("train", words)
+    assert (config.loss.cka, config.loss.balance, config.fit.epochs) == (3.0, 2.0, 7)
+    assert (config.model.dim, config.moe.experts, config.fit.seeds) == (128, 8, 1)
+
+
+def test_json_goes_to_standard_output_alone(manifest: str) -> None:
+    shown = run("validate", manifest, "--json")
+    assert shown.returncode == 0
+    values = json.loads(shown.stdout)
+    assert (values["rows"], values["documents"], values["faults"]) == (4, 4, [])
+    assert values["tasks"]["topic"]["documents"] == {"home": 2, "work": 2}
+
+
+def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path: Path) -> None:
+    records = [make.record(tmp_path, 0), {"doc_id": "lost", "audio": "lost.wav"}]
+    shown = run("validate", make.manifest(tmp_path / "m.jsonl", records))
+    assert shown.returncode == 1
+    assert "2 rows, 1 documents, 1 faults" in shown.stdout
+    assert "fault in row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
+
+
+def test_store_commands_print_counts_and_problems_and_export(store: str, tmp_path: Path) -> None:
+    info = json.loads(run("store", "info", store, "--json").stdout)
+    assert info["documents"] == 4
+    whole = run("store", "verify", store)
+    assert (whole.returncode, whole.stdout.strip()) == (0, "every committed file is whole")
+    exported = run("store", "export", store, "--out", tmp_path / "out")
+    assert exported.returncode == 0
+    assert "4 documents exported" in exported.stdout
+    for file in (Path(store) / "features").rglob("*.parquet"):
+        file.write_bytes(b"damaged")
+    damaged = run("store", "verify", store)
+    assert damaged.returncode == 1
+    assert "sha256" in damaged.stdout

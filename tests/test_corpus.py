@@ -1,0 +1,131 @@
+"""The sample corpus: what it promises, that it can be made again, and that no broken document is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hilbert_ray import audio
+from hilbert_ray.config import Config, EmbedConfig, load_file
+from hilbert_ray.document import Document, read_manifest
+from hilbert_ray.embed import embed
+from hilbert_ray.store import Store
+from hilbert_ray.validate import validate
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CORPUS = EXAMPLES / "corpus"
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (CORPUS / name).read_text().splitlines()]
+
+
+def test_the_corpus_is_what_its_readme_says() -> None:
+    rows = records("manifest.jsonl")
+    assert len(rows) >= 96
+    assert len({row["group"] for row in rows}) >= 12
+    assert len({row["doc_id"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["audio"] or row["text"]
+        if row["audio"]:
+            assert 40 <= audio.probe(str(CORPUS / row["audio"])).duration_s <= 80
+        if row["text"]:
+            assert {turn["role"] for turn in row["text"]} == {"interviewer", "participant"}
+    assert 0 < sum(row["audio"] is None for row in rows) < len(rows) / 10
+    assert 0 < sum(row["text"] is None for row in rows) < len(rows) / 10
+    for task in ("pattern", "callback", "pace"):
+        labels = [row["labels"][task] for row in rows]
+        assert labels.count(None) == pytest.approx(0.1 * len(rows), abs=1)
+    counts = Counter(row["labels"]["pattern"] for row in rows if row["labels"]["pattern"])
+    shares = [count / sum(counts.values()) for _, count in counts.most_common()]
+    assert shares == pytest.approx([0.55, 0.25, 0.14, 0.06], abs=0.03)
+    assert sum(file.stat().st_size for file in CORPUS.rglob("*") if file.is_file()) <= 10e6
+
+
+def test_the_corpus_is_valid_for_its_declared_tasks() -> None:
+    from hilbert_ray.config import from_dict
+
+    tasks = from_dict(Config, load_file(CORPUS / "tasks.yaml")).tasks
+    report = validate(str(CORPUS / "manifest.jsonl"), tasks)
+    assert report.faults == ()
+    assert {name: task.kind for name, task in report.tasks.items()} == {
+        "pattern": "multiclass",
+        "callback": "binary",
+        "pace": "ordinal",
+    }
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_the_same_seed_gives_the_same_bytes_of_both_manifests(tmp_path: Path) -> None:
+    script = str(EXAMPLES / "make_corpus.py")
+    for name in ("one", "two"):
+        command = [sys.executable, script, "--out", str(tmp_path / name), "--documents", "5", "--seed", "3"]
+        subprocess.run(command, check=True, capture_output=True)
+    for manifest in ("manifest.jsonl", "broken.jsonl"):
+        first, second = ((tmp_path / name / manifest).read_bytes() for name in ("one", "two"))
+        assert first == second
+    documents = [item for _, item in read_manifest(str(tmp_path / "one" / "manifest.jsonl"))]
+    assert all(isinstance(document, Document) for document in documents)
+    assert len(documents) == 5
+
+
+BROKEN = {
+    ("audio", "truncated-flac"): "CorruptAudioError",
+    ("audio", "missing-file"): "AudioNotFoundError",
+    ("audio", "text-named-wav"): "UnsupportedAudioError",
+    ("audio", "one-hertz-header"): "RateError",
+    ("audio", "not-finite-samples"): "NonFiniteAudioError",
+    ("audio", "no-samples"): "EmptyAudioError",
+    ("text", "times-beyond-recording"): "TimesError",
+}
+FAULTY_ROWS = {
+    "duplicate-id": "ids must be unique",
+    "times-for-half-of-the-turns": "1 of 2 utterances have times",
+    "neither-audio-nor-text": "has neither audio nor text",
+    "": "must be",
+}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_broken_document_is_in_quarantine_with_its_reason_and_every_good_one_is_stored(
+    tmp_path: Path,
+) -> None:
+    manifest, store = str(CORPUS / "broken.jsonl"), str(tmp_path / "store")
+    config = Config(embed=EmbedConfig(buckets=4, workers=1))
+    summary = embed(manifest, store, config)
+
+    rows = len((CORPUS / "broken.jsonl").read_text().splitlines())
+    assert summary.documents + len(summary.faults) == rows
+    for fault in summary.faults:
+        assert FAULTY_ROWS[fault.doc_id] in fault.message
+    assert Counter(fault.doc_id for fault in summary.faults) == {**dict.fromkeys(FAULTY_ROWS, 1),
+                                                                 "duplicate-id": 2, "": 2}  # fmt: skip
+    found = {
+        (modality, failure.doc_id): failure.error
+        for modality, one in summary.modalities.items()
+        for failure in one.quarantined
+    }
+    assert found == BROKEN
+    for one in summary.modalities.values():
+        assert one.embedded + one.absent + len(one.quarantined) == summary.documents
+    documents = {d.doc_id: d for d in Store.open(store).documents()}
+    for modality, one in summary.modalities.items():
+        stored = {row.doc_id for row in Store.open(store).read(modality, one.fingerprint)}
+        has = {i for i, d in documents.items() if (d.audio if modality == "audio" else d.has_text)}
+        assert stored == has - {doc_id for m, doc_id in BROKEN if m == modality}
+
+    again = embed(manifest, store, config)
+    assert again.embedded == 0
+    assert {m: one.already_stored for m, one in again.modalities.items()} == {
+        m: one.embedded for m, one in summary.modalities.items()
+    }
+    assert "nothing to embed" in again.text()
+    for (_, doc_id), error in BROKEN.items():
+        assert f"{doc_id} (" in again.text()
+        assert error in again.text()
