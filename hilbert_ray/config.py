@@ -137,7 +137,7 @@ class ModelConfig:
     """Small heads on the audio and the text embedding whose logits are added to the experts'."""
     dropout: float = 0.4
     """Dropout in heads and feed-forward blocks."""
-    wide_dropout: float = 0.6
+    wide_dropout: float = 0.8
     """Dropout on the wide paths."""
     segment_dropout: float = 0.1
     """Share of segments hidden in training."""
@@ -235,7 +235,7 @@ class LossConfig:
 class FitConfig:
     """The training loop."""
 
-    epochs: int = 40
+    epochs: int = 20
     """Epochs of the joint (or classify) phase."""
     align_epochs: int = 0
     """Epochs of the align phase before it, in which no label is used."""
