@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,24 @@ def test_store_commands_print_counts_and_problems_and_export(store: str, tmp_pat
     damaged = run("store", "verify", store)
     assert damaged.returncode == 1
     assert "sha256" in damaged.stdout
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """Return the words of each `hilbert-ray` command in the indented blocks of a Markdown page."""
+    joined = (Path(__file__).parent.parent / page).read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in joined.splitlines() if line.startswith("    hilbert-ray ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_every_command_of_the_readme_has_flags_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hilbert_ray.cli import _parse
+
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("tasks: {outcome: {kind: binary, classes: [stable, relapse]}}\n")
+    commands = commands_of("README.md")
+    assert {name for name, *_ in commands} >= {"validate", "embed", "evaluate", "train", "predict", "report"}
+    for name, *rest in commands:
+        _, config = _parse(name, rest)
+        assert list(config.tasks) == (["outcome"] if "--config" in rest else [])

@@ -1,0 +1,19 @@
+"""Run every benchmark one after another, in the sizes that two cores finish in minutes."""
+
+import subprocess
+import sys
+
+BENCHMARKS = (("bench.startup",), ("bench.coverage", "--datasets", "40"))
+
+
+def main() -> int:
+    """Run them; return the number that failed."""
+    failed = 0
+    for module, *arguments in BENCHMARKS:
+        print(f"\n== {module} {' '.join(arguments)}", flush=True)
+        failed += subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
