@@ -129,7 +129,7 @@ class ModelConfig:
     """Cross-modal fusion layers; 0 leaves fusion out (an ablation)."""
     heads: int = 4
     """Attention heads of a fusion layer; must divide dim."""
-    hops: int = 4
+    hops: int = 2
     """Hops of self-attentive pooling."""
     wide: bool = True
     """Wide paths: mean and standard deviation of the frozen features reach the embeddings directly."""

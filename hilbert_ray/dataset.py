@@ -31,10 +31,14 @@ from hilbert_ray.config import (
     to_dict,
 )
 from hilbert_ray.document import Document
+from hilbert_ray.encoders import cutting
 from hilbert_ray.store import Store
 from hilbert_ray.validate import infer_tasks
 
 log = logging.getLogger(__name__)
+
+TRAINED = ("tasks", "segment", "model", "moe", "loss", "fit")
+"""Settings that say what is trained; the steps of one run must agree on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +119,9 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         changes: dict[str, Any] = {modality: described["spec"] if described else "none"}
         if described:
             changes[f"{modality}_encoder"] = from_dict(EncoderConfig, described["options"])
-            changes["segment"] = from_dict(SegmentConfig, described["segment"])
+            # Of the other modality's segmentation the description may hold what an earlier run had.
+            cut = from_dict(SegmentConfig, described["segment"])
+            changes["segment"] = replace(resolved.segment, **cutting(cut, modality), roles=cut.roles)
         resolved = replace(resolved, **changes)
     return Dataset(
         features=features,
@@ -156,8 +162,15 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
 
 
 def save_run(out: Path, dataset: Dataset) -> None:
-    """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint."""
+    """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint.
+
+    Raises:
+        ConfigError: when the folder holds a run of other data, or of other settings of what is trained.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.json"
+    if path.exists():
+        _refuse_other_run(out, json.loads(path.read_text()), dataset)
     values = {
         "config": to_dict(dataset.config),
         "data": dataset.fingerprint,
@@ -171,7 +184,24 @@ def save_run(out: Path, dataset: Dataset) -> None:
         },
         "revision": _revision(),
     }
-    (out / "config.json").write_text(json.dumps(values, indent=1))
+    path.write_text(json.dumps(values, indent=1))
+
+
+def _refuse_other_run(out: Path, earlier: Mapping[str, Any], dataset: Dataset) -> None:
+    """Scores, models and reports of one folder must belong together."""
+    other = "choose another --out, or delete the folder to start afresh"
+    if earlier["data"] != dataset.fingerprint:
+        raise ConfigError(
+            f"run folder {out} holds results on other data (fingerprint {earlier['data']}, now "
+            f"{dataset.fingerprint}): documents, labels or encoders have changed; {other}"
+        )
+    now = to_dict(dataset.config)
+    for name in TRAINED:
+        if earlier["config"][name] != now[name]:
+            raise ConfigError(
+                f"run folder {out} holds results of other settings: `{name}` was {earlier['config'][name]} "
+                f"and is {now[name]} now; {other}"
+            )
 
 
 def _revision() -> str | None:

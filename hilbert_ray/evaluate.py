@@ -30,19 +30,12 @@ from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import fit
 from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
 from hilbert_ray.model import Prediction
-from hilbert_ray.presets import ablations
+from hilbert_ray.presets import BASELINE, VARIANTS, ablations
 
 log = logging.getLogger(__name__)
 
 Method = Literal["network", "late_fusion", "logistic"]
 STRENGTHS = np.logspace(-4, 0, 5)  # from which logistic regression takes its C
-LABELS = {
-    "hilbert": "HILBERT",
-    "audio_only": "audio only (same network)",
-    "text_only": "text only (same network)",
-    "mean_std_logistic": "mean + std, logistic regression",
-    "late_fusion": "late fusion of both networks",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +73,7 @@ def variants(config: Config, features: Features, compare: bool) -> list[Variant]
             Variant(name="audio_only", config=config, modality="audio"),
             Variant(name="text_only", config=config, modality="text"),
         ]
-    chosen.append(Variant(name="mean_std_logistic", config=config, method="logistic"))
+    chosen.append(Variant(name=BASELINE, config=config, method="logistic"))
     if compare:
         if features.audio is not None and features.text is not None:
             chosen.append(Variant(name="late_fusion", config=config, method="late_fusion"))
@@ -315,9 +308,9 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
             if n != "hilbert"
         }
         for key in ("p_bootstrap", "p_corrected_t"):
-            adjusted = metrics.holm([c[key] if c[key] is not None else 1.0 for c in compared.values()])
+            adjusted = metrics.holm([np.nan if c[key] is None else c[key] for c in compared.values()])
             for comparison, p in zip(compared.values(), adjusted, strict=True):
-                comparison[f"{key}_holm"] = p
+                comparison[f"{key}_holm"] = p if np.isfinite(p) else None
         values["comparisons"][task] = compared
         values["permutation"][task] = metrics.permutation_null(by_variant["hilbert"])
     values["embedding"] = _score_embeddings(dataset, [r for r in results if r.variant == "hilbert"])
@@ -451,6 +444,6 @@ def summarise(values: Mapping[str, Any]) -> str:
             interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "no interval"
             shown = found.get("within")
             lines.append(
-                f"  {LABELS.get(name, name):<36} {'n/a' if shown is None else f'{shown:.3f}'}   {interval}"
+                f"  {VARIANTS.get(name, name):<36} {'n/a' if shown is None else f'{shown:.3f}'}   {interval}"
             )
     return "\n".join(lines)

@@ -96,7 +96,7 @@ class Folds:
         present = np.flatnonzero(counts.sum((0, 1)))
         if len(present):
             rarest = int(present[counts.sum((0, 1))[present].argmin()])
-            described["rarest_class"] = _name(rarest, names)
+            described["rarest_class"] = names[rarest] if rarest < len(names) else str(rarest)
             described["positives"] = counts[:, :, rarest].tolist()
         return described
 

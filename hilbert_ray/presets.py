@@ -10,6 +10,28 @@ from dataclasses import replace
 
 from hilbert_ray.config import Config, ConfigError, FitConfig, LossConfig, ModelConfig, MoEConfig, from_dict
 
+BASELINE = "mean_std_logistic"
+VARIANTS = {
+    "hilbert": "HILBERT",
+    "audio_only": "Audio only",
+    "text_only": "Text only",
+    BASELINE: "Mean + std, logistic",
+    "late_fusion": "Late fusion",
+    "paper": "As published (paper)",
+    "direct_contrast": "Direct contrast",
+    "no_fusion": "No fusion layer",
+    "mlp_head": "MLP, no experts",
+    "without_wide": "No wide paths",
+    "without_unimodal": "No single-modality heads",
+    "without_contrastive": "No contrastive loss",
+    "without_cka": "No CKA loss",
+    "without_balance": "No balance loss",
+    "without_router_losses": "No router losses",
+    "without_redundancy": "No redundancy penalty",
+    "task_only": "Task loss only",
+}
+"""What `evaluate` sets side by side, by name, and what readers call it."""
+
 
 def small() -> Config:
     """Return the default: wide paths and single-modality heads, strong dropout, few epochs."""

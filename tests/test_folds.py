@@ -149,7 +149,7 @@ def test_positives_of_the_rarest_class_are_described() -> None:
     strata = np.array([0] * 30 + [1] * 10)
     folds = make_folds(ids(40), np.arange(40), strata, FoldsConfig(repeats=2), 0, ("common", "rare"))
     described = folds.describe(strata, ("common", "rare"))
-    assert described["rarest_class"] == "'rare'"
+    assert described["rarest_class"] == "rare"
     assert described["positives"] == [[2] * 5] * 2
     assert described["sizes"] == [[8] * 5] * 2
     assert (described["documents"], described["groups"]) == (40, 40)

@@ -1,0 +1,219 @@
+"""HTML pieces of the report: escaped text, numbers, tables, figures, sections, and the page around them.
+
+Everything passes through `text`, which escapes plain strings and leaves `Html` alone, so that a document id
+or a class name can never become markup. A figure cannot be made without the table of its numbers.
+"""
+
+import html
+import math
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+STYLE = Path(__file__).with_name("page.css")
+SHORT, LONG = 6, 40  # letters of row names that need little room, and of cells that need much
+MINUS, DASH = "\u2212", "\u2013"
+
+
+class Html(str):
+    """Markup: a string that is already escaped."""
+
+
+Cell = str | int | float | None
+"""What a table shows: text (escaped unless it is `Html`), a count, a number with three digits, or nothing."""
+
+
+def text(value: str) -> Html:
+    """Return a string as markup: escaped, unless it is markup already."""
+    return value if isinstance(value, Html) else Html(html.escape(value))
+
+
+def join(parts: Sequence[str], between: str = "\n") -> Html:
+    """Return pieces one after another, each escaped unless it is markup."""
+    return Html(text(between).join(text(part) for part in parts))
+
+
+def number(value: float | None, digits: int = 3, signed: bool = False) -> Html:
+    """Return a number as readers see it, with its full value beside it for machines; a dash for None."""
+    if value is None or not math.isfinite(value):
+        return Html(f'<span class="none" title="not defined">{DASH}</span>')
+    if isinstance(value, int):
+        return Html(f'<data value="{value}">{value:,}</data>')
+    shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return Html(f'<data value="{value!r}">{shown.replace("-", MINUS)}</data>')
+
+
+def probability(value: float | None, name: str = "") -> Html:
+    """Return a p-value, `<0.001` where three digits would show 0; with a name as in `p = 0.02`."""
+    if value is not None and value < 0.001:
+        return Html(f'{name}{" " if name else ""}<data value="{value!r}">&lt;&#8239;0.001</data>')
+    return Html(f"{name}{' = ' if name else ''}{number(value)}")
+
+
+def interval(low: float | None, high: float | None, digits: int = 3, signed: bool = False) -> Html:
+    """Return the two ends of an interval in words."""
+    if low is None or high is None:
+        return Html('<span class="none">no interval</span>')
+    return Html(f"{number(low, digits, signed)} to {number(high, digits, signed)}")
+
+
+def estimate(
+    value: float | None, low: float | None, high: float | None, digits: int = 3, signed: bool = False
+) -> Html:
+    """Return a number with its interval in small type below it."""
+    around = "" if value is None else f'<span class="interval">{interval(low, high, digits, signed)}</span>'
+    return Html(f"{number(value, digits, signed)}{around}")
+
+
+def code(value: str) -> Html:
+    """Return a name or hash in type of one width."""
+    return Html(f"<code>{text(value)}</code>")
+
+
+def paragraph(*sentences: str) -> Html:
+    """Return a paragraph of sentences."""
+    return Html(f"<p>{join(sentences, ' ')}</p>")
+
+
+def missing(sentence: str) -> Html:
+    """Return the plain sentence that stands where a run lacks the input of a part; `x` becomes code."""
+    named = re.sub(r"`([^`]*)`", r"<code>\1</code>", text(sentence))
+    return Html(f'<p class="missing">{named}</p>')
+
+
+def note(*sentences: str, kind: str = "plain") -> Html:
+    """Return a remark that must be seen; `kind` is plain, good or bad."""
+    return Html(f'<p class="note {kind}">{join(sentences, " ")}</p>')
+
+
+def cell(value: Cell) -> Html:
+    """Return what a table shows for a value."""
+    return text(value) if isinstance(value, str) else number(value)
+
+
+def table(
+    caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Collection[int] = ()
+) -> Html:
+    """Return a table in a box of its own that scrolls sideways where the page is narrow.
+
+    Args:
+        caption: what the table shows; also the name of the box.
+        head: names of the columns.
+        rows: values; the first of each is the row's name.
+        marked: rows that stand out.
+    """
+    sides = ["words", *(_align(value) for value in (rows[0][1:] if rows else head[1:]))]
+    columns = "".join(
+        f'<th scope="col" class="{side}">{text(name)}</th>' for side, name in zip(sides, head, strict=True)
+    )
+    body = []
+    short = "" if any(len(str(row[0])) > SHORT for row in rows) else ' class="short"'
+    for i, (name, *values) in enumerate(rows):
+        cells = "".join(f'<td class="{_align(value)}">{cell(value)}</td>' for value in values)
+        mark = ' class="marked"' if i in marked else ""
+        body.append(f'<tr{mark}><th scope="row"{short}>{cell(name)}</th>{cells}</tr>')
+    return _box(caption, f"<thead><tr>{columns}</tr></thead><tbody>{''.join(body)}</tbody>")
+
+
+def _align(value: Cell) -> str:
+    if not isinstance(value, str) or (isinstance(value, Html) and "<data" in value):
+        return "number"
+    return "words long" if len(value) > LONG and not isinstance(value, Html) else "words"
+
+
+def _box(caption: str, inside: str) -> Html:
+    label = html.escape(html.unescape(caption), quote=True)
+    return Html(
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table><caption><span>{text(caption)}</span></caption>{inside}</table></div>"
+    )
+
+
+def confusion(caption: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
+    """Return confusion counts (rows true, columns decided), each with its share of the row as a shade."""
+    columns = "".join(f'<th scope="col">{text(name)}</th>' for name in classes)
+    body = []
+    for k, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        total = sum(row)
+        cells = []
+        for j, count in enumerate(row):
+            share = count / total if total else 0.0
+            right = " right" if j == k else ""
+            cells.append(
+                f'<td class="shade{right}" style="--share:{share:.3f}">{number(count)}'
+                f'<span class="interval">{share:.0%}</span></td>'
+            )
+        body.append(
+            f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}<td '
+            f'class="number">{number(total)}</td></tr>'
+        )
+    head = (
+        f'<tr><td></td><th scope="colgroup" colspan="{len(classes)}">decided</th><td></td></tr>'
+        f'<tr><th scope="col">true</th>{columns}<th scope="col">all</th></tr>'
+    )
+    return _box(caption, f'<thead class="confusion">{head}</thead><tbody>{"".join(body)}</tbody>')
+
+
+def details(summary: str, *parts: str) -> Html:
+    """Return a part that is closed until the reader opens it."""
+    return Html(f"<details><summary>{text(summary)}</summary>{join(parts)}</details>")
+
+
+def figure(picture: str, caption: str, numbers: str, summary: str = "Numbers of this figure") -> Html:
+    """Return a picture with its caption and, closed, the table of its numbers."""
+    return Html(
+        f'<figure><div class="picture">{text(picture)}</div><figcaption>{text(caption)}</figcaption>'
+        f"{details(summary, numbers)}</figure>"
+    )
+
+
+def figures(*made: str) -> Html:
+    """Return figures side by side where there is room."""
+    return Html(f'<div class="figures">{join(made)}</div>')
+
+
+def blocks(*made: str) -> Html:
+    """Return parts of any kind side by side where there is room."""
+    return figures(*(Html(f"<div>{text(part)}</div>") for part in made))
+
+
+def facts(pairs: Sequence[tuple[str, Cell]]) -> Html:
+    """Return short facts, a name above each value."""
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{cell(value)}</dd></div>" for name, value in pairs)
+    return Html(f'<dl class="facts">{items}</dl>')
+
+
+def section(identifier: str, title: str, *parts: str) -> Html:
+    """Return one section of the page, with its heading."""
+    return Html(
+        f'<section id="{identifier}" aria-labelledby="{identifier}-title">'
+        f'<h2 id="{identifier}-title">{text(title)}</h2>{join(parts)}</section>'
+    )
+
+
+def heading(level: int, title: str) -> Html:
+    """Return a heading inside a section."""
+    return Html(f"<h{level}>{text(title)}</h{level}>")
+
+
+def page(title: str, top: str, sections: Sequence[tuple[str, str, Html]], foot: str) -> str:
+    """Return the whole document.
+
+    Args:
+        title: of the document.
+        top: what stands before the sections, with the one h1.
+        sections: (id, short name for the list of contents, section).
+        foot: last line.
+    """
+    links = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{text(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
+        '<a class="skip" href="#main">Skip to the results</a>\n<div class="layout">\n'
+        f'<nav class="contents" aria-label="Contents"><ol>{links}</ol></nav>\n'
+        f'<main id="main">\n{text(top)}\n{join([made for _, _, made in sections])}\n</main>\n</div>\n'
+        f"<footer>{text(foot)}</footer>\n</body>\n</html>\n"
+    )

@@ -1,0 +1,216 @@
+"""What a run folder holds, read once: scores, settings, predictions, embeddings, attention, logs of training.
+
+Absolute paths are cut to their last part when read, so that no section can print one.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hilbert_ray.config import Config, ConfigError, TaskConfig, from_dict
+from hilbert_ray.metrics import Predictions
+from hilbert_ray.presets import BASELINE, VARIANTS
+
+Columns = Mapping[str, list[Any]]
+Scores = Mapping[str, Any]
+
+
+class ReportError(ValueError):
+    """A run folder that no report can be made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run folder's content; what a run lacks is None or empty.
+
+    name: of the folder. metrics: metrics.json. settings: config.json. tasks: the settings of each scored
+    task. doc_ids: by `document` of the predictions. predictions: out of fold, by (task, variant).
+    embeddings, attention: columns of the first repeat. history: a record an epoch and job. training:
+    training.json. tuned: tune.json. trials: of the search. is_published: whether model/ is there.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    tasks: Mapping[str, TaskConfig]
+    doc_ids: Sequence[str]
+    predictions: Mapping[tuple[str, str], Predictions]
+    embeddings: Columns | None
+    attention: Columns | None
+    history: Sequence[Mapping[str, Any]]
+    training: Mapping[str, Any] | None
+    tuned: Mapping[str, Any] | None
+    trials: Sequence[Mapping[str, Any]]
+    is_published: bool
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return from_dict(Config, self.settings["config"])
+
+    @property
+    def main_task(self) -> str:
+        """The task that the summary is about: most classes, the first among equals."""
+        return max(self.tasks, key=lambda name: len(self.tasks[name].classes))
+
+    def scores(self, task: str) -> Mapping[str, Scores]:
+        """Return the metrics of each variant of a task, HILBERT first, then as `VARIANTS` lists them."""
+        found = self.metrics["tasks"][task]
+        known = [name for name in VARIANTS if name in found]
+        return {name: found[name] for name in [*known, *(name for name in found if name not in VARIANTS)]}
+
+    def comparison(self, task: str, variant: str) -> Scores | None:
+        """Return HILBERT against another variant."""
+        found: Scores | None = self.metrics.get("comparisons", {}).get(task, {}).get(variant)
+        return found
+
+
+def headline_of(kind: str) -> tuple[str, str]:
+    """Return the headline metric of a kind of task, and what readers call it."""
+    if kind == "regression":
+        return "concordance", "concordance"
+    return "auc", "AUC" if kind == "binary" else "macro AUC"
+
+
+def variant_name(name: str, kind: str) -> str:
+    """Return what readers call a variant."""
+    if name == BASELINE and kind == "regression":
+        return "Mean + std, ridge"
+    return VARIANTS.get(name, name)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number, None for one that is not finite."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ReportError: when metrics.json or config.json is absent or damaged, or they do not fit each other.
+    """
+    metrics = _required(folder, "metrics.json")
+    saved = _required(folder, "config.json")
+    try:
+        tasks = from_dict(Config, saved["config"]).tasks
+    except (ConfigError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{folder / 'config.json'} cannot be understood: {error}; evaluate again"
+        ) from error
+    scored = metrics.get("tasks", {})
+    unknown = sorted(set(scored) - set(tasks))
+    if unknown or not scored:
+        wrong = f"tasks {', '.join(unknown)} that config.json does not have" if unknown else "no task"
+        raise ReportError(
+            f"{folder / 'metrics.json'} scores {wrong}; run `hilbert-ray evaluate` into it again"
+        )
+    tasks = {name: tasks[name] for name in scored}
+    settings = without_paths(saved)
+    settings["config"]["tasks"] = saved["config"]["tasks"]  # a class may look like a path
+    doc_ids, predictions = _predictions(folder / "predictions.parquet", tasks)
+    training, tuned = folder / "training.json", folder / "tune.json"
+    return Run(
+        name=folder.resolve().name,
+        metrics=metrics,
+        settings=settings,
+        tasks=tasks,
+        doc_ids=doc_ids,
+        predictions=predictions,
+        embeddings=_columns(folder / "embeddings.parquet"),
+        attention=_columns(folder / "attention.parquet"),
+        history=_lines(folder / "metrics.jsonl"),
+        training=_required(folder, training.name) if training.exists() else None,
+        tuned=_required(folder, tuned.name) if tuned.exists() else None,
+        trials=_lines(folder / "trials.jsonl"),
+        is_published=(folder / "model" / "config.json").exists(),
+    )
+
+
+def _required(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.exists():
+        raise ReportError(
+            f"a report on {folder} was asked for, but there is no {path}; run "
+            f"`hilbert-ray evaluate --store STORE --out {folder}` first"
+        )
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} is not valid JSON ({error}); run `hilbert-ray evaluate` again") from error
+    return values
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSONL file; a last line that a kill cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _columns(path: Path) -> Columns | None:
+    if not path.exists():
+        return None
+    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    columns["doc_id"] = [without_paths(doc_id) for doc_id in columns["doc_id"]]
+    return columns
+
+
+def _predictions(
+    path: Path, tasks: Mapping[str, TaskConfig]
+) -> tuple[list[str], dict[tuple[str, str], Predictions]]:
+    """Return the ids of documents, and predictions whose `document` counts them."""
+    if not path.exists():
+        return [], {}
+    table = pq.read_table(path)
+    names, documents = np.unique(table["doc_id"].to_pylist(), return_inverse=True)
+    _, groups = np.unique(table["group"].to_pylist(), return_inverse=True)
+    task, variant = (np.array(table[name].to_pylist(), dtype=object) for name in ("task", "variant"))
+    fold, repeat = (table[name].to_numpy() for name in ("fold", "repeat"))
+    values = {name: table[name].to_pylist() for name in ("target", "decision", "probability")}
+    found = {}
+    for key in dict.fromkeys(zip(task.tolist(), variant.tolist(), strict=True)):
+        settings = tasks.get(key[0])
+        if settings is None:
+            continue
+        rows = np.flatnonzero((task == key[0]) & (variant == key[1]))
+        rows = rows[np.lexsort([documents[rows], repeat[rows]])]
+        # A null in a list comes back as None; NaN is what it stands for.
+        target, decision, p = (np.array([values[n][i] for i in rows], np.float64) for n in values)
+        wide, is_number = settings.kind == "multilabel", settings.kind == "regression"
+        found[key] = Predictions(
+            kind=settings.kind,
+            classes=settings.classes,
+            probabilities=p[:, 0] if is_number else p,
+            decisions=None if is_number else (decision if wide else decision[:, 0]).astype(np.int64),
+            targets=target if wide else target[:, 0] if is_number else target[:, 0].astype(np.int64),
+            fold=fold[rows],
+            repeat=repeat[rows],
+            group=groups[rows],
+            document=documents[rows],
+        )
+    return [without_paths(str(name)) for name in names], found
+
+
+def without_paths(value: Any) -> Any:  # noqa: ANN401 - plain values of any shape
+    """Return plain values with absolute paths, also those of `hf:` folders, cut to their last part."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    if isinstance(value, str):
+        kind, path = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
+        if re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\|file:)", path):
+            return kind + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    return value

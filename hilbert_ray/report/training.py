@@ -1,0 +1,184 @@
+"""How training went: information of each modality by epoch, loss terms; and what a search found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hilbert_ray.config import MODALITIES, LossConfig
+from hilbert_ray.report import figures as pictures
+from hilbert_ray.report.curves import by_epoch
+from hilbert_ray.report.figures import Line
+from hilbert_ray.report.page import (
+    Cell,
+    Html,
+    estimate,
+    figure,
+    figures,
+    heading,
+    missing,
+    note,
+    number,
+    paragraph,
+    section,
+    table,
+)
+from hilbert_ray.report.run import Run, headline_of
+
+MOST_TRIALS = 12
+Record = Mapping[str, Any]
+
+
+def training(run: Run) -> Html:
+    """Return information balance and loss terms by epoch."""
+    title = "Information balance in training"
+    if not run.history:
+        sentence = (
+            "This run was evaluated but not trained (`hilbert-ray train` writes metrics.jsonl), so there "
+            "is no course of training."
+        )
+        return section("training", title, missing(sentence))
+    final = [record for record in run.history if str(record.get("job", "")).startswith("seed")]
+    records = final or list(run.history)
+    jobs = list(dict.fromkeys(str(record["job"]) for record in records))
+    return section(
+        "training",
+        title,
+        paragraph(
+            "The balance loss keeps one modality from dominating: I_a and I_t are lower bounds (InfoNCE, "
+            "in nats) of what the audio and the text embedding share with the joint one; their squared "
+            "difference over log B is the loss.",
+            f"The course of the published model's {len(jobs)} networks, on the last batch of each epoch; "
+            "bold is their mean.",
+        ),
+        *_information(records, jobs),
+        _terms(run, records),
+    )
+
+
+def _lines(records: Sequence[Record], kind: str) -> list[Line]:
+    found = [(m, *by_epoch(records, f"{kind}_{m}")) for m in MODALITIES]
+    return [line for line in found if len(line[1])]
+
+
+def _information(records: Sequence[Record], jobs: Sequence[str]) -> list[Html]:
+    made = []
+    for kind, y_name, caption in (
+        (
+            "information",
+            "nats",
+            "Information that audio (I_a) and text (I_t) share with the joint embedding, by epoch. Thin: "
+            "single networks.",
+        ),
+        (
+            "saturation",
+            "share of log B",
+            "Saturation, I / log B: where both are near 1 the bound is full and the balance loss has no "
+            "signal.",
+        ),
+    ):
+        found = _lines(records, kind)
+        if not found:
+            made.append(
+                missing(f"No batch had two documents with both modalities, so {kind} is not defined.")
+            )
+            continue
+        faint = [line for job in jobs for line in _lines([r for r in records if r["job"] == job], kind)]
+        picture = pictures.lines(f"{kind.capitalize()} of audio and text by epoch", found, y_name, faint)
+        numbers = _epochs(f"{kind.capitalize()} by epoch, mean of networks", found)
+        made.append(figure(picture, caption, numbers))
+    return [figures(*made)]
+
+
+def _epochs(caption: str, found: Sequence[Line]) -> Html:
+    """Return lines as a table, a row an epoch."""
+    values = {name: dict(zip(x.tolist(), y.tolist(), strict=True)) for name, x, y in found}
+    epochs = sorted({epoch for line in values.values() for epoch in line})
+    rows: list[list[Cell]] = [[f"{e}", *(number(line.get(e)) for line in values.values())] for e in epochs]
+    return table(caption, ["Epoch", *values], rows)
+
+
+def _terms(run: Run, records: Sequence[Record]) -> Html:
+    loss = run.config.loss
+    found: list[Line] = []
+    for name in ("loss", *LossConfig.WEIGHTS):
+        weight = "" if name == "loss" else f" (weight {getattr(loss, name):g})"
+        x, y = by_epoch(records, name)
+        if len(x):
+            found.append((f"{name.replace('_', ' ')}{weight}", x, y))
+    picture = pictures.panels("Loss and its terms by epoch", found, "epoch")
+    caption = (
+        "The total loss and its terms before weighting, means over an epoch's steps and over networks. A "
+        "term that stays at 0 had too few documents or is switched off."
+    )
+    return figures(figure(picture, caption, _epochs("Loss terms by epoch, mean of networks", found)))
+
+
+def search(run: Run) -> Html | None:
+    """Return what `tune` found; None for a run without a search."""
+    if run.tuned is None:
+        return None
+    tuned, best = run.tuned, run.tuned.get("best") or {}
+    if tuned.get("beaten"):
+        verdict = note(
+            "The search found settings more than one standard error above the defaults on inner folds.",
+            kind="good",
+        )
+    else:
+        verdict = note("No trial was more than one standard error above the defaults: the defaults stay.")
+    rows: list[list[Cell]] = []
+    for task in tuned.get("tuned", {}):
+        c = tuned.get("comparison", {}).get(task) or {}
+        kind = run.tasks[task].kind if task in run.tasks else "multiclass"
+        difference = estimate(c.get("difference"), c.get("low"), c.get("high"), signed=True)
+        values = [number(tuned["tuned"][task]), number(tuned["default"][task])]
+        rows.append([task, headline_of(kind)[1], *values, difference])
+    parts = [
+        paragraph(
+            f"{tuned.get('trials', 0)} trials, scored on inner folds and judged on outer folds that they "
+            "never saw."
+        ),
+        verdict,
+        table(
+            "Headline within outer folds: searched settings beside the defaults",
+            ["Task", "Headline", "Searched", "Defaults", "Difference"],
+            rows,
+        ),
+    ]
+    if best:
+        named: list[list[Cell]] = [[name, number(value, 4)] for name, value in sorted(best.items())]
+        parts.append(table("Best settings", ["Setting", "Value"], named))
+    return section("search", "Search over settings", *parts, *_trials(run))
+
+
+def _trials(run: Run) -> list[Html]:
+    """Return the trials of the search over all documents."""
+    trials = [t for t in run.trials if t.get("search") == "all" and t.get("score") is not None]
+    if not trials:
+        return [missing("The run keeps no trials.jsonl of the search, so its trials are not shown.")]
+    names = sorted(trials[0]["settings"])
+    whole = max(len(t.get("folds") or ()) for t in trials)
+    ended = [t for t in trials if len(t.get("folds") or ()) == whole]
+    score = np.array([t["score"] for t in ended])
+    found: list[Line] = [(name, np.array([t["settings"][name] for t in ended]), score) for name in names]
+    ranked = sorted(trials, key=lambda t: -float(t["score"]))
+    rows: list[list[Cell]] = [
+        [
+            f"{i + 1}",
+            number(t["score"]),
+            len(t.get("folds") or ()),
+            *(number(t["settings"][n], 4) for n in names),
+        ]
+        for i, t in enumerate(ranked)
+    ]
+    head = ["Rank", "Score", "Inner folds", *names]
+    caption = (
+        f"Score on inner folds by each searched setting (logarithmic), {len(ended)} trials that saw all "
+        f"inner folds of the search over all documents; {len(trials) - len(ended)} were stopped early."
+    )
+    picture = pictures.panels("Score of each trial by each searched setting", found, "", "o", is_log=True)
+    return [
+        heading(3, "Trials"),
+        table(f"The best {min(MOST_TRIALS, len(rows))} trials", head, rows[:MOST_TRIALS]),
+        figures(figure(picture, caption, table("All trials", head, rows), "All trials")),
+    ]
