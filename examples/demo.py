@@ -6,6 +6,7 @@ report.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from hilbert_ray.cli import main
 
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS = Path(os.path.relpath(Path(__file__).parent / "corpus"))
 
 
 def step(*words: str | Path, ok: tuple[int, ...] = (0,)) -> None:

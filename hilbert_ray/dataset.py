@@ -65,7 +65,7 @@ class Dataset:
         for part in (self.features.audio, self.features.text):
             if part is not None:
                 for array in (part.offsets, part.position, part.values):
-                    digest.update(np.ascontiguousarray(array))
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
@@ -159,6 +159,19 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
         f"{asked} was given, and store {store.uri} holds these {modality} encoders: {listed}; name one of "
         f"them by its fingerprint, or `--{modality} none`"
     )
+
+
+def local_path(out: str) -> Path:
+    """Return where results go, as an absolute path.
+
+    Raises:
+        ConfigError: for a URI: results are appended to and renamed, which object stores cannot do.
+    """
+    if "://" in out:
+        raise ConfigError(
+            f"--out is {out}; results are written to a folder: give a path, then copy them there"
+        )
+    return Path(out).resolve()
 
 
 def save_run(out: Path, dataset: Dataset) -> None:

@@ -26,7 +26,7 @@ from hilbert_ray import losses, metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig
-from hilbert_ray.dataset import Dataset, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.fit import fit
 from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
 from hilbert_ray.model import Prediction
@@ -108,7 +108,7 @@ def evaluate(
         FoldsError: when groups or classes make the folds impossible.
     """
     dataset = open_dataset(store, config, audio, text)
-    features, config, run = dataset.features, dataset.config, Path(out)
+    features, config, run = dataset.features, dataset.config, local_path(out)
     save_run(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
     if config.folds.file:

@@ -19,6 +19,7 @@ import torch
 from hilbert_ray.batch import read_features
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, EmbedConfig
+from hilbert_ray.dataset import local_path
 from hilbert_ray.embed import embed
 from hilbert_ray.encoders import load
 from hilbert_ray.model import Hilbert, ModelError, Prediction
@@ -68,8 +69,10 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         store: feature store to reuse and fill; default `<out>.store`.
 
     Raises:
+        ConfigError: when `out` is a URI.
         ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
     """
+    path = local_path(out)
     trained = Hilbert.from_pretrained(model)
     settings = replace(trained.config, embed=config)
     for modality in MODALITIES:
@@ -94,7 +97,7 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         PredictBucket,
         fn_constructor_kwargs={
             "model": str(Path(model).resolve()),
-            "store": store,
+            "store": opened.uri,
             "fingerprints": fingerprints,
         },
         batch_size=1,
@@ -107,7 +110,7 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         for failure in one.quarantined:
             earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
             faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
-    predicted, partly = _write(rows, out, trained, faults)
+    predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
     failed |= {f"row {fault.row}": fault.message for fault in summary.faults}
     return Summary(out=out, predicted=predicted, partly=partly, failed=failed)
@@ -165,7 +168,7 @@ def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.
 
 
 def _write(
-    rows: ray.data.Dataset, out: str, model: Hilbert, faults: Mapping[str, str]
+    rows: ray.data.Dataset, path: Path, model: Hilbert, faults: Mapping[str, str]
 ) -> tuple[int, dict[str, str]]:
     """Write the rows as they come into one Parquet file, whole or not at all; note their faults.
 
@@ -173,18 +176,20 @@ def _write(
         The number of rows, and the faults of those that have one.
     """
     columns = schema(model)
-    path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.tmp")
     count = 0
     partly: dict[str, str] = {}
-    with pq.ParquetWriter(fresh, columns) as writer:
-        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            ids = batch["doc_id"].to_pylist()
-            noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
-            place = columns.get_field_index("fault")
-            writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
-            count += len(ids)
-            partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
-    fresh.replace(path)
+    place = columns.get_field_index("fault")
+    try:
+        with pq.ParquetWriter(fresh, columns) as writer:
+            for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+                ids = batch["doc_id"].to_pylist()
+                noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
+                writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
+                count += len(ids)
+                partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
     return count, partly

@@ -20,8 +20,8 @@ from hilbert_ray import distributed
 from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
 from hilbert_ray.cluster import connect
-from hilbert_ray.config import Config, ConfigError, to_dict
-from hilbert_ray.dataset import open_dataset, save_run
+from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
+from hilbert_ray.dataset import local_path, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Summary:
 
     def text(self) -> str:
         """Return lines for a terminal."""
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in self.last.items() if isinstance(v, float))
+        shown = ", ".join(f"{name} {self.last[name]:.3g}" for name in ("loss", *LossConfig.WEIGHTS))
         return (
             f"trained on {self.documents} documents with {self.workers} workers\n"
             f"last epoch: {shown}\nmodel: {self.model}"
@@ -69,7 +69,7 @@ def train(
         ConfigError: for settings that do not fit the store, or when no document is left to train on.
     """
     dataset = open_dataset(store, config, audio, text)
-    config, run = dataset.config, Path(out).resolve()
+    config, run = dataset.config, local_path(out)
     save_run(run, dataset)
     indices = np.array(
         [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")], dtype=np.int64

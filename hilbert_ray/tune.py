@@ -27,7 +27,7 @@ from hilbert_ray import metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
-from hilbert_ray.dataset import Dataset, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_fold, run_fold_remotely
 from hilbert_ray.folds import Fold, choose_strata, inner_folds, make_folds
 
@@ -95,7 +95,7 @@ def tune(
     for name in config.tune.space:
         _check_field(config, name)
     dataset = open_dataset(store, config, audio, text)
-    run, config, features = Path(out).resolve(), dataset.config, dataset.features
+    run, config, features = local_path(out), dataset.config, dataset.features
     save_run(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds).members
     outer = make_folds(

@@ -13,6 +13,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests import make
+
 DEADLY = """
 import os, signal, sys
 from fsspec.implementations.local import LocalFileSystem
@@ -97,3 +99,37 @@ def ray_cluster(ray_home: Path, object_store: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def embedded(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> make.Embedded:
+    """Embed `make.labelled` once; what evaluate, train, tune and predict read. Do not write to its store."""
+    from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
+    from hilbert_ray.embed import embed
+
+    folder = tmp_path_factory.mktemp("labelled")
+    records = make.labelled(folder)
+    made = make.Embedded(
+        manifest=make.manifest(folder / "manifest.jsonl", records),
+        records=records,
+        store=str(folder / "store"),
+    )
+    config = Config(
+        segment=SegmentConfig(window_s=0.5, hop_s=0.5),
+        embed=EmbedConfig(buckets=4, unit_s=16.0, workers=2),
+    )
+    embed(made.manifest, made.store, config)
+    return made
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, as Ray's workers do, so that numbers may be compared to the last bit."""
+    import torch
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)

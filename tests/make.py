@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,47 @@ def corpus(folder: Path, documents: int, seconds: float = 2.0) -> str:
     return manifest(
         folder / "manifest.jsonl", [record(folder, number, seconds) for number in range(documents)]
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """What the fixture `embedded` gives: the manifest of `labelled`, its rows, and their store."""
+
+    manifest: str
+    records: Sequence[Mapping[str, Any]]
+    store: str
+
+
+def labelled(folder: Path, documents: int = 32) -> list[dict[str, Any]]:
+    """Return manifest rows of 2 s in 8 groups, with labels of all five kinds of task.
+
+    d005 has no audio, d010 no text, and d015's audio is no audio; d003 has no label and d020 two of five;
+    d027 and d030 are of the splits validation and test.
+    """
+    themes = ("art", "law", "sea")
+    changes: dict[int, dict[str, Any]] = {
+        3: {"labels": None},
+        5: {"audio": None},
+        10: {"text": None},
+        15: {"audio": "words.wav"},
+        27: {"split": "validation"},
+        30: {"split": "test"},
+    }
+    records = []
+    for number in range(documents):
+        labels: dict[str, Any] = {
+            "topic": ("work", "home")[(number + number // 8) % 2],
+            "mood": (number + number // 3) % 3,
+            "place": ("car", "office", "street")[(2 * number + number // 8) % 3],
+            "themes": [theme for j, theme in enumerate(themes) if number >> j & 1],
+            "age": 20.5 + number,
+        }
+        if number == 20:
+            labels = {"mood": 1, "age": 40.5}
+        fields = {"group": f"g{number % 8}", "labels": labels, **changes.get(number, {})}
+        records.append(record(folder, number, **fields))
+    (folder / "words.wav").write_text("these are words, not audio")
+    return records
 
 
 def stored(doc_id: str, **changes: Any) -> StoredDocument:  # noqa: ANN401 - any field of either record

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hilbert_ray import segment
 from hilbert_ray.config import Config, EmbedConfig, Modality, SegmentConfig
 from hilbert_ray.document import AudioSegment, Document, Segment, read_manifest
-from hilbert_ray.embed import EmbedError, TooManyQuarantinedError, embed
+from hilbert_ray.embed import EmbedError, TooManyQuarantinedError, _located, embed
 from hilbert_ray.embed import plan as planning
 from hilbert_ray.embed import unit as working
 from hilbert_ray.embed.plan import Job, Unit, alone, look, plan_job
@@ -638,6 +638,17 @@ def test_a_run_killed_midway_and_resumed_at_once_ends_as_an_undisturbed_one(
     assert list(Store.open(str(killed)).verify()) == []
     shown = subprocess.run([*command, str(killed)], capture_output=True, text=True, check=True)
     assert shown.stdout.split("\n")[-2] == "did not start Ray"
+
+
+def test_an_encoder_folder_is_known_by_its_absolute_path_to_workers_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for spec in ("hf:encoder", "hf:./encoder/", f"hf:{tmp_path}/encoder"):
+        assert _located(spec) == f"hf:{tmp_path}/encoder"
+    for spec in ("mfcc", "none", "hf:organisation/model", "hf:organisation/model@main"):
+        assert _located(spec) == spec
 
 
 def test_a_manifest_without_any_valid_document_is_refused_before_ray_starts(tmp_path: Path) -> None:

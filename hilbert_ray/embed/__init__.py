@@ -8,11 +8,12 @@ lost with a worker run again, document by document, until each is committed.
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -115,6 +116,7 @@ def embed(manifest: str, store: str, config: Config) -> Summary:
         TooManyQuarantinedError: when more documents fail than `config.embed.max_quarantined` allows.
     """
     began = time.monotonic()
+    config = replace(config, audio=_located(config.audio), text=_located(config.text))
     target = Store.create(store, config.embed.buckets)
     snapshot = target.write_documents(look(manifest, config.embed.content_hash), config.segment.roles)
     if not snapshot.rows:
@@ -159,6 +161,12 @@ def embed(manifest: str, store: str, config: Config) -> Summary:
         modalities=summaries,
         seconds=time.monotonic() - began,
     )
+
+
+def _located(spec: str) -> str:
+    """Return an encoder's name with the absolute path of its folder, if it is one: workers run elsewhere."""
+    name = spec.removeprefix("hf:")
+    return f"hf:{os.path.abspath(name)}" if spec != name and os.path.isdir(name) else spec
 
 
 def _plan(
@@ -276,7 +284,7 @@ class _Progress:
         self._hours_planned = sum(unit.seconds for unit in units if unit.modality == "audio") / 3600
         self._began = self._logged = time.monotonic()
         logger.info(
-            "embedding %d documents (%.2f h of audio) in %d units",
+            "embedding %d recordings and transcripts (%.2f h of audio) in %d units",
             self.planned,
             self._hours_planned,
             len(units),
@@ -310,7 +318,7 @@ class _Progress:
             self._logged = now
             passed = now - self._began
             logger.info(
-                "%d of %d documents, %.2f of %.2f h of audio, %.1f times real time, %.0f s left",
+                "%d of %d, %.2f of %.2f h of audio, %.1f times real time, %.0f s left",
                 self._done,
                 self.planned,
                 self._hours,

@@ -31,7 +31,7 @@ from hilbert_ray.document import Document, Fault
 from hilbert_ray.store import documents, features
 from hilbert_ray.store.documents import Snapshot, StoredDocument, bucket_of
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined
-from hilbert_ray.store.files import Files, StoreError
+from hilbert_ray.store.files import Files, StoreError, absolute
 
 __all__ = [
     "Commit",
@@ -61,7 +61,7 @@ class Store:
     """A feature store at a local path or URI. Cheap to make; may be pickled and used by many processes."""
 
     def __init__(self, uri: str, buckets: int) -> None:
-        self.uri = uri.rstrip("/")
+        self.uri = absolute(uri)
         self.buckets = buckets
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str, int]]:

@@ -22,11 +22,16 @@ class StoreError(RuntimeError):
     """A feature store that is absent, of another schema, damaged, or that cannot be written."""
 
 
+def absolute(uri: str) -> str:
+    """Return a path or URI that means the same in every process, whatever folder it works in."""
+    return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
+
+
 class Files:
     """Create-only access below one folder. Paths are relative to it, with `/` between their parts."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
+        self.uri = absolute(uri)
         options = {} if "://" not in uri or uri.startswith("file:") else {"use_listings_cache": False}
         self.filesystem, self.root = fsspec.core.url_to_fs(self.uri, **options)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)

@@ -1,0 +1,238 @@
+"""What runs start from: which encoder, which tasks, and when two runs read the same data."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hilbert_ray.config import Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
+from hilbert_ray.dataset import Dataset, open_dataset, save_run
+from hilbert_ray.encoders import load
+from hilbert_ray.labels import encode_labels
+from hilbert_ray.store import Quarantined, Store, StoredDocument, bucket_of
+from tests import make
+
+CONFIG = Config()
+LABELS = {"a": "work", "b": "home", "c": "work", "d": None}
+
+
+def fingerprint_of(modality: Modality, config: Config = CONFIG) -> str:
+    spec, options = getattr(config, modality), getattr(config, f"{modality}_encoder")
+    return load(spec, modality, options, config.segment).fingerprint
+
+
+def stored(**changes: dict[str, Any]) -> list[StoredDocument]:
+    """Return a document for each entry of `LABELS`; `changes` are fields by id."""
+    documents = []
+    for row, (doc_id, topic) in enumerate(LABELS.items(), start=1):
+        labels = {} if topic is None else {"topic": topic}
+        fields = {"labels": labels, "group": f"g{row % 2}", **changes.get(doc_id, {})}
+        documents.append(make.stored(doc_id, row=row, **fields))
+    return documents
+
+
+def store_of(
+    folder: Path, documents: list[StoredDocument], *configs: Config, without: str = "", seed: int = 0
+) -> str:
+    """Write a store with features of the built-in encoders of some settings; `without` lacks its audio."""
+    store = Store.create(str(folder), 2)
+    store.write_documents(iter(documents))
+    for config in configs or (CONFIG,):
+        add_features(store, config, without, seed)
+    return store.uri
+
+
+def add_features(store: Store, config: Config, without: str, seed: int) -> None:
+    modalities: tuple[Modality, Modality] = ("audio", "text")
+    for modality in modalities:
+        encoder = load(getattr(config, modality), modality, config.audio_encoder, config.segment)
+        store.add_encoder(modality, encoder.fingerprint, encoder.describe())
+        for number, item in enumerate(store.stored_documents()):
+            doc_id, source = item.document.doc_id, item.source(modality)
+            rows = [make.feature_row(doc_id, source, dim=encoder.dim, seed=seed + number)]
+            failures = []
+            if (modality, doc_id) == ("audio", without):
+                failure = Quarantined(
+                    doc_id=doc_id, key=source, stage="audio", error="AudioError", message="broken"
+                )
+                rows, failures = [], [failure]
+            store.commit(
+                modality, encoder.fingerprint, unit=f"unit-{doc_id}", bucket=bucket_of(doc_id, store.buckets),
+                rows=rows, quarantined=failures,
+            )  # fmt: skip
+
+
+def opened(folder: Path, *documents: StoredDocument, config: Config = CONFIG, **store: Any) -> Dataset:  # noqa: ANN401
+    return open_dataset(store_of(folder, list(documents) or stored(), **store), config)
+
+
+def test_features_documents_and_targets_are_in_one_order_that_the_manifest_does_not_change(
+    tmp_path: Path,
+) -> None:
+    dataset = opened(tmp_path / "one")
+    assert dataset.features.doc_ids.tolist() == [d.doc_id for d in dataset.documents] == list("abcd")
+    assert dataset.features.targets["topic"].tolist() == [1, 0, 1, -1]
+    assert dataset.features.audio is not None
+    assert dataset.features.audio.lengths.tolist() == [3, 3, 3, 3]
+    backwards = [replace(item, row=5 - item.row) for item in reversed(stored())]
+    other = opened(tmp_path / "other", *backwards)
+    assert other.features.doc_ids.tolist() == list("abcd")
+    assert other.fingerprint == dataset.fingerprint
+
+
+def test_tasks_that_are_not_declared_are_inferred_and_put_on_record(tmp_path: Path) -> None:
+    dataset = opened(tmp_path)
+    task = TaskConfig(kind="binary", classes=("home", "work"))
+    assert dataset.config.tasks == {"topic": task}
+    save_run(tmp_path / "run", dataset)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert from_dict(Config, saved["config"]) == dataset.config
+    assert (saved["data"], saved["documents"], saved["seed"]) == (dataset.fingerprint, 4, 0)
+    assert saved["encoders"]["audio"]["fingerprint"] == fingerprint_of("audio")
+    declared = replace(CONFIG, tasks={"topic": TaskConfig(classes=("work", "home", "garden"))})
+    assert open_dataset(str(tmp_path), declared).features.targets["topic"].tolist() == [0, 1, 0, -1]
+
+
+@pytest.mark.ray
+def test_tasks_of_all_kinds_are_inferred_from_a_manifest(embedded: make.Embedded) -> None:
+    dataset = open_dataset(embedded.store, CONFIG)
+    assert to_dict(dataset.config)["tasks"] == {
+        "age": {"kind": "regression", "classes": [], "imbalance": "logit_adjustment"},
+        "mood": {"kind": "ordinal", "classes": ["0", "1", "2"], "imbalance": "logit_adjustment"},
+        "place": {
+            "kind": "multiclass",
+            "classes": ["car", "office", "street"],
+            "imbalance": "logit_adjustment",
+        },
+        "themes": {"kind": "multilabel", "classes": ["art", "law", "sea"], "imbalance": "logit_adjustment"},
+        "topic": {"kind": "binary", "classes": ["home", "work"], "imbalance": "logit_adjustment"},
+    }
+    labels = {record["doc_id"]: record.get("labels") or {} for record in embedded.records}
+    for i, doc_id in enumerate(dataset.features.doc_ids.tolist()):
+        assert dataset.features.targets["mood"][i] == labels[doc_id].get("mood", -1)
+        held = labels[doc_id].get("themes")
+        expected = (
+            [float(theme in held) for theme in ("art", "law", "sea")] if held is not None else [np.nan] * 3
+        )
+        np.testing.assert_array_equal(dataset.features.targets["themes"][i], expected)
+    assert (dataset.config.segment.window_s, dataset.config.segment.hop_s) == (0.5, 0.5), "as it was embedded"
+
+
+def test_a_label_outside_its_task_is_refused_by_document_label_and_classes(tmp_path: Path) -> None:
+    config = replace(CONFIG, tasks={"topic": TaskConfig(kind="binary", classes=("home", "garden"))})
+    with pytest.raises(
+        ConfigError,
+        match=r"document 'a', task `topic`: label 'work' is no class of it; the classes are home, garden",
+    ):
+        opened(tmp_path, config=config)
+
+
+def test_a_store_without_labels_or_without_those_of_a_declared_task_is_refused(tmp_path: Path) -> None:
+    nothing = [make.stored(doc_id, row=row, labels={}) for row, doc_id in enumerate("ab", start=1)]
+    with pytest.raises(ConfigError, match=r"no document of store .* has a label; add labels"):
+        opened(tmp_path / "none", *nothing)
+    config = replace(CONFIG, tasks={"topics": TaskConfig(kind="binary", classes=("home", "work"))})
+    with pytest.raises(
+        ConfigError,
+        match=r"no document with features has a label of task `topics`; the labels are of topic: mend",
+    ):
+        opened(tmp_path / "misspelt", config=config)
+
+
+def test_the_only_encoder_is_taken_and_one_of_several_must_be_named(tmp_path: Path) -> None:
+    other = replace(CONFIG, segment=replace(CONFIG.segment, window_s=2.0, hop_s=2.0))
+    uri = store_of(tmp_path, stored(), CONFIG, other)
+    both = sorted([fingerprint_of("audio"), fingerprint_of("audio", other)])
+    listed = ", ".join(f"mfcc (fingerprint {fingerprint})" for fingerprint in both)
+    with pytest.raises(ConfigError) as caught:
+        open_dataset(uri, CONFIG)
+    assert str(caught.value) == (
+        f"no --audio was given, and store {uri} holds these audio encoders: {listed}; name one of them by "
+        "its fingerprint, or `--audio none`"
+    )
+    with pytest.raises(ConfigError, match="--audio mfcc was given, and store"):
+        open_dataset(uri, CONFIG, audio="mfcc")
+    for config in (CONFIG, other):
+        dataset = open_dataset(uri, CONFIG, audio=fingerprint_of("audio", config))
+        assert dataset.encoders["audio"]["fingerprint"] == fingerprint_of("audio", config)
+        assert dataset.config.segment.window_s == config.segment.window_s
+        assert (dataset.config.audio, dataset.config.text) == ("mfcc", "hashing")
+    assert open_dataset(uri, CONFIG, audio="none", text="hashing").features.audio is None
+
+
+def test_an_encoder_that_the_store_does_not_hold_is_refused_with_those_that_it_holds(tmp_path: Path) -> None:
+    uri = store_of(tmp_path, stored())
+    with pytest.raises(
+        ConfigError,
+        match=r"--text hf:bert was given, and store .* holds these text encoders: hashing \(fingerprint ",
+    ):
+        open_dataset(uri, CONFIG, text="hf:bert")
+    assert open_dataset(uri, CONFIG, text="hashing").features.text is not None
+
+
+def test_none_leaves_a_modality_out_of_features_and_settings(tmp_path: Path) -> None:
+    uri = store_of(tmp_path, stored())
+    dataset = open_dataset(uri, CONFIG, text="none")
+    assert dataset.features.text is None
+    assert (dataset.config.audio, dataset.config.text) == ("mfcc", "none")
+    assert list(dataset.encoders) == ["audio"]
+    assert dataset.fingerprint != open_dataset(uri, CONFIG).fingerprint
+
+
+def test_a_store_without_features_of_the_encoders_says_what_to_do(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path), 2)
+    store.write_documents(iter(stored()))
+    with pytest.raises(
+        ConfigError, match=r"holds no features of the chosen encoders; run `hilbert-ray embed`"
+    ):
+        open_dataset(store.uri, CONFIG)
+
+
+def test_a_document_lacks_the_modality_that_is_in_quarantine_and_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = opened(tmp_path / "store", without="b")
+    assert dataset.quarantined == {"audio": 1, "text": 0}
+    assert dataset.features.audio is not None
+    assert dataset.features.text is not None
+    assert dataset.features.audio.lengths.tolist() == [3, 0, 3, 3]
+    assert dataset.features.text.lengths.tolist() == [3, 3, 3, 3]
+    assert "1 documents count as being without audio, because it is in quarantine" in caplog.text
+    alone = open_dataset(str(tmp_path / "store"), CONFIG, text="none")
+    assert [d.doc_id for d in alone.documents] == alone.features.doc_ids.tolist() == list("acd")
+
+
+def test_the_fingerprint_changes_with_labels_groups_splits_and_features(tmp_path: Path) -> None:
+    fingerprints = [
+        opened(tmp_path / "as-it-was").fingerprint,
+        opened(tmp_path / "label", *stored(d={"labels": {"topic": "home"}})).fingerprint,
+        opened(tmp_path / "group", *stored(d={"group": "g9"})).fingerprint,
+        opened(tmp_path / "split", *stored(d={"split": "test"})).fingerprint,
+        opened(tmp_path / "features", seed=1).fingerprint,
+        opened(tmp_path / "quarantined", without="d").fingerprint,
+    ]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert opened(tmp_path / "again").fingerprint == fingerprints[0]
+
+
+def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> None:
+    """Same id, group and label, but a checkpoint of the old recording's features must not be resumed."""
+    uri = store_of(tmp_path, stored())
+    before = open_dataset(uri, CONFIG).fingerprint
+    store = Store.open(uri)
+    replaced = stored()
+    replaced[0] = replace(replaced[0], audio_version="2")
+    store.write_documents(iter(replaced))
+    [item] = store.stored_documents(doc_ids={"a"})
+    row = make.feature_row("a", item.source("audio"), dim=120, seed=99)
+    store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 2), rows=[row])
+    assert open_dataset(uri, CONFIG).fingerprint != before
+
+
+def test_targets_are_those_of_the_documents_kept(tmp_path: Path) -> None:
+    dataset = opened(tmp_path)
+    expected = encode_labels("topic", dataset.config.tasks["topic"], dataset.documents)
+    np.testing.assert_array_equal(dataset.features.targets["topic"], expected)

@@ -1,0 +1,524 @@
+"""Cross-validation: what is written, that nothing tested is trained on, and the baselines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from hilbert_ray.batch import Features
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig, from_dict
+from hilbert_ray.dataset import Dataset, open_dataset
+from hilbert_ray.evaluate import Variant, evaluate, logistic, run_fold, summarise, variants
+from hilbert_ray.folds import Fold, make_folds, save
+from hilbert_ray.folds import load as load_folds
+from tests import make
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = Config(
+    model=ModelConfig(dim=16, hops=2),
+    fit=FitConfig(epochs=2, seeds=1, batch_size=16),
+    folds=FoldsConfig(folds=2, repeats=2, inner=2),
+)
+TASKS = {
+    "state": TaskConfig(classes=("a", "b", "c", "d")),
+    "level": TaskConfig(kind="ordinal", classes=("low", "mid", "high")),
+    "heard": TaskConfig(kind="binary", classes=("no", "yes")),
+}
+TINY = replace(CONFIG, tasks=TASKS, fit=FitConfig(epochs=1, seeds=1, batch_size=16))
+FEATURES = make.features(40, groups=8, absent=0.1)
+PART = Fold(
+    repeat=0, fold=0, train=np.flatnonzero(FEATURES.groups < 6), test=np.flatnonzero(FEATURES.groups > 5)
+)
+COMPARED = (
+    "hilbert",
+    "audio_only",
+    "text_only",
+    "mean_std_logistic",
+    "late_fusion",
+    "paper",
+    "direct_contrast",
+    "no_fusion",
+    "mlp_head",
+    "without_wide",
+    "without_unimodal",
+    "without_contrastive",
+    "without_cka",
+    "without_balance",
+    "without_router_losses",
+    "without_redundancy",
+    "task_only",
+)
+FILES = ("attention.parquet", "config.json", "embeddings.parquet", "folds.parquet", "metrics.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """One run of `evaluate` that several tests look at; `rows` are those of predictions.parquet."""
+
+    folder: Path
+    values: dict[str, Any]
+    rows: list[dict[str, Any]]
+    dataset: Dataset
+
+    def of(self, task: str, variant: str = "hilbert") -> list[dict[str, Any]]:
+        """Return the labelled rows of a task."""
+        return [
+            row
+            for row in self.rows
+            if (row["task"], row["variant"]) == (task, variant) and max(row["target"]) >= 0
+        ]
+
+
+@pytest.fixture(scope="module")
+def evaluated(embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    values = evaluate(embedded.store, str(folder), CONFIG)
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    return Evaluated(folder=folder, values=values, rows=rows, dataset=open_dataset(embedded.store, CONFIG))
+
+
+def variant(name: str, config: Config = TINY) -> Variant:
+    return next(one for one in variants(config, FEATURES, compare=True) if one.name == name)
+
+
+# A whole run
+
+
+@pytest.mark.ray
+def test_a_run_holds_its_settings_folds_predictions_embeddings_attention_and_scores(
+    evaluated: Evaluated,
+) -> None:
+    assert sorted(path.name for path in evaluated.folder.iterdir()) == sorted([*FILES, "predictions.parquet"])
+    assert json.loads((evaluated.folder / "metrics.json").read_text()) == evaluated.values
+    saved = json.loads((evaluated.folder / "config.json").read_text())
+    assert from_dict(Config, saved["config"]) == evaluated.dataset.config
+    assert saved["data"] == evaluated.dataset.fingerprint
+    assert sorted(evaluated.values["tasks"]) == ["age", "mood", "place", "themes", "topic"]
+    for scores in evaluated.values["tasks"].values():
+        assert list(scores) == ["hilbert", "audio_only", "mean_std_logistic", "text_only"]
+
+
+@pytest.mark.ray
+def test_every_document_is_predicted_once_a_repeat_in_the_fold_that_tests_it(
+    evaluated: Evaluated, embedded: make.Embedded
+) -> None:
+    ids = sorted(record["doc_id"] for record in embedded.records)
+    folds = pq.read_table(evaluated.folder / "folds.parquet").to_pylist()
+    tested = {(row["repeat"], row["doc_id"]): row["fold"] for row in folds}
+    assert len(tested) == len(folds) == 2 * len(ids)
+    found: dict[tuple[str, str, int], list[str]] = {}
+    for row in evaluated.rows:
+        found.setdefault((row["task"], row["variant"], row["repeat"]), []).append(row["doc_id"])
+        assert row["fold"] == tested[row["repeat"], row["doc_id"]]
+    assert len(found) == 5 * 4 * 2
+    for key, doc_ids in found.items():
+        assert sorted(doc_ids) == ids, key
+    group = {record["doc_id"]: record["group"] for record in embedded.records}
+    for repeat in range(2):
+        of_group = {(group[doc_id], fold) for (r, doc_id), fold in tested.items() if r == repeat}
+        assert len(of_group) == 8, "a group stands in two folds"
+
+
+def concordance(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the share of pairs in order over all whose truth differs, in sets of (score, truth)."""
+    right = compared = 0.0
+    for score, truth in sets:
+        for i, j in combinations(range(len(score)), 2):
+            if truth[i] != truth[j]:
+                compared += 1
+                agreement = (score[i] - score[j]) * (float(truth[i]) - float(truth[j]))
+                right += 1.0 if agreement > 0 else 0.5 if agreement == 0 else 0.0
+    return right / compared
+
+
+def questions(task: TaskConfig, row: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return (score, truth) for each class, label or cut-point of a row."""
+    p, y = row["probability"], row["target"]
+    match task.kind:
+        case "binary":
+            return [(p[1], y[0])]
+        case "multiclass":
+            return [(p[k], float(y[0] == k)) for k in range(len(p))]
+        case "ordinal":
+            return [(p[2], float(y[0] >= 2)), (p[1] + p[2], float(y[0] >= 1))]
+        case "multilabel":
+            return list(zip(p, y, strict=True))
+        case "regression":
+            return [(p[0], y[0])]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("task", ["topic", "place", "mood", "themes", "age"])
+@pytest.mark.parametrize("name", ["hilbert", "mean_std_logistic"])
+def test_the_headline_is_what_brute_force_finds_in_the_predictions(
+    evaluated: Evaluated, task: str, name: str
+) -> None:
+    settings, rows = evaluated.dataset.config.tasks[task], evaluated.of(task, name)
+    asked = [questions(settings, row) for row in rows]
+    scores = evaluated.values["tasks"][task][name]
+    found = scores["concordance" if settings.kind == "regression" else "auc"]
+
+    def sets(k: int, *keys: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        parts: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+        for row, pairs in zip(rows, asked, strict=True):
+            parts.setdefault(tuple(row[key] for key in keys), []).append(pairs[k])
+        return [(np.array(part)[:, 0], np.array(part)[:, 1]) for part in parts.values()]
+
+    size = len(asked[0])
+    within = np.mean([concordance(sets(k, "repeat", "fold")) for k in range(size)])
+    assert found["within"] == pytest.approx(within, abs=1e-12)
+    if settings.kind == "regression":
+        return
+    pooled = [[roc_auc_score(truth, score) for score, truth in sets(k, "repeat")] for k in range(size)]
+    by_fold = [
+        [roc_auc_score(truth, score) for score, truth in sets(k, "repeat", "fold")] for k in range(size)
+    ]
+    assert found["pooled"] == pytest.approx(np.mean(pooled), abs=1e-12)
+    assert found["mean"] == pytest.approx(np.mean(by_fold), abs=1e-12)
+    assert found["folds"] == 4
+
+
+@pytest.mark.ray
+def test_ray_tasks_give_the_numbers_of_plain_calls(evaluated: Evaluated) -> None:
+    features, config = evaluated.dataset.features, evaluated.dataset.config
+    folds = load_folds(str(evaluated.folder / "folds.parquet"), features.doc_ids, features.groups)
+    for name, repeat, fold in (
+        ("hilbert", 0, 1),
+        ("hilbert", 1, 0),
+        ("text_only", 1, 1),
+        ("mean_std_logistic", 0, 0),
+    ):
+        one = next(v for v in variants(config, features, compare=False) if v.name == name)
+        plain = run_fold(features, one, folds.split(repeat, fold))
+        for task, probabilities in plain.probabilities.items():
+            rows = {
+                row["doc_id"]: row
+                for row in evaluated.rows
+                if (row["task"], row["variant"], row["repeat"], row["fold"]) == (task, name, repeat, fold)
+            }
+            ordered = [rows[doc_id] for doc_id in features.doc_ids[plain.test]]
+            assert len(rows) == len(plain.test)
+            for column, values in (("probability", probabilities), ("decision", plain.decisions[task])):
+                found = np.array([row[column] for row in ordered])
+                np.testing.assert_array_equal(found, values.reshape(found.shape).astype(np.float64))
+            truth = features.targets[task][plain.test].astype(np.float64)
+            np.testing.assert_array_equal(
+                np.array([row["target"] for row in ordered]).reshape(truth.shape), truth
+            )
+        if (name, repeat) == ("hilbert", 0):
+            table = pq.read_table(evaluated.folder / "embeddings.parquet").to_pylist()
+            by_id = {row["doc_id"]: row for row in table if row["fold"] == fold}
+            for modality, vectors in plain.embeddings.items():
+                found = np.array([by_id[doc_id][modality] for doc_id in features.doc_ids[plain.test]])
+                np.testing.assert_array_equal(found, vectors)
+
+
+@pytest.mark.ray
+def test_attention_is_kept_for_every_segment_of_the_first_repeat(evaluated: Evaluated) -> None:
+    rows = pq.read_table(evaluated.folder / "attention.parquet").to_pylist()
+    features = evaluated.dataset.features
+    assert features.audio is not None
+    assert features.text is not None
+    assert sorted(row["doc_id"] for row in rows) == features.doc_ids.tolist()
+    number = {doc_id: i for i, doc_id in enumerate(features.doc_ids.tolist())}
+    for row in rows:
+        for modality, part in (("audio", features.audio), ("text", features.text)):
+            weights, start, end = (row[f"{modality}_{name}"] for name in ("weight", "start", "end"))
+            assert len(weights) == len(start) == len(end) == part.lengths[number[row["doc_id"]]]
+            assert not weights or sum(weights) == pytest.approx(1.0, abs=1e-5)
+            assert all(a < b for a, b in zip(start, end, strict=True))
+    lacking = {row["doc_id"] for row in rows if not row["audio_weight"]}
+    assert lacking == {"d005", "d015"}
+
+
+@pytest.mark.ray
+def test_a_document_with_a_quarantined_modality_takes_part_and_is_counted(evaluated: Evaluated) -> None:
+    data = evaluated.values["data"]
+    assert data["quarantined"] == {"audio": 1, "text": 0}
+    assert (data["documents"], data["groups"]) == (32, 8)
+    assert data["with"] == {"audio": 30, "text": 31}
+    assert data["segments"] == {"audio": 120, "text": 124}
+    assert data["labels"]["topic"]["labelled"] == 30
+    assert data["labels"]["age"] == {"labelled": 31}
+    assert sum(row["doc_id"] == "d015" for row in evaluated.of("topic")) == 2
+    assert not any(row["doc_id"] in ("d003", "d020") for row in evaluated.of("topic"))
+
+
+@pytest.mark.ray
+def test_comparisons_are_hilbert_less_each_other_variant(evaluated: Evaluated) -> None:
+    for task, compared in evaluated.values["comparisons"].items():
+        scores = evaluated.values["tasks"][task]
+        assert sorted(compared) == ["audio_only", "mean_std_logistic", "text_only"]
+        for name, one in compared.items():
+            first, second = scores["hilbert"][one["metric"]]["within"], scores[name][one["metric"]]["within"]
+            assert (one["first"], one["second"]) == (first, second)
+            assert one["difference"] == pytest.approx(first - second, abs=1e-12)
+            assert one["p_bootstrap_holm"] >= one["p_bootstrap"]
+            assert one["exploratory"]
+        null = evaluated.values["permutation"][task]
+        assert null["value"] == pytest.approx(scores["hilbert"][null["metric"]]["within"], abs=1e-12)
+
+
+@pytest.mark.ray
+def test_the_table_for_a_terminal_shows_each_variant_with_its_interval(evaluated: Evaluated) -> None:
+    lines = summarise(evaluated.values).splitlines()
+    assert len(lines) == 5 * (1 + 4)
+    for name, shown in (("hilbert", "HILBERT"), ("mean_std_logistic", "Mean + std, logistic")):
+        auc = evaluated.values["tasks"]["topic"][name]["auc"]
+        start = lines.index("topic: headline over folds (within), with 95 % interval by groups")
+        [line] = [line for line in lines[start : start + 5] if shown in line]
+        assert line.split(shown)[1].split() == [
+            f"{auc['within']:.3f}", f"{auc['within_low']:.3f}", "to", f"{auc['within_high']:.3f}"
+        ]  # fmt: skip
+
+
+def test_a_score_that_is_not_defined_is_shown_as_such() -> None:
+    auc = {"within": None, "within_low": None, "within_high": None}
+    shown = summarise({"tasks": {"topic": {"no_fusion": {"auc": auc}}}})
+    assert shown.splitlines()[1].split() == ["No", "fusion", "layer", "n/a", "no", "interval"]
+
+
+@pytest.mark.ray
+def test_given_folds_are_kept_and_one_modality_is_enough(embedded: make.Embedded, tmp_path: Path) -> None:
+    features = open_dataset(embedded.store, CONFIG, text="none").features
+    drawn = make_folds(features.doc_ids, features.groups, np.zeros((30, 0), bool), CONFIG.folds, seed=0)
+    assignment = (features.groups % 4 == 0).astype(np.int64)[None]  # two groups against six
+    save(replace(drawn, assignment=assignment), str(tmp_path / "given.parquet"))
+    config = replace(
+        CONFIG,
+        fit=replace(CONFIG.fit, epochs=1),
+        folds=FoldsConfig(inner=0, file=str(tmp_path / "given.parquet")),
+        tasks={"topic": TaskConfig(kind="binary", classes=("home", "work"))},
+    )
+    values = evaluate(embedded.store, str(tmp_path / "run"), config, text="none")
+    rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    assert len(rows) == 2 * 30
+    given = dict(zip(features.doc_ids.tolist(), assignment[0].tolist(), strict=True))
+    assert {(row["variant"], row["doc_id"]): row["fold"] for row in rows} == {
+        (name, doc_id): fold for name in ("hilbert", "mean_std_logistic") for doc_id, fold in given.items()
+    }
+    assert values["folds"]["sizes"] == [np.bincount(assignment[0]).tolist()]
+    assert values["embedding"] == {}
+    assert values["data"]["with"] == {"audio": 30}
+    names = pq.read_table(tmp_path / "run" / "attention.parquet").column_names
+    assert names == ["doc_id", "fold", "audio_weight", "audio_start", "audio_end"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["text"] == "none"
+
+
+# One fold
+
+
+def test_no_tested_group_is_trained_on() -> None:
+    folds = make_folds(FEATURES.doc_ids, FEATURES.groups, FEATURES.targets["heard"], CONFIG.folds, seed=3)
+    small = replace(TINY, folds=replace(TINY.folds, inner=0))
+    for part in folds:
+        result = run_fold(FEATURES, Variant(name="hilbert", config=small), part)
+        trained, tested = (set(FEATURES.groups[i].tolist()) for i in (result.trained_on, result.test))
+        assert not trained & tested
+        assert sorted([*result.trained_on, *result.test]) == list(range(40))
+        np.testing.assert_array_equal(result.test, np.flatnonzero(folds.assignment[part.repeat] == part.fold))
+        assert len(result.probabilities["heard"]) == len(result.test)
+
+
+def changed(features: Features, at: np.ndarray) -> Features:
+    """Return features in which the documents at `at` say something else and are labelled otherwise."""
+    assert features.audio is not None
+    assert features.text is not None
+    parts = {}
+    for name, part in (("audio", features.audio), ("text", features.text)):
+        values, wide = part.values.copy(), part.wide.copy()
+        values[part.rows(at)] = values[part.rows(at)] * 50 + 7
+        wide[at] = wide[at] * 50 + 7
+        parts[name] = replace(part, values=values, wide=wide)
+    targets = {name: np.where(np.isin(np.arange(len(y)), at), 0, y) for name, y in features.targets.items()}
+    return replace(features, audio=parts["audio"], text=parts["text"], targets=targets)
+
+
+@pytest.mark.parametrize("name", ["hilbert", "late_fusion", "mean_std_logistic"])
+def test_what_is_tested_changes_nothing_that_is_fitted(name: str) -> None:
+    half = PART.test[: len(PART.test) // 2]
+    first = run_fold(FEATURES, variant(name), PART)
+    second = run_fold(changed(FEATURES, half), variant(name), PART)
+    assert first.temperature == second.temperature
+    others = ~np.isin(PART.test, half)
+    for task, probabilities in first.probabilities.items():
+        np.testing.assert_array_equal(probabilities[others], second.probabilities[task][others])
+        assert not np.allclose(probabilities[~others], second.probabilities[task][~others])
+
+
+def test_what_is_trained_on_changes_what_is_fitted() -> None:
+    """The counterpart of the test above: it would pass if nothing were read at all."""
+    first = run_fold(FEATURES, variant("hilbert"), PART)
+    second = run_fold(changed(FEATURES, PART.train[:4]), variant("hilbert"), PART)
+    assert first.temperature != second.temperature
+    assert not np.allclose(first.probabilities["state"], second.probabilities["state"])
+
+
+def test_comparing_names_every_baseline_and_ablation() -> None:
+    assert tuple(one.name for one in variants(TINY, FEATURES, compare=True)) == COMPARED
+    assert tuple(one.name for one in variants(TINY, FEATURES, compare=False)) == COMPARED[:4]
+    alone = variants(TINY, FEATURES.only("audio"), compare=True)
+    assert not {"audio_only", "text_only", "late_fusion"} & {one.name for one in alone}
+
+
+def test_an_ablation_changes_what_its_name_says_and_nothing_else() -> None:
+    def without(**weights: float) -> Config:
+        return from_dict(Config, {"loss": weights}, TINY)
+
+    expected = {
+        "no_fusion": replace(TINY, model=replace(TINY.model, layers=0)),
+        "mlp_head": replace(TINY, moe=replace(TINY.moe, kind="mlp")),
+        "without_wide": replace(TINY, model=replace(TINY.model, wide=False)),
+        "without_contrastive": without(contrastive=0.0),
+        "without_cka": without(cka=0.0),
+        "without_balance": without(balance=0.0),
+        "without_router_losses": without(load_balance=0.0, router_z=0.0),
+        "without_redundancy": without(redundancy=0.0),
+        "task_only": without(
+            contrastive=0.0, cka=0.0, balance=0.0, load_balance=0.0, router_z=0.0, redundancy=0.0
+        ),
+        "hilbert": TINY,
+    }
+    for name, config in expected.items():
+        assert variant(name).config == config, name
+    assert variant("direct_contrast").config.loss.direct
+    assert variant("paper").config.model == replace(TINY.model, wide=False, unimodal_heads=False)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_every_variant_can_be_fitted_and_predicts_finite_probabilities(name: str) -> None:
+    result = run_fold(FEATURES, variant(name), PART)
+    assert result.variant == name
+    for task, settings in TASKS.items():
+        p, decision = result.probabilities[task], result.decisions[task]
+        assert p.shape == (len(PART.test), len(settings.classes))
+        assert np.isfinite(p).all()
+        assert (p >= 0).all()
+        np.testing.assert_allclose(p.sum(1), 1.0, atol=1e-5)
+        assert decision.shape == (len(PART.test),)
+        assert set(decision) <= set(range(len(settings.classes)))
+    assert bool(result.embeddings) == (name == "hilbert")
+
+
+def test_a_variant_of_one_modality_never_reads_the_other() -> None:
+    assert FEATURES.text is not None
+    other = replace(
+        FEATURES, text=replace(FEATURES.text, values=-FEATURES.text.values, wide=-FEATURES.text.wide)
+    )
+    plain, turned = (run_fold(one, variant("audio_only"), PART) for one in (FEATURES, other))
+    for task, probabilities in plain.probabilities.items():
+        np.testing.assert_array_equal(probabilities, turned.probabilities[task])
+
+
+def test_late_fusion_is_the_mean_of_what_a_document_has() -> None:
+    assert FEATURES.audio is not None
+    assert FEATURES.text is not None
+    fused, audio, text = (
+        run_fold(FEATURES, variant(name), PART) for name in ("late_fusion", "audio_only", "text_only")
+    )
+    heard, read = FEATURES.audio.lengths[PART.test] > 0, FEATURES.text.lengths[PART.test] > 0
+    assert (heard & read).any()
+    assert not (heard & read).all()
+    for task, found in fused.probabilities.items():
+        both = (audio.probabilities[task] + text.probabilities[task]) / 2
+        expected = np.where(
+            (heard & read)[:, None],
+            both,
+            np.where(heard[:, None], audio.probabilities[task], text.probabilities[task]),
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_repeats_train_from_other_seeds() -> None:
+    later = replace(PART, repeat=1)
+    first, second = (run_fold(FEATURES, variant("hilbert"), part) for part in (PART, later))
+    assert not np.allclose(first.probabilities["state"], second.probabilities["state"])
+
+
+# The baseline to beat
+
+
+def labelled_features(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Features:
+    """Return audio alone in which the documents of class k lie around k."""
+    rng = np.random.default_rng(seed)
+    part = make.ragged(rng.integers(2, 5, len(y)), 6, np.maximum(y, 0).astype(np.float32), rng)
+    ids = np.array([f"d{i:03d}" for i in range(len(y))])
+    return Features(doc_ids=ids, groups=groups, audio=part, text=None, targets={"state": y})
+
+
+def test_the_baseline_equals_a_plain_regression_whose_strength_is_searched_by_hand() -> None:
+    y = np.arange(90) % 3
+    y[::11] = -1
+    features = labelled_features(y, np.arange(90) // 10)
+    assert features.audio is not None
+    x, groups = features.audio.wide, features.groups
+    train, test = np.flatnonzero(groups < 6), np.flatnonzero(groups >= 6)
+    known = train[y[train] >= 0]
+
+    def fitted(c: float, at: np.ndarray) -> tuple[StandardScaler, LogisticRegression]:
+        scaler = StandardScaler().fit(x[at])
+        return scaler, LogisticRegression(C=c, max_iter=1000).fit(scaler.transform(x[at]), y[at])
+
+    def score(c: float) -> float:
+        found = []
+        for a, b in GroupKFold(3).split(known, groups=groups[known]):
+            scaler, model = fitted(c, known[a])
+            held = known[b]
+            found.append(-log_loss(y[held], model.predict_proba(scaler.transform(x[held])), labels=[0, 1, 2]))
+        return float(np.mean(found))
+
+    scaler, model = fitted(max(np.logspace(-4, 0, 5), key=score), known)
+    expected = model.predict_proba(scaler.transform(x[test]))
+    tasks = {"state": TaskConfig(classes=("a", "b", "c"))}
+    probabilities, decisions = logistic(features, tasks, train, test)
+    np.testing.assert_allclose(probabilities["state"], expected, atol=1e-6)
+    np.testing.assert_array_equal(decisions["state"], (expected / np.bincount(y[known])).argmax(1))
+
+
+def test_classes_that_training_lacks_get_no_probability_and_no_decision() -> None:
+    y = np.arange(60) % 3
+    groups = np.arange(60) % 6
+    groups[y == 2] = 5  # only the tested group has it
+    features = labelled_features(y, groups)
+    train, test = np.flatnonzero(groups < 5), np.flatnonzero(groups == 5)
+    tasks = {"state": TaskConfig(classes=("a", "b", "c", "never"))}
+    probabilities, decisions = logistic(features, tasks, train, test)
+    assert (probabilities["state"][:, 2:] == 0).all()
+    np.testing.assert_allclose(probabilities["state"].sum(1), 1.0, atol=1e-6)
+    assert set(decisions["state"]) <= {0, 1}
+    one_class = np.flatnonzero((groups < 5) & (y == 1))
+    probabilities, decisions = logistic(features, tasks, one_class, test)
+    assert (probabilities["state"][:, 1] == 1).all()
+    assert set(decisions["state"]) == {1}
+
+
+def test_a_class_of_one_training_group_does_not_switch_the_search_for_a_strength_off() -> None:
+    """An inner fold without it has one class left, which failed and made all strengths look alike."""
+    groups = np.arange(120) % 6
+    y = ((groups == 0) | (groups == 5)).astype(np.int64)
+    features = labelled_features(y, groups)
+    train, test = np.flatnonzero(groups < 5), np.flatnonzero(groups == 5)
+    tasks = {"state": TaskConfig(kind="binary", classes=("no", "yes"))}
+    probabilities, _ = logistic(features, tasks, train, test)
+    assert probabilities["state"][:, 1].mean() > 0.5, "the weakest strength gives the class's share, 0.2"
+
+
+@pytest.mark.parametrize("groups", [np.zeros(40, np.int64), np.arange(40) % 2])
+def test_one_training_group_or_groups_of_one_class_each_are_no_crash(groups: np.ndarray) -> None:
+    y = np.arange(40) % 2
+    features = labelled_features(y, groups)
+    tasks = {"state": TaskConfig(kind="binary", classes=("no", "yes"))}
+    probabilities, decisions = logistic(features, tasks, np.arange(40), np.arange(40))
+    assert (probabilities["state"][y == 1, 1].mean()) > probabilities["state"][y == 0, 1].mean()
+    assert (decisions["state"] == y).mean() > 0.8

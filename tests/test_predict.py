@@ -1,0 +1,257 @@
+"""Prediction: what the model says of a new manifest, each document once, and what is wrong with the rest."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray.exceptions
+
+from hilbert_ray.batch import Features, read_features
+from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.dataset import open_dataset
+from hilbert_ray.fit import fit
+from hilbert_ray.model import Hilbert, ModelError
+from hilbert_ray.predict import Summary, predict, table
+from hilbert_ray.store import Store
+from tests import make
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
+
+EMBED = EmbedConfig(buckets=4, unit_s=16.0, workers=1)
+PREDICTED = ("d100", "d101", "d102", "deaf", "mute", "silent", "untold")
+
+
+@pytest.fixture(scope="module")
+def published(one_thread: None, embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Publish a model of two small networks that know all five kinds of task."""
+    config = Config(
+        model=ModelConfig(dim=8, hops=2),
+        fit=FitConfig(epochs=2, seeds=2, batch_size=16),
+        folds=FoldsConfig(inner=2),
+    )
+    dataset = open_dataset(embedded.store, config)
+    model = fit(dataset.config, dataset.features, np.arange(32)).model(
+        {str(m): d for m, d in dataset.encoders.items()}
+    )
+    return model.save_pretrained(tmp_path_factory.mktemp("published") / "model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """One run of `predict` that several tests look at."""
+
+    summary: Summary
+    manifest: str
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "predictions.parquet.store"
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The rows of the Parquet file by document."""
+        return {row["doc_id"]: row for row in pq.read_table(self.out).to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Predicted:
+    """Predict good and broken documents; paths are relative, to a folder that Ray was not started in."""
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "words.wav").write_text("these are words, not audio")
+    records = [
+        *(make.record(folder, number, labels=None) for number in (100, 101, 102)),
+        make.record(folder, 103, doc_id="silent", audio=None),
+        make.record(folder, 104, doc_id="mute", text=None),
+        make.record(folder, 105, doc_id="deaf", audio="words.wav"),
+        make.record(folder, 106, doc_id="untold", text=None, text_file="nowhere.txt"),
+        {"doc_id": "words", "audio": "words.wav"},
+        {"doc_id": "both", "audio": "words.wav", "text_file": "nowhere.txt"},
+        {"doc_id": "empty"},
+    ]
+    make.manifest(folder / "manifest.jsonl", records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        summary = predict(str(published), "manifest.jsonl", "predictions.parquet", EMBED)
+    return Predicted(summary=summary, manifest=str(folder / "manifest.jsonl"), folder=folder)
+
+
+def features_of(predicted: Predicted, model: Hilbert) -> Features:
+    """Return the features that `predict` stored, all documents together."""
+    store = Store.open(str(predicted.store))
+    documents = sorted(store.documents(), key=lambda document: document.doc_id)
+    audio, text = (model.encoders[modality]["fingerprint"] for modality in ("audio", "text"))
+    return read_features(store, audio, text, {}, documents)
+
+
+def test_every_document_that_can_be_read_is_predicted_once(predicted: Predicted) -> None:
+    assert sorted(pq.read_table(predicted.out)["doc_id"].to_pylist()) == sorted(PREDICTED)
+    assert predicted.summary.predicted == len(PREDICTED)
+    assert sorted(path.name for path in predicted.folder.iterdir() if path.suffix != ".wav") == [
+        "manifest.jsonl",
+        "predictions.parquet",
+        "predictions.parquet.store",
+    ]
+
+
+def test_rows_say_what_the_model_says_of_the_features_itself(predicted: Predicted, published: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    features, tasks = features_of(predicted, model), model.config.tasks
+    direct = model.predict(features)
+    assert features.doc_ids.tolist() == sorted(PREDICTED)
+    for i, doc_id in enumerate(features.doc_ids.tolist()):
+        row = predicted.rows[doc_id]
+        for name in ("audio", "text", "joint"):
+            vector = getattr(direct, name)[i]
+            np.testing.assert_allclose(row[name] or np.zeros(len(vector)), vector, atol=1e-5)
+        for task, settings in tasks.items():
+            for k, label in enumerate(settings.classes):
+                assert row[f"{task}.{label}"] == pytest.approx(
+                    float(direct.probabilities[task][i, k]), abs=1e-5
+                )
+        assert row["age"] == pytest.approx(float(direct.decisions["age"][i]), rel=1e-4)
+        for task in ("topic", "place", "mood"):
+            assert row[task] == tasks[task].classes[direct.decisions[task][i]]
+        assert row["themes"] == [
+            label
+            for label, held in zip(tasks["themes"].classes, direct.decisions["themes"][i], strict=True)
+            if held
+        ]
+        if not row["themes.art"] == row["themes.law"] == row["themes.sea"] == 0.5:
+            assert sum(row[f"place.{label}"] for label in tasks["place"].classes) == pytest.approx(
+                1, abs=1e-5
+            )
+
+
+def test_an_absent_modality_has_no_embedding(predicted: Predicted) -> None:
+    rows = predicted.rows
+    assert {doc_id for doc_id, row in rows.items() if row["audio"] is None} == {"silent", "deaf"}
+    assert {doc_id for doc_id, row in rows.items() if row["text"] is None} == {"mute", "untold"}
+    for row in rows.values():
+        assert len(row["joint"]) == 2 * 8
+        for name in ("audio", "text"):
+            assert row[name] is None or np.linalg.norm(row[name]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_file_has_a_column_for_each_embedding_decision_probability_and_fault(
+    predicted: Predicted,
+) -> None:
+    vectors = pa.list_(pa.float32())
+    classes = {
+        "mood": ("0", "1", "2"), "place": ("car", "office", "street"), "themes": ("art", "law", "sea"),
+        "topic": ("home", "work"),
+    }  # fmt: skip
+    fields = [("doc_id", pa.string()), ("audio", vectors), ("text", vectors), ("joint", vectors)]
+    fields.append(("age", pa.float32()))
+    for task, labels in classes.items():
+        fields.append((task, pa.list_(pa.string()) if task == "themes" else pa.string()))
+        fields += [(f"{task}.{label}", pa.float32()) for label in labels]
+    expected = pa.schema([*fields, ("fault", pa.string())])
+    assert pq.read_schema(predicted.out).equals(expected)
+
+
+def test_a_document_with_one_broken_modality_is_predicted_with_its_fault(predicted: Predicted) -> None:
+    faults = {doc_id: row["fault"] for doc_id, row in predicted.rows.items()}
+    assert {doc_id for doc_id, fault in faults.items() if fault is not None} == {"deaf", "untold"}
+    assert faults["deaf"].startswith("audio: ")
+    assert "words.wav" in faults["deaf"]
+    assert faults["untold"].startswith("text: ")
+    assert "nowhere.txt" in faults["untold"]
+    assert predicted.summary.partly == {doc_id: faults[doc_id] for doc_id in ("deaf", "untold")}
+    assert f"deaf: one modality only; {faults['deaf']}" in predicted.summary.text().splitlines()
+
+
+def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predicted) -> None:
+    failed = predicted.summary.failed
+    assert sorted(failed) == ["both", "row 10", "words"]
+    assert "words.wav" in failed["words"]
+    sound, words = failed["both"].split("; text: ")
+    assert sound.startswith("audio: ")
+    assert "nowhere.txt" in words
+    assert failed["row 10"] == "document 'empty' has neither audio nor text; at least one must be given"
+    assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
+    assert predicted.summary.to_dict()["failed"] == failed
+
+
+def test_running_again_embeds_nothing_anew_and_writes_the_same(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    """From an empty manifest of new work: all features and faults are those of the first run's store."""
+
+    def stored() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in predicted.store.rglob("*") if path.is_file()}
+
+    before = stored()
+    out = tmp_path / "again" / "out.parquet"
+    summary = predict(str(published), predicted.manifest, str(out), EMBED, store=str(predicted.store))
+    assert stored() == before
+    assert not (tmp_path / "again" / "out.parquet.store").exists()
+    assert replace(summary, out=predicted.summary.out) == predicted.summary
+    again = {row["doc_id"]: row for row in pq.read_table(out).to_pylist()}
+    assert again == predicted.rows
+
+
+def test_a_run_that_fails_leaves_no_half_written_file(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(predicted.store, store)
+    [*_, damaged] = sorted(store.glob("features/text/*/data/*/*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    out = tmp_path / "out" / "out.parquet"
+    out.parent.mkdir()
+    out.write_text("what an earlier run wrote")
+    with pytest.raises((ray.exceptions.RayError, OSError, ValueError)):
+        predict(str(published), predicted.manifest, str(out), EMBED, store=str(store))
+    assert out.read_text() == "what an earlier run wrote"
+    assert [path.name for path in out.parent.iterdir()] == ["out.parquet"]
+
+
+def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedded(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(published, tmp_path / "model")
+    values = json.loads((published / "config.json").read_text())
+    here = values["encoders"]["text"]["fingerprint"]
+    values["encoders"]["text"]["fingerprint"] = "0123456789abcdef"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError) as caught:
+        predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+    assert str(caught.value) == (
+        f"model {tmp_path / 'model'} was trained on text features of encoder hashing with fingerprint "
+        f"0123456789abcdef, but that encoder has fingerprint {here} here: use the same weights, revision and "
+        "versions"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_no_model_is_refused(predicted: Predicted, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
+        predict(str(tmp_path / "none"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+
+
+def test_a_table_without_documents_has_all_columns(published: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    features = make.features(4)
+    assert features.audio is not None
+    assert features.text is not None
+    rng = np.random.default_rng(0)
+    wide = replace(
+        features,
+        audio=make.ragged(np.array([2, 0]), model.dims["audio"], np.zeros(2, np.float32), rng),
+        text=make.ragged(np.array([1, 3]), model.dims["text"], np.zeros(2, np.float32), rng),
+        doc_ids=np.array(["a", "b"]), groups=np.arange(2), targets={},
+    )  # fmt: skip
+    rows = table(model, ["a", "b"], model.predict(wide))
+    assert rows["fault"].to_pylist() == [None, None]
+    assert [vector is None for vector in rows["audio"].to_pylist()] == [False, True]

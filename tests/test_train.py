@@ -1,0 +1,295 @@
+"""Training under Ray: the numbers of one process, whatever dies, and the published folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hilbert_ray.config import (
+    Config,
+    ConfigError,
+    FitConfig,
+    FoldsConfig,
+    ModelConfig,
+    TrainConfig,
+    to_dict,
+)
+from hilbert_ray.dataset import Dataset, open_dataset
+from hilbert_ray.fit import Fitted, fit
+from hilbert_ray.model import Hilbert
+from hilbert_ray.store import Store
+from hilbert_ray.train import Summary, line, train
+from tests import make
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
+
+STILL = ModelConfig(dim=16, hops=2, dropout=0.0, wide_dropout=0.0, segment_dropout=0.0, modality_dropout=0.0)
+CONFIG = Config(
+    model=STILL,
+    fit=FitConfig(epochs=4, seeds=2, batch_size=16),
+    folds=FoldsConfig(inner=2),
+    train=TrainConfig(workers=2, checkpoint_epochs=1),
+)
+OTHER = replace(CONFIG, fit=replace(CONFIG.fit, epochs=3), train=TrainConfig(workers=1, checkpoint_epochs=1))
+EPOCHS = [(job, epoch) for job in ("inner 0", "inner 1", "seed 0", "seed 1") for epoch in range(4)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_reports() -> Iterator[None]:
+    """Let Ray Train look for reports four times a second instead of every two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+        yield
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """One undisturbed run of `train` on two ranks; `plain` is `fit` of the same in this process."""
+
+    run: Path
+    summary: Summary
+    dataset: Dataset
+    indices: np.ndarray
+    plain: Fitted
+
+
+@pytest.fixture(scope="module")
+def trained(one_thread: None, embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    summary = train(embedded.store, str(run), CONFIG)
+    dataset = open_dataset(embedded.store, CONFIG)
+    kept = [i for i, doc_id in enumerate(dataset.features.doc_ids) if doc_id not in ("d027", "d030")]
+    indices = np.array(kept, np.int64)
+    plain = fit(dataset.config, dataset.features, indices)
+    return Trained(run=run, summary=summary, dataset=dataset, indices=indices, plain=plain)
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    written = path.read_text() if path.exists() else ""
+    return [json.loads(text) for text in written.rpartition("\n")[0].splitlines()]
+
+
+def assert_same_training(run: Path, expected: Path, rtol: float = 0.0) -> None:
+    """Check that two runs went through the same losses to the same weights."""
+    found, wanted = history(run), history(expected)
+    assert [(r["job"], r["epoch"]) for r in found] == [(r["job"], r["epoch"]) for r in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert sorted(one) == sorted(other)
+        for name, value in one.items():
+            if name not in ("job", "documents_per_s"):
+                assert value == pytest.approx(other[name], rel=rtol, abs=rtol), name
+    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (run, expected))
+    assert sorted(weights) == sorted(others)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=rtol, atol=rtol, msg=name)
+
+
+def test_the_published_folder_predicts_and_names_its_encoders(trained: Trained) -> None:
+    assert trained.summary.model == str(trained.run / "model")
+    assert sorted(path.name for path in (trained.run / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    model = Hilbert.from_pretrained(trained.run / "model")
+    assert model.encoders == json.loads(json.dumps(trained.dataset.encoders))
+    assert model.config == trained.dataset.config
+    assert model.temperature == trained.summary.temperature
+    prediction = model.predict(trained.dataset.features)
+    for task, probabilities in prediction.probabilities.items():
+        assert len(probabilities) == 32
+        assert np.isfinite(probabilities).all(), task
+    assert trained.summary.model in trained.summary.text()
+    assert trained.summary.to_dict()["last"] == history(trained.run)[-1]
+
+
+def test_there_is_one_record_for_each_job_and_epoch_in_order(trained: Trained) -> None:
+    records = history(trained.run)
+    assert [(record["job"], record["epoch"]) for record in records] == EPOCHS
+    shown = line(records[0])
+    assert shown.startswith("inner 0 epoch 0 ")
+    assert f" loss {records[0]['loss']:.4g} " in shown
+
+
+def test_two_ranks_train_as_one_process_does_on_the_same_documents(trained: Trained) -> None:
+    """Documents of the splits validation and test are none of them."""
+    assert trained.summary.documents == len(trained.indices) == 30
+    for record, wanted in zip(history(trained.run), trained.plain.history, strict=True):
+        assert record["loss"] == pytest.approx(wanted["loss"], rel=1e-5, abs=1e-5)
+    model = Hilbert.from_pretrained(trained.run / "model")
+    features = trained.dataset.features
+    found, expected = (one.predict(features) for one in (model, trained.plain.model()))
+    for task, probabilities in expected.probabilities.items():
+        np.testing.assert_allclose(found.probabilities[task], probabilities, atol=1e-3, err_msg=task)
+    for name in ("audio", "text", "joint"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-3)
+    labelled = features.targets["topic"][trained.indices]
+    assert model.labels["topic"].tolist() == [(labelled == 0).sum(), (labelled == 1).sum()]
+
+
+DRIVER = """
+import json, sys
+import ray
+from hilbert_ray.config import Config, from_dict
+from hilbert_ray.train import train
+
+ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+train(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
+"""
+
+
+def checkpoints_in(run: Path) -> int:
+    return len(list(run.glob("checkpoints/*/checkpoint_*/state/state.json")))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """A run with `OTHER` settings whose driver was killed, run again at once.
+
+    It happened in a copy of the folder of `Trained`, with its checkpoints. `before` are the records at the
+    kill, `plain` is `fit` of the same in this process.
+    """
+
+    run: Path
+    summary: Summary
+    before: list[dict[str, Any]]
+    plain: Fitted
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    one_thread: None, trained: Trained, embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory
+) -> Resumed:
+    run = tmp_path_factory.mktemp("resumed") / "run"
+    shutil.copytree(trained.run / "checkpoints", run / "checkpoints")
+    older = checkpoints_in(run)
+    assert older == 2, "the last two are kept"
+    command = [sys.executable, "-c", DRIVER, embedded.store, str(run), json.dumps(to_dict(OTHER))]
+    driver = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while checkpoints_in(run) < older + 2 or len(history(run)) < 4:
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run made no checkpoint"
+        time.sleep(0.005)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = history(run)
+    assert not (run / "model").exists(), "nothing was left at the kill"
+    summary = train(embedded.store, str(run), OTHER)
+    config = replace(trained.dataset.config, fit=OTHER.fit)
+    plain = fit(config, trained.dataset.features, trained.indices)
+    return Resumed(run=run, summary=summary, before=before, plain=plain)
+
+
+def test_a_driver_killed_midway_and_run_again_at_once_ends_as_an_undisturbed_one(resumed: Resumed) -> None:
+    """One rank computes what this process does, so the losses and weights are equal to the last bit."""
+    records = history(resumed.run)
+    assert records[:2] == resumed.before[:2], "it was trained anew from the first epoch"
+    assert [r["loss"] for r in records] == [r["loss"] for r in resumed.plain.history]
+    assert [(r["job"], r["epoch"]) for r in records] == [(job, epoch) for job, epoch in EPOCHS if epoch < 3]
+    assert resumed.summary.temperature == pytest.approx(resumed.plain.temperature, rel=1e-6)
+    weights = load_file(resumed.run / "model" / "model.safetensors")
+    for name, tensor in resumed.plain.model().state_dict().items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_other_settings_never_resume(resumed: Resumed, trained: Trained) -> None:
+    """Checkpoints of more epochs on two ranks lay in the folder; each setting has its own."""
+    assert len(list((resumed.run / "checkpoints").iterdir())) == 2
+    timings = {r["documents_per_s"] for r in history(trained.run)}
+    assert not timings & {r["documents_per_s"] for r in history(resumed.run)}
+
+
+def test_a_finished_run_is_not_trained_anew(
+    resumed: Resumed, embedded: make.Embedded, tmp_path: Path
+) -> None:
+    """Its records, and in them how long each epoch took, come from the checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(resumed.run / "checkpoints", run / "checkpoints")
+    summary = train(embedded.store, str(run), OTHER)
+    assert history(run) == history(resumed.run)
+    assert replace(summary, model=resumed.summary.model) == resumed.summary
+    assert_same_training(run, resumed.run)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the processes that a process started, and those that they did, each with its command line."""
+    parents: dict[int, int] = {}
+    commands: dict[int, str] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            except OSError:  # it has ended meanwhile
+                continue
+    found: dict[int, str] = {}
+    new = {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new}
+        found |= {child: commands.get(child, "") for child in new}
+    return found
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
+def test_a_rank_that_is_killed_takes_nothing_with_it(
+    trained: Trained, embedded: make.Embedded, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while checkpoints_in(run) < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        ranks = [pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command]
+        for pid in ranks[:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        train(embedded.store, str(run), CONFIG)
+    finally:
+        killer.join()
+    assert len(killed) == 1
+    assert_same_training(run, trained.run)
+
+
+def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> None:
+    from hilbert_ray.encoders import load
+
+    store = Store.create(str(tmp_path / "store"), 1)
+    store.write_documents(
+        iter(
+            [make.stored(name, row=i, split="test", labels={"topic": name}) for i, name in enumerate("ab", 1)]
+        )
+    )
+    encoder = load("mfcc", "audio", CONFIG.audio_encoder, CONFIG.segment)
+    store.add_encoder("audio", encoder.fingerprint, encoder.describe())
+    rows = [
+        make.feature_row(item.document.doc_id, item.source("audio"), dim=120)
+        for item in store.stored_documents()
+    ]
+    store.commit("audio", encoder.fingerprint, unit="u", bucket=0, rows=rows)
+    with pytest.raises(
+        ConfigError, match=r"all 2 documents of store .* are of the splits validation and test"
+    ):
+        train(store.uri, str(tmp_path / "run"), CONFIG)
