@@ -595,10 +595,7 @@ import ray
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embed import embed
 
-def start():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-
-embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001, workers=1)), start)
+embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001, workers=1)))
 print("started Ray" if ray.is_initialized() else "did not start Ray")
 """
 

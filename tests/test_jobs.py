@@ -45,7 +45,7 @@ def head(ray_home: Path) -> Iterator[dict[str, str]]:
     )
     submit = {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     try:
-        _wait_until_listening(server, submit)
+        _wait_until_ready(server, submit)
         yield submit
     finally:
         server.send_signal(signal.SIGTERM)  # `--block` ends the processes that it started, and no others
@@ -53,10 +53,13 @@ def head(ray_home: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_listening(server: subprocess.Popen[bytes], submit: Mapping[str, str]) -> None:
-    deadline = time.monotonic() + 90
+def _wait_until_ready(server: subprocess.Popen[bytes], submit: Mapping[str, str]) -> None:
+    """Wait until a job runs: the agent that takes jobs comes up some time after the dashboard answers."""
+    deadline = time.monotonic() + 120
     while True:
-        asked = subprocess.run([RAY, "job", "list"], env=submit, capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            [RAY, "job", "submit", "--", "true"], env=submit, capture_output=True, text=True, check=False
+        )
         if asked.returncode == 0:
             return
         assert server.poll() is None, "the head ended"
