@@ -7,8 +7,10 @@ anything starts. A program that has called `ray.init` itself keeps its cluster.
 import logging
 import os
 import socket
+import sys
 
 import ray
+import ray.data
 
 
 def connect() -> None:
@@ -26,6 +28,15 @@ def connect() -> None:
     # A local cluster asks for a token by default; that it does so is no warning to a user.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def data_context() -> ray.data.DataContext:
+    """Return a copy of Ray Data's settings that shows progress bars in a terminal and else only errors."""
+    context = ray.data.DataContext.get_current().copy()
+    context.print_on_execution_start = False
+    context.enable_progress_bars = sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return context
 
 
 def _require_listener(address: str) -> None:

@@ -17,7 +17,7 @@ import ray.data
 import torch
 
 from hilbert_ray.batch import read_features
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, data_context
 from hilbert_ray.config import MODALITIES, EmbedConfig
 from hilbert_ray.dataset import local_path
 from hilbert_ray.embed import embed
@@ -93,24 +93,25 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
     buckets = sorted({bucket_of(document.doc_id, opened.buckets) for document in opened.documents()})
     fingerprints = {m: d["fingerprint"] for m, d in trained.encoders.items()}
     connect()
-    rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
-        PredictBucket,
-        fn_constructor_kwargs={
-            "model": str(Path(model).resolve()),
-            "store": opened.uri,
-            "fingerprints": fingerprints,
-        },
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=0.5,
-    )
     faults: dict[str, str] = {}
     for modality, one in summary.modalities.items():
         for failure in one.quarantined:
             earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
             faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
-    predicted, partly = _write(rows, path, trained, faults)
+    with ray.data.DataContext.current(data_context()):
+        rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
+            PredictBucket,
+            fn_constructor_kwargs={
+                "model": str(Path(model).resolve()),
+                "store": opened.uri,
+                "fingerprints": fingerprints,
+            },
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=0.5,
+        )
+        predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
     failed |= {f"row {fault.row}": fault.message for fault in summary.faults}
     return Summary(out=out, predicted=predicted, partly=partly, failed=failed)

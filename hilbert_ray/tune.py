@@ -90,10 +90,12 @@ def tune(
             settings or data are left alone.
 
     Raises:
-        ConfigError: when the space names a field that does not exist or is no number.
+        ConfigError: when the space names a field that does not exist or is no number, or without inner folds.
     """
     for name in config.tune.space:
         _check_field(config, name)
+    if not config.folds.inner:
+        raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
     dataset = open_dataset(store, config, audio, text)
     run, config, features = local_path(out), dataset.config, dataset.features
     save_run(run, dataset)
@@ -171,6 +173,7 @@ def _search(
                     grace_period=1,
                 ),
                 num_samples=config.tune.trials,
+                reuse_actors=True,  # a process takes longer to start than a trial of small data
             ),
             run_config=ray_tune.RunConfig(name=name, storage_path=str(folder), verbose=0),
         )
@@ -185,6 +188,8 @@ def _search(
         for r in grid
         if r.metrics
     ]
+    # A resumed search lists its trials in another order, which must not decide between equal scores.
+    trials.sort(key=lambda trial: (trial["settings"] != inside, sorted(trial["settings"].items())))
     whole = [trial for trial in trials if trial["folds"] and len(trial["folds"]) == len(parts)]
     if not whole:
         raise RuntimeError(f"search {name}: no trial finished; see {folder / name}")

@@ -13,11 +13,11 @@ import pytest
 import ray.exceptions
 
 from hilbert_ray.batch import Features, read_features
-from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.config import MODALITIES, Config, EmbedConfig, FitConfig, FoldsConfig, ModelConfig
 from hilbert_ray.dataset import open_dataset
 from hilbert_ray.fit import fit
 from hilbert_ray.model import Hilbert, ModelError
-from hilbert_ray.predict import Summary, predict, table
+from hilbert_ray.predict import PredictBucket, Summary, predict, schema
 from hilbert_ray.store import Store
 from tests import make
 
@@ -240,18 +240,13 @@ def test_a_folder_that_is_no_model_is_refused(predicted: Predicted, tmp_path: Pa
         predict(str(tmp_path / "none"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
 
 
-def test_a_table_without_documents_has_all_columns(published: Path) -> None:
+def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Path, tmp_path: Path) -> None:
     model = Hilbert.from_pretrained(published)
-    features = make.features(4)
-    assert features.audio is not None
-    assert features.text is not None
-    rng = np.random.default_rng(0)
-    wide = replace(
-        features,
-        audio=make.ragged(np.array([2, 0]), model.dims["audio"], np.zeros(2, np.float32), rng),
-        text=make.ragged(np.array([1, 3]), model.dims["text"], np.zeros(2, np.float32), rng),
-        doc_ids=np.array(["a", "b"]), groups=np.arange(2), targets={},
-    )  # fmt: skip
-    rows = table(model, ["a", "b"], model.predict(wide))
-    assert rows["fault"].to_pylist() == [None, None]
-    assert [vector is None for vector in rows["audio"].to_pylist()] == [False, True]
+    store = Store.create(str(tmp_path / "store"), 1)
+    store.write_documents(iter([make.stored("a")]))
+    fingerprints: dict[str, str] = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
+    for modality in MODALITIES:
+        store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
+    rows = PredictBucket(str(published), store.uri, fingerprints)({"bucket": np.array([0])})
+    assert rows.num_rows == 0
+    assert rows.schema.equals(schema(model))

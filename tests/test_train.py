@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -39,19 +40,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluste
 STILL = ModelConfig(dim=16, hops=2, dropout=0.0, wide_dropout=0.0, segment_dropout=0.0, modality_dropout=0.0)
 CONFIG = Config(
     model=STILL,
-    fit=FitConfig(epochs=4, seeds=2, batch_size=16),
+    fit=FitConfig(epochs=3, seeds=2, batch_size=16),
     folds=FoldsConfig(inner=2),
     train=TrainConfig(workers=2, checkpoint_epochs=1),
 )
-OTHER = replace(CONFIG, fit=replace(CONFIG.fit, epochs=3), train=TrainConfig(workers=1, checkpoint_epochs=1))
-EPOCHS = [(job, epoch) for job in ("inner 0", "inner 1", "seed 0", "seed 1") for epoch in range(4)]
+OTHER = replace(CONFIG, fit=replace(CONFIG.fit, epochs=2), train=TrainConfig(workers=1, checkpoint_epochs=1))
+EPOCHS = [(job, epoch) for job in ("inner 0", "inner 1", "seed 0", "seed 1") for epoch in range(3)]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_reports() -> Iterator[None]:
-    """Let Ray Train look for reports four times a second instead of every two seconds."""
+    """Let Ray Train look for reports ten times a second instead of every two seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
         yield
 
 
@@ -144,11 +145,9 @@ def test_two_ranks_train_as_one_process_does_on_the_same_documents(trained: Trai
 
 DRIVER = """
 import json, sys
-import ray
 from hilbert_ray.config import Config, from_dict
 from hilbert_ray.train import train
 
-ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
 train(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
 """
 
@@ -159,10 +158,10 @@ def checkpoints_in(run: Path) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed:
-    """A run with `OTHER` settings whose driver was killed, run again at once.
+    """A run with `OTHER` settings whose driver was killed, run again at once on the same cluster.
 
-    It happened in a copy of the folder of `Trained`, with its checkpoints. `before` are the records at the
-    kill, `plain` is `fit` of the same in this process.
+    Workers of the dead driver may still linger. It happened in a copy of the folder of `Trained`, with its
+    checkpoints. `before` are the records at the kill, `plain` is `fit` of the same in this process.
     """
 
     run: Path
@@ -180,7 +179,8 @@ def resumed(
     older = checkpoints_in(run)
     assert older == 2, "the last two are kept"
     command = [sys.executable, "-c", DRIVER, embedded.store, str(run), json.dumps(to_dict(OTHER))]
-    driver = subprocess.Popen(command, start_new_session=True)
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen(command, env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
     while checkpoints_in(run) < older + 2 or len(history(run)) < 4:
         assert driver.poll() is None, "the run ended before it could be killed"
@@ -201,7 +201,7 @@ def test_a_driver_killed_midway_and_run_again_at_once_ends_as_an_undisturbed_one
     records = history(resumed.run)
     assert records[:2] == resumed.before[:2], "it was trained anew from the first epoch"
     assert [r["loss"] for r in records] == [r["loss"] for r in resumed.plain.history]
-    assert [(r["job"], r["epoch"]) for r in records] == [(job, epoch) for job, epoch in EPOCHS if epoch < 3]
+    assert [(r["job"], r["epoch"]) for r in records] == [(job, epoch) for job, epoch in EPOCHS if epoch < 2]
     assert resumed.summary.temperature == pytest.approx(resumed.plain.temperature, rel=1e-6)
     weights = load_file(resumed.run / "model" / "model.safetensors")
     for name, tensor in resumed.plain.model().state_dict().items():

@@ -9,7 +9,6 @@ lost with a worker run again, document by document, until each is committed.
 import json
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, data_context
 from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.document import Fault, Seconds
 from hilbert_ray.embed.plan import Job, Plan, Unit, alone, look, plan_job
@@ -235,11 +234,8 @@ def _round(
     """Stream units through a pool of encoder actors; yield the results of those that came to an end."""
     modalities = sorted({unit.modality for unit in units})
     workers, resources = _pool(config, len(units))
-    context = ray.data.DataContext.get_current().copy()
+    context = data_context()
     context.max_errored_blocks = -1
-    context.print_on_execution_start = False
-    context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(
             [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _BLOCKS)
