@@ -38,7 +38,7 @@ def store_of(
     folder: Path, documents: list[StoredDocument], *configs: Config, without: str = "", seed: int = 0
 ) -> str:
     """Write a store with features of the built-in encoders of some settings; `without` lacks its audio."""
-    store = Store.create(str(folder), 2)
+    store = Store.create(str(folder), 4)  # in their order, "b" is the first document
     store.write_documents(iter(documents))
     for config in configs or (CONFIG,):
         add_features(store, config, without, seed)
@@ -228,7 +228,7 @@ def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> 
     store.write_documents(iter(replaced))
     [item] = store.stored_documents(doc_ids={"a"})
     row = make.feature_row("a", item.source("audio"), dim=120, seed=99)
-    store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 2), rows=[row])
+    store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 4), rows=[row])
     assert open_dataset(uri, CONFIG).fingerprint != before
 
 

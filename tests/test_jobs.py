@@ -39,6 +39,8 @@ def head(ray_home: Path) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "PATH": path}
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={port}", f"--temp-dir={folder}"]
+    # The cluster that other tests share has an agent too, on the port that is the default.
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
     command += [f"--dashboard-port={dashboard}", "--object-store-memory=200000000", "--disable-usage-stats"]
     server = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
