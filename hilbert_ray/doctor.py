@@ -17,8 +17,14 @@ from pathlib import Path
 
 PACKAGES = (
     "hilbert-ray", "torch", "torchaudio", "transformers", "ray", "pyarrow", "numpy", "soundfile", "soxr",
-    "fsspec", "s3fs", "scikit-learn", "optuna", "av",
+    "fsspec", "s3fs", "scikit-learn", "optuna", "av", "onnxruntime", "silero-vad",
 )  # fmt: skip
+OPTIONAL = {
+    "av": "only M4A, MP4 and other containers need it: pip install 'hilbert-ray[video]'",
+    "onnxruntime": "only cutting at pauses needs it: pip install 'hilbert-ray[pause]'",
+    "silero-vad": "only cutting at pauses needs it: pip install 'hilbert-ray[pause]'",
+}
+"""What each package that may be absent is for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,12 +50,8 @@ def diagnose() -> Diagnosis:
         try:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            facts[name] = "absent"
-            if name == "av":
-                facts[name] += (
-                    " (only M4A, MP4 and other containers need it: pip install 'hilbert-ray[video]')"
-                )
-            else:
+            facts[name] = f"absent ({OPTIONAL[name]})" if name in OPTIONAL else "absent"
+            if name not in OPTIONAL:
                 faults.append(f"{name} is not installed; run `pip install hilbert-ray` again")
     error = torchaudio_error()
     if error:
