@@ -64,13 +64,15 @@ class Validate(_Common):
 
     manifest: Positional[str]
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    probe: int | Literal["all"] = 10_000
+    """Documents whose files are opened, audio by its header: of more documents a random sample; or `all`."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def run(self, config: Config) -> Result:
         """Return the report; it is ok when no row has a fault."""
         from hilbert_ray.validate import validate
 
-        report = validate(self.manifest, config.tasks, roles=config.segment.roles)
+        report = validate(self.manifest, config.tasks, roles=config.segment.roles, probe=self.probe)
         return Result(report.to_dict(), report.text(), ok=not report.faults)
 
 
@@ -90,13 +92,16 @@ class Embed(_Common):
     text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    dry_run: bool = False
+    """Write nothing; print what is left to do and, from a short measurement, time and space."""
 
     def run(self, config: Config) -> Result:
         """Embed what is not stored yet and return the summary."""
-        from hilbert_ray.embed import embed
+        from hilbert_ray.embed import embed, estimate
 
-        summary = embed(self.manifest, self.store, config)
-        return Result(summary.to_dict(), summary.text())
+        action = estimate if self.dry_run else embed
+        found = action(self.manifest, self.store, config)
+        return Result(found.to_dict(), found.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,32 +211,56 @@ class Report(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreCommand(_Common):
-    """Look at a feature store: what it holds, whether its files are whole, or take features out of it."""
+    """Look at a feature store, check it, keep it small, or take features out of it."""
 
-    action: Positional[Literal["info", "verify", "export"]]
-    """info: counts and sizes; verify: read every committed file again; export: features as NumPy files."""
+    action: Positional[Literal["info", "verify", "gc", "compact", "export"]]
+    """info: counts and sizes; verify: read every committed file again; gc: delete what nothing needs any
+    more; compact: fold the commits of each bucket into one index; export: features as files for others."""
     store: Positional[str]
     """Feature store."""
+    mend: bool = False
+    """verify: delete damaged files and the commits that name them, so that `embed` makes them again. Nothing
+    else may write to the store meanwhile."""
+    min_age_h: float = 24.0
+    """gc: hours for which a file stays after it became superfluous; no run may last longer."""
+    min_commits: int = 32
+    """compact: fold a bucket once so many of its commits are in no index."""
     out: str | None = None
-    """Folder that `export` writes to."""
+    """export: folder to write to; it must not hold anything."""
+    format: Literal["huggingface", "numpy", "arrow"] | None = None
+    """export: a folder for Hugging Face `datasets` (the default), NumPy files a document (the default with
+    --document), or an Arrow file a modality and encoder."""
+    document: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """export: this document alone; give it again for more."""
 
     def run(self, config: Config) -> Result:
-        """Return what the action found."""
+        """Return what the action found or did."""
         from hilbert_ray.store import Store
 
+        if self.min_age_h < 0:
+            raise ConfigError(f"--min-age-h is {self.min_age_h}: it must be 0 or more")
+        if self.min_commits < 1:
+            raise ConfigError(f"--min-commits is {self.min_commits}: it must be 1 or more")
         store = Store.open(self.store)
         if self.action == "info":
             info = store.info()
             return Result(info, json.dumps(info, indent=2))
         if self.action == "verify":
-            problems = [f"{problem.path}: {problem.message}" for problem in store.verify()]
-            return Result(
-                {"problems": problems}, "\n".join(problems) or "every committed file is whole", not problems
-            )
+            problems = [f"{problem.path}: {problem.message}" for problem in store.verify(self.mend)]
+            text = "\n".join(problems) or "every committed file is whole"
+            return Result({"problems": problems, "mended": self.mend}, text, not problems)
+        if self.action == "gc":
+            deleted = store.gc(self.min_age_h)
+            return Result({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
+        if self.action == "compact":
+            made = store.compact(self.min_commits)
+            return Result({"indexes": made}, "\n".join([*made, f"{len(made)} indexes written"]))
         if self.out is None:
             raise ConfigError("`store export` needs --out, the folder to write to")
-        count = store.export(self.out)
-        return Result({"documents": count, "out": self.out}, f"{count} documents exported to {self.out}")
+        form = self.format or ("numpy" if self.document else "huggingface")
+        count = store.export(self.out, form, self.document)
+        values = {"documents": count, "out": self.out, "format": form}
+        return Result(values, f"{count} documents exported to {self.out} ({form})")
 
 
 @dataclass(frozen=True, kw_only=True)

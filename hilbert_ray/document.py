@@ -6,13 +6,17 @@ the way.
 """
 
 import csv
-import io
+import gc
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from itertools import chain, islice
+from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,10 +25,18 @@ Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
 
+T = TypeVar("T")
 FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
+_FIELDS = frozenset(FIELDS)
 SPLITS = ("train", "validation", "test")
 OVERHANG_S = 0.5
 """How far a transcript may reach beyond its recording, seconds (formats and transcribers round)."""
+_ROWS_LISTED = 10
+_PROCESSES = 8
+"""Most processes that read a manifest; more would wait for the one that hands out its blocks."""
+_BLOCK_BYTES = 2**23
+_RECORD_BYTES = 128
+"""What a record takes in a block besides its strings."""
 
 
 class DocumentError(ValueError):
@@ -104,86 +116,156 @@ class Fault:
     message: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Some rows of a manifest that are not checked yet: what one process works on at a time.
+
+    They are lines of JSON, or the records of other kinds of manifests; paths inside are relative to `folder`.
+    """
+
+    manifest: str
+    folder: str
+    first_row: int
+    lines: bytes = b""
+    records: Sequence[Mapping[str, Any]] = ()
+
+    def rows(self) -> Iterator[tuple[int, Document | Fault]]:
+        """Yield (row, document or fault) for each row.
+
+        Raises:
+            ManifestError: when a line is not UTF-8.
+        """
+        for row, record in enumerate(self._records(), start=self.first_row):
+            if isinstance(record, str):
+                message = f"row {row} {record}; each line must be one JSON object"
+                fault = Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
+                yield row, fault
+                continue
+            try:
+                yield row, parse_document(record, self.folder)
+            except DocumentError as error:
+                yield (
+                    row,
+                    Fault(
+                        row=row,
+                        doc_id=_id_of(record),
+                        stage="manifest",
+                        error=type(error).__name__,
+                        message=str(error),
+                    ),
+                )
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each row as `rows` would, empty where it has none."""
+        return ("" if isinstance(record, str) else _id_of(record) for record in self._records())
+
+    def _records(self) -> Iterator[Mapping[str, Any] | str]:
+        """Yield the fields of each row, or what is wrong with its line."""
+        yield from self.records
+        for line in self.lines.splitlines():
+            if not line.strip():
+                continue
+            try:
+                record = _read_json(line.decode())
+            except UnicodeDecodeError as error:
+                raise ManifestError(
+                    f"manifest {self.manifest} cannot be read as .jsonl: {error} of the line {line!r:.80}; "
+                    "save it as UTF-8"
+                ) from None
+            except ValueError as error:
+                yield f"is not valid JSON ({error})"
+            else:
+                yield record if isinstance(record, dict) else f"is a JSON {type(record).__name__}"
+
+
 def read_manifest(uri: str) -> Iterator[tuple[int, Document | Fault]]:
     """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
 
     Paths inside are taken relative to the manifest. Ids that stand in several rows are not noticed here (that
-    needs the whole manifest); see `find_duplicates`.
+    needs the whole manifest); see `duplicate_fault`.
 
     Raises:
         ManifestError: when the file is absent, of another kind, or not readable as its kind.
     """
-    folder = uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
-    for row, record in _records(uri):
-        if isinstance(record, Fault):
-            yield row, record
-            continue
-        try:
-            yield row, parse_document(record, folder)
-        except DocumentError as error:
-            doc_id = record.get("doc_id")
-            yield (
-                row,
-                Fault(
-                    row=row,
-                    doc_id=doc_id if isinstance(doc_id, str) else "",
-                    stage="manifest",
-                    error=type(error).__name__,
-                    message=str(error),
-                ),
-            )
+    for block in _blocks(uri):
+        yield from block.rows()
 
 
-def find_duplicates(rows: Iterator[tuple[int, Document | Fault]]) -> dict[str, list[int]]:
-    """Return the ids that several rows of `read_manifest` use, each with all its rows."""
-    seen: dict[str, int | list[int]] = {}
-    for row, item in rows:
-        if not item.doc_id:
-            continue
-        earlier = seen.get(item.doc_id)
-        if earlier is None:
-            seen[item.doc_id] = row
-        elif isinstance(earlier, int):
-            seen[item.doc_id] = [earlier, row]
-        else:
-            earlier.append(row)
-    return {doc_id: rows for doc_id, rows in seen.items() if isinstance(rows, list)}
+def map_blocks(function: Callable[[Block], T], uri: str) -> Iterator[T]:
+    """Yield what a function makes of each block of a manifest, in order, streaming.
+
+    A manifest of several blocks is worked on by several processes, so the function and what it returns must
+    be picklable. A few blocks are held at a time.
+
+    Raises:
+        ManifestError: as `read_manifest`.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor, cpu_count  # type: ignore[import-untyped]
+
+    blocks = _blocks(uri)
+    first = list(islice(blocks, 2))
+    processes = min(cpu_count(), _PROCESSES)
+    if len(first) < 2 or processes < 2:
+        yield from map(function, chain(first, blocks))
+        return
+    # Unlike the standard library's, these processes do not import the program that is running again.
+    with ProcessPoolExecutor(processes) as pool:
+        going: deque[Future[T]] = deque()
+        for block in chain(first, blocks):
+            going.append(pool.submit(_apply, function, block))
+            if len(going) > processes + 1:
+                yield going.popleft().result()
+        while going:
+            yield going.popleft().result()
+
+
+def _apply(function: Callable[[Block], T], block: Block) -> T:
+    """Call a function in a process of its own, where looking for garbage would only cost time (a fifth)."""
+    gc.disable()
+    try:
+        return function(block)
+    finally:
+        gc.enable()
+
+
+def files_of(rows: Iterable[tuple[int, Document | Fault]]) -> Iterator[str]:
+    """Yield the audio and text files that the documents of some rows name."""
+    for _, item in rows:
+        if isinstance(item, Document):
+            if item.audio is not None:
+                yield item.audio
+            if item.text_file is not None:
+                yield item.text_file
 
 
 def duplicate_fault(row: int, doc_id: str, rows: list[int]) -> Fault:
     """Return the fault of one of several rows that share an id: which of them is meant cannot be known."""
-    listed = ", ".join(map(str, rows))
+    more = f" and {len(rows) - _ROWS_LISTED} more" if len(rows) > _ROWS_LISTED else ""
+    listed = ", ".join(map(str, rows[:_ROWS_LISTED])) + more
     message = f"doc_id {doc_id!r} stands in rows {listed}; ids must be unique: give each document its own"
     return Fault(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
 
 
-def _records(uri: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
-    """Yield the raw rows of a manifest by the kind that its name tells."""
+def _folder_of(uri: str) -> str:
+    """Return what relative paths in a manifest are relative to."""
+    return uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+
+
+def _blocks(uri: str) -> Iterator[Block]:
+    """Cut a manifest into blocks, by the kind that its name tells."""
     import fsspec
 
     kind = uri.rpartition(".")[2].lower()
     try:
         if kind == "jsonl":
-            with fsspec.open(uri, "rt", encoding="utf-8") as file:
-                yield from _json_rows(file)
+            with fsspec.open(uri, "rb") as file:
+                yield from _json_blocks(uri, file)
         elif kind == "csv":
             with fsspec.open(uri, "rt", encoding="utf-8", newline="") as file:
-                for row, values in enumerate(csv.DictReader(file), start=1):
-                    yield (
-                        row,
-                        _unflatten(
-                            {k: v for k, v in values.items() if k is not None and v not in ("", None)}
-                        ),
-                    )
+                yield from _record_blocks(uri, _csv_records(file))
         elif kind == "parquet":
-            import pyarrow.parquet as pq
-
             with fsspec.open(uri, "rb") as file:
-                row = 0
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-                    for values in batch.to_pylist():
-                        row += 1
-                        yield row, _unflatten(values)
+                yield from _record_blocks(uri, _parquet_records(file))
         else:
             raise ManifestError(f"manifest {uri} ends in .{kind}; the kinds are .jsonl, .csv and .parquet")
     except FileNotFoundError:
@@ -198,23 +280,57 @@ def _records(uri: str) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
         raise ManifestError(f"manifest {uri} cannot be read as Parquet: {error}") from error
 
 
-def _json_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict[str, Any] | Fault]]:
-    row = 0
-    for line in file:
-        if not line.strip():
-            continue
-        row += 1
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            message = f"row {row} is not valid JSON ({error}); each line must be one JSON object"
-            yield row, Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
-            continue
-        if isinstance(record, dict):
-            yield row, record
-        else:
-            message = f"row {row} is a JSON {type(record).__name__}; each line must be one JSON object"
-            yield row, Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
+def _json_blocks(uri: str, file: BinaryIO) -> Iterator[Block]:
+    row, rest = 1, b""
+    while data := file.read(_BLOCK_BYTES):
+        lines, end, rest = (rest + data).rpartition(b"\n")
+        if end:
+            yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, lines=lines)
+            row += sum(1 for line in lines.splitlines() if line.strip())
+    if rest:
+        yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, lines=rest)
+
+
+def _record_blocks(uri: str, records: Iterator[Mapping[str, Any]]) -> Iterator[Block]:
+    row, size = 1, 0
+    held: list[Mapping[str, Any]] = []
+    for record in records:
+        held.append(record)
+        size += _RECORD_BYTES + sum(len(value) for value in record.values() if isinstance(value, str))
+        if size >= _BLOCK_BYTES:
+            yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, records=held)
+            row, size, held = row + len(held), 0, []
+    if held:
+        yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, records=held)
+
+
+def _csv_records(file: IO[str]) -> Iterator[dict[str, Any]]:
+    for values in csv.DictReader(file):
+        yield _unflatten({k: v for k, v in values.items() if k is not None and v not in ("", None)})
+
+
+def _parquet_records(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+        yield from map(_unflatten, batch.to_pylist())
+
+
+def _read_json(text: str) -> object:
+    """Parse JSON whose strings can be written again.
+
+    Raises:
+        ValueError: when it is no JSON, or an escape names half of a character.
+    """
+    value = json.loads(text)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _id_of(record: Mapping[str, Any]) -> str:
+    doc_id = record.get("doc_id")
+    return doc_id if isinstance(doc_id, str) else ""
 
 
 def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,8 +343,8 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
             record.setdefault("labels", {})[key.removeprefix("labels.")] = value
         elif key in ("text", "labels") and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             try:
-                record[key] = json.loads(value)
-            except json.JSONDecodeError:
+                record[key] = _read_json(value)
+            except ValueError:
                 record[key] = value
         else:
             record[key] = value
@@ -248,14 +364,14 @@ def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
     doc_id = record.get("doc_id")
     if not isinstance(doc_id, str) or not doc_id.strip():
         raise DocumentError(f"doc_id is {doc_id!r}; it must be a non-empty string")
-    unknown = sorted(set(record) - set(FIELDS))
-    if unknown:
+    if not _FIELDS.issuperset(record):
+        unknown = sorted(set(record) - _FIELDS)
         raise DocumentError(
             f"document {doc_id!r} has unknown fields {', '.join(unknown)}; the fields are {', '.join(FIELDS)}"
         )
     audio, text_file = record.get("audio"), record.get("text_file")
-    for name, value in (("audio", audio), ("text_file", text_file)):
-        if value is not None and (not isinstance(value, str) or not value):
+    for name, value in ("audio", audio), ("text_file", text_file):
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
             raise DocumentError(
                 f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null"
             )
@@ -265,7 +381,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
     if audio is None and text is None and text_file is None:
         raise DocumentError(f"document {doc_id!r} has neither audio nor text; at least one must be given")
     labels = record.get("labels") or {}
-    if not isinstance(labels, Mapping):
+    if not isinstance(labels, (dict, Mapping)):
         raise DocumentError(f"document {doc_id!r}: labels is {labels!r}; it must map each task to its value")
     split = record.get("split")
     if split is not None and split not in SPLITS:
@@ -320,7 +436,7 @@ def _parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None
 def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
     if isinstance(item, str):
         return Utterance(text=item)
-    if not isinstance(item, Mapping) or not isinstance(item.get("text"), str):
+    if not isinstance(item, (dict, Mapping)) or not isinstance(text := item.get("text"), str):
         raise DocumentError(
             f"document {doc_id!r}: utterance {index} is {item!r:.80}; it must hold a string `text`"
         )
@@ -332,8 +448,7 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
             f"document {doc_id!r}: utterance {index} has only one of start and end; give both or none"
         )
     if start is not None:
-        valid = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
-        if not valid or not 0 <= start <= end < float("inf"):
+        if not _is_number(start) or not _is_number(end) or not 0 <= start <= end < math.inf:
             raise DocumentError(
                 f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds "
                 "with 0 <= start <= end"
@@ -341,7 +456,11 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
         start, end = float(start), float(end)
     if role is not None and not isinstance(role, str):
         raise DocumentError(f"document {doc_id!r}: utterance {index} has role {role!r}; it must be a string")
-    return Utterance(text=item["text"], start=start, end=end, role=role)
+    return Utterance(text=text, start=start, end=end, role=role)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_times(document: Document, utterances: Sequence[Utterance], duration_s: Seconds) -> None:
@@ -359,6 +478,23 @@ def check_times(document: Document, utterances: Sequence[Utterance], duration_s:
         )
 
 
+def check_text_kind(document: Document) -> str:
+    """Return the kind of `text_file` by its name; empty where there is none.
+
+    Raises:
+        DocumentError: when it is no kind that can be read.
+    """
+    path = document.text_file
+    if path is None:
+        return ""
+    kind = path.rpartition(".")[2].lower()
+    if kind not in ("txt", "json", "vtt", "srt"):
+        raise DocumentError(
+            f"document {document.doc_id!r}: text_file {path} ends in .{kind}; use .txt, .json, .vtt or .srt"
+        )
+    return kind
+
+
 def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
     """Return the transcript, reading `text_file` (.txt, .json, .vtt or .srt) where that is how it is given.
 
@@ -370,11 +506,7 @@ def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
     import fsspec
 
     doc_id, path = document.doc_id, document.text_file
-    kind = path.rpartition(".")[2].lower()
-    if kind not in ("txt", "json", "vtt", "srt"):
-        raise DocumentError(
-            f"document {doc_id!r}: text_file {path} ends in .{kind}; use .txt, .json, .vtt or .srt"
-        )
+    kind = check_text_kind(document)
     try:
         with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
             content = file.read()

@@ -1,38 +1,49 @@
 """A look at a whole manifest before anything is computed: what it holds, and each row that is at fault.
 
-The manifest is read as a stream, audio by its headers only. `embed` would put a faulty row into quarantine
-and go on; `validate` names it beforehand. Tasks that the settings do not declare are inferred from the
-labels.
+The manifest is read as a stream, by several processes where it is large, and twice: to learn which ids are
+shared and which tasks the labels speak of, then to check. That every file exists is looked up; files are
+opened, audio by its headers only, of all documents or of a random sample, and the report says of how many.
+`embed` would put a faulty row into quarantine and go on; `validate` names it beforehand. Tasks that the
+settings do not declare are inferred from the labels.
 """
 
+import hashlib
+import random
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from hilbert_ray import audio
 from hilbert_ray.config import ConfigError, TaskConfig, to_dict
 from hilbert_ray.document import (
+    Block,
     Document,
     DocumentError,
     Fault,
     Label,
     Seconds,
     Utterance,
+    check_text_kind,
     check_times,
     duplicate_fault,
-    find_duplicates,
+    files_of,
     load_text,
-    read_manifest,
+    map_blocks,
 )
 from hilbert_ray.labels import class_name, encode_label
 
+Probe: TypeAlias = int | Literal["all"]
+"""How many documents' files are opened: a random sample of that many where there are more, or all."""
+PROBED = 10_000
 ORDINAL_MOST = 10
 """Most distinct whole numbers that are taken for the steps of an ordinal task; more are a regression."""
-_AT_ONCE, _ROWS = 16, 1024
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,20 +60,26 @@ class TaskReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a manifest holds. Counts are of documents without fault; times are seconds."""
+    """What a manifest holds. Counts are of documents without fault; times are seconds.
+
+    `unopened` documents have files that were not opened. Where there are any, hours, utterances and words are
+    estimates from the others, a random sample, and the shortest, median and longest are of that sample. What
+    no sampled file tells is None.
+    """
 
     manifest: str
     rows: int
     documents: int
+    unopened: int
     with_audio: int
     with_text: int
     with_both: int
-    audio_s: Seconds
+    audio_s: Seconds | None
     shortest_s: Seconds
     median_s: Seconds
     longest_s: Seconds
-    utterances: int
-    words: int
+    utterances: int | None
+    words: int | None
     groups: int
     largest_group: int
     splits: Mapping[str, int]
@@ -83,34 +100,42 @@ class ValidationError(DocumentError):
     """A document that can be read but contradicts itself or the settings."""
 
 
-def validate(manifest: str, tasks: Mapping[str, TaskConfig], roles: Sequence[str] = ()) -> Report:
+def validate(
+    manifest: str, tasks: Mapping[str, TaskConfig], roles: Sequence[str] = (), probe: Probe = PROBED
+) -> Report:
     """Read a whole manifest and report on it.
 
     Args:
         manifest: path or URI of the manifest.
         tasks: the declared tasks; empty means that they are inferred from the labels.
         roles: the speakers that will be kept; a transcript without any of them is at fault.
+        probe: of how many documents the files are opened.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
-        ConfigError: when tasks are to be inferred and the labels of one cannot be told.
+        ConfigError: when tasks are to be inferred and the labels of one cannot be told, or `probe` is no
+            number above 0.
     """
-    duplicates = find_duplicates(read_manifest(manifest))
-    declared = tasks or infer_tasks(item for _, item in read_manifest(manifest) if isinstance(item, Document))
-    faults: list[Fault] = []
+    if probe != "all" and probe < 1:
+        raise ConfigError(f"probe is {probe}; it must be 1 document or more, or `all`")
+    digests = []
+    labels = _Labels()
+    for of_block in map_blocks(partial(_survey, is_labelled=not tasks), manifest):
+        digests.append(of_block[0])
+        labels.merge(of_block[1])
+    rows = sum(map(len, digests))
+    declared = tasks or labels.tasks()
+    check = partial(
+        _check_block,
+        tasks=declared,
+        roles=roles,
+        shared=_shared(np.concatenate([np.zeros(0, _DIGEST), *digests])),
+        probed=None if probe == "all" or rows <= probe else _draw(rows, probe),
+    )
     counts = _Counts()
-    rows = 0
-    for row, item, found in _look(manifest, declared, roles):
-        rows += 1
-        if item.doc_id in duplicates:
-            faults.append(duplicate_fault(row, item.doc_id, duplicates[item.doc_id]))
-        elif isinstance(item, Fault):
-            faults.append(item)
-        elif isinstance(found, Fault):
-            faults.append(found)
-        else:
-            counts.add(item, found, declared)
-    return counts.report(manifest, rows, declared, not tasks, faults)
+    for found in map_blocks(check, manifest):
+        counts.merge(found)
+    return counts.report(manifest, rows, declared, not tasks)
 
 
 def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
@@ -123,29 +148,53 @@ def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
     Raises:
         ConfigError: when the labels of one task are of several sorts.
     """
-    values: dict[str, set[Label]] = {}
-    sorts: dict[str, set[str]] = {}
+    labels = _Labels()
     for document in documents:
+        labels.add(document)
+    return labels.tasks()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Labels:
+    """The sorts of labels of each task, and their values (of numbers only as many as tell the kind)."""
+
+    sorts: dict[str, set[str]] = field(default_factory=dict)
+    values: dict[str, set[Label]] = field(default_factory=dict)
+
+    def add(self, document: Document) -> None:
         for name, label in document.labels.items():
-            sorts.setdefault(name, set()).add(_sort_of(label))
-            held = label if isinstance(label, list | Mapping) else [label]
-            values.setdefault(name, set()).update(held)
-    tasks = {}
-    for name in sorted(values):
-        kinds = sorts[name] - {"float"} if {"int", "float"} <= sorts[name] else sorts[name]
-        if len(kinds) > 1:
-            raise ConfigError(
-                f"task `{name}` has labels of several sorts ({', '.join(sorted(sorts[name]))}), so its kind "
-                "cannot be inferred; make them alike, or declare the task in the settings"
-            )
-        task = _infer("float" if "float" in sorts[name] else kinds.pop(), values[name])
-        if task is not None:
-            tasks[name] = task
-    return tasks
+            sort = _sort_of(label)
+            self._hold(name, {sort}, label if sort == "list" else [label])  # type: ignore[arg-type]
+
+    def merge(self, other: "_Labels") -> None:
+        for name, sorts in other.sorts.items():
+            self._hold(name, sorts, other.values[name])
+
+    def _hold(self, name: str, sorts: set[str], values: Iterable[Label]) -> None:
+        self.sorts.setdefault(name, set()).update(sorts)
+        held = self.values.setdefault(name, set())
+        if len(held) <= ORDINAL_MOST or not sorts <= {"int", "float"}:
+            held.update(values)
+
+    def tasks(self) -> dict[str, TaskConfig]:
+        """Return what `infer_tasks` does."""
+        tasks = {}
+        for name in sorted(self.values):
+            sorts = self.sorts[name]
+            kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
+            if len(kinds) > 1:
+                raise ConfigError(
+                    f"task `{name}` has labels of several sorts ({', '.join(sorted(sorts))}), so its kind "
+                    "cannot be inferred; make them alike, or declare the task in the settings"
+                )
+            task = _infer("float" if "float" in sorts else kinds.pop(), self.values[name])
+            if task is not None:
+                tasks[name] = task
+        return tasks
 
 
 def _sort_of(label: Label) -> str:
-    if isinstance(label, list | Mapping):
+    if isinstance(label, (list, dict, Mapping)):
         return "list"
     return type(label).__name__
 
@@ -163,42 +212,114 @@ def _infer(sort: str, values: set[Label]) -> TaskConfig | None:
     return TaskConfig(kind="ordinal" if sort == "int" else "multiclass", classes=classes)
 
 
+_DIGEST = np.dtype("S16")
+
+
+def _digest(doc_id: str) -> bytes:
+    """Return what stands for an id where a million of them are held; empty for none."""
+    return hashlib.blake2b(doc_id.encode(), digest_size=16).digest() if doc_id else b""
+
+
+def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, _Labels]:
+    """Return the digest of each row's id, and, if asked for, the labels of the documents."""
+    labels = _Labels()
+    if not is_labelled:
+        return np.array([_digest(doc_id) for doc_id in block.ids()], _DIGEST), labels
+    digests = []
+    for _, item in block.rows():
+        digests.append(_digest(item.doc_id))
+        if isinstance(item, Document):
+            labels.add(item)
+    return np.array(digests, _DIGEST), labels
+
+
+def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
+    """Return the digests of ids that several rows use, each with all its rows."""
+    found, counts = np.unique(digests, return_counts=True)
+    rows = np.flatnonzero(np.isin(digests, found[(counts > 1) & (found != b"")]))
+    shared: dict[bytes, list[int]] = {}
+    for row in rows.tolist():
+        shared.setdefault(bytes(digests[row]), []).append(row + 1)
+    return shared
+
+
+def _draw(rows: int, probe: int) -> frozenset[int]:
+    """Return the rows whose files are opened, at random but always the same."""
+    return frozenset(random.Random(0).sample(range(1, rows + 1), probe))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """What the files of a document hold."""
+    """What a document holds; None where a file tells that was not opened."""
 
     duration_s: Seconds | None
-    utterances: int
-    words: int
+    utterances: int | None
+    words: int | None
 
 
-def _look(
-    manifest: str, tasks: Mapping[str, TaskConfig], roles: Sequence[str]
-) -> Iterator[tuple[int, Document | Fault, _Found | Fault | None]]:
-    """Yield each row with what its files hold, or with its first fault; several are looked at together."""
+def _check_block(
+    block: Block,
+    tasks: Mapping[str, TaskConfig],
+    roles: Sequence[str],
+    shared: Mapping[bytes, list[int]],
+    probed: Collection[int] | None,
+) -> "_Counts":
+    """Count what the documents of a block hold, and note each fault with its row."""
+    counts = _Counts()
+    documents: list[tuple[int, Document]] = []
+    for row, item in block.rows():
+        rows = shared.get(_digest(item.doc_id).rstrip(b"\0")) if shared else None
+        if rows is not None:
+            counts.faults.append(duplicate_fault(row, item.doc_id, rows))
+        elif isinstance(item, Fault):
+            counts.faults.append(item)
+        else:
+            documents.append((row, item))
+    unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
+    missing = audio.missing(files_of(unopened))
+    # A file that is not there is opened as the sampled ones are, to say so in the same words.
+    left = {
+        row
+        for row, document in unopened
+        if document.audio not in missing and document.text_file not in missing
+    }
 
-    def check(row: int, item: Document | Fault) -> _Found | Fault | None:
-        return None if isinstance(item, Fault) else _check(row, item, tasks, roles)
+    def check(row: int, document: Document) -> _Found | Fault:
+        return _check(row, document, tasks, roles, row not in left)
 
-    rows = read_manifest(manifest)
+    opened = [(row, document) for row, document in documents if row not in left]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        while part := list(islice(rows, _ROWS)):
-            found = pool.map(check, *zip(*part, strict=True))
-            yield from ((row, item, one) for (row, item), one in zip(part, found, strict=True))
+        found = iter(pool.map(check, *zip(*opened, strict=True))) if opened else iter(())
+        for row, document in documents:
+            one = check(row, document) if row in left else next(found)
+            if isinstance(one, Fault):
+                counts.faults.append(one)
+            else:
+                counts.add(document, one, tasks)
+    counts.faults.sort(key=lambda fault: fault.row)
+    return counts
 
 
 def _check(
-    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str]
+    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str], opens: bool
 ) -> _Found | Fault:
+    """Check a document, with what its files hold if they are to be opened."""
+    duration: Seconds | None = None
+    text: str | tuple[Utterance, ...] | None = None
+    reads = opens or document.text_file is None
     stage = "audio"
     try:
-        duration = None if document.audio is None else audio.probe(document.audio).duration_s
+        if opens and document.audio is not None:
+            duration = audio.probe(document.audio).duration_s
         stage = "text"
-        text = load_text(document)
+        check_text_kind(document)
+        if reads:
+            text = load_text(document)
         utterances = text if isinstance(text, tuple) else ()
         if duration is not None:
             check_times(document, utterances, duration)
-        _check_roles(document, utterances, roles)
+        if reads:
+            _check_roles(document, utterances, roles)
         stage = "labels"
         for name, label in document.labels.items():
             if name in tasks:
@@ -207,15 +328,19 @@ def _check(
         return Fault(
             row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
         )
-    words = (
-        text.split() if isinstance(text, str) else [word for turn in utterances for word in turn.text.split()]
+    words = len(text.split()) if isinstance(text, str) else sum(len(turn.text.split()) for turn in utterances)
+    return _Found(
+        duration_s=duration,
+        utterances=len(utterances) if reads else None,
+        words=words if reads else None,
     )
-    return _Found(duration_s=duration, utterances=len(utterances), words=len(words))
 
 
 def _check_roles(document: Document, utterances: Sequence[Utterance], roles: Sequence[str]) -> None:
+    if not roles or not document.has_text:
+        return
     present = sorted({turn.role for turn in utterances if turn.role is not None})
-    if not roles or not document.has_text or set(roles) & set(present):
+    if set(roles) & set(present):
         return
     raise ValidationError(
         f"document {document.doc_id!r} has no utterance of segment.roles = {list(roles)}; its roles are "
@@ -232,13 +357,19 @@ def _check_label(document: Document, name: str, task: TaskConfig, label: Label) 
 
 @dataclass(kw_only=True, slots=True)
 class _Counts:
-    """Running counts over documents without fault."""
+    """Counts over documents without fault, and the faults; those of all blocks are merged.
+
+    `inline` and `filed` count transcripts that were read, and their utterances and words; `unread` those in
+    files that were not opened.
+    """
 
     audio: int = 0
     text: int = 0
     both: int = 0
-    utterances: int = 0
-    words: int = 0
+    unopened: int = 0
+    unread: int = 0
+    inline: Counter[str] = field(default_factory=Counter)
+    filed: Counter[str] = field(default_factory=Counter)
     durations: list[Seconds] = field(default_factory=list)
     groups: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
@@ -246,16 +377,23 @@ class _Counts:
     undeclared: Counter[str] = field(default_factory=Counter)
     classes: Counter[tuple[str, str]] = field(default_factory=Counter)
     groups_of: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
 
-    def add(self, document: Document, found: _Found | None, tasks: Mapping[str, TaskConfig]) -> None:
+    def add(self, document: Document, found: _Found, tasks: Mapping[str, TaskConfig]) -> None:
         self.audio += document.audio is not None
         self.text += document.has_text
         self.both += document.audio is not None and document.has_text
-        if found is not None:
-            self.utterances += found.utterances
-            self.words += found.words
-            if found.duration_s is not None:
-                self.durations.append(found.duration_s)
+        is_unheard = document.audio is not None and found.duration_s is None
+        self.unopened += is_unheard or found.words is None
+        if found.duration_s is not None:
+            self.durations.append(found.duration_s)
+        if found.words is None:
+            self.unread += 1
+        elif document.has_text:
+            kind = self.inline if document.text_file is None else self.filed
+            kind["documents"] += 1
+            kind["utterances"] += found.utterances or 0
+            kind["words"] += found.words
         self.groups[document.group] += 1
         self.splits[document.split or "none"] += 1
         for name, label in document.labels.items():
@@ -264,31 +402,51 @@ class _Counts:
                 continue
             self.labelled[name] += 1
             for held in _classes_of(tasks[name], label):
-                self.classes[name, held] += 1
-                self.groups_of.setdefault((name, held), set()).add(document.group)
+                key = (name, held)
+                self.classes[key] += 1
+                if key not in self.groups_of:
+                    self.groups_of[key] = set()
+                self.groups_of[key].add(document.group)
 
-    def report(
-        self,
-        manifest: str,
-        rows: int,
-        tasks: Mapping[str, TaskConfig],
-        is_inferred: bool,
-        faults: Sequence[Fault],
-    ) -> Report:
+    def merge(self, other: "_Counts") -> None:
+        for one in fields(self):
+            mine, others = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(mine, int):
+                setattr(self, one.name, mine + others)
+            elif isinstance(mine, list):
+                mine.extend(others)
+            elif isinstance(mine, Counter):
+                mine.update(others)
+            else:
+                for key, groups in others.items():
+                    mine.setdefault(key, set()).update(groups)
+
+    def _total(self, what: str) -> int | None:
+        """Return how many utterances or words there are, estimated where files were not opened."""
+        if self.unread and not self.filed["documents"]:
+            return None
+        share = self.unread / self.filed["documents"] if self.unread else 0
+        return self.inline[what] + round(self.filed[what] * (1 + share))
+
+    def report(self, manifest: str, rows: int, tasks: Mapping[str, TaskConfig], is_inferred: bool) -> Report:
         documents = sum(self.groups.values())
+        audio_s = None
+        if self.durations or not self.audio:
+            audio_s = sum(self.durations) * (self.audio / len(self.durations) if self.durations else 1.0)
         return Report(
             manifest=manifest,
             rows=rows,
             documents=documents,
+            unopened=self.unopened,
             with_audio=self.audio,
             with_text=self.text,
             with_both=self.both,
-            audio_s=sum(self.durations),
+            audio_s=audio_s,
             shortest_s=min(self.durations, default=0.0),
             median_s=statistics.median(self.durations) if self.durations else 0.0,
             longest_s=max(self.durations, default=0.0),
-            utterances=self.utterances,
-            words=self.words,
+            utterances=self._total("utterances"),
+            words=self._total("words"),
             groups=len(self.groups),
             largest_group=max(self.groups.values(), default=0),
             splits=dict(sorted(self.splits.items())),
@@ -304,10 +462,17 @@ class _Counts:
                 for name, task in tasks.items()
             },
             warnings=tuple(self._warnings(tasks, is_inferred)),
-            faults=tuple(faults),
+            faults=tuple(self.faults),
         )
 
     def _warnings(self, tasks: Mapping[str, TaskConfig], is_inferred: bool) -> Iterator[str]:
+        if self.unopened:
+            opened = sum(self.groups.values()) - self.unopened
+            yield (
+                f"the files of {self.unopened} documents are there but were not opened: hours, utterances "
+                f"and words are estimates from the other {opened}, a random sample, and what is wrong inside "
+                "the files that were not opened is not known; `--probe all` opens them all"
+            )
         for name, count in sorted(self.undeclared.items()):
             why = "all its labels are alike" if is_inferred else "the settings do not declare it"
             yield f"task `{name}` ({count} labels) is left out: {why}"
@@ -324,22 +489,27 @@ class _Counts:
 
 
 def _classes_of(task: TaskConfig, label: Label) -> list[str]:
-    if isinstance(label, Mapping):
-        return [class_name(key) for key, value in label.items() if value]
     if isinstance(label, list):
         return [class_name(item) for item in label]
+    if isinstance(label, (dict, Mapping)):
+        return [class_name(key) for key, value in label.items() if value]
     return [class_name(label)] if task.classes else []
 
 
 def _lines(report: Report) -> Iterator[str]:
+    about, sample = ("about ", ", of the sample") if report.unopened else ("", "")
+    hours = "unknown" if report.audio_s is None else f"{about}{report.audio_s / 3600:.2f}"
+    utterances, words = (
+        "unknown" if count is None else f"{about}{count}" for count in (report.utterances, report.words)
+    )
     yield f"{report.manifest}: {report.rows} rows, {report.documents} documents, {len(report.faults)} faults"
-    yield f"  audio        {report.with_audio} documents, {report.audio_s / 3600:.2f} h"
+    yield f"  audio        {report.with_audio} documents, {hours} h"
     if report.with_audio:
         yield (
             f"  durations    {report.shortest_s:.1f} s to {report.longest_s:.1f} s, median "
-            f"{report.median_s:.1f} s"
+            f"{report.median_s:.1f} s{sample}"
         )
-    yield f"  text         {report.with_text} documents, {report.utterances} utterances, {report.words} words"
+    yield f"  text         {report.with_text} documents, {utterances} utterances, {words} words"
     yield f"  both         {report.with_both} documents"
     yield f"  groups       {report.groups}, the largest with {report.largest_group} documents"
     yield "  splits       " + (

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from hilbert_ray import __version__
 from hilbert_ray.cli import COMMANDS, main
-from hilbert_ray.store import Store
+from hilbert_ray.store import Store, bucket_of
 from tests import make
 
 
@@ -37,8 +38,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, manifest: str) -> str:
     made.write_documents(iter(documents))
     made.add_encoder("text", "f" * 16, {"name": "hashing", "spec": "hashing", "dim": 4,
                                         "options": {}, "segment": {}})  # fmt: skip
-    rows = [make.feature_row(d.document.doc_id, source=d.source("text")) for d in documents]
-    made.commit("text", "f" * 16, unit="u", bucket=0, rows=rows)
+    for bucket in range(2):
+        here = [d for d in documents if bucket_of(d.document.doc_id, 2) == bucket]
+        rows = [make.feature_row(d.document.doc_id, source=d.source("text")) for d in here]
+        made.commit("text", "f" * 16, unit=f"u{bucket}", bucket=bucket, rows=rows)
     return folder
 
 
@@ -128,6 +131,12 @@ REFUSED = {
     ),
     "missing run": (["report", "--run", "NO"], "metrics.json"),
     "export without a folder": (["store", "export", "S"], "`store export` needs --out"),
+    "export of no document": (
+        ["store", "export", "S", "--out", "R", "--document", "dd"],
+        "document 'dd' is not in the newest manifest of store",
+    ),
+    "negative age": (["store", "gc", "S", "--min-age-h=-1"], "--min-age-h is -1.0: it must be 0 or more"),
+    "no commits": (["store", "compact", "S", "--min-commits", "0"], "--min-commits is 0: it must be 1"),
 }  # fmt: skip
 
 
@@ -180,19 +189,45 @@ def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path:
     assert "fault in row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
 
 
-def test_store_commands_print_counts_and_problems_and_export(store: str, tmp_path: Path) -> None:
-    info = json.loads(run("store", "info", store, "--json").stdout)
+def test_store_commands_print_what_they_found_and_did(store: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy")
+    info = json.loads(run("store", "info", copy, "--json").stdout)
     assert info["documents"] == 4
-    whole = run("store", "verify", store)
+    [encoder] = info["encoders"]
+    assert (encoder["commit_files"], encoder["indexes"], encoder["quarantined_by_error"]) == (2, 0, {})
+    whole = run("store", "verify", copy)
     assert (whole.returncode, whole.stdout.strip()) == (0, "every committed file is whole")
-    exported = run("store", "export", store, "--out", tmp_path / "out")
-    assert exported.returncode == 0
-    assert "4 documents exported" in exported.stdout
-    for file in (Path(store) / "features").rglob("*.parquet"):
+    indexes = json.loads(run("store", "compact", copy, "--min-commits", "1", "--json").stdout)["indexes"]
+    assert [(copy / index).exists() for index in indexes] == [True, True]
+    assert run("store", "gc", copy).stdout.strip() == "0 files deleted"
+    deleted = run("store", "gc", copy, "--min-age-h", "0").stdout.splitlines()
+    commits = f"features/text/{'f' * 16}/commits"
+    assert deleted == [f"{commits}/bucket={i:04d}/u{i}.json" for i in range(2)] + ["2 files deleted"]
+    for file in (copy / "features").rglob("*.parquet"):
         file.write_bytes(b"damaged")
-    damaged = run("store", "verify", store)
+    damaged = run("store", "verify", copy)
     assert damaged.returncode == 1
     assert "sha256" in damaged.stdout
+    assert run("store", "verify", copy, "--mend").returncode == 1
+    assert run("store", "verify", copy).returncode == 0
+    assert json.loads(run("store", "info", copy, "--json").stdout)["encoders"][0]["pending"] == 4
+
+
+def test_store_export_takes_all_documents_or_some_in_the_form_that_fits(store: str, tmp_path: Path) -> None:
+    shown = run("store", "export", store, "--out", tmp_path / "all")
+    assert (shown.returncode, shown.stdout.strip()) == (
+        0,
+        f"4 documents exported to {tmp_path / 'all'} (huggingface)",
+    )
+    assert "config_name: text-" in (tmp_path / "all" / "README.md").read_text()
+    some = ["--document", "d1", "--document", "d2"]
+    assert run("store", "export", store, "--out", tmp_path / "some", *some).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "some").rglob("*.npz")) == ["d1.npz", "d2.npz"]
+    shown = run("store", "export", store, "--out", tmp_path / "table", *some, "--format", "arrow", "--json")
+    assert json.loads(shown.stdout)["documents"] == 2
+    again = run("store", "export", store, "--out", tmp_path / "table")
+    assert again.returncode == 2
+    assert "table is there and not empty" in again.stderr
 
 
 def commands_of(page: str) -> list[list[str]]:

@@ -1,6 +1,8 @@
 """Manifests and transcripts: what is read, and what each fault says."""
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hilbert_ray import document
 from hilbert_ray.document import (
     Document,
     DocumentError,
@@ -17,8 +20,8 @@ from hilbert_ray.document import (
     ManifestError,
     Utterance,
     duplicate_fault,
-    find_duplicates,
     load_text,
+    map_blocks,
     parse_document,
     read_manifest,
     resolve,
@@ -126,6 +129,7 @@ def test_a_bad_row_is_a_fault_with_its_row_and_the_next_one_is_read(tmp_path: Pa
         ({"doc_id": 7}, "doc_id is 7; it must be a non-empty string"),
         ({"audoi": "a"}, "document 'd1' has unknown fields audoi; the fields are doc_id, audio"),
         ({"audio": 3}, "document 'd1': audio is 3; it must be a path, a URI, or null"),
+        ({"text_file": "a\0.txt"}, r"document 'd1': text_file is 'a\x00.txt'; it must be a path, a URI"),
         ({"text": "a", "text_file": "b.txt"}, "document 'd1' has both text and text_file"),
         ({"audio": None}, "document 'd1' has neither audio nor text"),
         ({"labels": "low"}, "document 'd1': labels is 'low'; it must map each task"),
@@ -166,21 +170,94 @@ def test_a_manifest_that_cannot_be_read_says_why(
     assert message in str(caught.value)
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=12))
-def test_duplicates_are_all_rows_of_ids_used_more_than_once(ids: list[str]) -> None:
-    rows = [(row, Document(doc_id=doc_id, audio="a")) for row, doc_id in enumerate(ids, start=1)]
-    expected = {
-        doc_id: [row for row, other in enumerate(ids, start=1) if other == doc_id]
-        for doc_id in set(ids)
-        if ids.count(doc_id) > 1
-    }
-    assert find_duplicates(iter(rows)) == expected
+LINES = st.sampled_from(
+    [
+        b'{"doc_id": "d1", "audio": "a.wav"}',
+        b'{"doc_id": "d2", "text": "\xc3\xa4 \xe2\x80\xa8 \\u00e4 two"}',
+        b'{"doc_id": "d3"}',
+        b'{"doc_id": 7, "audio": "a.wav"}',
+        b'{"audio": "a.wav"}',
+        b"[1]",
+        b"not json",
+        b"",
+        b"  \t",
+    ]
+)
+
+
+@given(st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n"])), max_size=12), st.integers(1, 200))
+def test_a_manifest_cut_into_blocks_of_any_size_has_the_same_rows(
+    lines: list[tuple[bytes, bytes]], size: int
+) -> None:
+    content = b"".join(line + end for line, end in lines)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder, "m.jsonl")
+        path.write_bytes(content)
+        whole = list(read_manifest(str(path)))
+        assert [row for row, _ in whole] == list(range(1, 1 + sum(bool(line.strip()) for line, _ in lines)))
+        patch.setattr(document, "_BLOCK_BYTES", size)
+        assert list(read_manifest(str(path))) == whole
+        blocks = list(document._blocks(str(path)))
+        assert [doc_id for block in blocks for doc_id in block.ids()] == [item.doc_id for _, item in whole]
+        path.write_bytes(content.rstrip(b"\r\n"))
+        assert list(read_manifest(str(path))) == whole
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_processes_read_a_manifest_as_this_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Relative to its folder, in order, whatever folder the processes started in."""
+    records = [{"doc_id": f"d{i}", "audio": f"{i}.wav" if i % 5 else None} for i in range(100)]
+    path = tmp_path / f"m.{kind}"
+    columns = {name: [record[name] for record in records] for name in ("doc_id", "audio")}
+    if kind == "jsonl":
+        make.manifest(path, records)
+    elif kind == "csv":
+        path.write_text("doc_id,audio\n" + "".join(f"{r['doc_id']},{r['audio'] or ''}\n" for r in records))
+    else:
+        pq.write_table(pa.table(columns), path)
+    plain = list(read_manifest(str(path)))
+    assert sum(isinstance(item, Document) for _, item in plain) == 80
+    monkeypatch.setattr(document, "_BLOCK_BYTES", 1000)
+    monkeypatch.chdir(tmp_path)
+    found = list(map_blocks(lambda block: (os.getpid(), list(block.rows())), path.name))
+    assert len(found) > 3
+    assert [row for _, rows in found for row in rows] == plain
+    assert all(process != os.getpid() for process, _ in found)
+
+
+def test_an_error_in_a_process_or_late_in_the_file_reaches_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "_BLOCK_BYTES", 1000)
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"doc_id": "d", "audio": "a"}\n' * 500 + b'{"doc_id": "\xff"}\n')
+    with pytest.raises(ManifestError, match=r"m.jsonl cannot be read as .jsonl: 'utf-8' codec"):
+        list(map_blocks(lambda block: list(block.rows()), str(path)))
+    csv_path = tmp_path / "m.csv"
+    csv_path.write_bytes(b"doc_id,audio\n" + b"d,a\n" * 500 + b"\xff,a\n")
+    with pytest.raises(ManifestError, match=r"m.csv cannot be read as .csv: 'utf-8' codec"):
+        list(map_blocks(lambda block: list(block.rows()), str(csv_path)))
+
+
+def test_half_a_character_is_a_fault_and_not_the_end_of_the_run(tmp_path: Path) -> None:
+    """It is valid JSON, but no file and no Parquet column can hold it."""
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"doc_id": "a", "text": "\\ud83d"}\n{"doc_id": "b", "text": "\\ud83d\\ude00"}\n')
+    first, second = rows_of(path)
+    assert isinstance(first, Fault)
+    assert "row 1 is not valid JSON ('utf-8' codec can't encode character" in first.message
+    assert isinstance(second, Document)
+    assert second.text == "\N{GRINNING FACE}"
 
 
 def test_the_fault_of_a_shared_id_lists_all_its_rows() -> None:
     fault = duplicate_fault(3, "d1", [1, 3])
     assert (fault.row, fault.error) == (3, "DuplicateIdError")
     assert fault.message == "doc_id 'd1' stands in rows 1, 3; ids must be unique: give each document its own"
+    many = duplicate_fault(3, "d1", list(range(1, 1001)))
+    assert "stands in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 990 more; ids must be unique" in many.message
 
 
 VTT = "WEBVTT\n\n1\n00:01.000 --> 00:02.500\n<v Ann>hello <b>you</b>\n\n01:00:00.000 --> 01:00:01.000\nbye\n"

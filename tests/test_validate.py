@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hilbert_ray import document
+from hilbert_ray import validate as validation
 from hilbert_ray.config import ConfigError, TaskConfig
 from hilbert_ray.document import Document, Label, ManifestError
 from hilbert_ray.validate import infer_tasks, validate
@@ -103,6 +109,111 @@ def test_all_rows_of_a_shared_id_are_faults_and_are_counted_nowhere(tmp_path: Pa
     assert [fault.row for fault in report.faults] == [1, 3]
     assert "stands in rows 1, 3" in report.faults[0].message
     assert (report.documents, report.with_audio) == (1, 1)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=12))
+def test_shared_ids_are_all_rows_of_ids_used_more_than_once(ids: list[str]) -> None:
+    expected = {
+        validation._digest(doc_id): [row for row, other in enumerate(ids, start=1) if other == doc_id]
+        for doc_id in set(ids) - {""}
+        if ids.count(doc_id) > 1
+    }
+    digests = np.array([validation._digest(doc_id) for doc_id in ids], validation._DIGEST)
+    assert validation._shared(digests) == {key.rstrip(b"\0"): rows for key, rows in expected.items()}
+
+
+def large(folder: Path) -> list[dict[str, Any]]:
+    """Return 60 rows with faults of every sort, of which one shows only when the file is opened."""
+    records = [make.record(folder, number % 6, doc_id=f"n{number}") for number in range(60)]
+    (folder / "t.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\none two three\n")
+    for record in records[1::2]:
+        del record["text"]
+        record["text_file"] = "t.vtt"
+    records[3]["audio"] = "gone.wav"
+    records[5]["text_file"] = "gone.vtt"
+    records[7]["text_file"] = "t.doc"
+    records[8]["doc_id"] = "n10"
+    records[12]["labels"] = {"topic": "sport"}
+    records[14]["labels"] = "none"
+    records[16]["audio"] = "words.wav"
+    (folder / "words.wav").write_text("no audio")
+    (folder / "t.doc").write_text("no transcript")
+    return records
+
+
+TOPIC = {"topic": TaskConfig(kind="binary", classes=("work", "home"))}
+
+
+@pytest.mark.parametrize("tasks", [TOPIC, {}])
+def test_a_report_of_many_blocks_by_many_processes_is_that_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: dict[str, TaskConfig]
+) -> None:
+    manifest = make.manifest(tmp_path / "m.jsonl", large(tmp_path))
+    whole = validate(manifest, tasks)
+    assert [fault.row for fault in whole.faults] == (
+        [4, 6, 8, 9, 11, 13, 15, 17] if tasks else [4, 6, 8, 9, 11, 15, 17]
+    )
+    assert (whole.unopened, whole.rows) == (0, 60)
+    monkeypatch.setattr(document, "_BLOCK_BYTES", 2000)
+    assert validate(manifest, tasks) == whole
+
+
+def test_beyond_its_limit_a_random_sample_is_opened_and_the_report_says_so(tmp_path: Path) -> None:
+    records = large(tmp_path)
+    manifest = make.manifest(tmp_path / "m.jsonl", records)
+    report = validate(manifest, TOPIC, probe=20)
+    assert report == validate(manifest, TOPIC, probe=20)
+    whole = validate(manifest, TOPIC, probe="all")
+    drawn = validation._draw(60, 20)
+    assert len(drawn) == 20
+    assert whole.unopened == 0
+    # All that is wrong but can be seen without opening a file is found; `words.wav` only if it was drawn.
+    assert report.faults == tuple(fault for fault in whole.faults if fault.row != 17 or 17 in drawn)
+    bad = {fault.row for fault in report.faults}
+    good = [row for row in range(1, 61) if row not in bad]
+    opened = [row for row in good if row in drawn]
+    assert report.unopened == len(good) - len(opened)
+    assert report.with_audio == report.documents == len(good)
+    assert report.audio_s == pytest.approx(2.0 * len(good))
+    inline = [row for row in good if row % 2]
+    words = sum(len(turn["text"].split()) for row in inline for turn in records[row - 1]["text"])
+    assert report.words == words + 3 * (len(good) - len(inline))
+    assert report.utterances == 4 * len(inline) + (len(good) - len(inline))
+    assert (
+        f"the files of {report.unopened} documents are there but were not opened: hours, utterances and "
+        f"words are estimates from the other {len(opened)}, a random sample"
+    ) in report.warnings[0]
+    lines = report.text().splitlines()
+    assert f"  audio        {len(good)} documents, about 0.03 h" in lines
+    assert "  durations    2.0 s to 2.0 s, median 2.0 s, of the sample" in lines
+    counts = f"about {report.utterances} utterances, about {report.words} words"
+    assert f"  text         {len(good)} documents, {counts}" in lines
+
+
+def test_what_no_sampled_file_tells_is_unknown(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [{"doc_id": f"t{i}", "text": "two words"} for i in range(50)]
+    records.append(make.record(tmp_path, 0, text=None))
+    assert 51 not in validation._draw(51, 2)
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), {}, probe=2)
+    assert (report.audio_s, report.words, report.unopened) == (None, 100, 1)
+    assert "  audio        1 documents, unknown h" in report.text()
+
+
+def test_a_sample_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="probe is 0; it must be 1 document or more, or `all`"):
+        validate(make.corpus(tmp_path, 1), {}, probe=0)
+
+
+def test_files_on_an_object_store_are_known_by_listings(tmp_path: Path, object_store: str) -> None:
+    store = fsspec.filesystem("s3")
+    uri = f"{object_store}/{tmp_path.name}"
+    names = [f"{number:02d}.wav" for number in range(40)]
+    store.pipe({f"{uri}/audio/{name}": b"RIFF" for name in names if name != "07.wav"})
+    records = [{"doc_id": name, "audio": f"{uri}/audio/{name}"} for name in names]
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), {}, probe=1)
+    assert {fault.row for fault in report.faults} == {8} | validation._draw(40, 1)
+    assert "no audio file at s3://" in next(fault.message for fault in report.faults if fault.row == 8)
+    assert report.unopened == 38
 
 
 def test_labels_of_tasks_that_are_not_declared_are_said_to_be_left_out(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ documents make a unit depends on the pending documents alone, so runs that overl
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
@@ -15,9 +16,18 @@ import fsspec
 
 from hilbert_ray import audio
 from hilbert_ray.config import Modality
-from hilbert_ray.document import Document, DocumentError, Fault, Seconds, read_manifest
+from hilbert_ray.document import (
+    Block,
+    Document,
+    DocumentError,
+    Fault,
+    Seconds,
+    Utterance,
+    files_of,
+    map_blocks,
+)
 from hilbert_ray.store import Snapshot, Store, StoredDocument, bucket_of
-from hilbert_ray.store.documents import digest, encode_text
+from hilbert_ray.store.documents import Part, digest, encode_text, part_of
 
 ABSENT = "absent"
 """Version of a file that is not there; when it appears, its document has a new key and runs again."""
@@ -80,53 +90,47 @@ class Plan:
     absent: int
 
 
-def look(manifest: str, content_hash: bool) -> Iterator[StoredDocument | Fault]:
-    """Yield each manifest row with the versions that its files have now, in order, streaming.
+def look(manifest: str, content_hash: bool) -> Iterator[Part]:
+    """Yield the manifest's rows with the versions that their files have now, in order, streaming.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
     """
+    return map_blocks(partial(_look_at, content_hash=content_hash), manifest)
 
-    def versions(row: int, item: Document | Fault) -> StoredDocument | Fault:
-        if isinstance(item, Fault):
-            return item
-        text = text_version(item, content_hash)
-        return StoredDocument(
-            document=item,
-            row=row,
-            audio_version=None if item.audio is None else file_version(item.audio, content_hash),
-            text_version=text,
-            turns_version=_turns_version(item, text),
-        )
 
-    rows = read_manifest(manifest)
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        while part := list(islice(rows, _ROWS_AT_ONCE)):
-            is_remote = any(_is_remote(item) for _, item in part)
-            yield from (pool.map if is_remote else map)(versions, *zip(*part, strict=True))
+def _look_at(block: Block, content_hash: bool) -> Part:
+    rows = list(block.rows())
+    found = audio.versions(files_of(rows), content_hash)
+    return part_of(item if isinstance(item, Fault) else _stored(row, item, found) for row, item in rows)
+
+
+def _stored(row: int, document: Document, found: Mapping[str, str | None]) -> StoredDocument:
+    """Return a document with the versions of its files, as they were found."""
+    text = turns = None
+    if document.text_file is not None:
+        text = turns = found[document.text_file] or ABSENT
+    elif document.text is not None:
+        text = digest("inline", encode_text(document.text))
+        turns = _turns_version(document.text)
+    return StoredDocument(
+        document=document,
+        row=row,
+        audio_version=None if document.audio is None else found[document.audio] or ABSENT,
+        text_version=text,
+        turns_version=turns,
+    )
 
 
 def file_version(uri: str, content_hash: bool) -> str:
     """Return the version of a file, or `ABSENT`."""
-    try:
-        return audio.version(uri, content_hash)
-    except FileNotFoundError:
-        return ABSENT
+    return audio.versions([uri], content_hash)[uri] or ABSENT
 
 
-def text_version(document: Document, content_hash: bool) -> str | None:
-    """Return the version of a transcript: of its words where they are inline, else of its file."""
-    if document.text_file is not None:
-        return file_version(document.text_file, content_hash)
-    return None if document.text is None else digest("inline", encode_text(document.text))
-
-
-def _turns_version(document: Document, text: str | None) -> str | None:
-    if document.text_file is not None:
-        return text
-    if not isinstance(document.text, tuple) or document.text[0].start is None:
+def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
+    if isinstance(text, str) or text[0].start is None:
         return None
-    return digest("turns", json.dumps([(turn.start, turn.end, turn.role) for turn in document.text]))
+    return digest("turns", json.dumps([(turn.start, turn.end, turn.role) for turn in text]))
 
 
 def plan_job(
@@ -136,6 +140,7 @@ def plan_job(
     buckets: Collection[int],
     unit_s: Seconds,
     retry_quarantined: bool,
+    documents: Store | None = None,
 ) -> Plan:
     """Plan one job for some buckets: their documents less those whose keys commits hold.
 
@@ -146,7 +151,9 @@ def plan_job(
         buckets: which buckets; one process holds their ids and commits.
         unit_s: seconds of one unit; a longer document is its own unit.
         retry_quarantined: plan again what was quarantined earlier.
+        documents: the store that holds the snapshot, where that is another one.
     """
+    documents = documents or store
     done: set[Key] = set()
     failed: dict[Key, list[str]] = {}
     for commit in store.commits(job.modality, job.fingerprint, buckets):
@@ -155,7 +162,7 @@ def plan_job(
             failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
     wanted: dict[str, str] = {}
     stored = quarantined = absent = 0
-    for doc_id, source in store.sources(snapshot, buckets, job.modality, job.reads_turns):
+    for doc_id, source in documents.sources(snapshot, buckets, job.modality, job.reads_turns):
         if source is None:
             absent += 1
         elif (doc_id, source) in done:
@@ -165,7 +172,7 @@ def plan_job(
         else:
             wanted[doc_id] = source
     pending: dict[int, list[tuple[Key, Seconds]]] = {}
-    for document, seconds in _weighed(store, snapshot, buckets, wanted, job.modality):
+    for document, seconds in _weighed(documents, snapshot, buckets, wanted, job.modality):
         key = (document.doc_id, wanted[document.doc_id])
         pending.setdefault(bucket_of(document.doc_id, store.buckets), []).append((key, seconds))
     units = []
@@ -190,7 +197,13 @@ def alone(unit: Unit) -> list[Unit]:
     """Return a unit's documents as units of their own, to be tried carefully after a worker died."""
     base = f"alone {unit.fingerprint}"
     return [
-        replace(unit, unit_id=unit_id(base, [key], unit.earlier), keys=(key,), is_alone=True)
+        replace(
+            unit,
+            unit_id=unit_id(base, [key], unit.earlier),
+            keys=(key,),
+            seconds=unit.seconds / len(unit.keys),
+            is_alone=True,
+        )
         for key in unit.keys
     ]
 

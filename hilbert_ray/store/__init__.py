@@ -4,38 +4,51 @@
     STORE/documents/<number>.json, <sha16>.parquet   snapshots of the validated manifest; the highest counts
     STORE/features/<modality>/<fingerprint>/
         encoder.json                                 what makes these features
-        data/bucket=0007/<unit>-<sha16>.parquet      rows; never overwritten: the name holds their hash
+        data/bucket=0007/<unit>-<sha16>.parquet      rows; never changed: the name holds their hash
         commits/bucket=0007/<unit>.json              the only truth: what a unit stored and quarantined
+        commits/bucket=0007/index-<sha16>.jsonl      many commits in one file, made by `compact`
         attempts/bucket=0007/<unit>/1.json           breadcrumbs of documents tried alone after workers died
 
 Features of a document are current when their source equals the one that the newest snapshot gives it; others
-are superseded and no reader sees them. There are no locks, leases or clocks: every file is created only once
-(`Files.create`), so runs that overlap can at worst do the same work twice. `embed` writes; all else reads.
+are superseded and no reader sees them. There are no locks or leases: a file is created only once
+(`Files.create`) or its name holds its content's hash, so runs that overlap can at worst do the same work
+twice. `embed` writes, `compact` repeats what is written, `gc` deletes what nothing needs; all else reads.
 """
 
 import json
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
-from itertools import islice
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
-from urllib.parse import quote
+from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
 
 from hilbert_ray.config import MODALITIES, Modality
 from hilbert_ray.document import Document, Fault
 from hilbert_ray.store import documents, features
+from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.documents import Snapshot, StoredDocument, bucket_of
+from hilbert_ray.store.export import (
+    Format,
+    Part,
+    Row,
+    whole,
+    write_arrow,
+    write_card,
+    write_numpy,
+    write_parquet,
+)
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined
-from hilbert_ray.store.files import Files, StoreError, absolute
+from hilbert_ray.store.files import TEMPORARY, DamagedError, Files, StoreError, absolute
 
 __all__ = [
     "Commit",
     "FeatureRow",
+    "Format",
     "Problem",
     "Quarantined",
     "Snapshot",
@@ -47,6 +60,8 @@ __all__ = [
 ]
 
 SCHEMA = 1
+_AT_ONCE = 16
+_READ_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +119,9 @@ class Store:
 
     # Documents
 
-    def write_documents(self, rows: Iterator[StoredDocument | Fault], roles: Sequence[str] = ()) -> Snapshot:
+    def write_documents(
+        self, rows: Iterable[StoredDocument | Fault | documents.Part], roles: Sequence[str] = ()
+    ) -> Snapshot:
         """Make these manifest rows, of which `roles` are kept, what readers see; see `documents.write`."""
         return documents.write(self.files, rows, self.buckets, roles)
 
@@ -164,33 +181,35 @@ class Store:
 
         The description is the encoder's own (`describe`), with the roles that the newest run kept.
         """
-        root = f"features/{modality}"
         found: dict[str, dict[str, Any]] = {}
-        for fingerprint in self._folders(root):
+        for fingerprint in self.files.folders(f"features/{modality}"):
             try:
-                found[fingerprint] = json.loads(self.files.read(f"{root}/{fingerprint}/encoder.json"))
+                found[fingerprint] = self._encoder(modality, fingerprint)
             except FileNotFoundError:
                 continue
-            if "segment" in found[fingerprint]:
-                found[fingerprint]["segment"]["roles"] = list(self.snapshot().roles)
+        if any("segment" in description for description in found.values()):
+            roles = self.snapshot().roles
+            for description in found.values():
+                if "segment" in description:
+                    description["segment"]["roles"] = list(roles)
         return found
 
-    def _folders(self, name: str) -> list[str]:
-        try:
-            listed = self.files.filesystem.ls(self.files.path(name), detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed)
+    def _encoder(self, modality: Modality, fingerprint: str) -> dict[str, Any]:
+        description: dict[str, Any] = json.loads(
+            self.files.read(f"{_folder(modality, fingerprint)}/encoder.json")
+        )
+        return description
 
     def _reads_turns(self, modality: Modality, fingerprint: str) -> bool:
-        known = self.encoders(modality)
-        if fingerprint not in known:
+        try:
+            return reads_turns(modality, self._encoder(modality, fingerprint))
+        except FileNotFoundError:
+            known = self.encoders(modality)
             listed = ", ".join(f"{key} ({value.get('name', '?')})" for key, value in known.items()) or "none"
             raise StoreError(
                 f"store {self.uri} has no {modality} features of encoder {fingerprint}; it has {listed}: run "
                 "`hilbert-ray embed` with that encoder first"
-            )
-        return reads_turns(modality, known[fingerprint])
+            ) from None
 
     # Writing features
 
@@ -220,7 +239,7 @@ class Store:
             data = features.encode(modality, rows)
             sha256 = features.sha256_of(data)
             file = f"{folder}/data/bucket={bucket:04d}/{unit}-{sha256[:16]}.parquet"
-            self.files.create(file, data)
+            self.files.put(file, data)
         made = Commit(
             unit=unit,
             bucket=bucket,
@@ -232,12 +251,13 @@ class Store:
             versions=dict(versions or {}),
             threads=threads,
         )
-        if self.files.create(_commit_name(modality, fingerprint, bucket, unit), made.to_json()):
+        commits = self._commits(modality, fingerprint)
+        if commits.create(made):
             return made
-        winner = self.committed(modality, fingerprint, bucket, unit)
+        winner = commits.find(bucket, unit)
         if winner is None:
             raise StoreError(
-                f"commit {unit} of store {self.uri} was there and is gone; run one `store gc` at a time"
+                f"commit {unit} of store {self.uri} was there and is gone: something else deletes; run again"
             )
         if file is not None and winner.file != file:
             self.files.delete(file)
@@ -245,12 +265,10 @@ class Store:
 
     def committed(self, modality: Modality, fingerprint: str, bucket: int, unit: str) -> Commit | None:
         """Return the commit of a unit, or None where the unit is not done."""
-        try:
-            return features.commit_from_json(
-                self.files.read(_commit_name(modality, fingerprint, bucket, unit))
-            )
-        except FileNotFoundError:
-            return None
+        return self._commits(modality, fingerprint).find(bucket, unit)
+
+    def _commits(self, modality: Modality, fingerprint: str) -> Commits:
+        return Commits(self.files, f"{_folder(modality, fingerprint)}/commits", self.buckets)
 
     def note_attempt(self, modality: Modality, fingerprint: str, bucket: int, unit: str) -> int:
         """Note, where other workers will see it, that work on a unit begins; return which attempt it is.
@@ -259,7 +277,9 @@ class Store:
         """
         folder = f"{_folder(modality, fingerprint)}/attempts/bucket={bucket:04d}/{unit}"
         number = 1
-        while not self.files.create(f"{folder}/{number}.json", b"{}"):
+        # Each attempt has content of its own, or two of them would pass for one that was written twice.
+        note = json.dumps({"attempt": uuid4().hex}).encode()
+        while not self.files.create(f"{folder}/{number}.json", note):
             number += 1
         return number
 
@@ -274,13 +294,7 @@ class Store:
         self, modality: Modality, fingerprint: str, buckets: Collection[int] | None = None
     ) -> Iterator[Commit]:
         """Yield all commits, or those of some buckets, by bucket and unit."""
-        folder = f"{_folder(modality, fingerprint)}/commits"
-        folders = (
-            [folder] if buckets is None else [f"{folder}/bucket={bucket:04d}" for bucket in sorted(buckets)]
-        )
-        for part in _chunks((name for folder in folders for name in self.files.names(folder)), 1024):
-            found = self.files.read_many(part)
-            yield from (features.commit_from_json(found[name]) for name in part)
+        return self._commits(modality, fingerprint).read(buckets)
 
     def read(self, modality: Modality, fingerprint: str, bucket: int | None = None) -> Iterator[FeatureRow]:
         """Yield the current features of each document once, file by file (all, or those of one bucket).
@@ -289,49 +303,64 @@ class Store:
         lowest id counts, so every reader takes the same. The order follows the units of the runs that stored
         the documents; sort by doc_id where order matters.
         """
-        for current, commits in self._blocks(modality, fingerprint, bucket):
-            owner = _owners(current, commits)
-            wanted = [
-                commit for commit in commits if any(owner.get(key[0]) == commit.unit for key in commit.stored)
-            ]
-            for part in _by_size(wanted):
+        buckets = None if bucket is None else {bucket}
+        for _, current, commits in self._blocks(modality, fingerprint, self.snapshot(), buckets):
+            yield from self._rows(modality, current, commits)
+
+    def _rows(
+        self, modality: Modality, current: Mapping[str, str], commits: Sequence[Commit]
+    ) -> Iterator[FeatureRow]:
+        """Yield the features of the documents in `current`, which maps them to their sources."""
+        owner = _owners(current, commits)
+        wanted = [
+            commit for commit in commits if any(owner.get(key[0]) == commit.unit for key in commit.stored)
+        ]
+        for part in _by_size(wanted):
+            try:
                 found = self.files.read_many([commit.file for commit in part if commit.file])
-                for commit in part:
-                    for row in features.decode(modality, found[commit.file]) if commit.file else ():
-                        if owner.get(row.doc_id) == commit.unit and current[row.doc_id] == row.source:
-                            yield row
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"a data file that a commit of store {self.uri} names is gone ({error}); `hilbert-ray "
+                    "store verify` lists what is missing"
+                ) from error
+            for commit in part:
+                for row in _decoded(modality, commit, found):
+                    if owner.get(row.doc_id) == commit.unit and current[row.doc_id] == row.source:
+                        yield row
 
     def quarantined(self, modality: Modality, fingerprint: str) -> list[Quarantined]:
         """Return the current documents that could not be embedded and are not stored, by id."""
         found: dict[str, Quarantined] = {}
-        for current, commits in self._blocks(modality, fingerprint, None):
-            stored = _owners(current, commits)
-            for commit in commits:
-                for failure in commit.quarantined:
-                    if current.get(failure.doc_id) == failure.key and failure.doc_id not in stored:
-                        found[failure.doc_id] = failure
+        for _, current, commits in self._blocks(modality, fingerprint, self.snapshot()):
+            found |= _failures(current, commits)
         return [found[doc_id] for doc_id in sorted(found)]
 
     def _blocks(
-        self, modality: Modality, fingerprint: str, bucket: int | None
-    ) -> Iterator[tuple[dict[str, str], list[Commit]]]:
-        """Yield (current source of each document that has the modality, commits), some buckets at a time."""
+        self,
+        modality: Modality,
+        fingerprint: str,
+        snapshot: Snapshot,
+        buckets: Collection[int] | None = None,
+    ) -> Iterator[tuple[Collection[int], dict[str, str], list[Commit]]]:
+        """Yield (buckets, source of each document that has the modality, commits), some buckets at a time."""
         by_turns = self._reads_turns(modality, fingerprint)
-        snapshot = self.snapshot()
-        for buckets in snapshot.blocks(bucket):
-            known = self.sources(snapshot, buckets, modality, by_turns)
-            current = {doc_id: source for doc_id, source in known if source is not None}
-            yield current, list(self.commits(modality, fingerprint, buckets))
+        for block in snapshot.blocks():
+            here = block if buckets is None else block & set(buckets)
+            if here:
+                known = self.sources(snapshot, here, modality, by_turns)
+                current = {doc_id: source for doc_id, source in known if source is not None}
+                yield here, current, list(self.commits(modality, fingerprint, here))
 
     # Care
 
     def info(self) -> dict[str, Any]:
         """Return what the store holds, as plain values: documents, faults, and what is stored by encoder."""
         snapshot = self.snapshot()
-        encoders = []
-        for modality in MODALITIES:
-            for fingerprint, description in self.encoders(modality).items():
-                encoders.append(self._info_of(modality, fingerprint, description))
+        encoders = [
+            self._info_of(modality, fingerprint, snapshot, description)
+            for modality in MODALITIES
+            for fingerprint, description in self.encoders(modality).items()
+        ]
         return {
             "uri": self.uri,
             "schema": SCHEMA,
@@ -342,14 +371,16 @@ class Store:
         }
 
     def _info_of(
-        self, modality: Modality, fingerprint: str, description: Mapping[str, Any]
+        self, modality: Modality, fingerprint: str, snapshot: Snapshot, description: Mapping[str, Any]
     ) -> dict[str, Any]:
         present = stored = segments = size = units = superseded = 0
         amount = 0.0
-        for current, commits in self._blocks(modality, fingerprint, None):
+        errors: Counter[str] = Counter()
+        for _, current, commits in self._blocks(modality, fingerprint, snapshot):
             owner = _owners(current, commits)
             present += len(current)
             stored += len(owner)
+            errors.update(failure.error for failure in _failures(current, commits).values())
             for commit in commits:
                 units += 1
                 size += commit.size_bytes
@@ -358,8 +389,9 @@ class Store:
                         segments, amount = segments + n, amount + seen
                     else:
                         superseded += 1
-        quarantined = len(self.quarantined(modality, fingerprint))
+        quarantined = errors.total()
         unit, divisor = ("hours", 3600.0) if modality == "audio" else ("tokens", 1.0)
+        entries = self.files.entries(f"{_folder(modality, fingerprint)}/commits")
         return {
             "modality": modality,
             "fingerprint": fingerprint,
@@ -368,91 +400,191 @@ class Store:
             "documents": present,
             "stored": stored,
             "quarantined": quarantined,
+            "quarantined_by_error": dict(sorted(errors.items())),
             "pending": present - stored - quarantined,
             "superseded": superseded,
             "units": units,
             "segments": segments,
             unit: amount / divisor,
             "size_bytes": size,
+            "commit_files": sum(name.endswith(".json") for name in entries),
+            "indexes": sum(name.endswith(".jsonl") for name in entries),
+            "commits_size_bytes": sum(entry.size_bytes for entry in entries.values()),
         }
 
-    def export(self, folder: str) -> int:
-        """Write all current features to FOLDER/<modality>/<fingerprint>/<doc_id>.npz; return the documents.
+    def export(self, folder: str, form: Format = "huggingface", doc_ids: Collection[str] = ()) -> int:
+        """Write the current features of all documents or some to a new folder; return how many documents.
 
-        Each file holds `features` float16 [n, dim], `start` and `end` float32 [n]. What is no letter, digit
-        or one of `_.-~` in an id is written as in URLs (%2F for a slash).
+        Each modality and encoder has a part of its own, FOLDER/<modality>-<fingerprint>: a configuration of a
+        Hugging Face data set, an Arrow file, or a folder of NumPy files; see `hilbert_ray.store.export`.
+
+        Raises:
+            StoreError: when the folder is not empty or cannot be written, or a document of `doc_ids` is not
+            in the newest manifest or has no features.
         """
-        exported: set[str] = set()
-        for modality in MODALITIES:
-            for fingerprint in self.encoders(modality):
-                place = Path(folder, modality, fingerprint)
-                place.mkdir(parents=True, exist_ok=True)
-                for row in self.read(modality, fingerprint):
-                    path = place / f"{quote(row.doc_id, safe='')}.npz"
-                    np.savez(path, features=row.features, start=row.start, end=row.end)
-                    exported.add(row.doc_id)
+        snapshot = self.snapshot()
+        chosen = set(doc_ids) or None
+        if chosen is not None:
+            found = self.stored_documents(snapshot, self._buckets_of(chosen), chosen, words=False)
+            if absent := sorted(chosen - {item.document.doc_id for item in found}):
+                raise StoreError(
+                    f"document {absent[0]!r} is not in the newest manifest of store {self.uri}, which has "
+                    f"{snapshot.rows} documents: mend the id, or embed a manifest that has it"
+                )
+        parts = [
+            Part(
+                modality=modality,
+                fingerprint=fingerprint,
+                encoder=str(description.get("name")),
+                dim=int(description["dim"]),
+            )
+            for modality in MODALITIES
+            for fingerprint, description in self.encoders(modality).items()
+        ]
+        with whole(folder) as place:
+            for part in parts:
+                rows = self._exported(part, snapshot, chosen)
+                if form == "numpy":
+                    write_numpy(rows, place / part.name)
+                elif form == "arrow":
+                    write_arrow(rows, part.modality, place / f"{part.name}.arrow")
+                else:
+                    write_parquet(rows, part.modality, place / part.name)
+            exported = set().union(*(part.exported for part in parts))
+            if not exported and chosen is None:
+                raise StoreError(f"store {self.uri} has no features to export; run `hilbert-ray embed` first")
+            if missing := sorted((chosen or set()) - exported):
+                raise StoreError(
+                    f"document {missing[0]!r} has no features in store {self.uri}: it is pending or "
+                    "quarantined; run `hilbert-ray embed`, which says why, or leave it out"
+                )
+            if form == "huggingface":
+                write_card(parts, self.uri, place)
         return len(exported)
 
-    def verify(self) -> Iterator[Problem]:
-        """Read every committed file again; yield what is gone, changed, or not what its commit says."""
+    def _exported(self, part: Part, snapshot: Snapshot, chosen: Collection[str] | None) -> Iterator[Row]:
+        """Yield the features of a part with their documents; note in it what there was."""
+        buckets = None if chosen is None else self._buckets_of(chosen)
+        for here, current, commits in self._blocks(part.modality, part.fingerprint, snapshot, buckets):
+            wanted = {key: source for key, source in current.items() if chosen is None or key in chosen}
+            part.documents += len(wanted)
+            items = self.stored_documents(snapshot, here, chosen, words=False)
+            known = {item.document.doc_id: item.document for item in items}
+            for row in self._rows(part.modality, wanted, commits):
+                part.exported.add(row.doc_id)
+                yield row, known[row.doc_id]
+
+    def _buckets_of(self, doc_ids: Collection[str]) -> set[int]:
+        return {bucket_of(doc_id, self.buckets) for doc_id in doc_ids}
+
+    def compact(self, min_commits: int = 32) -> list[str]:
+        """Fold the commits of buckets that have many into one index each; return the new indexes' names.
+
+        Readers then ask for one file where they asked for hundreds. It may run beside readers, writers and
+        itself. What the indexes repeat is deleted by `gc`, later.
+
+        Args:
+            min_commits: fold a bucket once so many of its commits are in no index.
+        """
+        made = []
+        for modality in MODALITIES:
+            for fingerprint in self.encoders(modality):
+                made += self._commits(modality, fingerprint).compact(min_commits)
+        return made
+
+    def verify(self, mend: bool = False) -> Iterator[Problem]:
+        """Read every committed file again; yield what is gone, changed, or not what its commit says.
+
+        Args:
+            mend: delete damaged files and the commits that name them, so that `embed` makes them again.
+        """
         snapshot = self.snapshot()
         if snapshot.number:
             try:
                 documents.check(self.files, snapshot)
             except StoreError as error:
                 yield Problem(path=snapshot.file, message=str(error))
+                if mend:
+                    self.files.delete(snapshot.file)
         for modality in MODALITIES:
             for fingerprint in self.encoders(modality):
-                for commit in self.commits(modality, fingerprint):
-                    if commit.file is not None:
-                        message = self._fault_of(modality, commit, commit.file)
-                        if message:
-                            yield Problem(path=commit.file, message=message)
+                commits = self._commits(modality, fingerprint)
+                for bucket, names in commits.names().items():
+                    yield from self._verify_bucket(modality, commits, bucket, names, mend)
 
-    def _fault_of(self, modality: Modality, commit: Commit, file: str) -> str | None:
+    def _verify_bucket(
+        self, modality: Modality, commits: Commits, bucket: int, names: Sequence[str], mend: bool
+    ) -> Iterator[Problem]:
+        held: dict[tuple[str | None, str | None], Commit] = {}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for name, loaded in zip(names, pool.map(partial(_load, commits), names), strict=True):
+                if isinstance(loaded, DamagedError):
+                    yield Problem(path=name, message=str(loaded))
+                    if mend:
+                        self.files.delete(name)
+                else:
+                    held |= {(commit.unit, commit.file): commit for commit in loaded}
+            spoilt = []
+            for part in _by_size([commit for commit in held.values() if commit.file is not None]):
+                for commit, message in zip(
+                    part, pool.map(partial(self._fault_of, modality), part), strict=True
+                ):
+                    if message is not None and commit.file is not None:
+                        yield Problem(path=commit.file, message=message)
+                        spoilt.append(commit)
+        if mend and spoilt:
+            commits.drop(bucket, {commit.unit for commit in spoilt})
+            for commit in spoilt:
+                self.files.delete(str(commit.file))
+
+    def _fault_of(self, modality: Modality, commit: Commit) -> str | None:
+        """Return what is wrong with a commit's data file."""
+        advice = "`hilbert-ray store verify --mend` drops both, and `embed` makes them again"
         try:
-            data = self.files.read(file)
+            data = self.files.read(str(commit.file))
         except FileNotFoundError:
-            return f"commit {commit.unit} names it, but it is gone; delete the commit and embed again"
+            return f"commit {commit.unit} names it, but it is gone; {advice}"
         sha256 = features.sha256_of(data)
         if sha256 != commit.sha256:
-            return (
-                f"sha256 is {sha256}, but commit {commit.unit} says {commit.sha256}; delete both files and "
-                "embed again"
-            )
+            return f"sha256 is {sha256}, but commit {commit.unit} says {commit.sha256}; {advice}"
         rows = list(features.decode(modality, data))
         held = tuple((row.doc_id, row.source, len(row.features), row.seen) for row in rows)
         if held != commit.stored:
-            return f"its rows are not those of commit {commit.unit}; delete both files and embed again"
+            return f"its rows are not those of commit {commit.unit}; {advice}"
         for row in rows:
             if not np.isfinite(row.features).all():
-                return (
-                    f"document {row.doc_id!r} has features that are not finite; delete the file and commit "
-                    f"{commit.unit}, and embed again"
-                )
+                return f"document {row.doc_id!r} has features that are not finite; {advice}"
         return None
 
     def gc(self, min_age_h: float = 24.0) -> list[str]:
-        """Delete files that no commit and no newest snapshot names; return their names.
+        """Delete files that nothing needs any more; return their names.
 
-        A run that is under way has written data that its commit will name in a moment: files younger than
-        `min_age_h` hours therefore stay.
+        These are data files that no commit names, files that a killed writer left unfinished, commits and
+        indexes that an index repeats, and manifests that a newer one replaced. A run that is under way needs
+        what it has just written, and what it found when it began: what is younger than `min_age_h` hours
+        stays, so no run may last longer.
         """
-        snapshot = self.snapshot()
-        kept = {snapshot.file}
-        folders = ["documents"]
+        superfluous = documents.superseded(self.files, min_age_h)
         for modality in MODALITIES:
             for fingerprint in self.encoders(modality):
-                folders.append(_folder(modality, fingerprint))
-                kept.update(commit.file for commit in self.commits(modality, fingerprint) if commit.file)
-        deleted = []
-        for folder in folders:
-            for name, details in sorted(self.files.details(folder).items()):
-                if name in kept or name.endswith(".json") or _age_h(details) < min_age_h:
-                    continue
-                self.files.delete(name)
-                deleted.append(name)
-        return deleted
+                folder = _folder(modality, fingerprint)
+                # Data is listed before commits, so that what is committed meanwhile is known to be needed.
+                entries = self.files.entries(folder)
+                commits = self._commits(modality, fingerprint)
+                try:
+                    found, named = commits.sweep(self.files.entries(commits.folder), min_age_h)
+                except FileNotFoundError as error:
+                    raise StoreError(
+                        f"a commit of store {self.uri} was deleted while `gc` looked ({error}); nothing is "
+                        "harmed: let one `store gc` run at a time"
+                    ) from error
+                superfluous += found
+                superfluous += [
+                    name
+                    for name in entries
+                    if name.endswith(TEMPORARY) or (name.startswith(f"{folder}/data/") and name not in named)
+                ]
+        return self.files.delete_old(superfluous, min_age_h)
 
 
 def reads_turns(modality: Modality, description: Mapping[str, Any]) -> bool:
@@ -462,10 +594,6 @@ def reads_turns(modality: Modality, description: Mapping[str, Any]) -> bool:
 
 def _folder(modality: Modality, fingerprint: str) -> str:
     return f"features/{modality}/{fingerprint}"
-
-
-def _commit_name(modality: Modality, fingerprint: str, bucket: int, unit: str) -> str:
-    return f"{_folder(modality, fingerprint)}/commits/bucket={bucket:04d}/{unit}.json"
 
 
 def _owners(current: Mapping[str, str], commits: Sequence[Commit]) -> dict[str, str]:
@@ -478,24 +606,49 @@ def _owners(current: Mapping[str, str], commits: Sequence[Commit]) -> dict[str, 
     return owner
 
 
-def _chunks(items: Iterator[str], size: int) -> Iterator[list[str]]:
-    while part := list(islice(items, size)):
-        yield part
+def _failures(current: Mapping[str, str], commits: Sequence[Commit]) -> dict[str, Quarantined]:
+    """Return the quarantined documents whose source is current and that no commit stores, by id."""
+    stored = _owners(current, commits)
+    return {
+        failure.doc_id: failure
+        for commit in commits
+        for failure in commit.quarantined
+        if current.get(failure.doc_id) == failure.key and failure.doc_id not in stored
+    }
 
 
-def _by_size(commits: Sequence[Commit], size_bytes: int = 64 * 2**20) -> Iterator[list[Commit]]:
-    """Group commits whose data files make up about `size_bytes`, to be fetched together."""
+def _decoded(modality: Modality, commit: Commit, found: Mapping[str, bytes]) -> Iterator[FeatureRow]:
+    """Return the rows of a commit's data file, which is one of those found."""
+    if commit.file is None:
+        return iter(())
+    try:
+        return features.decode(modality, found[commit.file])
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"data file {commit.file} is damaged ({error}); `hilbert-ray store verify` lists all such files, "
+            "and with --mend makes `embed` write them again"
+        ) from error
+
+
+def _load(commits: Commits, name: str) -> list[Commit] | DamagedError:
+    """Return what a commit file or index says, nothing where `gc` deleted it, or what is wrong with it."""
+    try:
+        return commits.load(name)
+    except FileNotFoundError:
+        return []
+    except DamagedError as error:
+        return error
+
+
+def _by_size(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
+    """Group commits whose data files make up some megabytes, to be fetched together."""
     part: list[Commit] = []
+    size = 0
     for commit in commits:
         part.append(commit)
-        if sum(one.size_bytes for one in part) >= size_bytes:
+        size += commit.size_bytes
+        if size >= _READ_BYTES:
             yield part
-            part = []
+            part, size = [], 0
     if part:
         yield part
-
-
-def _age_h(details: Mapping[str, Any]) -> float:
-    modified = details.get("mtime", details.get("LastModified", details.get("last_modified")))
-    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified or time.time())
-    return (time.time() - seconds) / 3600

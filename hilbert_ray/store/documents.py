@@ -8,11 +8,11 @@ listing, and replacing the manifest is one atomic step: documents it no longer l
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from hilbert_ray.store.files import Files, StoreError
 
 GROUP_ROWS = 256
 """Documents in one row group: what a worker reads at least to get at one document."""
-_RUN_ROWS, _RUN_BYTES = 100_000, 128 * 2**20
+_RUN_BYTES = 64 * 2**20
+_GROUPS_AT_ONCE = 64
+"""Row groups of which ids and versions are read together."""
 _SCHEMA = pa.schema(
     [
         ("bucket", pa.int32()),
@@ -43,10 +45,19 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_PART_SCHEMA = pa.schema([("hash", pa.uint64()), *list(_SCHEMA)[1:]])
+"""The columns of `_SCHEMA` while the number of buckets is not known yet."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
 
 def bucket_of(doc_id: str, buckets: int) -> int:
     """Return the bucket of a document: blake2b-64 of its id, modulo the store's number of buckets."""
-    return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "big") % buckets
+    return _hash(doc_id) % buckets
+
+
+def _hash(doc_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(doc_id.encode(), digest_size=8).digest(), "big")
 
 
 def digest(*parts: str) -> str:
@@ -117,13 +128,25 @@ class Snapshot:
         return [*blocks, frozenset(pending)] if pending else blocks
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Many rows of a manifest at once: documents in columns (`_PART_SCHEMA`), and faults."""
+
+    table: pa.Table
+    faults: tuple[Fault, ...]
+
+
 EMPTY = Snapshot(number=0, file="", sha256="", rows=0, groups=(), faults=())
 
 
 def newest(files: Files) -> Snapshot:
     """Return the newest snapshot of a store; an empty one where nothing was written yet."""
     names = [name for name in files.names("documents") if name.endswith(".json")]
-    return load(files, int(names[-1].rpartition("/")[2].removesuffix(".json"))) if names else EMPTY
+    return load(files, _number_of(names[-1])) if names else EMPTY
+
+
+def _number_of(name: str) -> int:
+    return int(name.rpartition("/")[2].removesuffix(".json"))
 
 
 def load(files: Files, number: int) -> Snapshot:
@@ -140,13 +163,27 @@ def load(files: Files, number: int) -> Snapshot:
     )
 
 
+def part_of(items: Iterable[StoredDocument | Fault]) -> Part:
+    """Return some rows of a manifest as a part."""
+    rows = []
+    faults = []
+    for item in items:
+        if isinstance(item, Fault):
+            faults.append(item)
+        else:
+            rows.append(_to_row(item))
+    columns = zip(*rows, strict=True) if rows else ([] for _ in _PART_SCHEMA)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, _PART_SCHEMA, strict=True)]
+    return Part(table=pa.Table.from_arrays(arrays, schema=_PART_SCHEMA), faults=tuple(faults))
+
+
 def write(
-    files: Files, rows: Iterator[StoredDocument | Fault], buckets: int, roles: Sequence[str] = ()
+    files: Files, rows: Iterable[StoredDocument | Fault | Part], buckets: int, roles: Sequence[str] = ()
 ) -> Snapshot:
     """Make these rows the newest snapshot, unless the newest holds the same already; return it.
 
-    Rows may come in any order and number: they are sorted by bucket through temporary files, so that memory
-    is bounded. All rows of an id that several rows use become faults.
+    Rows may come in any order and number, one by one or as parts: they are sorted by bucket through temporary
+    files, so that memory is bounded. All rows of an id that several rows use become faults.
     """
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
         runs, faults = _sort_into_runs(rows, buckets, folder)
@@ -154,23 +191,26 @@ def write(
         groups, duplicates = _merge(runs, faults, buckets, path)
         sha256 = hash_file(path)
         name = f"documents/{sha256[:16]}.parquet"
-        files.create_from(name, path)
-    snapshot = Snapshot(
-        number=0,
-        file=name,
-        sha256=sha256,
-        rows=sum(rows for _, rows in groups),
-        groups=tuple(groups),
-        faults=tuple(sorted(duplicates, key=lambda fault: fault.row)),
-        roles=tuple(sorted(roles)),
-    )
-    while True:
-        last = newest(files)
-        if dataclasses.replace(last, number=0) == snapshot:
-            return last
+        snapshot = Snapshot(
+            number=0,
+            file=name,
+            sha256=sha256,
+            rows=sum(rows for _, rows in groups),
+            groups=tuple(groups),
+            faults=tuple(sorted(duplicates, key=lambda fault: fault.row)),
+            roles=tuple(sorted(roles)),
+        )
         values = {k: v for k, v in dataclasses.asdict(snapshot).items() if k != "number"}
-        if files.create(f"documents/{last.number + 1:08d}.json", json.dumps(values).encode()):
-            return dataclasses.replace(snapshot, number=last.number + 1)
+        while True:
+            last = newest(files)
+            is_newest = dataclasses.replace(last, number=0) == snapshot
+            # An older manifest's file may be there still; written again, it is too young for `gc`.
+            if not is_newest or not files.exists(name):
+                files.put_from(name, path)
+            if is_newest:
+                return last
+            if files.create(f"documents/{last.number + 1:08d}.json", json.dumps(values).encode()):
+                return dataclasses.replace(snapshot, number=last.number + 1)
 
 
 def read(
@@ -198,13 +238,15 @@ def read(
     with files.open(snapshot.file) as file:
         parquet = pq.ParquetFile(file)
         for number in numbers:
-            if doc_ids is not None:
+            if doc_ids is None:
+                table = parquet.read_row_group(number, columns=columns)
+            else:
                 here = parquet.read_row_group(number, columns=["doc_id"])["doc_id"].to_pylist()
-                if not any(doc_id in doc_ids for doc_id in here):
+                wanted = [i for i, doc_id in enumerate(here) if doc_id in doc_ids]
+                if not wanted:
                     continue
-            for values in parquet.read_row_group(number, columns=columns).to_pylist():
-                if doc_ids is None or values["doc_id"] in doc_ids:
-                    yield _from_row(values)
+                table = parquet.read_row_group(number, columns=columns).take(wanted)
+            yield from map(_from_row, table.to_pylist())
 
 
 def sources(
@@ -221,8 +263,8 @@ def sources(
     has = columns[1] if modality == "audio" else columns[2]
     with files.open(snapshot.file) as file:
         parquet = pq.ParquetFile(file)
-        for number in numbers:
-            table = parquet.read_row_group(number, columns=columns)
+        for start in range(0, len(numbers), _GROUPS_AT_ONCE):
+            table = parquet.read_row_groups(numbers[start : start + _GROUPS_AT_ONCE], columns=columns)
             present = table[has].is_valid().to_pylist()
             for found, (doc_id, *versions) in zip(
                 present, zip(*(column.to_pylist() for column in table.columns), strict=True), strict=True
@@ -234,6 +276,15 @@ def hash_file(path: str) -> str:
     """Return the SHA-256 of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def superseded(files: Files, min_age_h: float) -> list[str]:
+    """Return the names of files that no manifest needs but such as were replaced `min_age_h` hours ago."""
+    entries = files.entries("documents")
+    numbered = [name for name in entries if name.endswith(".json")]
+    replaced = [old for old, new in pairwise(numbered) if entries[new].age_h >= min_age_h]
+    kept = {load(files, _number_of(name)).file for name in numbered if name not in replaced}
+    return replaced + [name for name in entries if not name.endswith(".json") and name not in kept]
 
 
 def check(files: Files, snapshot: Snapshot) -> None:
@@ -261,9 +312,19 @@ def check(files: Files, snapshot: Snapshot) -> None:
 def encode_text(text: str | tuple[Utterance, ...]) -> str:
     """Return a transcript as JSON: a string, or a list of utterances without their empty fields."""
     if isinstance(text, str):
-        return json.dumps(text, ensure_ascii=False)
-    fields = [{k: v for k, v in dataclasses.asdict(utterance).items() if v is not None} for utterance in text]
-    return json.dumps(fields, ensure_ascii=False)
+        return _ENCODER.encode(text)
+    return _ENCODER.encode([_fields(utterance) for utterance in text])
+
+
+def _fields(utterance: Utterance) -> dict[str, Any]:
+    fields: dict[str, Any] = {"text": utterance.text}
+    if utterance.start is not None:
+        fields["start"] = utterance.start
+    if utterance.end is not None:
+        fields["end"] = utterance.end
+    if utterance.role is not None:
+        fields["role"] = utterance.role
+    return fields
 
 
 def _decode_text(text: str) -> str | tuple[Utterance, ...]:
@@ -284,22 +345,23 @@ def _source(
     return digest("audio", audio or "", (turns or "") if reads_turns or roles else "", *sorted(roles))
 
 
-def _to_row(stored: StoredDocument, buckets: int) -> dict[str, Any]:
+def _to_row(stored: StoredDocument) -> tuple[Any, ...]:
+    """Return the values of a row in the order of `_PART_SCHEMA`."""
     document = stored.document
-    return {
-        "bucket": bucket_of(document.doc_id, buckets),
-        "row": stored.row,
-        "doc_id": document.doc_id,
-        "audio": document.audio,
-        "text": None if document.text is None else encode_text(document.text),
-        "text_file": document.text_file,
-        "group": document.group,
-        "labels": json.dumps(dict(document.labels), sort_keys=True, ensure_ascii=False),
-        "split": document.split,
-        "audio_version": stored.audio_version,
-        "text_version": stored.text_version,
-        "turns_version": stored.turns_version,
-    }
+    return (
+        _hash(document.doc_id),
+        stored.row,
+        document.doc_id,
+        document.audio,
+        None if document.text is None else encode_text(document.text),
+        document.text_file,
+        document.group,
+        _SORTED_ENCODER.encode(document.labels),
+        document.split,
+        stored.audio_version,
+        stored.text_version,
+        stored.turns_version,
+    )
 
 
 def _from_row(values: dict[str, Any]) -> StoredDocument:
@@ -325,40 +387,52 @@ def _from_row(values: dict[str, Any]) -> StoredDocument:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """A temporary file of rows, one record batch a bucket; `batches` tells where each bucket is."""
+
+    path: str
+    batches: Mapping[int, int]
+
+
 def _sort_into_runs(
-    rows: Iterator[StoredDocument | Fault], buckets: int, folder: str
-) -> tuple[list[pa.Table], list[Fault]]:
-    """Gather rows into tables sorted by bucket, each kept in a memory-mapped file."""
-    runs: list[pa.Table] = []
+    rows: Iterable[StoredDocument | Fault | Part], buckets: int, folder: str
+) -> tuple[list[_Run], list[Fault]]:
+    """Gather rows into temporary files, each sorted by bucket."""
+    runs: list[_Run] = []
     faults: list[Fault] = []
-    pending: list[dict[str, Any]] = []
+    pending: list[pa.Table] = []
     size = 0
     for item in rows:
-        if isinstance(item, Fault):
-            faults.append(item)
-            continue
-        pending.append(_to_row(item, buckets))
-        size += len(pending[-1]["text"] or "")
-        if len(pending) >= _RUN_ROWS or size >= _RUN_BYTES:
-            runs.append(_spill(pending, os.path.join(folder, f"{len(runs)}.arrow")))
+        part = item if isinstance(item, Part) else part_of([item])
+        faults += part.faults
+        pending.append(part.table)
+        size += part.table.nbytes
+        if size >= _RUN_BYTES:
+            runs.append(_spill(pending, buckets, f"{folder}/{len(runs)}.arrow"))
             pending, size = [], 0
-    if pending or not runs:
-        runs.append(_spill(pending, os.path.join(folder, f"{len(runs)}.arrow")))
+    if pending:
+        runs.append(_spill(pending, buckets, f"{folder}/{len(runs)}.arrow"))
     return runs, faults
 
 
-def _spill(rows: Sequence[dict[str, Any]], path: str) -> pa.Table:
-    table = pa.Table.from_pylist(list(rows), schema=_SCHEMA).sort_by("bucket")
+def _spill(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
+    table = pa.concat_tables(tables)
+    bucket = (table["hash"].to_numpy() % np.uint64(buckets)).astype(np.int32)
+    arrays = [pa.array(bucket), *table.columns[1:]]
+    table = pa.Table.from_arrays(arrays, schema=_SCHEMA).sort_by("bucket").combine_chunks()
+    present, starts = np.unique(table["bucket"].to_numpy(), return_index=True)
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        writer.write_table(table.combine_chunks())
-    return pa.ipc.open_file(pa.memory_map(path)).read_all()
+        for start, end in pairwise([*starts.tolist(), table.num_rows]):
+            writer.write_table(table.slice(start, end - start))
+    return _Run(path=path, batches={owner: i for i, owner in enumerate(present.tolist())})
 
 
 def _merge(
-    runs: Sequence[pa.Table], faults: Sequence[Fault], buckets: int, path: str
+    runs: Sequence[_Run], faults: Sequence[Fault], buckets: int, path: str
 ) -> tuple[list[tuple[int, int]], list[Fault]]:
     """Write the runs as one file by bucket and id; return its row groups, and all faults with shared ids'."""
-    positions = [run["bucket"].to_numpy() for run in runs]
+    readers = [pa.ipc.open_file(pa.OSFile(run.path)) for run in runs]
     named: dict[int, list[Fault]] = {}
     for fault in faults:
         if fault.doc_id:
@@ -367,8 +441,13 @@ def _merge(
     found = [fault for fault in faults if not fault.doc_id]
     with pq.ParquetWriter(path, _SCHEMA, compression="zstd", use_dictionary=False) as writer:
         for bucket in range(buckets):
-            parts = [run.slice(*_slice(at, bucket)) for run, at in zip(runs, positions, strict=True)]
-            table = pa.concat_tables(parts).sort_by([("doc_id", "ascending"), ("row", "ascending")])
+            batches = [
+                reader.get_batch(run.batches[bucket])
+                for reader, run in zip(readers, runs, strict=True)
+                if bucket in run.batches
+            ]
+            table = pa.Table.from_batches(batches, schema=_SCHEMA)
+            table = table.sort_by([("doc_id", "ascending"), ("row", "ascending")])
             table, shared = _without_duplicates(table.combine_chunks(), named.get(bucket, []))
             found += shared
             for start in range(0, table.num_rows, GROUP_ROWS):
@@ -376,12 +455,6 @@ def _merge(
                 writer.write_table(part, row_group_size=GROUP_ROWS)
                 groups.append((bucket, part.num_rows))
     return groups, found
-
-
-def _slice(buckets: np.ndarray, bucket: int) -> tuple[int, int]:
-    """Return the offset and length of a bucket's stretch in sorted bucket numbers."""
-    start, end = buckets.searchsorted(bucket, "left"), buckets.searchsorted(bucket, "right")
-    return int(start), int(end - start)
 
 
 def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Table, list[Fault]]:
@@ -399,9 +472,8 @@ def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Ta
         rows_of.setdefault(doc_id, []).append(row)
     kept = [fault for fault in faults if uses[fault.doc_id] == 1]
     shared = [
-        duplicate_fault(row, doc_id, sorted(rows))
-        for doc_id, rows in rows_of.items()
-        if len(rows) > 1
+        duplicate_fault(row, doc_id, rows)
+        for doc_id, rows in ((doc_id, sorted(rows)) for doc_id, rows in rows_of.items() if len(rows) > 1)
         for row in rows
     ]
     return table.filter(pa.array([uses[doc_id] == 1 for doc_id in ids], pa.bool_())), kept + shared

@@ -83,9 +83,21 @@ class Commit:
         return sum(amount for _, _, _, amount in self.stored)
 
     def to_json(self) -> bytes:
-        """Return the commit as the bytes of its file."""
-        values = {**asdict(self), "rows": len(self.stored), "amount": self.amount}
-        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False).encode()
+        """Return the commit as the bytes of its file, one line of JSON."""
+        values = {
+            "unit": self.unit,
+            "bucket": self.bucket,
+            "file": self.file,
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "rows": len(self.stored),
+            "amount": self.amount,
+            "stored": self.stored,
+            "quarantined": [asdict(failure) for failure in self.quarantined],
+            "versions": dict(sorted(self.versions.items())),
+            "threads": self.threads,
+        }
+        return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def commit_from_json(data: bytes) -> Commit:
@@ -97,7 +109,7 @@ def commit_from_json(data: bytes) -> Commit:
         file=values["file"],
         sha256=values["sha256"],
         size_bytes=values["size_bytes"],
-        stored=tuple((doc_id, source, n, amount) for doc_id, source, n, amount in values["stored"]),
+        stored=tuple(map(tuple, values["stored"])),
         quarantined=tuple(Quarantined(**fields) for fields in values["quarantined"]),
         versions=values["versions"],
         threads=values["threads"],
@@ -129,22 +141,25 @@ def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
 
 
 def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
-    """Yield the rows of a data file; features are read-only views of its buffer, not copies."""
+    """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
     table = pq.read_table(pa.BufferReader(data)).combine_chunks()
-    amount = AMOUNT[modality]
     columns = {name: table[name].combine_chunks() for name in table.column_names}
-    for i in range(table.num_rows):
-        n, dim = columns["n"][i].as_py(), columns["dim"][i].as_py()
-        yield FeatureRow(
-            doc_id=columns["doc_id"][i].as_py(),
-            source=columns["source"][i].as_py(),
-            features=np.frombuffer(columns["features"][i].as_buffer(), dtype="<f2").reshape(n, dim),
-            start=columns["start"][i].values.to_numpy(zero_copy_only=False),
-            end=columns["end"][i].values.to_numpy(zero_copy_only=False),
-            timed=columns["timed"][i].as_py(),
-            seen=columns[f"{amount}_seen"][i].as_py(),
-            present=columns[f"{amount}_present"][i].as_py(),
-        )
+    return (_row(modality, columns, i) for i in range(table.num_rows))
+
+
+def _row(modality: Modality, columns: Mapping[str, pa.Array], i: int) -> FeatureRow:
+    n, dim = columns["n"][i].as_py(), columns["dim"][i].as_py()
+    amount = AMOUNT[modality]
+    return FeatureRow(
+        doc_id=columns["doc_id"][i].as_py(),
+        source=columns["source"][i].as_py(),
+        features=np.frombuffer(columns["features"][i].as_buffer(), dtype="<f2").reshape(n, dim),
+        start=columns["start"][i].values.to_numpy(zero_copy_only=False),
+        end=columns["end"][i].values.to_numpy(zero_copy_only=False),
+        timed=columns["timed"][i].as_py(),
+        seen=columns[f"{amount}_seen"][i].as_py(),
+        present=columns[f"{amount}_present"][i].as_py(),
+    )
 
 
 def sha256_of(data: bytes) -> str:

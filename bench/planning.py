@@ -1,0 +1,314 @@
+"""How long does a manifest of a million documents take: to resume embedding it, and to validate it?
+
+A manifest of short rows is written (half of the transcripts inline, half in files), beside folders of 1,000
+files each and a store that holds 99 % of the documents. What is real and what is not: the audio and text
+files are hard links to a few real files of two seconds, so every name is looked up in its folder but few
+inodes are read; the store's commits are whole and as many as units of 30 minutes make of documents of two
+minutes, but the data files that they name are not written, because planning opens none. Measured are, each in
+a process of its own:
+
+    plain     `json.loads` of each line, and nothing else: what reading the manifest costs at least
+    validate  the whole report, with 10,000 documents opened
+    resume    all that `embed` does before its encoders start: look at files, write the snapshot, plan
+    compacted the same after `store compact` (which is measured too)
+    first     the same with an empty store: everything is pending and the header of each file is read
+
+"peak" is the most memory that the process itself held (`VmHWM`, Linux), "CPU" the time that it and the
+processes it started took. With `--objects N` a corpus of N documents also lies on a server that speaks S3 on
+this machine, and the requests that a resumed run and `validate` (of which one in a hundred documents is
+opened) make are counted.
+
+    python -m bench.planning [--documents 1000000] [--objects 2000] [--folder FOLDER] [--first]
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import soundfile
+
+from hilbert_ray.config import Config, TaskConfig
+from hilbert_ray.embed.plan import look
+from hilbert_ray.embed.prepare import chosen_encoders, plan_all
+from hilbert_ray.store import Commit, Store
+from hilbert_ray.validate import PROBED, validate
+
+COMMITTED = 0.99
+DOCUMENT_S, UNIT_S = 120.0, 1800.0
+FILES_IN_FOLDER = 1000
+LINKS = 50_000  # hard links to one file; ext4 allows 65,000
+TASKS = {
+    "topic": TaskConfig(kind="binary", classes=("home", "work")),
+    "mood": TaskConfig(kind="ordinal", classes=("0", "1", "2", "3")),
+}
+CUES = "WEBVTT\n\n00:00.000 --> 00:01.000\n<v participant>well I went there\n"
+
+
+def rows(documents: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the manifest."""
+    for number in range(documents):
+        folder = f"{number // FILES_IN_FOLDER:04d}"
+        row: dict[str, Any] = {"doc_id": f"speaker-{number // 4:06d}/session-{number % 4}"}
+        row["audio"] = f"audio/{folder}/{number:07d}.wav"
+        if number % 2:
+            row["text_file"] = f"text/{folder}/{number:07d}.vtt"
+        else:
+            row["text"] = [
+                {"text": f"how was day {number}", "start": 0.0, "end": 0.8, "role": "interviewer"},
+                {"text": "it was fine and nothing happened", "start": 0.9, "end": 1.9, "role": "participant"},
+            ]
+        row["group"] = f"speaker-{number // 4:06d}"
+        row["labels"] = {"topic": ("work", "home")[number % 3 > 0], "mood": number % 4}
+        yield row
+
+
+def write_corpus(folder: Path, documents: int) -> str:
+    """Write the manifest and the files that it names; return the manifest's path."""
+    manifest = folder / "manifest.jsonl"
+    samples = 0.1 * np.random.default_rng(0).standard_normal(2 * 16000)
+    (folder / "real").mkdir(parents=True)
+    for number in range(0, documents, FILES_IN_FOLDER):
+        for kind in ("audio", "text"):
+            (folder / kind / f"{number // FILES_IN_FOLDER:04d}").mkdir(parents=True)
+    with manifest.open("w") as file:
+        for number, row in enumerate(rows(documents)):
+            real = folder / "real" / str(number // LINKS)
+            if number % LINKS == 0:
+                soundfile.write(f"{real}.wav", samples.astype(np.float32), 16000)
+                Path(f"{real}.vtt").write_text(CUES)
+            for path in (row["audio"], row.get("text_file")):
+                if path is not None:
+                    os.link(f"{real}.{path[-3:]}", folder / path)
+            file.write(json.dumps(row) + "\n")
+    return str(manifest)
+
+
+def write_store(manifest: str, uri: str, buckets: int = 256) -> int:
+    """Make a store in which 99 % of the manifest's documents are committed; return its commits."""
+    store, config = Store.create(uri, buckets), Config()
+    snapshot = store.write_documents(look(manifest, content_hash=False))
+    size = max(1, round(UNIT_S / DOCUMENT_S))
+    commits = 0
+    for modality, encoder in chosen_encoders(config).items():
+        store.add_encoder(modality, encoder.fingerprint, encoder.describe())
+        folder = f"features/{modality}/{encoder.fingerprint}"
+        for bucket in range(store.buckets):
+            keys = [key for key in store.sources(snapshot, {bucket}, modality, False) if key[1] is not None]
+            keys = [key for i, key in enumerate(keys) if i % 100 < 100 * COMMITTED]
+            for start in range(0, len(keys), size):
+                stored = tuple(
+                    (doc_id, str(source), 12, 120.0) for doc_id, source in keys[start : start + size]
+                )
+                commits += 1
+                unit = f"{bucket:04x}{start:012x}"
+                commit = Commit(
+                    unit=unit,
+                    bucket=bucket,
+                    file=f"{folder}/data/bucket={bucket:04d}/{unit}-{0:016x}.parquet",
+                    sha256=f"{0:064x}",
+                    size_bytes=1,
+                    stored=stored,
+                    quarantined=(),
+                    versions={"torch": "2.13.0+cpu", "transformers": "5.17.0"},
+                )
+                path = f"{folder}/commits/bucket={bucket:04d}/{unit}.json"
+                if "://" in uri:
+                    store.files.create(path, commit.to_json())
+                else:  # without the syncs that a store makes
+                    Path(uri, path).parent.mkdir(parents=True, exist_ok=True)
+                    Path(uri, path).write_bytes(commit.to_json())
+    return commits
+
+
+def plain(manifest: str, store: str) -> dict[str, Any]:
+    """Parse each line."""
+    del store
+    with open(manifest, encoding="utf-8") as file:
+        return {"rows": sum(1 for line in file if json.loads(line))}
+
+
+def report(manifest: str, store: str) -> dict[str, Any]:
+    """Validate."""
+    del store
+    found = validate(manifest, TASKS, probe=PROBED)
+    return {"rows": found.rows, "faults": len(found.faults), "unopened": found.unopened}
+
+
+def resume(manifest: str, store: str) -> dict[str, Any]:
+    """Do what `embed` does up to its plan."""
+    config = Config()
+    began = time.monotonic()
+    chosen = chosen_encoders(config)
+    target = Store.create(store)
+    snapshot = target.write_documents(look(manifest, content_hash=False))
+    looked = time.monotonic()
+    for modality, encoder in chosen.items():
+        target.add_encoder(modality, encoder.fingerprint, encoder.describe())
+    plans = plan_all(target, snapshot, chosen, config)
+    return {
+        "rows": snapshot.rows,
+        "look_s": looked - began,
+        "plan_s": time.monotonic() - looked,
+        "stored": sum(one.stored for one in plans),
+        "pending": sum(len(unit.keys) for one in plans for unit in one.units),
+        "units": sum(len(one.units) for one in plans),
+    }
+
+
+def compact(manifest: str, store: str) -> dict[str, Any]:
+    """Fold the commits of the store."""
+    del manifest
+    target = Store.open(store)
+    return {"rows": target.snapshot().rows, "indexes": len(target.compact())}
+
+
+def first(manifest: str, store: str) -> dict[str, Any]:
+    """Plan into an empty store."""
+    try:
+        return resume(manifest, f"{store}-empty")
+    finally:
+        shutil.rmtree(f"{store}-empty")
+
+
+MEASURES: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "plain": plain,
+    "validate": report,
+    "resume": resume,
+    "compact": compact,
+    "compacted": resume,
+    "first": first,
+}
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held (not counting what the parent held at the fork)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def cpu_s() -> float:
+    """Return the CPU time of this process and of those that it started, running or not (Linux)."""
+    times: dict[int, float] = {}
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+        times[int(path.parent.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    family = {os.getpid()}
+    while more := {one for one, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(times[one] for one in family)
+
+
+def measure_here(name: str, manifest: str, store: str) -> None:
+    """Measure one thing in this process and print it as JSON."""
+    imported_s = cpu_s()
+    began = time.monotonic()
+    found = MEASURES[name](manifest, store)
+    found |= {"seconds": time.monotonic() - began, "cpu_s": cpu_s() - imported_s, "peak": peak_bytes()}
+    print(json.dumps(found))
+
+
+def measure(name: str, manifest: str, store: str) -> dict[str, Any]:
+    """Measure one thing in a process of its own."""
+    command = [sys.executable, "-m", "bench.planning", "--measure", name, manifest, store]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bench_local(folder: Path, documents: int, names: list[str]) -> None:
+    """Print how long each thing takes with a corpus on this machine's disk."""
+    manifest, store = write_corpus(folder, documents), str(folder / "store")
+    commits = write_store(manifest, store)
+    print(f"{documents} documents, {commits} commits in the store, load {os.getloadavg()[0]:.1f}")
+    print(f"{'':10}{'seconds':>9}{'rows/s':>9}{'ratio':>7}{'CPU s':>8}{'peak MB':>9}", flush=True)
+    base = 0.0
+    for name in names:
+        found = measure(name, manifest, store)
+        rows, seconds, used_s, peak = (found.pop(key) for key in ("rows", "seconds", "cpu_s", "peak"))
+        base = base or seconds
+        rest = ", ".join(f"{key} {round(value, 1)}" for key, value in found.items())
+        print(
+            f"{name:10}{seconds:9.1f}{rows / seconds:9.0f}{seconds / base:7.1f}{used_s:8.1f}{peak / 1e6:9.0f}"
+            f"  {rest}",
+            flush=True,
+        )
+
+
+def bench_objects(folder: Path, documents: int) -> None:
+    """Print which requests are made with a corpus and a store on an object store."""
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    requests: Counter[str] = Counter()
+
+    def count(event_name: str, **details: object) -> None:
+        requests[event_name.rpartition(".")[2]] += 1
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+    os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "bench"
+    os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+    session = AioSession()
+    session.register("before-send.s3", count)
+    fsspec.config.conf["s3"] = {"session": session}
+    bucket = fsspec.filesystem("s3")
+    bucket.mkdir("bench")
+    write_corpus(folder, documents)
+    bucket.put(f"{folder}/", "s3://bench/", recursive=True)
+    manifest, store = "s3://bench/manifest.jsonl", "s3://bench/store"
+    commits = write_store(manifest, store, buckets=4)
+    print(f"\n{documents} documents as objects, {commits} commits in the store; requests of each")
+    for name in ("validate", "resume", "compact", "compacted"):
+        requests.clear()
+        if name == "validate":
+            validate(manifest, TASKS, probe=documents // 100)
+        else:
+            MEASURES[name](manifest, store)
+        listed = ", ".join(f"{key} {number}" for key, number in requests.most_common())
+        print(f"{name:10}{listed}", flush=True)
+    print(f"objects in the store {len(Store.open(store).files.names(''))}")
+    server.stop()
+
+
+def main() -> None:
+    """Make the corpus and the store, measure, and print tables."""
+    parser = argparse.ArgumentParser(description="planning and validating a large manifest")
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--objects", type=int, default=2_000, help="documents on the S3 server; 0: none")
+    parser.add_argument("--folder", help="where to make the temporary files")
+    parser.add_argument("--first", action="store_true", help="also plan everything into an empty store")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure_here(*arguments.measure)
+        return
+    names = [name for name in MEASURES if name != "first" or arguments.first]
+    with tempfile.TemporaryDirectory(prefix="bench-planning-", dir=arguments.folder) as folder:
+        if arguments.documents:
+            bench_local(Path(folder, "local"), arguments.documents, names)
+        if arguments.objects:
+            bench_objects(Path(folder, "objects"), arguments.objects)
+
+
+if __name__ == "__main__":
+    main()
