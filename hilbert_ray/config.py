@@ -94,6 +94,9 @@ class EmbedConfig:
     """GPUs of one encoder actor when the cluster has any; a fraction shares a GPU."""
     threads: int = 1
     """Torch threads of one CPU encoder actor. Part of what makes bytes repeat, so it is recorded."""
+    decoders: int = 8
+    """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up; 0
+    decodes in the actor alone."""
     unit_s: float = 1800.0
     """Seconds of audio (for text: as much speech) in one unit of work, the most that a lost worker loses."""
     max_quarantined: float = 0.05
@@ -111,6 +114,7 @@ class EmbedConfig:
         _require(
             self.gpus_per_worker > 0, f"embed.gpus_per_worker is {self.gpus_per_worker}; it must be above 0"
         )
+        _require(self.decoders >= 0, f"embed.decoders is {self.decoders}; it must be 0 (none) or more")
         _require(self.unit_s > 0, f"embed.unit_s is {self.unit_s}; it must be above 0 seconds")
         _require(
             0 <= self.max_quarantined <= 1,
@@ -243,6 +247,9 @@ class FitConfig:
     """After an align phase, keep training projections, fusion and pools instead of freezing them."""
     batch_size: int = 32
     """Documents in a global batch, over all ranks; an epoch has round(N / batch_size) batches."""
+    micro_batch_size: int = 0
+    """Documents of a rank whose activations are held at once, so that a batch may exceed memory (gradient
+    caching: each document goes forward twice, loss and gradients stay the same); 0 holds all of them."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.05
@@ -267,6 +274,11 @@ class FitConfig:
         )
         _require(
             self.batch_size >= 2, f"fit.batch_size is {self.batch_size}; contrast needs at least 2 documents"
+        )
+        _require(
+            0 <= self.micro_batch_size <= self.batch_size,
+            f"fit.micro_batch_size is {self.micro_batch_size} and fit.batch_size is {self.batch_size}; the "
+            "first must be from 1 to the second, or 0 (off)",
         )
         _require(self.learning_rate > 0, f"fit.learning_rate is {self.learning_rate}; it must be above 0")
         _require(self.weight_decay >= 0, f"fit.weight_decay is {self.weight_decay}; it must be 0 or more")

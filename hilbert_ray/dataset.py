@@ -149,7 +149,11 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
     if wanted == "none" or (wanted is None and not known):
         return None
     matching = [
-        d for d in known.values() if wanted is None or wanted in (d["fingerprint"], d["name"], d["spec"])
+        d
+        for d in known.values()
+        if wanted is None
+        or wanted in (d["fingerprint"], d["name"], d["spec"])
+        or d["spec"].startswith(f"{wanted}@")
     ]
     if len(matching) == 1:
         return matching[0]

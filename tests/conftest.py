@@ -13,25 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests import make
-
-DEADLY = """
-import os, signal, sys
-from fsspec.implementations.local import LocalFileSystem
-
-class Deadly(LocalFileSystem):
-    protocol = "deadly"
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("deadly://"))
-
-    def _open(self, path, *args, **options):
-        if "default_worker.py" in sys.argv[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super()._open(path, *args, **options)
-"""
-"""A file system whose files kill the Ray worker that opens them, as a decoder that crashes does."""
+from tests import fatal, make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,11 +27,11 @@ def ray_home() -> Iterator[Path]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     plugins = folder / "plugins"
-    about = plugins / "deadly-1.dist-info"
+    about = plugins / "fatal-1.dist-info"
     about.mkdir(parents=True)
-    (plugins / "deadly.py").write_text(DEADLY)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[fsspec.specs]\ndeadly = deadly:Deadly\n")
+    shutil.copy(fatal.__file__, plugins / "fatal.py")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fatal\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[fsspec.specs]\nfatal = fatal:Fatal\n")
     path = [str(plugins), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -57,7 +39,7 @@ def ray_home() -> Iterator[Path]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         patch.syspath_prepend(str(plugins))
-        fsspec.register_implementation("deadly", "deadly.Deadly")
+        fsspec.register_implementation("fatal", "fatal.Fatal")
         patch.delenv("RAY_ADDRESS", raising=False)
         yield folder
     shutil.rmtree(folder, ignore_errors=True)

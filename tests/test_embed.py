@@ -1,33 +1,34 @@
 """Embedding: nothing lost, nothing twice, whatever dies; and the numbers of a plain run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray import segment
-from hilbert_ray.config import Config, EmbedConfig, Modality, SegmentConfig
+from hilbert_ray.config import Config, EmbedConfig, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document import AudioSegment, Document, Segment, read_manifest
-from hilbert_ray.embed import EmbedError, TooManyQuarantinedError, _located, embed
+from hilbert_ray.embed import EmbedError, TooManyQuarantinedError, embed
 from hilbert_ray.embed import plan as planning
+from hilbert_ray.embed import read as reading
 from hilbert_ray.embed import unit as working
 from hilbert_ray.embed.plan import Job, Unit, alone, look, plan_job
-from hilbert_ray.embed.unit import EmbedUnit, embed_documents, load_encoder
-from hilbert_ray.store import FeatureRow, Store, StoredDocument, reads_turns
-from tests import make
+from hilbert_ray.embed.prepare import settled
+from hilbert_ray.embed.unit import EmbedUnits, Result, embed_documents, load_encoder
+from hilbert_ray.store import Commit, FeatureRow, Store, StoredDocument, reads_turns
+from tests import fatal, make
+from tests.faulty import Request, faulty_object_store
 
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
 CONFIG = Config(embed=EmbedConfig(buckets=4, unit_s=6.0, workers=2))
@@ -47,12 +48,23 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
     return snapshot.number, units
 
 
+def worker_of(store: Store, number: int, config: Config = CONFIG) -> EmbedUnits:
+    """Return an encoder actor as Ray makes it, in this process."""
+    fingerprints = {modality: load_encoder(config, modality).fingerprint for modality in MODALITIES}
+    return EmbedUnits(store, number, config, fingerprints)
+
+
+def embed_one(worker: EmbedUnits, unit: Unit) -> Commit:
+    [(done, commit)] = worker.embed([unit])
+    assert done == unit
+    return commit
+
+
 def embed_here(manifest: str, store: Store, config: Config = CONFIG) -> None:
     """Do all of a manifest's units in this process, without Ray."""
     number, units = planned(manifest, store, config)
-    worker = EmbedUnit(store, number, config, MODALITIES)
-    for unit in [*units["audio"], *units["text"]]:
-        worker.embed(unit)
+    for _ in worker_of(store, number, config).embed([*units["audio"], *units["text"]]):
+        pass
 
 
 def rows_of(uri: str) -> dict[tuple[Modality, str], FeatureRow]:
@@ -81,7 +93,11 @@ def assert_same_rows(
 
 
 def stored_of(manifest: str) -> list[StoredDocument]:
-    return [item for item in look(manifest, content_hash=False) if isinstance(item, StoredDocument)]
+    """Return a manifest's documents with the versions of their files, by row."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.create(folder, 1)
+        store.write_documents(look(manifest, content_hash=False))
+        return sorted(store.stored_documents(), key=lambda item: item.row)
 
 
 class Plain:
@@ -159,6 +175,55 @@ def test_a_document_with_a_missing_file_is_planned_and_changes_when_the_file_app
     [after] = stored_of(manifest)
     for modality in MODALITIES:
         assert after.source(modality) != before.source(modality)
+
+
+def test_a_snapshot_made_by_many_processes_is_that_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [make.record(tmp_path, i % 3, doc_id=f"d{i:02d}", labels={"b": i, "a": "x"}) for i in range(40)]
+    records[4] = {"doc_id": "d05", "text": "shared"}
+    records[7] = {"doc_id": "d07"}
+    manifest = make.manifest(tmp_path / "m.jsonl", records)
+    one, other = Store.create(str(tmp_path / "one"), 4), Store.create(str(tmp_path / "other"), 4)
+    plain = one.write_documents(look(manifest, content_hash=False))
+    assert [fault.row for fault in plain.faults] == [5, 6, 8]
+    monkeypatch.setattr("hilbert_ray.document._BLOCK_BYTES", 2000)
+    monkeypatch.setattr("hilbert_ray.store.documents._RUN_BYTES", 3000)
+    assert other.write_documents(look(manifest, content_hash=False)) == plain
+    assert one.files.read(plain.file) == other.files.read(plain.file)
+
+
+def test_objects_are_planned_from_listings_with_the_versions_that_workers_will_find(
+    tmp_path: Path, object_store: str
+) -> None:
+    import fsspec
+
+    place = f"{object_store}/{tmp_path.name}"
+    content = {f"{place}/audio/{i:02d}.wav": b"%d" % i for i in range(60)}
+    content.update({f"{place}/text/{i:02d}.txt": b"t%d" % i for i in range(59)})
+    fsspec.filesystem("s3").pipe(content)
+    rows = [
+        {"doc_id": f"d{i}", "audio": f"audio/{i:02d}.wav", "text_file": f"text/{i:02d}.txt"}
+        for i in range(60)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    fsspec.filesystem("s3").pipe(f"{place}/m.jsonl", lines.encode())
+    requests: Counter[str] = Counter()
+
+    def count(request: Request) -> None:
+        requests["list" if "list-type=2" in request.path else request.method] += 1
+
+    store = Store.create(str(tmp_path / "store"), 4)
+    with faulty_object_store(count):
+        snapshot = store.write_documents(look(f"{place}/m.jsonl", content_hash=False))
+    assert requests["list"] <= 3
+    assert requests["HEAD"] <= 3
+    found = {item.document.doc_id: item for item in store.stored_documents(snapshot)}
+    assert found["d59"].text_version == planning.ABSENT
+    assert len({item.audio_version for item in found.values()}) == 60
+    for item in found.values():
+        assert item.audio_version == planning.file_version(item.document.audio or "", False)
+        assert item.text_version == planning.file_version(item.document.text_file or "", False)
 
 
 def test_a_unit_tried_alone_has_an_id_that_does_not_depend_on_its_neighbours() -> None:
@@ -263,11 +328,10 @@ def test_two_runs_over_one_store_at_once_store_each_document_once(tmp_path: Path
     manifest = make.corpus(tmp_path, 10)
     store = Store.create(str(tmp_path / "store"), 2)
     plans = [planned(manifest, store, Config(embed=replace(CONFIG.embed, unit_s=s))) for s in (4.0, 4.0, 9.0)]
-    workers = [EmbedUnit(store, number, CONFIG, MODALITIES) for number, _ in plans]
+    workers = [worker_of(store, number) for number, _ in plans]
 
-    def work(worker: EmbedUnit, units: Sequence[Unit]) -> None:
-        for unit in units:
-            worker.embed(unit)
+    def work(worker: EmbedUnits, units: Sequence[Unit]) -> None:
+        assert [unit for unit, _ in worker.embed(units)] == units
 
     threads = [
         threading.Thread(target=work, args=(worker, [*units["audio"], *units["text"]]))
@@ -292,9 +356,8 @@ def test_a_store_on_an_object_store_holds_the_rows_of_a_local_one(tmp_path: Path
     fsspec.filesystem("s3").put(f"{tmp_path}/", uri, recursive=True)
     remote, local = Store.create(f"{uri}/store", 2), Store.create(str(tmp_path / "store"), 2)
     number, units = planned(f"{uri}/manifest.jsonl", remote)
-    first = EmbedUnit(remote, number, CONFIG, MODALITIES)
-    for unit in units["audio"][::2]:
-        first.embed(unit)
+    for _ in worker_of(remote, number).embed(units["audio"][::2]):
+        pass
     _, left = planned(f"{uri}/manifest.jsonl", remote)
     assert 0 < len(left["audio"]) < len(units["audio"])
     embed_here(f"{uri}/manifest.jsonl", remote)
@@ -415,14 +478,14 @@ def test_reading_ahead_is_bounded_keeps_the_order_and_stops_when_nobody_reads() 
             drawn.append(i)
             yield i
 
-    ahead = working._read_ahead(items(), 4)
+    ahead = reading.ahead(items(), 4)
     assert [next(ahead) for _ in range(3)] == [0, 1, 2]
     deadline = time.monotonic() + 5
     while len(drawn) < 8 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(drawn) <= 3 + 4 + 2
     ahead.close()
-    assert list(working._read_ahead(iter(range(50)), 4)) == list(range(50))
+    assert list(reading.ahead(iter(range(50)), 4)) == list(range(50))
 
 
 def test_a_fault_of_the_reader_itself_reaches_the_caller() -> None:
@@ -431,7 +494,7 @@ def test_a_fault_of_the_reader_itself_reaches_the_caller() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(working._read_ahead(items(), 4))
+        list(reading.ahead(items(), 4))
 
 
 def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
@@ -441,10 +504,10 @@ def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
     store = Store.create(str(tmp_path / "store"), 1)
     number, units = planned(manifest, store)
     [unit] = alone(units["audio"][0])
-    worker = EmbedUnit(store, number, CONFIG, ["audio"])
+    worker = worker_of(store, number)
     for _ in range(working.DEATHS):
         store.note_attempt(unit.modality, unit.fingerprint, unit.bucket, unit.unit_id)
-    commit = worker.embed(unit)
+    commit = embed_one(worker, unit)
     assert commit.file is None
     [failure] = commit.quarantined
     assert (failure.stage, failure.error) == ("worker", "suspected")
@@ -454,7 +517,7 @@ def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
     assert plan_job(store, store.snapshot(), job, buckets, 6.0, False).quarantined == 1
     [again] = plan_job(store, store.snapshot(), job, buckets, 6.0, True).units
     assert again.earlier == (unit.unit_id,)
-    worker.embed(again)
+    embed_one(worker, again)
     assert store.quarantined("audio", unit.fingerprint) == []
     assert ("audio", "d000") in rows_of(store.uri)
 
@@ -466,7 +529,7 @@ def test_two_deaths_do_not_make_a_suspect(tmp_path: Path) -> None:
     [unit] = alone(units["audio"][0])
     for _ in range(working.DEATHS - 1):
         store.note_attempt(unit.modality, unit.fingerprint, unit.bucket, unit.unit_id)
-    assert len(EmbedUnit(store, number, CONFIG, ["audio"]).embed(unit).stored) == 1
+    assert len(embed_one(worker_of(store, number), unit).stored) == 1
     assert [name for name in store.files.names("features") if "/attempts/" in name] == []
 
 
@@ -573,7 +636,8 @@ def test_too_many_failures_stop_the_run_and_what_is_committed_stays(tmp_path: Pa
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_document_that_kills_its_worker_is_quarantined_and_all_others_are_stored(tmp_path: Path) -> None:
     records = [make.record(tmp_path, number, text=None) for number in range(5)]
-    records[2]["audio"] = f"deadly://{tmp_path}/d002.wav"
+    records[2]["audio"] = f"fatal://{tmp_path}/d002.wav"
+    fatal.arm(tmp_path, point="open", match="d002.wav", times=100)
     manifest = make.manifest(tmp_path / "manifest.jsonl", records)
     config = replace(CONFIG, embed=replace(CONFIG.embed, buckets=1, unit_s=100.0, workers=1))
     summary = embed(manifest, str(tmp_path / "store"), config)
@@ -589,66 +653,88 @@ def test_a_document_that_kills_its_worker_is_quarantined_and_all_others_are_stor
     ]
 
 
-RUN = """
-import os, sys
-import ray
-from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.embed import embed
-
-embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001, workers=1)))
-print("started Ray" if ray.is_initialized() else "did not start Ray")
-"""
-
-
-def commits_in(store: Path) -> int:
-    return len(list(store.glob("features/*/*/commits/*/*.json")))
-
-
-@pytest.mark.ray
-def test_a_run_killed_midway_and_resumed_at_once_ends_as_an_undisturbed_one(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """SIGKILL of the driver; the resumed run starts while workers of the dead one still linger."""
-    manifest = make.corpus(tmp_path, 80)
-    killed, plain = tmp_path / "killed", tmp_path / "plain"
-    command = [sys.executable, "-c", RUN, manifest]
-    run = subprocess.Popen([*command, str(killed)], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while commits_in(killed) < 5:
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the run stored nothing"
-        time.sleep(0.005)
-    os.kill(run.pid, signal.SIGKILL)
-    at_kill = commits_in(killed)
-    run.wait()
-    request.getfixturevalue("ray_cluster")
-    resumed = embed(
-        manifest, str(killed), replace(CONFIG, embed=replace(CONFIG.embed, unit_s=4.0, workers=2))
-    )
-    stored_before = sum(one.already_stored for one in resumed.modalities.values())
-    assert at_kill >= 5
-    assert stored_before >= 5, "nothing was stored at the kill"
-    assert resumed.embedded >= 20, "nothing was left at the kill"
-    assert stored_before + resumed.embedded == 160
-    embed_here(manifest, Store.create(str(plain), 4))
-    assert_same_rows(rows_of(str(killed)), rows_of(str(plain)))
-    assert list(Store.open(str(killed)).verify()) == []
-    shown = subprocess.run([*command, str(killed)], capture_output=True, text=True, check=True)
-    assert shown.stdout.split("\n")[-2] == "did not start Ray"
-
-
-def test_an_encoder_folder_is_known_by_its_absolute_path_to_workers_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "encoder").mkdir()
-    monkeypatch.chdir(tmp_path)
-    for spec in ("hf:encoder", "hf:./encoder/", f"hf:{tmp_path}/encoder"):
-        assert _located(spec) == f"hf:{tmp_path}/encoder"
-    for spec in ("mfcc", "none", "hf:organisation/model", "hf:organisation/model@main"):
-        assert _located(spec) == spec
-
-
 def test_a_manifest_without_any_valid_document_is_refused_before_ray_starts(tmp_path: Path) -> None:
     manifest = make.manifest(tmp_path / "m.jsonl", [{"doc_id": "a"}, {"doc_id": ""}])
     with pytest.raises(EmbedError, match=r"has no valid document \(2 rows are at fault\); `hilbert-"):
         embed(manifest, str(tmp_path / "store"), CONFIG)
+
+
+def test_a_worker_whose_encoder_is_another_than_planned_ends_the_run(tmp_path: Path) -> None:
+    """Other weights or versions on one node: nothing of them is stored."""
+    manifest = make.corpus(tmp_path, 2)
+    store = Store.create(str(tmp_path / "store"), 2)
+    number, units = planned(manifest, store)
+    worker = EmbedUnits(store, number, CONFIG, {"audio": "0123456789abcdef"})
+    [batch] = worker({"unit": np.array([unit.to_json() for unit in units["audio"]])})
+    [result] = [Result.from_json(text) for text in batch["result"]]
+    assert result.fault is not None
+    assert f"audio encoder mfcc has fingerprint {units['audio'][0].fingerprint} on node" in result.fault
+    assert "but the run was planned with 0123456789abcdef; features of both must not mix" in result.fault
+    assert rows_of(store.uri) == {}
+
+
+def test_settings_are_settled_before_they_go_to_other_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = settled(replace(CONFIG, text="hf:encoder"))
+    assert config.text == f"hf:{tmp_path}/encoder"
+    assert config.text_encoder.precision in ("bf16", "float32")
+    assert config.audio_encoder.precision == "auto", "a built-in encoder has no precision to settle"
+    exact = replace(CONFIG, text="hf:./encoder/", text_encoder=EncoderConfig(precision="float32"))
+    assert settled(exact).text_encoder.precision == "float32"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    samples=st.integers(1, 200_000),
+    cut=st.sampled_from(["window", "turns", "pause"]),
+    window=st.floats(0.05, 4.0),
+    overlap=st.floats(0.1, 1.0),
+    ends=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6),
+    roles=st.sampled_from([(), ("participant",)]),
+    data=st.data(),
+)
+def test_every_second_and_every_token_that_is_present_is_seen(
+    samples: int,
+    cut: Literal["window", "turns", "pause"],
+    window: float,
+    overlap: float,
+    ends: list[float],
+    roles: tuple[str, ...],
+    data: st.DataObject,
+) -> None:
+    """Random recordings and transcripts, overlaps and tails included, through the whole of a unit's work."""
+    duration = samples / 16000
+    turns: list[dict[str, Any]] = []
+    begin = 0.0
+    for number, share in enumerate(ends):
+        end = begin + share * (duration - begin)
+        words = " ".join(data.draw(st.lists(st.sampled_from(make.SPEECH), min_size=1, max_size=3)))
+        turns.append(
+            {"text": words, "start": begin, "end": end, "role": ("participant", "other")[number % 2]}
+        )
+        begin = end
+    config = Config(
+        segment=SegmentConfig(
+            audio=cut, window_s=window, hop_s=window * overlap, max_s=window, roles=roles, target_tokens=8
+        )
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        noise = 0.1 * np.random.default_rng(0).standard_normal(samples)
+        soundfile.write(folder / "a.wav", noise.astype(np.float32), 16000, subtype="FLOAT")
+        items = stored_of(
+            make.manifest(folder / "m.jsonl", [{"doc_id": "a", "audio": "a.wav", "text": turns}])
+        )
+        [row], none = embed_documents(items, ["k"], "audio", Plain(), config)
+        assert none == []
+        kept = [turn for turn in turns if not roles or turn["role"] in roles]
+        spoken = sum(turn["end"] - turn["start"] for turn in kept)
+        wanted = spoken if cut == "turns" or roles else duration
+        assert row.seen == row.present == pytest.approx(wanted, abs=(1 + len(turns)) / 16000)
+        encoder = load_encoder(config, "text")
+        [row], none = embed_documents(items, ["k"], "text", encoder, config)
+        assert none == []
+        assert row.seen == row.present == sum(encoder.count_tokens(turn["text"]) for turn in kept)

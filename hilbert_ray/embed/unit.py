@@ -1,51 +1,37 @@
-"""The work on one unit: read its documents ahead, encode their segments, keep the features, commit.
+"""The work on units: read their documents ahead, encode the segments, keep the features, commit.
 
-A thread decodes and cuts while the encoder runs; a bounded number of segments waits between them, so memory
-does not grow with a document's length. A document that fails, at whatever stage, is filed with its reason
-inside the unit's commit, and the others go on. `EmbedUnit` is what Ray Data runs; nothing here needs Ray.
+While the encoder runs, the next documents are decoded and the last unit is written; what waits in memory is
+bounded, so it does not grow with a document's length. A document that fails, at whatever stage, is filed with
+its reason inside its unit's commit, and the others go on. `EmbedUnits` is what Ray Data runs.
 """
 
 import json
 import platform
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version as version_of
-from typing import TypeAlias, TypeVar
+from importlib.util import find_spec
+from itertools import groupby
 
 import numpy as np
 
-from hilbert_ray import __version__, audio, encoders, segment
+from hilbert_ray import __version__, encoders, segment
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import (
-    AudioSegment,
-    Document,
-    DocumentError,
-    Hertz,
-    Samples,
-    Seconds,
-    Segment,
-    Utterance,
-    check_times,
-    load_text,
-)
-from hilbert_ray.embed.plan import Unit, file_version
+from hilbert_ray.document import AudioSegment, DocumentError, Hertz, Samples, Seconds, Segment
+from hilbert_ray.embed.elsewhere import read_elsewhere
+from hilbert_ray.embed.plan import Unit
+from hilbert_ray.embed.read import Ended, Part, Reader, Transcript, Work, or_reason, read, read_ahead
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store, StoredDocument, StoreError
 
 DEATHS = 3
 """Workers that a document may take with it, alone in progress, before it is quarantined as suspected."""
-_SEGMENTS_AHEAD = 64
 _BATCH_S, _BATCH_TEXTS = 600.0, 1024
-
-T = TypeVar("T")
-
-
-class ChangedError(DocumentError):
-    """A file that is not the one that the run planned with."""
+_WAITING_SHARE, _JUDGED_S = 0.2, 2.0
+"""An actor that waits for more than this share of its time, over at least so long, lets others decode."""
 
 
 class EmptyError(DocumentError):
@@ -61,22 +47,16 @@ class FeatureError(DocumentError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """The end of a document: how much (seconds, or characters but spaces) its segments should cover."""
-
-    amount: float
-    timed: bool
-
-
-Part: TypeAlias = Segment | Ended | Quarantined
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a worker reports of one unit. `fault`: why the store could not be written, which ends the run."""
+    """What a worker reports of one unit.
+
+    `seconds` is the unit's weight in the plan; `amount` the seconds or tokens stored; `fault` why the store
+    could not be written or the encoder is another, which ends the run.
+    """
 
     modality: Modality
     unit_id: str
+    seconds: Seconds = 0.0
     stored: int = 0
     amount: float = 0.0
     quarantined: tuple[Quarantined, ...] = ()
@@ -95,53 +75,110 @@ class Result:
         )
 
 
-class EmbedUnit:
+class EmbedUnits:
     """An encoder actor: loads its encoders once, then embeds unit after unit."""
 
-    def __init__(self, store: Store, snapshot: int, config: Config, modalities: Sequence[Modality]) -> None:
+    def __init__(
+        self, store: Store, snapshot: int, config: Config, fingerprints: Mapping[Modality, str]
+    ) -> None:
         import torch
 
         torch.set_num_threads(config.embed.threads)
         self.store = store
         self.snapshot = store.snapshot(snapshot)
         self.config = config
-        self.encoders = {modality: load_encoder(config, modality) for modality in modalities}
+        self.encoders = {modality: load_encoder(config, modality) for modality in fingerprints}
+        self.fault = _difference(self.encoders, fingerprints)
+        self.tasks = 0
+        """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """Embed the units of a batch (column `unit`, JSON); return their results (column `result`, JSON)."""
-        return {"result": [self._result_of(Unit.from_json(text)).to_json() for text in batch["unit"]]}
-
-    def _result_of(self, unit: Unit) -> Result:
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
+        """Embed the units of a batch (column `unit`, JSON); yield their results (column `result`, JSON)."""
+        units = [Unit.from_json(text) for text in batch["unit"]]
         try:
-            commit = self.embed(unit)
+            if self.fault is not None:
+                raise StoreError(self.fault)
+            for unit, commit in self.embed(units):
+                result = Result(
+                    modality=unit.modality,
+                    unit_id=unit.unit_id,
+                    seconds=unit.seconds,
+                    stored=len(commit.stored),
+                    amount=commit.amount,
+                    quarantined=commit.quarantined,
+                )
+                yield {"result": [result.to_json()]}
         except StoreError as error:
-            return Result(modality=unit.modality, unit_id=unit.unit_id, fault=str(error))
-        return Result(
-            modality=unit.modality,
-            unit_id=unit.unit_id,
-            stored=len(commit.stored),
-            amount=commit.amount,
-            quarantined=commit.quarantined,
-        )
+            failed = Result(modality=units[0].modality, unit_id=units[0].unit_id, fault=str(error))
+            yield {"result": [failed.to_json()]}
 
-    def embed(self, unit: Unit) -> Commit:
-        """Embed and commit one unit, unless a commit of it is there already; return the commit."""
-        place = (unit.modality, unit.fingerprint, unit.bucket, unit.unit_id)
-        commit = self.store.committed(*place)
-        if commit is not None:
-            return commit
-        rows: list[FeatureRow] = []
-        if unit.is_alone and self.store.note_attempt(*place) > DEATHS:
-            quarantined = [_suspected(*unit.keys[0])]
+    def embed(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Commit]]:
+        """Embed and commit units, but for those that are committed already; yield each with its commit."""
+        pending: list[Unit] = []
+        for unit in units:
+            commit = self.store.committed(*_place(unit))
+            if commit is not None:
+                yield unit, commit
+            elif unit.is_alone:
+                yield unit, self._embed_alone(unit)
+            else:
+                pending.append(unit)
+        for modality, same in groupby(pending, key=lambda unit: unit.modality):
+            yield from self._embed_ahead(list(same), modality)
+
+    def _embed_alone(self, unit: Unit) -> Commit:
+        """Embed a document that may be what killed workers: noted before it is begun, and nothing ahead."""
+        if self.store.note_attempt(*_place(unit)) > DEATHS:
+            commit = self._commit(unit, [], [_suspected(*unit.keys[0])])
         else:
-            doc_ids = {doc_id for doc_id, _ in unit.keys}
-            documents = list(self.store.stored_documents(self.snapshot, {unit.bucket}, doc_ids))
-            sources = dict(unit.keys)
-            keys = [sources[item.document.doc_id] for item in documents]
-            rows, quarantined = embed_documents(
-                documents, keys, unit.modality, self.encoders[unit.modality], self.config
+            works = self._works(0, unit)
+            parts = read(works, self._reader(unit.modality))
+            commit = self._commit(
+                unit, *encode_parts(works, parts, self.encoders[unit.modality], self.config)
             )
-        commit = self.store.commit(
+        self.store.clear_attempts(*_place(unit))
+        return commit
+
+    def _embed_ahead(self, units: Sequence[Unit], modality: Modality) -> Iterator[tuple[Unit, Commit]]:
+        """Embed units in turn; the documents of the next are read, and the last is written, meanwhile."""
+        works: dict[int, list[Work]] = {}
+
+        def wanted() -> Iterator[Work]:
+            for number, unit in enumerate(units):
+                works[number] = self._works(number, unit)
+                yield from works[number]
+
+        timed = _Timed(self._read(wanted(), modality))
+        with ThreadPoolExecutor(1) as writer:
+            written: tuple[Unit, Future[Commit]] | None = None
+            for number, parts in groupby(timed, key=lambda pair: pair[0].unit):
+                rows, quarantined = encode_parts(
+                    works.pop(number), parts, self.encoders[modality], self.config
+                )
+                if written is not None:
+                    yield written[0], written[1].result()
+                written = units[number], writer.submit(self._commit, units[number], rows, quarantined)
+            if written is not None:
+                yield written[0], written[1].result()
+        if modality == "audio" and timed.passed > _JUDGED_S and timed.waited > _WAITING_SHARE * timed.passed:
+            self.tasks = min(max(1, 2 * self.tasks), self.config.embed.decoders)
+
+    def _read(self, works: Iterator[Work], modality: Modality) -> Iterator[tuple[Work, Part]]:
+        reader = self._reader(modality)
+        if modality == "audio" and self.tasks:
+            return read_elsewhere(works, reader, self.tasks)
+        return read_ahead(works, reader)
+
+    def _reader(self, modality: Modality) -> Reader:
+        return Reader(modality=modality, rate_hz=self.encoders[modality].rate_hz, config=self.config)
+
+    def _works(self, number: int, unit: Unit) -> list[Work]:
+        sources = dict(unit.keys)
+        items = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources))
+        return [Work(unit=number, item=item, key=sources[item.document.doc_id]) for item in items]
+
+    def _commit(self, unit: Unit, rows: Sequence[FeatureRow], quarantined: Sequence[Quarantined]) -> Commit:
+        return self.store.commit(
             unit.modality,
             unit.fingerprint,
             unit=unit.unit_id,
@@ -151,9 +188,45 @@ class EmbedUnit:
             versions=_versions(),
             threads=self.config.embed.threads,
         )
-        if unit.is_alone:
-            self.store.clear_attempts(*place)
-        return commit
+
+
+def _place(unit: Unit) -> tuple[Modality, str, int, str]:
+    return unit.modality, unit.fingerprint, unit.bucket, unit.unit_id
+
+
+def _difference(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -> str | None:
+    """Return what is wrong if this worker's encoders are not those that the run was planned with."""
+    for modality, encoder in found.items():
+        if encoder.fingerprint != planned[modality]:
+            return (
+                f"{modality} encoder {encoder.name} has fingerprint {encoder.fingerprint} on node "
+                f"{platform.node()}, but the run was planned with {planned[modality]}; features of both must "
+                "not mix: put the same weights and versions on every node"
+            )
+    return None
+
+
+class _Timed:
+    """Passes items on and measures, in seconds, how long it had to wait for them of all that passed."""
+
+    def __init__(self, items: Iterator[tuple[Work, Part]]) -> None:
+        self._items = items
+        self._began = time.monotonic()
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Work, Part]]:
+        while True:
+            asked = time.monotonic()
+            item = next(self._items, None)
+            self.waited += time.monotonic() - asked
+            if item is None:
+                return
+            yield item
+
+    @property
+    def passed(self) -> Seconds:
+        """Time since the beginning."""
+        return time.monotonic() - self._began
 
 
 def load_encoder(config: Config, modality: Modality) -> Encoder:
@@ -172,9 +245,6 @@ def embed_documents(
 ) -> tuple[list[FeatureRow], list[Quarantined]]:
     """Embed documents together; return the rows of those that went well and the reasons of the others.
 
-    Batches are a function of the documents and their order alone. What a failed document gave before it
-    failed is discarded.
-
     Args:
         documents: the documents, with the versions that their files should have.
         keys: the source of each.
@@ -182,19 +252,31 @@ def embed_documents(
         encoder: its encoder.
         config: settings of segmentation and of file versions.
     """
-    works = [_Work(item=item, key=key) for item, key in zip(documents, keys, strict=True)]
-    batch: list[tuple[_Work, Segment]] = []
+    works = [Work(unit=0, item=item, key=key) for item, key in zip(documents, keys, strict=True)]
+    reader = Reader(modality=modality, rate_hz=encoder.rate_hz, config=config)
+    return encode_parts(works, read_ahead(works, reader), encoder, config)
+
+
+def encode_parts(
+    works: Sequence[Work], parts: Iterator[tuple[Work, Part]], encoder: Encoder, config: Config
+) -> tuple[list[FeatureRow], list[Quarantined]]:
+    """Encode the parts of some documents; return the rows of those that went well, the others' reasons.
+
+    Batches are a function of the documents and their order alone. What a failed document gave before it
+    failed is discarded.
+    """
+    batch: list[tuple[Work, Segment]] = []
     size = 0.0
-    parts = _parts(works, modality, encoder, config)
-    # Text costs nothing to read, and its tokenizer may not be asked by two threads at a time.
-    for work, part in _read_ahead(parts, _SEGMENTS_AHEAD) if modality == "audio" else parts:
+    for work, part in parts:
         if isinstance(part, Quarantined):
             work.failure = part
-        elif isinstance(part, Ended):
+            continue
+        if isinstance(part, Ended):
             work.ended = part
-        else:
-            batch.append((work, part))
-            size += part.end - part.start if isinstance(part, AudioSegment) else _BATCH_S / _BATCH_TEXTS
+            continue
+        for one in segments_of(work, part, encoder, config):
+            batch.append((work, one))
+            size += one.end - one.start if isinstance(one, AudioSegment) else _BATCH_S / _BATCH_TEXTS
             if size >= _BATCH_S:
                 _encode(batch, encoder)
                 batch, size = [], 0.0
@@ -202,7 +284,7 @@ def embed_documents(
     rows: list[FeatureRow] = []
     for work in works:
         if work.failure is None:
-            row = _or_reason(work, "check", partial(_row, work, modality, encoder))
+            row = or_reason(work.item, work.key, "check", partial(_row, work, encoder))
             if isinstance(row, Quarantined):
                 work.failure = row
             else:
@@ -210,86 +292,28 @@ def embed_documents(
     return rows, [work.failure for work in works if work.failure is not None]
 
 
-@dataclass(kw_only=True, slots=True)
-class _Work:
-    """A document in progress: its segments' times, texts and features so far, and how it ended."""
-
-    item: StoredDocument
-    key: str
-    segments: list[tuple[Seconds, Seconds, str]] = field(default_factory=list)
-    features: list[np.ndarray] = field(default_factory=list)
-    ended: Ended | None = None
-    failure: Quarantined | None = None
-
-
-def _or_reason(work: _Work, stage: str, action: Callable[[], T]) -> T | Quarantined:
-    """Return what an action on a document gives, or, if it fails in any way, the reason in a form to file."""
-    try:
-        return action()
-    except Exception as error:
-        return Quarantined(
-            doc_id=work.item.document.doc_id,
-            key=work.key,
-            stage=stage,
-            error=type(error).__name__,
-            message=str(error) or repr(error),
-        )
+def segments_of(
+    work: Work, part: AudioSegment | Transcript, encoder: Encoder, config: Config
+) -> Sequence[Segment]:
+    """Return a part as segments: audio is one already, a transcript is cut here; none if that fails."""
+    if isinstance(part, AudioSegment):
+        return [part]
+    cut = partial(segment.text_segments, work.item.document, part.text, encoder, config.segment)
+    found = or_reason(work.item, work.key, "read", cut)
+    if isinstance(found, Quarantined):
+        work.failure = found
+        return []
+    return found
 
 
-def _parts(
-    works: Sequence[_Work], modality: Modality, encoder: Encoder, config: Config
-) -> Iterator[tuple[_Work, Part]]:
-    """Yield the segments of one document after the other; each closes with its end or with its failure."""
-    read = _read_audio if modality == "audio" else _read_text
-    for work in works:
-        parts = read(work.item, encoder, config)
-        while True:
-            part = _or_reason(work, "read", partial(next, parts, None))
-            if part is None:
-                break
-            yield work, part
-            if isinstance(part, Quarantined):
-                break
-
-
-def _read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
-    """Yield items that a thread draws up to `ahead` of them in advance."""
-    ready: queue.Queue[list[T]] = queue.Queue(ahead)
-    is_stopped = threading.Event()
-
-    def put(item: list[T]) -> None:
-        while not is_stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def draw() -> None:
-        try:
-            for item in items:
-                put([item])
-                if is_stopped.is_set():
-                    return
-        finally:
-            put([])
-
-    with ThreadPoolExecutor(1) as pool:
-        drawn = pool.submit(draw)
-        try:
-            while item := ready.get():
-                yield item[0]
-        finally:
-            is_stopped.set()
-        drawn.result()
-
-
-def _encode(batch: Sequence[tuple[_Work, Segment]], encoder: Encoder) -> None:
+def _encode(batch: Sequence[tuple[Work, Segment]], encoder: Encoder) -> None:
     """Encode segments and hand each feature to its document; find out whose fault a failure is."""
     going = [(work, part) for work, part in batch if work.failure is None]
     if not going:
         return
-    features = _or_reason(going[0][0], "encode", partial(_features, encoder, [part for _, part in going]))
+    first = going[0][0]
+    action = partial(_features, encoder, [part for _, part in going])
+    features = or_reason(first.item, first.key, "encode", action)
     if isinstance(features, Quarantined):
         works = list({id(work): work for work, _ in going}.values())
         if len(works) == 1:
@@ -316,7 +340,7 @@ def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
     return narrow
 
 
-def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
+def _row(work: Work, encoder: Encoder) -> FeatureRow:
     """Return the row of a document whose features are complete.
 
     Raises:
@@ -325,8 +349,8 @@ def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
     doc_id, ended = work.item.document.doc_id, work.ended
     if not work.features or ended is None:
         raise EmptyError(
-            f"document {doc_id!r} has no {modality} left to embed; look at the file, and at segment.roles if "
-            "it is set"
+            f"document {doc_id!r} has no {encoder.modality} left to embed; look at the file, and at "
+            "segment.roles if it is set"
         )
     features = np.stack(work.features)
     if not np.isfinite(features).all():
@@ -337,7 +361,7 @@ def _row(work: _Work, modality: Modality, encoder: Encoder) -> FeatureRow:
             "finite or beyond 65504, what float16 can hold; look at this stretch of the document"
         )
     spans = [(start, end) for start, end, _ in work.segments]
-    if modality == "audio":
+    if encoder.modality == "audio":
         seen = present = _check_seconds(doc_id, spans, ended.amount, encoder.rate_hz)
     else:
         seen, present = _check_tokens(doc_id, [text for _, _, text in work.segments], ended.amount, encoder)
@@ -406,65 +430,6 @@ def _suspected(doc_id: str, key: str) -> Quarantined:
 
 @cache
 def _versions() -> dict[str, str]:
-    names = ("numpy", "soundfile", "soxr", "torch", "torchaudio", "transformers")
+    names = ("numpy", "onnxruntime", "soundfile", "soxr", "torch", "torchaudio", "transformers")
     here = {"hilbert-ray": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    return {**here, **{name: version_of(name) for name in names}}
-
-
-def _read_audio(item: StoredDocument, encoder: Encoder, config: Config) -> Iterator[Segment | Ended]:
-    """Yield the audio segments of a document, then its end; the file must be the one that was planned."""
-    document, samples = item.document, 0
-    uri = document.audio or ""
-    if config.segment.audio == "turns" or config.segment.roles:
-        document = replace(document, text=_read_transcript(item, config), text_file=None)
-
-    def counted(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        nonlocal samples
-        for block in blocks:
-            samples += len(block)
-            yield block
-
-    blocks = counted(audio.stream(uri, encoder.rate_hz))
-    yield from segment.audio_segments(document, blocks, encoder.rate_hz, config.segment)
-    _require_version(item, uri, item.audio_version, config)
-    wanted = segment.wanted_seconds(document, config.segment, samples / encoder.rate_hz)
-    yield Ended(amount=wanted, timed=True)
-
-
-def _read_text(item: StoredDocument, encoder: Encoder, config: Config) -> Iterator[Segment | Ended]:
-    """Yield the text segments of a document, then its end."""
-    text = _read_transcript(item, config) or ""
-    _check_times(item.document, text)
-    yield from segment.text_segments(item.document, text, encoder, config.segment)
-    turns = (Utterance(text=text),) if isinstance(text, str) else text
-    roles = () if isinstance(text, str) else config.segment.roles
-    wanted = [turn.text for turn in turns if not roles or turn.role in roles]
-    yield Ended(amount=segment.characters(wanted), timed=turns[0].start is not None)
-
-
-def _check_times(document: Document, text: str | tuple[Utterance, ...]) -> None:
-    """Check a transcript's times against the length that its recording's header states."""
-    if isinstance(text, str) or text[0].start is None or document.audio is None:
-        return
-    try:
-        duration_s = audio.probe(document.audio).duration_s
-    except (DocumentError, OSError):  # what is wrong with the recording is for its own row to say
-        return
-    check_times(document, text, duration_s)
-
-
-def _read_transcript(item: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:
-    """Return the transcript, if there is one; a file must be the one that was planned with."""
-    text = load_text(item.document)
-    if item.document.text_file is not None:
-        _require_version(item, item.document.text_file, item.text_version, config)
-    return text
-
-
-def _require_version(item: StoredDocument, uri: str, planned: str | None, config: Config) -> None:
-    found = file_version(uri, config.embed.content_hash)
-    if found != planned:
-        raise ChangedError(
-            f"document {item.document.doc_id!r}: {uri} was version {planned} when the run was planned and is "
-            f"{found} now; run again, once nothing writes to it"
-        )
+    return {**here, **{name: version_of(name) for name in names if find_spec(name)}}

@@ -1,0 +1,82 @@
+"""The dry run: what it counts is what the run then does, and it writes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
+from hilbert_ray.embed import dry_run, embed, estimate
+from hilbert_ray.store import Store, StoreError
+from tests import make
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+CONFIG = Config(
+    segment=SegmentConfig(window_s=1.0, hop_s=1.0),
+    embed=EmbedConfig(buckets=4, unit_s=60.0, workers=2, max_quarantined=1.0),
+)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "PROBE_S", 0.5)
+
+
+def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path) -> None:
+    records = [make.record(tmp_path, number, 20.0) for number in range(12)]
+    records += [{"doc_id": "words", "text": "only words"}, {"doc_id": "", "text": "no name"}]
+    manifest = make.manifest(tmp_path / "m.jsonl", records)
+    store = tmp_path / "store"
+    before = listing(tmp_path)
+    found = estimate(manifest, str(store), CONFIG)
+    assert listing(tmp_path) == before
+    audio, text = found.modalities["audio"], found.modalities["text"]
+    assert (found.documents, len(found.faults)) == (13, 1)
+    assert (audio.planned, audio.already_stored, audio.absent) == (12, 0, 1)
+    assert (text.planned, text.absent) == (13, 0)
+    assert audio.seconds == pytest.approx(240.0)
+    assert audio.rate is not None
+    assert audio.rate.workers == audio.workers == 2
+    assert audio.time_s == pytest.approx(240.0 / (2 * audio.rate.speed))
+    assert f"12 to embed (0.07 h, {audio.units} units), 0 stored already" in found.text()
+
+    done = embed(manifest, str(store), CONFIG)
+    assert done.modalities["audio"].planned == audio.planned
+    assert done.modalities["text"].planned == text.planned
+    # Compared are features and times; a data file adds what Parquet itself takes.
+    fingerprint = done.modalities["audio"].fingerprint
+    assert len(list(Store.open(str(store)).commits("audio", fingerprint))) == audio.units
+    rows = list(Store.open(str(store)).read("audio", fingerprint))
+    stored = sum(row.features.nbytes + row.start.nbytes + row.end.nbytes for row in rows)
+    assert audio.size_bytes == pytest.approx(stored, rel=0.01)
+
+    make.tone(tmp_path / "d003.wav", 30.0)
+    before = listing(tmp_path)
+    again = estimate(manifest, str(store), CONFIG)
+    assert listing(tmp_path) == before
+    assert (again.modalities["audio"].planned, again.modalities["audio"].already_stored) == (1, 11)
+    assert again.modalities["audio"].seconds == pytest.approx(30.0)
+    assert again.modalities["text"].time_s is None, "nothing is left to measure"
+    assert Store.open(str(store)).snapshot().number == 1, "readers see another manifest"
+
+
+def test_documents_that_cannot_be_read_give_no_estimate_but_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "words.wav").write_text("these are words, not audio")
+    manifest = make.manifest(tmp_path / "m.jsonl", [{"doc_id": "a", "audio": "words.wav"}])
+    found = estimate(manifest, str(tmp_path / "store"), replace(CONFIG, text="none"))
+    assert found.modalities["audio"].time_s is None
+    assert "no estimate: no sampled document could be read; " in found.text()
+    assert "words.wav" in found.text()
+
+
+def test_a_store_of_another_schema_is_refused_as_embed_refuses_it(tmp_path: Path) -> None:
+    manifest = make.corpus(tmp_path, 1)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text('{"schema": 99, "buckets": 4}')
+    with pytest.raises(StoreError, match="has schema 99"):
+        estimate(manifest, str(tmp_path / "store"), CONFIG)
