@@ -9,11 +9,13 @@ export TOKENIZERS_PARALLELISM := false
 setup: .venv/ready
 
 # torch goes first and pinned: a bare `torch` would be the CUDA build of several gigabytes.
+# open_clip, a peer in tests, would draw in torchvision, which has no build beside a CPU-only torch.
 # Beside a CPU-only torch, torchaudio's native libraries cannot load; `doctor --mend` removes them.
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,video]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps open_clip_torch
 	$(BIN)/hilbert-ray doctor --mend
 	@touch $@
 
@@ -44,6 +46,7 @@ lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet torch==2.13.0
 	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 -e '.[test,video]'
+	.venv-lock/bin/python -m pip install --quiet --no-deps open_clip_torch
 	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 	rm -rf .venv-lock
 

@@ -1,7 +1,8 @@
 """Saving and restoring without pickle: tensors as safetensors, everything else as JSON.
 
-A folder is written under a temporary name and renamed, so a reader sees a whole one or none. The random state
-of training needs no saving: each epoch seeds its own generators from (seed, network, epoch, rank), see `fit`.
+A folder is written under a temporary name and renamed, so a reader sees a whole one or none; of a folder
+nothing is read but its JSON file and model.safetensors, and nothing is executed. The random state of training
+needs no saving: each epoch seeds its own generators from (seed, network, epoch, rank), see `fit`.
 """
 
 import json
@@ -13,10 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SCHEMA = 1
+WEIGHTS = "model.safetensors"
+
+
+class FolderError(ValueError):
+    """A folder of tensors and settings that cannot be read."""
 
 
 class CheckpointError(ValueError):
@@ -41,18 +48,54 @@ class TrainingState:
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], files: Mapping[str, str]) -> None:
-    """Write `folder`/model.safetensors beside text files by name, replacing the folder as a whole."""
+    """Write `folder`/model.safetensors beside text files by name, replacing an older one as a whole.
+
+    What else the folder holds is kept; its files are then replaced one by one.
+    """
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        fresh / "model.safetensors",
-    )
+    save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, fresh / WEIGHTS)
     for name, text in files.items():
         (fresh / name).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, *files}:
+        for path in fresh.iterdir():
+            path.replace(folder / path.name)
+        fresh.rmdir()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+
+
+def read_folder(folder: Path, name: str, schema: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the JSON object `folder`/`name` and the tensors of `folder`/model.safetensors.
+
+    Raises:
+        FolderError: when either is absent, damaged or a link that leaves the folder, or of another schema.
+    """
+    try:
+        paths = [folder / name, folder / WEIGHTS]
+        for path in paths:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise FolderError(
+                    f"{path} is a link to {path.resolve()}, outside the folder; a folder must hold its files "
+                    "itself, so that nothing else is read: copy them there"
+                )
+        values = json.loads(paths[0].read_text(encoding="utf-8"))
+        tensors = load_file(paths[1])
+    except FolderError:
+        raise
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise FolderError(f"{folder} cannot be read: {error}; it must hold {name} and {WEIGHTS}") from error
+    if not isinstance(values, dict):
+        raise FolderError(f"{folder / name} holds a {type(values).__name__}; it must hold a JSON object")
+    if values.get("schema") != schema:
+        writer = values.get("version")
+        raise FolderError(
+            f"{folder} has schema {values.get('schema')!r}; this version reads schema {schema}: use "
+            f"{f'hilbert-ray {writer}' if writer else 'the version'}, which wrote it"
+        )
+    return values, tensors
 
 
 def save(folder: Path, state: TrainingState) -> None:
@@ -69,20 +112,12 @@ def restore(folder: Path) -> TrainingState:
     """Read a training state back.
 
     Raises:
-        CheckpointError: when the folder is incomplete or of another schema version.
+        CheckpointError: when the folder is incomplete, damaged or of another schema version.
     """
     try:
-        values = json.loads((folder / "state.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {folder} cannot be read: {error}; delete it to start afresh"
-        ) from error
-    if values.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"checkpoint {folder} has schema {values.get('schema')}; this version reads {SCHEMA}: use the "
-            "version that wrote it, or delete it to start afresh"
-        )
+        values, tensors = read_folder(folder, "state.json", SCHEMA)
+    except FolderError as error:
+        raise CheckpointError(f"checkpoint {error}; delete it to start afresh") from error
     finished: dict[int, dict[str, Tensor]] = {}
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
     for key, tensor in tensors.items():

@@ -184,13 +184,22 @@ class Predict(_Common):
     """Parquet file of embeddings and probabilities."""
     store: str | None = None
     """Feature store to reuse and fill; by default one beside --out."""
+    trust_remote_code: bool = False
+    """Let the model's encoders run the Python code that comes with their weights."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
 
     def run(self, config: Config) -> Result:
         """Return counts of what was predicted and what was quarantined."""
         from hilbert_ray.predict import predict
 
-        summary = predict(self.folder, self.manifest, self.out, config.embed, store=self.store)
+        summary = predict(
+            self.folder,
+            self.manifest,
+            self.out,
+            config.embed,
+            store=self.store,
+            trust_remote_code=self.trust_remote_code,
+        )
         return Result(summary.to_dict(), summary.text())
 
 

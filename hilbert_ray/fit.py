@@ -148,7 +148,6 @@ def _train(
 ) -> None:
     """Train one job's network in place: phases, epochs, batches, steps."""
     job, settings = jobs[number], config.fit
-    device = network.logit_scale.device
     lengths = features.lengths[job.train]
     epochs = settings.align_epochs + settings.epochs
     first = 0
@@ -175,30 +174,23 @@ def _train(
                 group["lr"] = settings.learning_rate * _schedule(
                     config, epoch * steps_per_epoch + step, steps_per_epoch
                 )
-            batch = collate(features, share(batch_indices, distributed.rank(), distributed.world_size())).to(
-                device
-            )
-            output = model(batch)
-            terms = objective(output, batch, network, config)
-            loss = losses.total(terms, weights)
+            own = share(batch_indices, distributed.rank(), distributed.world_size())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            terms, loss, seen = backward(model, features, own, config, weights)
             norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             if not torch.isfinite(loss) or not torch.isfinite(norm):
                 raise NotFiniteError(
-                    f"{job.name}, epoch {epoch}, step {step}: loss {float(loss.detach())}, gradient norm "
+                    f"{job.name}, epoch {epoch}, step {step}: loss {float(loss)}, gradient norm "
                     f"{float(norm)}; terms {terms.values()}; documents "
                     f"{', '.join(map(str, features.doc_ids[batch_indices]))}. Lower fit.learning_rate, or "
                     "look at these documents' features"
                 )
             optimizer.step()
-            for name, value in {"loss": float(loss.detach()), **terms.values()}.items():
+            for name, value in {"loss": float(loss), **terms.values()}.items():
                 sums[name] = sums.get(name, 0.0) + value
         means = {name: value / (step + 1) for name, value in sums.items()}
         rate = len(job.train) / (time.perf_counter() - began)
-        history.append(
-            {"job": job.name, "epoch": epoch, **means, **alignment(output), "documents_per_s": rate}
-        )
+        history.append({"job": job.name, "epoch": epoch, **means, **alignment(seen), "documents_per_s": rate})
         if report:
             report(
                 Progress(
@@ -216,17 +208,89 @@ def _train(
             )
 
 
-def objective(output: Output, batch: Batch, network: Network, config: Config) -> losses.Terms:
+def backward(
+    model: nn.Module, features: Features, own: np.ndarray, config: Config, weights: LossConfig
+) -> tuple[losses.Terms, Tensor, dict[str, Tensor]]:
+    """Add the gradients of one step's loss to the parameters, the mean over ranks.
+
+    With `fit.micro_batch_size` activations exist for that many documents at a time.
+
+    Args:
+        model: the network, or DDP around it; the network itself with `fit.micro_batch_size`.
+        features: of all documents.
+        own: this rank's share of the step's documents; may be empty.
+        config: settings.
+        weights: of the terms, in this phase.
+
+    Returns:
+        The terms, their total, and what the objective saw: `columns` of this rank's documents, and the scale.
+    """
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(network, Network)
+    seen: dict[str, Tensor] = {}
+    terms = losses.Terms()
+
+    def forward(indices: np.ndarray) -> dict[str, Tensor]:
+        batch = collate(features, indices).to(network.logit_scale.device)
+        return columns(model(batch), batch, config)
+
+    def total(given: dict[str, Tensor]) -> Tensor:
+        nonlocal seen, terms
+        seen = {name: x.detach() for name, x in {**given, "scale": network.scale}.items()}
+        terms = objective(given, network, config)
+        return losses.total(terms, weights)
+
+    if config.fit.micro_batch_size:
+        parts = math.ceil(len(own) / config.fit.micro_batch_size)
+        loss = losses.cached_backward(forward, np.array_split(own, max(parts, 1)), total)
+        distributed.average_gradients(network.parameters())
+    else:
+        loss = total(forward(own))
+        loss.backward()  # type: ignore[no-untyped-call]
+    return terms, loss.detach(), seen
+
+
+def columns(output: Output, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Return what the objective reads, by name, a row a document: micro batches are joined by `torch.cat`.
+
+    `<modality>_reference` is what CKA compares with the joint embedding, `redundancy` the penalty of both
+    pools, a row each.
+    """
+    found = {
+        "audio": output.audio, "text": output.text, "joint": output.joint,
+        "audio_present": output.audio_present, "text_present": output.text_present, "group": batch.group,
+    }  # fmt: skip
+    penalties = []
+    for modality in MODALITIES:
+        reference, wide = found[modality], getattr(batch, f"{modality}_wide")
+        if config.loss.cka_reference == "features" and wide is not None:
+            mean, _ = wide.chunk(2, dim=1)  # over segments; the other half is the deviation
+            reference = mean.to(output.joint.dtype)
+        found[f"{modality}_reference"] = reference
+        penalties.append(redundancy_penalty(getattr(output, f"{modality}_attention"), config.loss.penalty))
+    found["redundancy"] = torch.stack(penalties, dim=1)
+    if output.router_logits is not None:
+        found["router_logits"] = output.router_logits
+    for head in ("logits", "audio_logits", "text_logits"):
+        found |= {f"{head}/{task}": logits for task, logits in getattr(output, head).items()}
+    return found | {f"targets/{task}": targets for task, targets in batch.targets.items()}
+
+
+def objective(given: Mapping[str, Tensor], network: Network, config: Config) -> losses.Terms:
     """Return the terms of the global batch, the same on every rank.
 
-    DESIGN's objective: embeddings are gathered over ranks with their gradients, task losses are local sums
-    over global counts. All ranks must call it.
+    Embeddings are gathered over ranks with their gradients; task and redundancy losses are local sums over
+    global counts. All ranks must call it.
+
+    Args:
+        given: `columns` of this rank's documents.
+        network: whose scale and label statistics count.
+        config: settings.
     """
-    gather, settings = distributed.all_gather_with_grad, config.loss
-    audio, text, joint = gather(output.audio), gather(output.text), gather(output.joint)
-    has_audio, has_text = gather(output.audio_present), gather(output.text_present)
-    group = None if settings.group_negatives else gather(batch.group)
-    scale = output.scale
+    gather, settings, scale = distributed.all_gather_with_grad, config.loss, network.scale
+    audio, text, joint = (gather(given[name]) for name in ("audio", "text", "joint"))
+    has_audio, has_text = gather(given["audio_present"]), gather(given["text_present"])
+    group = None if settings.group_negatives else gather(given["group"])
     if settings.direct:
         contrast = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
     else:
@@ -234,76 +298,57 @@ def objective(output: Output, batch: Batch, network: Network, config: Config) ->
             audio, text, joint, scale, group, audio_present=has_audio, text_present=has_text
         )
     like_audio, like_text = audio, text
-    if settings.cka_reference == "features" and batch.audio_wide is not None and batch.text_wide is not None:
-        like_audio, like_text = (gather(w[:, : w.shape[1] // 2]) for w in (batch.audio_wide, batch.text_wide))
+    if settings.cka_reference == "features":
+        like_audio, like_text = gather(given["audio_reference"]), gather(given["text_reference"])
     cka = losses.cka_loss(
-        like_audio,
-        like_text,
-        joint,
-        settings.cka_estimator,
-        settings.cka_kernel,
-        audio_present=has_audio,
-        text_present=has_text,
-        minimum=CKA_MINIMUM,
-    )
+        like_audio, like_text, joint, settings.cka_estimator, settings.cka_kernel,
+        audio_present=has_audio, text_present=has_text, minimum=CKA_MINIMUM,
+    )  # fmt: skip
     balance = losses.balance(
-        audio,
-        text,
-        joint,
-        scale,
-        settings.balance_estimator,
-        settings.balance_gradient,
-        settings.smile_clip,
-        audio_present=has_audio,
-        text_present=has_text,
-    )
-    attention = torch.cat(
-        [redundancy_penalty(a, settings.penalty) for a in (output.audio_attention, output.text_attention)]
-    )
-    router = None if output.router_logits is None else gather(output.router_logits)
+        audio, text, joint, scale, settings.balance_estimator, settings.balance_gradient, settings.smile_clip,
+        audio_present=has_audio, text_present=has_text,
+    )  # fmt: skip
+    zero = joint.new_zeros(())
+    router = gather(given["router_logits"]) if "router_logits" in given else None
     return losses.Terms(
-        task=_task_loss(output.logits, batch, network, config),
+        task=_task_loss("logits", given, network, config),
         contrastive=contrast,
         cka=cka,
         balance=balance,
-        unimodal=_unimodal_loss(output, batch, network, config),
-        load_balance=joint.new_zeros(()) if router is None else load_balance_loss(router, config.moe.top_k),
-        router_z=joint.new_zeros(()) if router is None else router_z_loss(router),
-        redundancy=distributed.global_mean(attention.sum(), len(attention)),
+        unimodal=_unimodal_loss(given, network, config),
+        load_balance=zero if router is None else load_balance_loss(router, config.moe.top_k),
+        router_z=zero if router is None else router_z_loss(router),
+        redundancy=distributed.global_mean(given["redundancy"].sum(), given["redundancy"].numel()),
     )
 
 
-def alignment(output: Output) -> dict[str, float]:
-    """Return the alignment's diagnostics on a step's global batch. All ranks must call it."""
-    gather = distributed.all_gather_with_grad
-    audio, text, joint = (gather(x.detach()) for x in (output.audio, output.text, output.joint))
+def alignment(seen: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the diagnostics of a step's global batch from what `backward` saw. All ranks must call it."""
+    names = ("audio", "text", "joint", "audio_present", "text_present")
+    audio, text, joint, has_audio, has_text = (distributed.all_gather_with_grad(seen[n]) for n in names)
     return losses.diagnostics(
-        audio, text, joint, output.scale.detach(),
-        audio_present=gather(output.audio_present), text_present=gather(output.text_present),
+        audio, text, joint, seen["scale"], audio_present=has_audio, text_present=has_text,
         minimum=CKA_MINIMUM,
     )  # fmt: skip
 
 
-def _task_loss(logits: Mapping[str, Tensor], batch: Batch, network: Network, config: Config) -> Tensor:
-    """Return the sum over tasks of the mean loss over the global batch's labelled entries."""
-    losses_of = []
+def _task_loss(
+    head: str, given: Mapping[str, Tensor], network: Network, config: Config, present: Tensor | None = None
+) -> Tensor:
+    """Return the sum over tasks of a head's mean loss over the global batch's labelled (present) entries."""
+    means = []
     for name, task in config.tasks.items():
-        total, count = losses.task_loss(task, logits[name], batch.targets[name], network.labels[name])
-        losses_of.append(distributed.global_mean(total, count))
-    return torch.stack(losses_of).sum()
+        targets = given[f"targets/{name}"] if present is None else _hide(given[f"targets/{name}"], present)
+        total, count = losses.task_loss(task, given[f"{head}/{name}"], targets, network.labels[name])
+        means.append(distributed.global_mean(total, count))
+    return torch.stack(means).sum()
 
 
-def _unimodal_loss(output: Output, batch: Batch, network: Network, config: Config) -> Tensor:
+def _unimodal_loss(given: Mapping[str, Tensor], network: Network, config: Config) -> Tensor:
     """Return the mean of both single-modality heads' losses, over documents with the modality."""
-    if not output.audio_logits:
-        return output.joint.new_zeros(())
-    halves = []
-    for logits, present in (
-        (output.audio_logits, output.audio_present),
-        (output.text_logits, output.text_present),
-    ):
-        targets = {task: _hide(y, present) for task, y in batch.targets.items()}
-        halves.append(_task_loss(logits, replace(batch, targets=targets), network, config))
+    if not config.model.unimodal_heads:
+        return given["joint"].new_zeros(())
+    halves = [_task_loss(f"{m}_logits", given, network, config, given[f"{m}_present"]) for m in MODALITIES]
     return torch.stack(halves).mean()
 
 
@@ -338,7 +383,7 @@ def _enter_phase(network: Network, config: Config, epoch: int) -> tuple[nn.Modul
         heads = ("experts", "audio_heads", "text_heads", "thresholds")
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(heads))
-    if distributed.world_size() == 1:
+    if distributed.world_size() == 1 or config.fit.micro_batch_size:
         return network, weights
     return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True), weights
 

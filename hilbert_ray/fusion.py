@@ -68,9 +68,7 @@ class CrossAttention(nn.Module):
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
         readable = mask.any(dim=1)[:, None, None, None]
-        visible = (
-            mask[:, None, None, :] | ~readable
-        )  # softmax over nothing is NaN: look anywhere, then read zeros
+        visible = mask[:, None, None, :] | ~readable  # softmax over nothing is NaN: look, then read zeros
         attention = None
         if need_attention:
             scores = (query @ key.transpose(-2, -1)) / math.sqrt(query.shape[-1])
@@ -117,21 +115,19 @@ class FusionLayer(nn.Module):
         a, t = self.audio_norm(audio), self.text_norm(text)
         read_by_audio, audio_to_text = self.audio_to_text(a, t, text_mask, need_attention)
         read_by_text, text_to_audio = self.text_to_audio(t, a, audio_mask, need_attention)
-        audio, text = audio + read_by_audio, text + read_by_text
-        return Fused(
-            audio + self.audio_feed_forward(audio),
-            text + self.text_feed_forward(text),
-            audio_to_text,
-            text_to_audio,
-        )
+        audio = audio + read_by_audio
+        text = text + read_by_text
+        audio = audio + self.audio_feed_forward(audio)
+        text = text + self.text_feed_forward(text)
+        return Fused(audio, text, audio_to_text, text_to_audio)
 
 
 class Fused(NamedTuple):
     """Both streams after fusion, and on demand the last layer's attention, a mean over heads.
 
-    audio: [B, S, D]; text: [B, U, D]; audio_to_text: [B, S, U], each row a distribution over valid text
-        segments;
-    text_to_audio: [B, U, S] likewise. Attention is None where it was not asked for or there is no layer.
+    audio: [B, S, D]; text: [B, U, D].
+    audio_to_text: [B, S, U], each row a distribution over valid text segments; text_to_audio: [B, U, S]
+    likewise. None where it was not asked for or there is no layer.
     """
 
     audio: Tensor
@@ -194,9 +190,8 @@ class SelfAttentivePool(nn.Module):
         valid = mask[:, None, :]
         # A finite floor, so that a row without segments gives zeros instead of NaN.
         attention = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(dim=-1) * valid
-        pooled = attention @ hidden.masked_fill(
-            ~mask[..., None], 0
-        )  # [B, H, D]; 0 * inf of padding would be NaN
+        hidden = hidden.masked_fill(~mask[..., None], 0)  # padding may hold anything, and 0 * inf is NaN
+        pooled = attention @ hidden  # [B, H, D]
         return self.projection(pooled.flatten(1)), attention
 
 

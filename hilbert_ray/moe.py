@@ -48,17 +48,18 @@ def load_balance_loss(logits: Float[Tensor, "batch *tasks experts"], top_k: int)
     """Return E sum_e f_e P_e, the mean over routers; 1 when all experts are used alike.
 
     f_e is the fraction of the B top_k assignments that go to expert e (no gradient), P_e the mean router
-    probability (Switch Transformer, Fedus et al. 2021, equations 4 to 6). Both are means over the batch, so
-    on several ranks gather the logits first. 0 for an empty batch.
+    probability (Switch Transformer, Fedus et al. 2021, equations 4 to 6; Mixtral's loss in transformers does
+    not divide by top_k and is top_k times this). Both are means over the batch, so on several ranks gather
+    the logits first. 0 for an empty batch.
 
     Raises:
         ValueError: when `top_k` is not from 1 to the number of experts.
     """
     logits = _full_precision(logits)
-    rows, experts = max(len(logits), 1), logits.shape[-1]
-    f = _chosen(logits, top_k).to(logits.dtype).sum(dim=0) / (rows * top_k)  # [*T, E]
-    p = logits.softmax(dim=-1).sum(dim=0) / rows
-    return experts * (f * p).sum(dim=-1).mean()
+    B, E = max(len(logits), 1), logits.shape[-1]
+    f = _chosen(logits, top_k).to(logits.dtype).sum(dim=0) / (B * top_k)  # [*T, E]
+    P = logits.softmax(dim=-1).sum(dim=0) / B
+    return E * (f * P).sum(dim=-1).mean()
 
 
 def router_z_loss(logits: Float[Tensor, "batch *tasks experts"]) -> Float[Tensor, ""]:
@@ -111,10 +112,8 @@ class Experts(nn.Module):
         router_logits = self.router(x).unflatten(-1, (len(self.tasks), self.config.experts))
         gates = route(router_logits, self.config.top_k).to(hidden.dtype)  # [B, T, E]
         mixed = gates @ hidden.unflatten(-1, (self.config.experts, -1))  # [B, T, hidden]
-        return {
-            task: tower(mixed[:, t])
-            for t, (task, tower) in enumerate(zip(self.tasks, self.towers, strict=True))
-        }, (router_logits)
+        by_task = zip(self.tasks, self.towers, mixed.unbind(dim=1), strict=True)
+        return {task: tower(x) for task, tower, x in by_task}, router_logits
 
 
 class OrdinalThresholds(nn.Module):

@@ -53,7 +53,15 @@ class Summary:
         return "\n".join(lines)
 
 
-def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: str | None = None) -> Summary:
+def predict(
+    model: str,
+    manifest: str,
+    out: str,
+    config: EmbedConfig,
+    *,
+    store: str | None = None,
+    trust_remote_code: bool = False,
+) -> Summary:
     """Embed and classify every document of a manifest.
 
     The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see
@@ -67,13 +75,14 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
         out: Parquet file to write.
         config: how to run the embedding.
         store: feature store to reuse and fill; default `<out>.store`.
+        trust_remote_code: let encoders run the Python code that comes with their weights.
 
     Raises:
         ConfigError: when `out` is a URI.
         ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
     """
     path = local_path(out)
-    trained = Hilbert.from_pretrained(model)
+    trained = Hilbert.from_pretrained(model, trust_remote_code=trust_remote_code)
     settings = replace(trained.config, embed=config)
     for modality in MODALITIES:
         known = trained.encoders.get(modality)
@@ -105,6 +114,7 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
                 "model": str(Path(model).resolve()),
                 "store": opened.uri,
                 "fingerprints": fingerprints,
+                "trust_remote_code": trust_remote_code,
             },
             batch_size=1,
             batch_format="numpy",
@@ -120,9 +130,11 @@ def predict(model: str, manifest: str, out: str, config: EmbedConfig, *, store: 
 class PredictBucket:
     """Actor that reads the features of one bucket's documents and predicts them."""
 
-    def __init__(self, model: str, store: str, fingerprints: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: str, store: str, fingerprints: Mapping[str, str], trust_remote_code: bool
+    ) -> None:
         torch.set_num_threads(1)
-        self.model = Hilbert.from_pretrained(model)
+        self.model = Hilbert.from_pretrained(model, trust_remote_code=trust_remote_code)
         self.store = Store.open(store)
         self.fingerprints = fingerprints
 

@@ -21,7 +21,7 @@ from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
-from hilbert_ray.dataset import local_path, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def train(
     dataset = open_dataset(store, config, audio, text)
     config, run = dataset.config, local_path(out)
     save_run(run, dataset)
-    indices = np.array(
-        [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")], dtype=np.int64
-    )
+    indices = _training_documents(dataset)
     if not len(indices):
         raise ConfigError(
             f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
@@ -115,6 +113,26 @@ def train(
         temperature=finished["temperature"],
         last=finished["last"],
     )
+
+
+def _training_documents(dataset: Dataset) -> np.ndarray:
+    """Return which documents to train on, int64: those of split train or of none.
+
+    An align phase uses no labels, but what it sees of a speaker who is also in the validation or test split
+    would make the scores there too good: it needs those groups left out.
+    """
+    held_out = {d.group for d in dataset.documents if d.split not in (None, "train")}
+    kept = [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")]
+    if dataset.config.fit.align_epochs:
+        shared = [i for i in kept if dataset.documents[i].group in held_out]
+        if shared:
+            log.warning(
+                "%d documents of split train are left out: their groups have documents in the validation or "
+                "test split, which an align phase may not see",
+                len(shared),
+            )
+        kept = sorted(set(kept) - set(shared))
+    return np.array(kept, dtype=np.int64)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """The training loop: determinism, resume, ranks, phases, leakage."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,20 @@ import torch
 import torch.distributed
 from torch.multiprocessing.spawn import spawn
 
-from hilbert_ray import checkpoint
-from hilbert_ray.checkpoint import CheckpointError, TrainingState
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig
-from hilbert_ray.fit import NotFiniteError, Progress, fit
+from hilbert_ray import checkpoint, losses
+from hilbert_ray.batch import Features, Ragged, collate
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, LossConfig, ModelConfig, TaskConfig
+from hilbert_ray.fit import (
+    Fitted,
+    NotFiniteError,
+    Progress,
+    alignment,
+    backward,
+    columns,
+    fit,
+    objective,
+)
+from hilbert_ray.model import Network
 from tests import make
 
 TASKS = {
@@ -28,6 +40,7 @@ CONFIG = Config(
     folds=FoldsConfig(inner=2),
 )
 TRAIN = np.arange(48)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -91,16 +104,6 @@ def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, stop: tuple[int, i
         assert all(torch.equal(p, q) for p, q in zip(x.parameters(), y.parameters(), strict=True))
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
-    state = TrainingState(job=0, epoch=1, network={}, optimizer={}, finished={}, history=[])
-    checkpoint.save(tmp_path / "state", state)
-    (tmp_path / "state" / "state.json").write_text('{"schema": 7}')
-    with pytest.raises(CheckpointError, match="has schema 7; this version reads 1"):
-        checkpoint.restore(tmp_path / "state")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.restore(tmp_path / "absent")
-
-
 def test_a_value_that_is_not_finite_stops_the_run_and_names_the_documents() -> None:
     features = make.features(40)
     assert features.text is not None
@@ -133,27 +136,222 @@ def test_the_align_phase_uses_no_label_and_then_freezes_all_but_the_heads() -> N
     assert not torch.equal(own[2]["experts.hidden.weight"], own[4]["experts.hidden.weight"])
 
 
+def test_finetune_goes_on_training_what_was_aligned() -> None:
+    features = make.features(60)
+    settings = FitConfig(epochs=2, align_epochs=1, seeds=1, batch_size=16, finetune=True)
+    config = replace(CONFIG, fit=settings, folds=FoldsConfig(inner=0))
+    states: list[dict[str, torch.Tensor]] = []
+    fit(
+        config, features, TRAIN, lambda p: states.append({k: v.clone() for k, v in p.state().network.items()})
+    )
+    for name in ("audio.project.weight", "fusion.layers.0.audio_to_text.query.weight", "text_pool.w1.weight"):
+        assert not torch.equal(states[0][name], states[2][name]), name
+
+
+def test_aligning_hears_documents_without_labels_and_none_outside_the_training_part() -> None:
+    features = make.features(60)
+    settings = FitConfig(epochs=0, align_epochs=2, seeds=1, batch_size=16)
+    config = replace(CONFIG, fit=settings, folds=FoldsConfig(inner=0))
+
+    def projection(known: Features, indices: np.ndarray) -> torch.Tensor:
+        return fit(config, known, indices).networks[0].audio.project.weight.detach()
+
+    unlabelled = {name: np.full_like(y, -1) for name, y in features.targets.items()}
+    blank = replace(features, targets=unlabelled)
+    whole = projection(features, TRAIN)
+    assert torch.equal(projection(blank, TRAIN), whole)
+    assert not torch.equal(projection(blank, TRAIN[:40]), whole)
+    assert torch.equal(projection(blank.take(TRAIN), TRAIN), whole), "the others are never looked at"
+
+
+def test_each_epoch_logs_terms_information_saturation_and_the_control_of_cka() -> None:
+    fitted = fit(replace(CONFIG, folds=FoldsConfig(inner=0)), make.features(160), np.arange(128))
+    for record in fitted.history:
+        assert set(LossConfig.WEIGHTS) < set(record)
+        assert all(np.isfinite(value) for value in record.values() if isinstance(value, float))
+        for modality in ("audio", "text"):
+            nats, rows = record[f"information_{modality}"], record["rows_both"]
+            assert record[f"saturation_{modality}"] == pytest.approx(nats / np.log(rows))
+            assert ("cka_shuffled_audio" in record) == (record["rows_audio"] >= 16)
+    assert any("cka_shuffled_audio" in record for record in fitted.history)
+    assert all(record["cka"] == 0 for record in fit(CONFIG, make.features(60), TRAIN[:12]).history), (
+        "below 16 documents CKA has no signal"
+    )
+
+
+# One step
+
+
+def one_step(
+    config: Config, features: Features, indices: np.ndarray, network: Network | None = None
+) -> Network:
+    """Take the gradients of one step's loss; everything must be finite."""
+    torch.manual_seed(0)
+    network = network or Network(config, {"audio": 12, "text": 20})
+    network.fit_statistics(features, indices)
+    terms, loss, seen = backward(network.train(), features, indices, config, config.loss)
+    assert loss.isfinite()
+    assert all(np.isfinite(value) for value in (*terms.values().values(), *alignment(seen).values()))
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    return network
+
+
+def one_segment_each(part: Ragged) -> Ragged:
+    return make.ragged(np.ones(len(part.lengths), np.int64), part.dim, np.zeros(len(part.lengths)), RNG)
+
+
+def reshaped(features: Features, modality: str, change: Callable[[Ragged], Ragged]) -> Features:
+    changes: Any = {modality: change(getattr(features, modality))}
+    return replace(features, **changes)
+
+
+def scaled(part: Ragged, by: float) -> Ragged:
+    return replace(part, values=part.values * np.float32(by), wide=part.wide * np.float32(by))
+
+
+def emptied(part: Ragged) -> Ragged:
+    return make.ragged(np.zeros_like(part.lengths), part.dim, np.zeros(len(part.lengths)), RNG)
+
+
+RNG = np.random.default_rng(0)
+CASES: dict[str, Callable[[Features], Features]] = {
+    "as it is": lambda f: f,
+    "one segment each": lambda f: reshaped(f, "audio", one_segment_each),
+    "no text here": lambda f: reshaped(f, "text", emptied),
+    "no text at all": lambda f: f.only("audio"),
+    "no label": lambda f: replace(f, targets={n: np.full_like(y, -1) for n, y in f.targets.items()}),
+    "constant": lambda f: reshaped(
+        reshaped(f, "audio", lambda p: scaled(p, 0)), "text", lambda p: scaled(p, 0)
+    ),
+    "1e4": lambda f: reshaped(
+        reshaped(f, "audio", lambda p: scaled(p, 1e4)), "text", lambda p: scaled(p, 1e4)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("documents", [1, 2, 3, 4, 20])
+def test_small_and_degenerate_batches_have_a_finite_loss_and_gradient(case: str, documents: int) -> None:
+    features = CASES[case](make.features(20, absent=0.0))
+    for micro_batch_size in (0, 2):
+        config = replace(CONFIG, fit=replace(CONFIG.fit, micro_batch_size=micro_batch_size))
+        one_step(config, features, np.arange(documents))
+
+
+def test_statistics_of_other_documents_leave_huge_values_finite() -> None:
+    """A recording a million times louder than those of the training part must not break a step."""
+    features = make.features(20, absent=0.0)
+    network = one_step(CONFIG, features, np.arange(20))
+    loud = reshaped(features, "audio", lambda part: scaled(part, 1e6))
+    _, loss, _ = backward(network, loud, np.arange(20), CONFIG, CONFIG.loss)
+    assert loss.isfinite()
+
+
+def test_the_objective_is_computed_in_float32_under_autocast() -> None:
+    features, everyone = make.features(40), np.arange(40)
+    config = replace(CONFIG, model=STILL)
+    network = one_step(config, features, everyone)
+    plain, _, _ = backward(network, features, everyone, config, config.loss)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, loss, seen = backward(network, features, everyone, config, config.loss)
+    assert seen["logits/state"].dtype == torch.bfloat16, "the network itself runs in bf16"
+    assert loss.dtype == torch.float32
+    for name in LossConfig.WEIGHTS:
+        assert getattr(low, name).dtype == torch.float32, name
+        assert low.values()[name] == pytest.approx(plain.values()[name], rel=0.05, abs=0.02), name
+
+
+def test_cka_of_frozen_features_compares_with_their_means_also_where_one_modality_is_all_there_is() -> None:
+    features = make.features(40, absent=0.0)
+    config = replace(CONFIG, model=STILL, loss=replace(CONFIG.loss, cka_reference="features"))
+    for known in (features, features.only("audio")):
+        network = one_step(config, known, np.arange(40))
+        terms, _, seen = backward(network, known, np.arange(40), config, config.loss)
+        halves = [
+            1 - losses.cka(torch.from_numpy(part.wide[:, : part.dim]), seen["joint"])
+            for part in (known.audio, known.text)
+            if part is not None
+        ]
+        torch.testing.assert_close(terms.cka.detach(), torch.stack(halves).sum() / 2)
+
+
+# Gradient caching
+
+
+def test_caching_gradients_trains_as_the_whole_batch_at_once_does() -> None:
+    features = make.features(60)
+    plain = replace(CONFIG, model=STILL, fit=replace(CONFIG.fit, seeds=1))
+    cached = replace(plain, fit=replace(plain.fit, micro_batch_size=5))
+    first, second = fit(plain, features, TRAIN), fit(cached, features, TRAIN)
+    for a, b in zip(first.history, second.history, strict=True):
+        for name in ("loss", *LossConfig.WEIGHTS, "information_audio"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-5), name
+
+
+def test_caching_gradients_repeats_dropout_and_the_same_seed_gives_the_same_numbers() -> None:
+    """In the second pass each micro batch drops what it dropped in the first, or gradients would be wrong."""
+    features, rows = make.features(60), np.arange(24)
+    config = replace(CONFIG, fit=replace(CONFIG.fit, micro_batch_size=5, seeds=1))
+    assert [r["loss"] for r in fit(config, features, TRAIN).history] == [
+        r["loss"] for r in fit(config, features, TRAIN).history
+    ]
+    network = one_step(config, features, rows)
+    network.zero_grad()
+    torch.manual_seed(3)
+    backward(network, features, rows, config, config.loss)
+    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    torch.manual_seed(3)
+    parts = []
+    for part in np.array_split(rows, 5):
+        batch = collate(features, part)
+        parts.append(columns(network(batch), batch, config))
+    given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    losses.total(objective(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
+    for gradient, (name, parameter) in zip(found, network.named_parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+# Ranks
+
+WAYS = {
+    "joint": FitConfig(epochs=3, seeds=1, batch_size=16),
+    "align, then heads": FitConfig(epochs=1, align_epochs=1, seeds=1, batch_size=16),
+    "cached": FitConfig(epochs=2, seeds=1, batch_size=16, micro_batch_size=3),
+    "fewer documents than ranks": FitConfig(epochs=1, seeds=1, batch_size=2),
+}
+
+
+def in_one_way(way: str) -> Fitted:
+    train = TRAIN[:6] if WAYS[way].batch_size == 2 else TRAIN
+    inner = FoldsConfig(inner=2 if way == "joint" else 0)
+    return fit(replace(CONFIG, model=STILL, fit=WAYS[way], folds=inner), make.features(60), train)
+
+
 def one_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
     )
-    config = replace(CONFIG, model=STILL, fit=replace(CONFIG.fit, epochs=3, seeds=1))
-    fitted = fit(config, make.features(60), TRAIN)
-    if rank == 0:
-        torch.save([r["loss"] for r in fitted.history], f"{folder}/losses-{world}")
-        torch.save(dict(fitted.networks[0].state_dict()), f"{folder}/network-{world}")
+    for way in WAYS:
+        fitted = in_one_way(way)
+        if rank == 0:
+            torch.save([r["loss"] for r in fitted.history], f"{folder}/{way}-losses")
+            torch.save(dict(fitted.networks[0].state_dict()), f"{folder}/{way}-network")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("world", [2, 3])
 def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
-    config = replace(CONFIG, model=STILL, fit=replace(CONFIG.fit, epochs=3, seeds=1))
-    single = fit(config, make.features(60), TRAIN)
     spawn(one_rank, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
-    np.testing.assert_allclose(
-        torch.load(tmp_path / f"losses-{world}"), [r["loss"] for r in single.history], atol=1e-5, rtol=1e-5
-    )
-    network = torch.load(tmp_path / f"network-{world}")
-    for name, value in single.networks[0].state_dict().items():
-        torch.testing.assert_close(network[name], value, atol=2e-4, rtol=1e-3, msg=name)
+    for way in WAYS:
+        single = in_one_way(way)
+        np.testing.assert_allclose(
+            torch.load(tmp_path / f"{way}-losses"),
+            [r["loss"] for r in single.history],
+            atol=1e-5, rtol=1e-5, err_msg=way,
+        )  # fmt: skip
+        network = torch.load(tmp_path / f"{way}-network")
+        for name, value in single.networks[0].state_dict().items():
+            torch.testing.assert_close(network[name], value, atol=2e-4, rtol=1e-3, msg=f"{way}: {name}")

@@ -1,5 +1,6 @@
 """The alignment terms, their total and gradient caching: golden values, brute force, fast against plain."""
 
+import importlib.util
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from hilbert_ray import losses
 from hilbert_ray.config import LossConfig
 from hilbert_ray.losses import structure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_objectives.json").read_text())
 ESTIMATORS: tuple[structure.Estimator, ...] = ("unbiased", "biased")
 KERNELS: tuple[structure.Kernel, ...] = ("linear", "rbf")
@@ -201,15 +203,40 @@ def test_large_batches_are_chunked_without_being_asked(monkeypatch: pytest.Monke
         torch.testing.assert_close(gradient, wanted)
 
 
-def test_transformers_clip_loss_agrees_in_value_and_gradient() -> None:
+def transformers_clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-    x, y, scale = random(13, 5, seed=1), random(13, 5, seed=2), doubles(14.3).requires_grad_()
-    expected = image_text_contrastive_loss(scale * F.normalize(x, dim=1) @ F.normalize(y, dim=1).T)
-    found = losses.info_nce(x, y, scale)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    for gradient, wanted in zip(gradients(found, x, y, scale), gradients(expected, x, y, scale), strict=True):
-        torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-14)
+    loss: Tensor = image_text_contrastive_loss(scale * x @ y.T)
+    return loss
+
+
+def open_clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    """Return open_clip's ClipLoss from its file alone: the package imports torchvision, which is not here."""
+    package = importlib.util.find_spec("open_clip")  # finds it without importing it
+    if package is None or package.origin is None:
+        pytest.skip("open_clip_torch is not installed; `make setup` installs it without its dependencies")
+    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loss: Tensor = module.ClipLoss()(x, y, scale)
+    return loss
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("peer", [transformers_clip_loss, open_clip_loss])
+def test_the_clip_losses_of_others_agree_in_value_and_gradient(
+    peer: Callable[[Tensor, Tensor, Tensor], Tensor], chunk: int | None
+) -> None:
+    for rows, dim in ((13, 5), (2, 7), (40, 3)):
+        x, y, scale = random(rows, dim, seed=1), random(rows, dim, seed=2), doubles(14.3).requires_grad_()
+        expected = peer(F.normalize(x, dim=1), F.normalize(y, dim=1), scale)
+        found = losses.info_nce(x, y, scale, chunk=chunk)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        pairs = zip(gradients(found, x, y, scale), gradients(expected, x, y, scale), strict=True)
+        for gradient, wanted in pairs:
+            torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-14)
 
 
 def test_a_document_of_the_same_group_is_no_negative() -> None:

@@ -13,6 +13,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from hilbert_ray.config import TaskKind
@@ -246,6 +247,17 @@ def test_reliability_bins_hold_every_row() -> None:
     assert found["observed"] == pytest.approx([0.5, 1.0])
 
 
+@pytest.mark.parametrize("bins", [5, 10])
+def test_reliability_equals_scikit_learn(bins: int) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(200)
+    positive = rng.random(200) < p**2
+    found = reliability(p, positive, bins)
+    observed, predicted = calibration_curve(positive, p, n_bins=bins)
+    assert found["observed"] == pytest.approx(observed)
+    assert found["predicted"] == pytest.approx(predicted)
+
+
 # Scores of a task.
 
 
@@ -278,6 +290,25 @@ def test_pooled_scores_equal_scikit_learn(kind: TaskKind) -> None:
     for name, values in expected.items():
         if name not in ("ece", "calibration_slope"):
             assert scores[name]["pooled"] == pytest.approx(np.mean(values), abs=1e-12), name
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "ordinal"])
+def test_scores_of_each_class_equal_scikit_learn(kind: TaskKind) -> None:
+    predictions = make(kind)
+    assert predictions.decisions is not None
+    scores = evaluate_predictions(predictions, resamples=0)
+    found: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "macro_f1": [], "auc": [], "pr_auc": []}
+    for rows in parts(predictions, "repeat"):
+        y, p, d = predictions.targets[rows], predictions.probabilities[rows], predictions.decisions[rows]
+        found["balanced_accuracy"].append(sk.recall_score(y, d, average=None))
+        found["macro_f1"].append(sk.f1_score(y, d, average=None))
+        if kind == "multiclass":
+            found["auc"].append(np.array([sk.roc_auc_score(y == k, p[:, k]) for k in range(3)]))
+            found["pr_auc"].append(sk.average_precision_score(np.eye(3)[y], p, average=None))
+    for name, of_repeats in found.items():
+        if of_repeats:
+            of_classes = [scores[name]["classes"][label]["pooled"] for label in predictions.classes]
+            assert of_classes == pytest.approx(np.mean(of_repeats, axis=0), abs=1e-12), name
 
 
 def test_multilabel_scores_equal_scikit_learn_a_label_at_a_time() -> None:
@@ -781,6 +812,21 @@ def test_retrieval_within_test_sets_equals_brute_force() -> None:
         np.mean([alignment(audio[rows], text[rows]) for rows in sets])
     )
     json.dumps(found, allow_nan=False)
+
+
+def test_retrieval_equals_scikit_learn() -> None:
+    """A query has one right answer, so R@k is top-k accuracy and MRR is label ranking average precision."""
+    rng = np.random.default_rng(0)
+    audio = rng.normal(size=(40, 6))
+    text = audio + rng.normal(size=(40, 6))
+    ranks = retrieval_ranks(audio, text)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (audio, text)]
+    cosine = unit[0] @ unit[1].T
+    for depth in (1, 5, 10):
+        expected = sk.top_k_accuracy_score(np.arange(40), cosine, k=depth)
+        assert (ranks <= depth).mean() == pytest.approx(expected)
+    expected = sk.label_ranking_average_precision_score(np.eye(40, dtype=int), cosine)
+    assert (1 / ranks).mean() == pytest.approx(expected)
 
 
 def test_chance_of_retrieval_is_what_unrelated_embeddings_reach() -> None:

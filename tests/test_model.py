@@ -1,17 +1,23 @@
 """The network: what an embedding may see, padding, publishing."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hilbert_ray.batch import Features, collate
-from hilbert_ray.config import Config, ModelConfig, MoEConfig, TaskConfig
+from hilbert_ray.config import Config, EncoderConfig, ModelConfig, MoEConfig, TaskConfig
 from hilbert_ray.model import Hilbert, ModelError, Network
 from tests import make
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TASKS = {
     "state": TaskConfig(classes=("a", "b", "c", "d")),
     "level": TaskConfig(kind="ordinal", classes=("low", "mid", "high")),
@@ -35,8 +41,6 @@ def network(config: Config = CONFIG, features: Features | None = None) -> Networ
 
 def changed(features: Features, modality: str) -> Features:
     """Return the same documents with other values of one modality."""
-    from dataclasses import replace
-
     part = getattr(features, modality)
     other = replace(part, values=part.values + 1.5, wide=part.wide - 0.5)
     return replace(features, **{modality: other})
@@ -98,7 +102,7 @@ def test_statistics_come_from_the_training_part_alone() -> None:
 
 
 def test_a_constant_feature_column_becomes_zero() -> None:
-    from hilbert_ray.model import Standardise
+    from hilbert_ray.model.network import Standardise
 
     scale = Standardise(2)
     scale.fit(np.array([[5.0, 1.0], [5.0, 3.0]], np.float32))
@@ -115,8 +119,6 @@ def test_a_constant_feature_column_becomes_zero() -> None:
     ],
 )
 def test_every_switch_gives_a_working_network(config: ModelConfig) -> None:
-    from dataclasses import replace
-
     net = network(replace(CONFIG, model=config, moe=MoEConfig(kind="mlp")))
     output = net(collate(make.features(20), EVERYONE))
     assert output.router_logits is None
@@ -178,15 +180,146 @@ def test_a_folder_of_another_version_or_with_missing_files_is_refused(tmp_path: 
         Hilbert.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
         Hilbert.from_pretrained(folder)
     with pytest.raises(ModelError, match=r"must hold config\.json and model\.safetensors"):
         Hilbert.from_pretrained(tmp_path / "absent")
 
 
-def test_features_of_another_width_are_refused() -> None:
-    from dataclasses import replace
+def without(name: str, tensors: dict[str, Tensor]) -> None:
+    del tensors[name]
 
+
+def replaced(name: str, change: Callable[[Tensor], Tensor], tensors: dict[str, Tensor]) -> None:
+    tensors[name] = change(tensors[name])
+
+
+WEIGHT = "networks.0.audio.project.weight"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda tensors: without(WEIGHT, tensors), f'Missing key.*"{WEIGHT}"'),
+        (lambda tensors: tensors.update(stray=torch.ones(1)), 'Unexpected key.*"stray"'),
+        (lambda tensors: replaced(WEIGHT, lambda w: w[:-1].clone(), tensors), f"size mismatch for {WEIGHT}"),
+        (
+            lambda tensors: replaced(WEIGHT, lambda w: w.T.contiguous(), tensors),
+            f"size mismatch for {WEIGHT}",
+        ),
+        (
+            lambda tensors: replaced(WEIGHT, Tensor.double, tensors),
+            f"{WEIGHT} is of torch.float64, and must be",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_settings_are_refused(
+    tmp_path: Path, tamper: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(path)
+    tamper(tensors)
+    save_file(tensors, path)
+    with pytest.raises(
+        ModelError, match=rf"(?s)model.safetensors of .* does not fit its config.json: .*{message}"
+    ):
+        Hilbert.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "../../elsewhere.safetensors"}, "unknown setting `weights`"),
+        ({"networks": 3}, r"tells of 3 networks, but model\.safetensors holds 2"),
+        ({"networks": 10**12}, f"tells of {10**12} networks, but"),
+        ({"networks": 0}, "`networks` is 0; it must be 1 or more"),
+        ({"networks": "2"}, "`networks` is '2'; it must be of type int"),
+        ({"dims": {"audio": 10**12, "text": 20}}, "size mismatch for networks.0.audio"),
+        ({"dims": {"audio": 12, "smell": 20}}, "`dims` gives 'smell' width 20; it must give audio or text"),
+        ({"dims": [12]}, "`dims` is .*; it must be a mapping"),
+        ({"temperature": {"state": float("nan")}}, "`temperature` of task 'state' is nan; it must be finite"),
+        ({"temperature": {"state": 0.0}}, "`temperature` of task 'state' is 0.0"),
+        ({"encoders": None}, "`encoders` None; it must map"),
+        ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be even"),
+        ({"config": {"model": {"width": 7}}}, r"unknown setting `config\.model\.width`"),
+        ({"config": None}, "is damaged: config is None"),
+    ],
+)
+def test_damaged_settings_are_refused_with_the_rule(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=rf"(?s)model.*{message}"):
+        Hilbert.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["schema", "version", "config", "dims", "networks", "temperature", "encoders"]
+)
+def test_every_setting_of_a_published_folder_is_demanded(tmp_path: Path, name: str) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "config.json"
+    values = json.loads(path.read_text())
+    del values[name]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=name):
+        Hilbert.from_pretrained(path.parent)
+
+
+def test_a_folder_alone_cannot_turn_on_code_of_others(tmp_path: Path) -> None:
+    config = replace(CONFIG, text_encoder=EncoderConfig(trust_remote_code=True))
+    folder = Hilbert([network()], config, {}, {}).save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        ModelError, match="asks for text encoders that run code published beside their weights"
+    ):
+        Hilbert.from_pretrained(folder)
+    assert Hilbert.from_pretrained(folder, trust_remote_code=True).config == config
+
+
+def test_loading_draws_no_random_number_and_gives_trainable_weights(tmp_path: Path) -> None:
+    made = model()
+    folder = made.save_pretrained(tmp_path / "model")
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    loaded = Hilbert.from_pretrained(folder)
+    assert torch.equal(torch.rand(3), expected)
+    assert not loaded.training
+    for (name, p), q in zip(made.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        assert q.requires_grad
+    loaded(collate(make.features(5), np.arange(5))).joint.sum().backward()
+
+
+def test_the_model_card_gives_each_tasks_label_map(tmp_path: Path) -> None:
+    folder = model().save_pretrained(tmp_path / "model")
+    card, values = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
+    assert "- `level`: ordinal\n  - 0: low\n  - 1: mid\n  - 2: high\n" in card
+    assert {name: tuple(task["classes"]) for name, task in values["config"]["tasks"].items()} == {
+        name: task.classes for name, task in TASKS.items()
+    }
+    assert "`mfcc`" in card
+
+
+def test_features_become_the_three_embeddings_of_each_document() -> None:
+    features, made = make.features(20, absent=0.2), model()
+    audio, text, joint = made.embed(features)
+    output = made(collate(features, EVERYONE))
+    for found, expected in ((audio, output.audio), (text, output.text), (joint, output.joint)):
+        assert found.shape == (20, 2 * 16)
+        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    assert features.text is not None
+    lacking = features.text.lengths == 0
+    assert lacking.any()
+    assert not text[lacking].any()
+    np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(made.embed(features.take(EVERYONE[3:5])).joint, joint[3:5], atol=1e-5)
+    alone = made.embed(features.only("audio"))
+    np.testing.assert_allclose(alone.audio, audio, atol=1e-5)
+    assert not alone.text.any()
+
+
+def test_features_of_another_width_are_refused() -> None:
     features = make.features(5)
     assert features.audio is not None
     narrow = replace(features.audio, values=features.audio.values[:, :6])

@@ -247,6 +247,6 @@ def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Pa
     fingerprints: dict[str, str] = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
     for modality in MODALITIES:
         store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
-    rows = PredictBucket(str(published), store.uri, fingerprints)({"bucket": np.array([0])})
+    rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})
     assert rows.num_rows == 0
     assert rows.schema.equals(schema(model))

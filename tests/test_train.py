@@ -32,7 +32,7 @@ from hilbert_ray.dataset import Dataset, open_dataset
 from hilbert_ray.fit import Fitted, fit
 from hilbert_ray.model import Hilbert
 from hilbert_ray.store import Store
-from hilbert_ray.train import Summary, line, train
+from hilbert_ray.train import Summary, _training_documents, line, train
 from tests import make
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
@@ -271,6 +271,21 @@ def test_a_rank_that_is_killed_takes_nothing_with_it(
         killer.join()
     assert len(killed) == 1
     assert_same_training(run, trained.run)
+
+
+def test_an_align_phase_sees_no_document_of_a_held_out_group(
+    embedded: make.Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """d027 is of the validation split and d030 of the test split; others of their groups are for training."""
+    joint = open_dataset(embedded.store, CONFIG)
+    ids = np.array([document.doc_id for document in joint.documents])
+    assert set(ids) - set(ids[_training_documents(joint)]) == {"d027", "d030"}
+    assert not [record for record in caplog.records if record.name == "hilbert_ray.train"]
+    aligned = replace(CONFIG, fit=replace(CONFIG.fit, align_epochs=1))
+    kept = _training_documents(open_dataset(embedded.store, aligned))
+    groups = {joint.documents[i].group for i in kept}
+    assert groups == {f"g{number}" for number in range(8)} - {"g3", "g6"}
+    assert [record.args for record in caplog.records][-1] == (len(ids) - 2 - len(kept),)
 
 
 def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from hilbert_ray.config import ConfigError
 
 Precision = Literal["bf16", "float32"]
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-_READ = {"config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "spiece.model"}
+_READ = {
+    "config.json", "merges.txt", "preprocessor_config.json", "special_tokens_map.json", "spiece.model",
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt",
+}  # fmt: skip
 
 
 def pinned(spec: str) -> str:
