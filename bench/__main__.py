@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-BENCHMARKS = (("bench.startup",), ("bench.coverage", "--datasets", "40"))
+BENCHMARKS = (
+    ("bench.startup",),
+    ("bench.coverage", "--datasets", "40"),
+    ("bench.planning", "--documents", "100000"),
+    ("bench.encoders",),
+    ("bench.embed", "--minutes", "1", "--repeats", "1"),
+    ("bench.objective",),
+)
 
 
 def main() -> int:

@@ -1,11 +1,11 @@
 """How fast and how large is `embed`, beside the encoder's bare forward pass on the same machine?
 
-Speed: recordings of 5 s to 10 min (44.1 kHz stereo FLAC) go through the whole of `embed` with an encoder of
+Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through the whole of `embed` with an encoder of
 HuBERT-base's shape (random weights), and transcripts through MiniLM with its own weights. The baseline is one
 process a worker that does nothing but forward passes, on batches of equal length that lie in memory. Workers
 and baseline have one thread each; their order alternates. The rate of `embed` is that between the first
-commits and the last; what comes before is start-up and stated apart. For text, the pipeline of
-transformers runs too.
+commits and those after which a worker has no more to do; what comes before is start-up and stated apart. For
+text, the pipeline of transformers runs too.
 
 Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes 4 h.
 
@@ -32,7 +32,7 @@ WORDS = (
     "the a we they went came said about nothing garden morning people work never always house and then "
     "because remember feel better tired doctor sleep week family talk quiet between something long"
 )
-LONGEST_S = 600.0
+LONGEST_S = 120.0
 
 
 def hubert(folder: Path) -> str:
@@ -101,7 +101,7 @@ def run_embed(manifest: str, store: Path, workers: int, audio: str, text: str) -
         "import sys; from hilbert_ray.config import *; from hilbert_ray.embed import embed\n"
         "manifest, store, audio, text, workers = sys.argv[1:]\n"
         "embed(manifest, store, Config(audio=audio, text=text, embed=EmbedConfig(workers=int(workers), "
-        "unit_s=120.0, threads=1, buckets=8)))"
+        "unit_s=60.0, threads=1, buckets=1)))"
     )
     began = time.time()
     command = [sys.executable, "-c", program, manifest, str(store), audio, text, str(workers)]
@@ -110,10 +110,10 @@ def run_embed(manifest: str, store: Path, workers: int, audio: str, text: str) -
         (path.stat().st_mtime, json.loads(path.read_text())["amount"])
         for path in store.glob("features/*/*/commits/*/*.json")
     )
-    # What the first commits of the workers hold was made before the clock starts.
-    first = commits[workers - 1][0]
-    amount = sum(amount for _, amount in commits[workers:])
-    return amount / (commits[-1][0] - first), first - began
+    # What the first commits hold was made before the clock starts; at the end a worker may be out of work.
+    steady = commits[workers - 1 : 1 - workers or None]
+    amount = sum(amount for _, amount in steady[1:])
+    return amount / (steady[-1][0] - steady[0][0]), steady[0][0] - began
 
 
 def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, float]:
