@@ -78,7 +78,7 @@ def commits_in(folder: Path) -> int:
 
 
 def assert_whole(uri: str, undisturbed: Rows) -> None:
-    """Check that a store holds what an undisturbed run stores: sources but for the file's own times."""
+    """Check that a store holds exactly the rows of an undisturbed run, and that all its files are whole."""
     found = rows_of(uri)
     assert_same_rows(found, undisturbed)
     assert list(Store.open(uri).verify()) == []
