@@ -169,8 +169,8 @@ class Block:
                 record = _read_json(line.decode())
             except UnicodeDecodeError as error:
                 raise ManifestError(
-                    f"manifest {self.manifest} cannot be read as .jsonl: {error} of the line {line!r:.80}; "
-                    "save it as UTF-8"
+                    f"manifest {self.manifest} cannot be read as .jsonl: {error} of a line of {len(line)} "
+                    "bytes; save it as UTF-8"
                 ) from None
             except ValueError as error:
                 yield f"is not valid JSON ({error})"
@@ -352,7 +352,7 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
-    """Check one manifest row and return its document.
+    """Check one manifest row and return its document. What people said is in no message.
 
     Args:
         record: the fields of DESIGN section 4: doc_id, audio, text or text_file, group, labels, split.
@@ -416,8 +416,8 @@ def _parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None
         return text
     if not isinstance(text, list) or not text:
         raise DocumentError(
-            f"document {doc_id!r}: text is {text!r:.80}; it must be a string, a list of strings, or a list "
-            "of {text, start?, end?, role?}"
+            f"document {doc_id!r}: text is {'empty' if text == [] else f'of type {type(text).__name__}'}; it "
+            "must be a string, a list of strings, or a list of {text, start?, end?, role?}"
         )
     utterances = tuple(_parse_utterance(doc_id, i, item) for i, item in enumerate(text))
     timed = sum(u.start is not None for u in utterances)
@@ -438,7 +438,8 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
         return Utterance(text=item)
     if not isinstance(item, (dict, Mapping)) or not isinstance(text := item.get("text"), str):
         raise DocumentError(
-            f"document {doc_id!r}: utterance {index} is {item!r:.80}; it must hold a string `text`"
+            f"document {doc_id!r}: utterance {index} is of type {type(item).__name__} without a string "
+            "`text`; it must be a string, or hold one"
         )
     start: Any
     end: Any
