@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 
 Seconds: TypeAlias = float
@@ -166,13 +167,13 @@ class Block:
             if not line.strip():
                 continue
             try:
-                record = _read_json(line.decode())
+                record = _read_json(line)
             except UnicodeDecodeError as error:
                 raise ManifestError(
                     f"manifest {self.manifest} cannot be read as .jsonl: {error} of a line of {len(line)} "
                     "bytes; save it as UTF-8"
                 ) from None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"is not valid JSON ({error})"
             else:
                 yield record if isinstance(record, dict) else f"is a JSON {type(record).__name__}"
@@ -316,16 +317,21 @@ def _parquet_records(file: BinaryIO) -> Iterator[dict[str, Any]]:
         yield from map(_unflatten, batch.to_pylist())
 
 
-def _read_json(text: str) -> object:
+def _read_json(data: str | bytes) -> object:
     """Parse JSON whose strings can be written again.
 
     Raises:
-        ValueError: when it is no JSON, or an escape names half of a character.
+        ValueError: when it is no JSON, is not UTF-8, or an escape names half of a character.
+        RecursionError: when it is nested too deeply.
     """
-    value = json.loads(text)
-    if "\\u" in text:
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
+    try:
+        return msgspec.json.decode(data)
+    except ValueError:  # the standard library reads a little more, such as NaN, and says better what is wrong
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
 
 
 def _id_of(record: Mapping[str, Any]) -> str:
@@ -344,7 +350,7 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
         elif key in ("text", "labels") and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             try:
                 record[key] = _read_json(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record[key] = value
         else:
             record[key] = value

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TypeAlias
 
 import fsspec
+import msgspec
 
 from hilbert_ray import audio
 from hilbert_ray.config import Modality
@@ -130,7 +131,7 @@ def file_version(uri: str, content_hash: bool) -> str:
 def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
     if isinstance(text, str) or text[0].start is None:
         return None
-    return digest("turns", json.dumps([(turn.start, turn.end, turn.role) for turn in text]))
+    return digest("turns", msgspec.json.encode([(turn.start, turn.end, turn.role) for turn in text]).decode())
 
 
 def plan_job(

@@ -2,8 +2,11 @@
 
 import logging
 import time
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
 
 import ray
 import ray.data
@@ -47,10 +50,11 @@ def run(store: Store, snapshot: Snapshot, plans: Sequence[Plan], config: Config)
     for number in range(_ROUNDS):
         if number == 1:
             left = {single.unit_id: single for unit in left.values() for single in alone(unit)}
-        for result in _round(store, snapshot, list(left.values()), config, planned, number):
-            # A unit whose worker died on the way from its commit to here is reported again.
-            if result.fault is not None or left.pop(result.unit_id, None) is not None:
-                progress.add(result)
+        with closing(_round(store, snapshot, list(left.values()), config, planned, number)) as results:
+            for result in results:
+                # A unit whose worker died on the way from its commit to here is reported again.
+                if result.fault is not None or left.pop(result.unit_id, None) is not None:
+                    progress.add(result)
         if not left:
             return progress.results
         logger.warning(
@@ -71,13 +75,19 @@ def _round(
     config: Config,
     planned: Mapping[Modality, str],
     number: int,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Stream units through a pool of encoder actors; yield the results of those that came to an end."""
     retries, together = (1, _TOGETHER) if number == 0 else (DEATHS, 1)
     fingerprints = {modality: planned[modality] for modality in sorted({unit.modality for unit in units})}
     workers, resources = pool(config, len(units))
     context = data_context()
     context.max_errored_blocks = -1
+    names: list[str] = []
+
+    def actor_options() -> dict[str, Any]:
+        names.append(f"embed-{uuid.uuid4().hex}")
+        return {"name": names[-1], "max_restarts": -1, "max_task_retries": retries}
+
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(
             [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _BLOCKS)
@@ -90,11 +100,23 @@ def _round(
                 fn_constructor_args=(store, snapshot.number, config, fingerprints),
                 batch_size=max(1, min(together, len(units) // (together * workers))),
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-                ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": retries},
+                ray_remote_args_fn=actor_options,
                 **resources,
             )
-        for row in dataset.iter_rows():
-            yield Result.from_json(row["result"])
+        try:
+            for row in dataset.iter_rows():
+                yield Result.from_json(row["result"])
+        finally:
+            _end(names)
+
+
+def _end(names: Sequence[str]) -> None:
+    """End the actors of a round: one that was just restarting outlives its pool and keeps its CPU or GPU."""
+    for name in names:
+        try:
+            ray.kill(ray.get_actor(name))
+        except ValueError:  # it has ended
+            continue
 
 
 def pool(config: Config, units: int) -> tuple[int, dict[str, float]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +48,6 @@ _SCHEMA = pa.schema(
 
 _PART_SCHEMA = pa.schema([("hash", pa.uint64()), *list(_SCHEMA)[1:]])
 """The columns of `_SCHEMA` while the number of buckets is not known yet."""
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
 
@@ -312,8 +312,8 @@ def check(files: Files, snapshot: Snapshot) -> None:
 def encode_text(text: str | tuple[Utterance, ...]) -> str:
     """Return a transcript as JSON: a string, or a list of utterances without their empty fields."""
     if isinstance(text, str):
-        return _ENCODER.encode(text)
-    return _ENCODER.encode([_fields(utterance) for utterance in text])
+        return msgspec.json.encode(text).decode()
+    return msgspec.json.encode([_fields(utterance) for utterance in text]).decode()
 
 
 def _fields(utterance: Utterance) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def _fields(utterance: Utterance) -> dict[str, Any]:
 
 
 def _decode_text(text: str) -> str | tuple[Utterance, ...]:
-    values = json.loads(text)
+    values = msgspec.json.decode(text)
     return values if isinstance(values, str) else tuple(Utterance(**fields) for fields in values)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,7 +103,7 @@ class Commit:
 
 def commit_from_json(data: bytes) -> Commit:
     """Read a commit back from the bytes of its file."""
-    values: dict[str, Any] = json.loads(data)
+    values: dict[str, Any] = msgspec.json.decode(data)
     return Commit(
         unit=values["unit"],
         bucket=values["bucket"],

@@ -268,7 +268,7 @@ class Files:
 def _network_errors() -> tuple[type[Exception], ...]:
     """Return the errors of the network that s3fs hands on as they are when its tries are used up."""
     from aiohttp import ClientError
-    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+    from botocore.exceptions import BotoCoreError
 
     return BotoCoreError, ClientError, http.client.HTTPException
 
