@@ -124,18 +124,26 @@ class _Reading(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Reading):
-    """Cross-validate on group-disjoint folds, beside baselines, with intervals."""
+    """Cross-validate on group-disjoint folds, beside baselines; run again, it goes on where it stopped."""
 
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     compare: bool = False
     """Add all named baselines and ablations on the same folds."""
+    subsets: bool = False
+    """Also score the network of both modalities where it is given audio alone, and text alone."""
 
     def run(self, config: Config) -> Result:
         """Return metrics.json of the run."""
         from hilbert_ray.evaluate import evaluate, summarise
 
         metrics = evaluate(
-            self.store, self.out, config, audio=self.audio, text=self.text, compare=self.compare
+            self.store,
+            self.out,
+            config,
+            audio=self.audio,
+            text=self.text,
+            compare=self.compare,
+            subsets=self.subsets,
         )
         return Result(metrics, summarise(metrics))
 

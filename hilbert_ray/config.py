@@ -258,6 +258,12 @@ class FitConfig:
     """Share of steps with rising learning rate; the rest follows a cosine to 0."""
     clip_norm: float = 1.0
     """Largest gradient norm."""
+    patience: int = 5
+    """Epochs without a smaller loss on a tenth of the groups, held out, after which a network of 1,000
+    documents or more is trained no further and its best weights are kept; 0 trains all epochs on all of them.
+    Smaller data is always trained so: a handful of rare cases cannot tell when to stop."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the network in training; `auto` is bf16 on GPUs, else float32. Losses are float32."""
     seeds: int = 3
     """Networks trained from different seeds whose logits are averaged."""
     seed: int = 0
@@ -286,6 +292,7 @@ class FitConfig:
             0 <= self.warmup < 1, f"fit.warmup is {self.warmup}; it is a share of all steps, 0 to below 1"
         )
         _require(self.clip_norm > 0, f"fit.clip_norm is {self.clip_norm}; it must be above 0")
+        _require(self.patience >= 0, f"fit.patience is {self.patience}; it must be 0 (off) or more")
         _require(self.seeds >= 1, f"fit.seeds is {self.seeds}; it must be 1 or more")
         _require(self.seed >= 0, f"fit.seed is {self.seed}; it must be 0 or more")
 
@@ -304,6 +311,10 @@ class FoldsConfig:
     """Task whose classes are spread over the folds; empty takes the task with the rarest class."""
     file: str = ""
     """Read the folds from this Parquet file instead of drawing them."""
+    cpus: float = 1.0
+    """Logical CPUs of one fold's task: how many folds run at once; no result depends on it."""
+    gpus: float = 0.0
+    """GPUs of one fold's task; a fraction lets several folds share one, 0 computes on CPUs."""
 
     def __post_init__(self) -> None:
         _require(self.folds >= 2, f"folds.folds is {self.folds}; cross-validation needs at least 2")
@@ -311,6 +322,11 @@ class FoldsConfig:
         _require(
             self.inner == 0 or self.inner >= 2,
             f"folds.inner is {self.inner}; it must be 0 (off) or at least 2",
+        )
+        _require(self.cpus > 0, f"folds.cpus is {self.cpus}; it must be above 0")
+        _require(
+            0 <= self.gpus <= 1,
+            f"folds.gpus is {self.gpus}; a fold computes on one GPU at most: set it from 0 (CPUs) to 1",
         )
 
 

@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ TRAINED = ("tasks", "segment", "model", "moe", "loss", "fit")
 """Settings that say what is trained; the steps of one run must agree on them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Features and documents in the same order, the resolved settings, and each encoder's description.
 
@@ -54,7 +55,7 @@ class Dataset:
     encoders: Mapping[Modality, Mapping[str, Any]]
     quarantined: Mapping[Modality, int]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of encoders, documents, labels and features: runs with the same one read the same data."""
         facts = [

@@ -1,14 +1,17 @@
 """Cross-validation: `fit` over group-disjoint folds as Ray tasks, beside baselines on the same folds.
 
 Everything fitted (scaler, network, temperature) sees the training groups of its fold only; `run_fold` is
-handed nothing else. Out-of-fold predictions are kept, and all scores are computed from them.
+handed nothing else. Out-of-fold predictions are kept, and all scores are computed from them. Each finished
+fold is written to RUN/folds, so that a run that was killed goes on with the folds that are missing.
 """
 
+import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +25,17 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hilbert_ray import losses, metrics
+from hilbert_ray import __version__, losses, metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect
-from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig
+from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig, to_dict
 from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.fit import fit
 from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
 from hilbert_ray.model import Prediction
 from hilbert_ray.presets import BASELINE, VARIANTS, ablations
+from hilbert_ray.shortcuts import SHORTCUTS_FROM, shared_sentences, shortcuts, transcripts
+from hilbert_ray.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +45,32 @@ STRENGTHS = np.logspace(-4, 0, 5)  # from which logistic regression takes its C
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """Something to cross-validate: a network with some settings on some modalities, or a baseline."""
+    """Something to cross-validate: a network with some settings on some modalities, or a baseline.
+
+    With `subsets` the network, trained on both modalities, also predicts from each alone.
+    """
 
     name: str
     config: Config
     method: Method = "network"
     modality: Modality | None = None
+    subsets: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """Probabilities and decisions for each task, in the order of the tested documents."""
+
+    probabilities: Mapping[str, np.ndarray]
+    decisions: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldResult:
-    """Out-of-fold predictions of one variant on one fold, for the documents at `test`."""
+    """Out-of-fold predictions of one variant on one fold, for the documents at `test`.
+
+    subsets: the same network's answers from one modality alone, where the variant asks for them.
+    """
 
     variant: str
     repeat: int
@@ -63,19 +83,32 @@ class FoldResult:
     attention: Mapping[str, Sequence[np.ndarray]]
     trained_on: np.ndarray
     seconds: float
+    subsets: Mapping[str, Answers] = field(default_factory=dict)
+
+    def split(self) -> list["FoldResult"]:
+        """Return the result followed by one for each subset, named `<variant>_<modality>`."""
+        apart = [
+            replace(
+                self, variant=f"{self.variant}_{modality}", probabilities=answers.probabilities,
+                decisions=answers.decisions, embeddings={}, attention={}, seconds=0.0, subsets={},
+            )
+            for modality, answers in self.subsets.items()
+        ]  # fmt: skip
+        return [replace(self, subsets={}), *apart]
 
 
-def variants(config: Config, features: Features, compare: bool) -> list[Variant]:
+def variants(config: Config, features: Features, compare: bool, subsets: bool = False) -> list[Variant]:
     """Return what to cross-validate: HILBERT, its parts, the baseline to beat; with `compare` all."""
-    chosen = [Variant(name="hilbert", config=config)]
-    if features.audio is not None and features.text is not None:
+    both = features.audio is not None and features.text is not None
+    chosen = [Variant(name="hilbert", config=config, subsets=subsets and both)]
+    if both:
         chosen += [
             Variant(name="audio_only", config=config, modality="audio"),
             Variant(name="text_only", config=config, modality="text"),
         ]
     chosen.append(Variant(name=BASELINE, config=config, method="logistic"))
     if compare:
-        if features.audio is not None and features.text is not None:
+        if both:
             chosen.append(Variant(name="late_fusion", config=config, method="late_fusion"))
         chosen += [Variant(name=name, config=changed) for name, changed in ablations(config).items()]
     return chosen
@@ -89,11 +122,13 @@ def evaluate(
     audio: str | None = None,
     text: str | None = None,
     compare: bool = False,
+    subsets: bool = False,
 ) -> dict[str, Any]:
     """Cross-validate a store's documents and write the run's folder.
 
     RUN gets config.json, folds.parquet, predictions.parquet (out of fold), embeddings.parquet and
-    attention.parquet (out of fold, first repeat), and metrics.json, which is returned.
+    attention.parquet (out of fold, first repeat), and metrics.json, which is returned. Each finished fold is
+    in folds/: run again, whether after a kill or with more to compare, only those that are missing are run.
 
     Args:
         store: feature store.
@@ -102,6 +137,7 @@ def evaluate(
         audio: which audio encoder, see `open_dataset`.
         text: which text encoder.
         compare: add all named baselines and ablations.
+        subsets: score the network of both modalities on audio alone and on text alone too.
 
     Raises:
         ConfigError: for settings that do not fit the store.
@@ -117,39 +153,157 @@ def evaluate(
         seed, names = config.fit.seed, strata.names
         folds = make_folds(features.doc_ids, features.groups, strata.members, config.folds, seed, names)
     save(folds, str(run / "folds.parquet"))
-    chosen = variants(config, features, compare)
     connect()
     began = time.perf_counter()
-    results = _run_all(features, folds, chosen)
+    shared = ray.put(features)
+    chosen = variants(config, features, compare, subsets)
+    results, fresh = _run_all(shared, folds, chosen, run / "folds", dataset.fingerprint)
     seconds = time.perf_counter() - began
-    values = score(dataset, results)
+    values = score(dataset, [part for result in results for part in result.split()])
+    values["shortcuts"] = _check_shortcuts(store, dataset, folds)
     values["folds"] = folds.describe(strata.members, strata.names)
     values["run"] = {
         "seconds": seconds,
-        "fold_seconds": sum(result.seconds for result in results),
-        "fits": len(results),
+        "fold_seconds": sum(result.seconds for result in fresh),
+        "fits": len(fresh),
+        "reused": len(results) - len(fresh),
     }
-    _save_predictions(run, dataset, results)
+    _save_predictions(run, dataset, [part for result in results for part in result.split()])
     (run / "metrics.json").write_text(json.dumps(values, indent=1))
     return values
 
 
-def _run_all(features: Features, folds: Folds, chosen: Sequence[Variant]) -> list[FoldResult]:
-    """Run every variant on every fold as Ray tasks over one shared copy of the features."""
-    shared = ray.put(features)
-    pending: dict[Any, str] = {}
-    for variant in chosen:
-        for part in folds:
-            task = run_fold_remotely.remote(shared, variant, part)
-            pending[task] = f"{variant.name}, repeat {part.repeat}, fold {part.fold}"
+def _run_all(
+    shared: Any,  # noqa: ANN401 - a reference to the features in Ray's store
+    folds: Folds,
+    chosen: Sequence[Variant],
+    folder: Path,
+    data: str,
+) -> tuple[list[FoldResult], list[FoldResult]]:
+    """Run every variant on every fold that `folder` does not hold yet, as Ray tasks over shared features.
+
+    Returns:
+        All results in order, and those that were computed now.
+    """
+    folder.mkdir(exist_ok=True)
+    pending: dict[Any, tuple[Variant, Fold, Path]] = {}
     results: list[FoldResult] = []
+    fresh: list[FoldResult] = []
+    for variant in chosen:
+        need = variant.config.folds
+        task = run_fold_remotely.options(num_cpus=need.cpus, num_gpus=need.gpus)
+        for part in folds:
+            path = folder / f"{_fold_key(data, variant, part)}.npz"
+            if path.exists():
+                results.append(load_result(path, variant, part))
+            else:
+                pending[task.remote(shared, variant, part)] = variant, part, path
     total = len(pending)
+    if results:
+        log.info("%d folds are done already, %d are left", len(results), total)
     while pending:
         done, _ = ray.wait(list(pending), num_returns=1)
+        variant, part, path = pending.pop(done[0])
         result: FoldResult = ray.get(done[0])
-        log.info("%d/%d %s: %.1f s", len(results) + 1, total, pending.pop(done[0]), result.seconds)
-        results.append(result)
-    return sorted(results, key=lambda r: (r.variant, r.repeat, r.fold))
+        save_result(path, result)
+        fresh.append(result)
+        log.info(
+            "%d/%d %s, repeat %d, fold %d: %.1f s",
+            len(fresh), total, variant.name, part.repeat, part.fold, result.seconds,
+        )  # fmt: skip
+    return sorted([*results, *fresh], key=lambda r: (r.variant, r.repeat, r.fold)), fresh
+
+
+def _fold_key(data: str, variant: Variant, part: Fold) -> str:
+    """Return a hash of all that a fold's result depends on."""
+    settings = to_dict(variant.config)
+    settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
+    for name in ("train", "tune", "embed"):
+        del settings[name]
+    facts = [
+        __version__, data, settings, variant.name, variant.method, variant.modality, variant.subsets,
+        part.repeat, part.fold, part.train.tolist(), part.test.tolist(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def save_result(path: Path, result: FoldResult) -> None:
+    """Write the numbers of a fold's result as one .npz file, whole or not at all."""
+    arrays: dict[str, Any] = {"seconds": result.seconds}
+    for name in ("probabilities", "decisions", "temperature", "embeddings"):
+        arrays |= {f"{name}/{key}": value for key, value in getattr(result, name).items()}
+    for modality, answers in result.subsets.items():
+        for name in ("probabilities", "decisions"):
+            found = getattr(answers, name).items()
+            arrays |= {f"subsets/{modality}/{name}/{key}": value for key, value in found}
+    for modality, rows in result.attention.items():
+        arrays[f"attention/{modality}"] = np.concatenate(rows)
+        arrays[f"lengths/{modality}"] = [len(row) for row in rows]
+    fresh = path.with_suffix(".tmp")
+    with fresh.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def load_result(path: Path, variant: Variant, part: Fold) -> FoldResult:
+    """Read back what `save_result` wrote of a variant on a fold."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+
+    def under(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+
+    return FoldResult(
+        variant=variant.name, repeat=part.repeat, fold=part.fold, test=part.test, trained_on=part.train,
+        probabilities=under("probabilities/"), decisions=under("decisions/"),
+        temperature={task: float(value) for task, value in under("temperature/").items()},
+        embeddings=under("embeddings/"),
+        attention={
+            modality: np.split(weights, arrays[f"lengths/{modality}"].cumsum()[:-1])
+            for modality, weights in under("attention/").items()
+        },
+        seconds=float(arrays["seconds"]),
+        subsets={
+            modality: Answers(
+                probabilities=under(f"subsets/{modality}/probabilities/"),
+                decisions=under(f"subsets/{modality}/decisions/"),
+            )
+            for modality in MODALITIES
+            if under(f"subsets/{modality}/")
+        },
+    )  # fmt: skip
+
+
+def _check_shortcuts(store: str, dataset: Dataset, folds: Folds) -> dict[str, Any]:
+    """Return how well each shortcut alone predicts each task, and which sentences groups share.
+
+    A shortcut is scored by logistic regression on the folds of the first repeat, see `shortcuts`.
+    """
+    features, config = dataset.features, dataset.config
+    wanted = set(features.doc_ids.tolist())
+    spoken = {d.doc_id: d for d in Store.open(store).documents(words=True) if d.doc_id in wanted}
+    texts = transcripts([spoken[doc_id] for doc_id in features.doc_ids.tolist()])
+    values: dict[str, Any] = {}
+    for name, seen in shortcuts(texts, features, config.segment.roles).items():
+        variant = Variant(name=name, config=config, method="logistic")
+        shared = ray.put(seen)
+        tasks = [run_fold_remotely.remote(shared, variant, part) for part in folds if part.repeat == 0]
+        results = ray.get(tasks)
+        values[name] = {}
+        for task, settings in config.tasks.items():
+            scores = metrics.evaluate_predictions(gather(features, settings, task, results))
+            found = scores.get("auc") or scores["concordance"]
+            values[name][task] = {key: found[key] for key in ("within", "within_low", "within_high")}
+            low = found["within_low"]
+            if low is not None and low > SHORTCUTS_FROM:
+                log.warning(
+                    "%s alone predicts %s (AUC %.2f, at least %.2f): scores may rest on this shortcut",
+                    name, task, found["within"], low,
+                )  # fmt: skip
+    values["shared_sentences"] = shared_sentences(texts, features.groups.tolist(), config.segment.roles)
+    return values
 
 
 def _run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
@@ -170,6 +324,7 @@ def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
     embeddings: Mapping[str, np.ndarray] = {}
     attention: Mapping[str, Sequence[np.ndarray]] = {}
     temperature: Mapping[str, float] = {}
+    subsets: dict[str, Answers] = {}
     probabilities: Mapping[str, np.ndarray]
     decisions: Mapping[str, np.ndarray]
     if variant.method == "logistic":
@@ -178,8 +333,12 @@ def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
         probabilities, decisions = late_fusion(features, config, train, test)
     else:
         seen = features if variant.modality is None else features.only(variant.modality)
-        fitted = fit(config, seen, train)
-        prediction = fitted.model().predict(seen.take(test))
+        fitted = fit(config, seen, train, device="cuda" if config.folds.gpus else "cpu")
+        model, tested = fitted.model(), seen.take(test)
+        prediction = model.predict(tested)
+        for modality in MODALITIES if variant.subsets else ():
+            alone = model.predict(tested.only(modality))
+            subsets[modality] = Answers(probabilities=alone.probabilities, decisions=alone.decisions)
         probabilities, decisions = prediction.probabilities, prediction.decisions
         temperature = fitted.temperature
         if variant.name == "hilbert":
@@ -188,7 +347,7 @@ def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
     return FoldResult(
         variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities,
         decisions=decisions, temperature=temperature, embeddings=embeddings, attention=attention,
-        trained_on=train, seconds=time.perf_counter() - began,
+        trained_on=train, seconds=time.perf_counter() - began, subsets=subsets,
     )  # fmt: skip
 
 

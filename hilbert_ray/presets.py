@@ -15,6 +15,8 @@ VARIANTS = {
     "hilbert": "HILBERT",
     "audio_only": "Audio only",
     "text_only": "Text only",
+    "hilbert_audio": "HILBERT, given audio alone",
+    "hilbert_text": "HILBERT, given text alone",
     BASELINE: "Mean + std, logistic",
     "late_fusion": "Late fusion",
     "paper": "As published (paper)",

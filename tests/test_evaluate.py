@@ -1,6 +1,11 @@
 """Cross-validation: what is written, that nothing tested is trained on, and the baselines."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -10,17 +15,32 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from hilbert_ray.batch import Features
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig, from_dict
+from hilbert_ray.batch import Features, mean_std
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset
-from hilbert_ray.evaluate import Variant, evaluate, logistic, run_fold, summarise, variants
+from hilbert_ray.evaluate import (
+    FoldResult,
+    Variant,
+    _fold_key,
+    evaluate,
+    gather,
+    load_result,
+    logistic,
+    run_fold,
+    save_result,
+    summarise,
+    variants,
+)
+from hilbert_ray.fit import fit
 from hilbert_ray.folds import Fold, make_folds, save
 from hilbert_ray.folds import load as load_folds
+from hilbert_ray.metrics import permutation_null
 from tests import make
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,7 +79,9 @@ COMPARED = (
     "without_redundancy",
     "task_only",
 )
-FILES = ("attention.parquet", "config.json", "embeddings.parquet", "folds.parquet", "metrics.json")
+FILES = (
+    "attention.parquet", "config.json", "embeddings.parquet", "folds", "folds.parquet", "metrics.json"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,6 +293,19 @@ def test_comparisons_are_hilbert_less_each_other_variant(evaluated: Evaluated) -
 
 
 @pytest.mark.ray
+def test_shortcuts_are_scored_on_the_folds_of_the_first_repeat(evaluated: Evaluated) -> None:
+    found = evaluated.values["shortcuts"]
+    assert sorted(found) == [
+        "duration and number of turns", "shared_sentences", "turns of interviewer", "turns of participant"
+    ]  # fmt: skip
+    for name in set(found) - {"shared_sentences"}:
+        assert sorted(found[name]) == ["age", "mood", "place", "themes", "topic"]
+        for scores in found[name].values():
+            assert scores["within_low"] is None or scores["within_low"] <= scores["within"]
+    assert found["shared_sentences"] == {"sentences": 0, "documents": 0, "of": 32}
+
+
+@pytest.mark.ray
 def test_the_table_for_a_terminal_shows_each_variant_with_its_interval(evaluated: Evaluated) -> None:
     lines = summarise(evaluated.values).splitlines()
     assert len(lines) == 5 * (1 + 4)
@@ -316,7 +351,178 @@ def test_given_folds_are_kept_and_one_modality_is_enough(embedded: make.Embedded
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["text"] == "none"
 
 
+# A run that goes on
+
+DRIVER = """
+import json, sys
+from hilbert_ray.config import Config, from_dict
+from hilbert_ray.evaluate import evaluate
+
+evaluate(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
+"""
+
+
+def folds_in(run: Path) -> dict[str, int]:
+    """Return the finished folds of a run, each with when it was written, nanoseconds."""
+    return {path.name: path.stat().st_mtime_ns for path in run.glob("folds/*.npz")}
+
+
+def without_timing(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "run"}
+
+
+@pytest.mark.ray
+def test_a_killed_run_goes_on_with_the_folds_that_are_missing_and_ends_as_an_undisturbed_one(
+    evaluated: Evaluated, embedded: make.Embedded, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", DRIVER, embedded.store, str(run), json.dumps(to_dict(CONFIG))]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen(command, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(folds_in(run)) < 3:
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no fold was finished"
+        time.sleep(0.005)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = folds_in(run)
+    assert 3 <= len(before) < 16
+    values = evaluate(embedded.store, str(run), CONFIG)
+    assert (values["run"]["reused"], values["run"]["fits"]) == (len(before), 16 - len(before))
+    after = folds_in(run)
+    assert sorted(after) == sorted(folds_in(evaluated.folder))
+    assert {name: after[name] for name in before} == before, "a finished fold was run again"
+    assert without_timing(values) == without_timing(evaluated.values)
+    for name in ("predictions.parquet", "embeddings.parquet", "attention.parquet", "folds.parquet"):
+        found, wanted = (repr(pq.read_table(folder / name).to_pylist()) for folder in (run, evaluated.folder))
+        assert found == wanted, name
+
+
+def same_result(first: FoldResult, second: FoldResult) -> None:
+    assert (first.variant, first.repeat, first.fold) == (second.variant, second.repeat, second.fold)
+    assert (first.temperature, first.seconds) == (second.temperature, second.seconds)
+    for name in ("probabilities", "decisions", "embeddings"):
+        found, wanted = getattr(first, name), getattr(second, name)
+        assert sorted(found) == sorted(wanted)
+        for key, value in wanted.items():
+            assert found[key].dtype == value.dtype
+            np.testing.assert_array_equal(found[key], value)
+    for modality, rows in second.attention.items():
+        assert len(first.attention[modality]) == len(rows)
+        for one, other in zip(first.attention[modality], rows, strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(first.test, second.test)
+    np.testing.assert_array_equal(first.trained_on, second.trained_on)
+
+
+@pytest.mark.parametrize("name", ["hilbert", "mean_std_logistic"])
+def test_a_result_reads_back_as_it_was_written(name: str, tmp_path: Path) -> None:
+    one = replace(variant(name), subsets=name == "hilbert")
+    result = run_fold(FEATURES, one, PART)
+    save_result(tmp_path / "a.npz", result)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    found = load_result(tmp_path / "a.npz", one, PART)
+    assert len(found.split()) == (3 if name == "hilbert" else 1)
+    for first, second in zip(found.split(), result.split(), strict=True):
+        same_result(first, second)
+
+
+def test_a_fold_is_known_by_all_that_its_result_depends_on_and_by_nothing_else() -> None:
+    def key(one: Variant, data: str = "data", part: Fold = PART) -> str:
+        return _fold_key(data, one, part)
+
+    def of(config: Config) -> Variant:
+        return Variant(name="hilbert", config=config)
+
+    plain = of(TINY)
+    moved = replace(PART, train=PART.train[1:], test=np.sort([*PART.test, PART.train[0]]))
+    others = [
+        key(plain, data="other"),
+        key(plain, part=replace(PART, repeat=1)),
+        key(plain, part=moved),
+        key(replace(plain, modality="audio")),
+        key(replace(plain, method="logistic")),
+        key(replace(plain, subsets=True)),
+        key(of(replace(TINY, fit=replace(TINY.fit, epochs=2)))),
+        key(of(replace(TINY, loss=replace(TINY.loss, cka=0.1)))),
+        key(of(replace(TINY, folds=replace(TINY.folds, inner=0)))),
+    ]
+    assert len({key(plain), *others}) == 1 + len(others)
+    elsewhere = replace(TINY.folds, cpus=0.5, repeats=9)
+    assert key(of(replace(TINY, folds=elsewhere))) == key(plain)
+
+
 # One fold
+
+
+def test_with_subsets_the_network_of_both_modalities_predicts_from_each_alone() -> None:
+    one = replace(variant("hilbert"), subsets=True)
+    whole, *apart = run_fold(FEATURES, one, PART).split()
+    same = run_fold(FEATURES, variant("hilbert"), PART)
+    model = fit(TINY, FEATURES, PART.train).model()
+    assert [part.variant for part in apart] == ["hilbert_audio", "hilbert_text"]
+    for modality, part in zip(("audio", "text"), apart, strict=True):
+        alone = model.predict(FEATURES.take(PART.test).only(modality))  # type: ignore[arg-type]
+        for task, probabilities in alone.probabilities.items():
+            np.testing.assert_array_equal(part.probabilities[task], probabilities)
+            np.testing.assert_array_equal(part.decisions[task], alone.decisions[task])
+            np.testing.assert_array_equal(whole.probabilities[task], same.probabilities[task])
+            assert not np.allclose(probabilities, whole.probabilities[task])
+
+
+def null_of(features: Features, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Return the headline of HILBERT on `heard` over some folds, with its permutation null."""
+    task = {"heard": TASKS["heard"]}
+    config = Config(
+        tasks=task,
+        model=ModelConfig(dim=16, hops=2, dropout=0.1, wide_dropout=0.1),
+        fit=FitConfig(epochs=10, seeds=1, batch_size=16, learning_rate=5e-3),
+        folds=FoldsConfig(inner=0),
+    )
+    results = [run_fold(features, Variant(name="hilbert", config=config), part) for part in folds]
+    return permutation_null(gather(features, task["heard"], "heard", results), permutations=500)
+
+
+def test_labels_shuffled_within_groups_are_predicted_by_chance() -> None:
+    features = make.features(80, groups=10, absent=0.0)
+    folds = FoldsConfig(folds=4, repeats=1)
+    heard = features.targets["heard"]
+    drawn = make_folds(features.doc_ids, features.groups, heard, folds, seed=0)
+    assert null_of(features, list(drawn))["value"] > 0.9, "in their order the labels can be predicted"
+    rng = np.random.default_rng(0)
+    shuffled = heard.copy()
+    for group in range(10):
+        at = np.flatnonzero(features.groups == group)
+        shuffled[at] = rng.permutation(heard[at])
+    null = null_of(replace(features, targets={**features.targets, "heard": shuffled}), list(drawn))
+    assert null["low"] <= null["value"] <= null["high"]
+
+
+def test_a_feature_that_only_tells_groups_apart_gains_nothing_on_our_folds() -> None:
+    """Labels go with groups, and the feature names the group; plain folds take that for knowledge."""
+    plain = make.features(96, groups=16, absent=0.0, seed=1)
+    rng = np.random.default_rng(1)
+    heard = np.where(rng.random(96) < 0.9, plain.groups % 2, 1 - plain.groups % 2)
+    names = rng.normal(size=(16, 12)).astype(np.float32)[plain.groups]
+    noise = np.random.default_rng(2)
+    lengths = np.full(96, 3)
+    audio = make.ragged(lengths, 12, np.zeros(96), noise)
+    values = 0.1 * audio.values + 3 * np.repeat(names, 3, axis=0)
+    wide = np.stack([mean_std(part) for part in np.split(values, 32 * 3)])
+    features = replace(
+        plain,
+        audio=replace(audio, values=values, wide=wide),
+        text=make.ragged(lengths, 20, np.zeros(96), noise),
+        targets={"heard": heard},
+    )
+    settings = FoldsConfig(folds=4, repeats=1)
+    ours = make_folds(features.doc_ids, features.groups, heard, settings, seed=0)
+    leaking = make_folds(features.doc_ids, np.arange(96), heard, settings, seed=0)
+    leaked = null_of(features, list(leaking))
+    assert leaked["value"] > leaked["high"]
+    found = null_of(features, list(ours))
+    assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_no_tested_group_is_trained_on() -> None:

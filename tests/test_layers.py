@@ -13,7 +13,7 @@ ROWS = (
     ("config", "document"),
     ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels"),
     ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate"),
-    ("model", "dataset", "cluster"),
+    ("model", "dataset", "cluster", "shortcuts"),
     ("embed", "fit"),
     ("train", "evaluate", "predict"),
     ("tune", "report", "doctor"),
