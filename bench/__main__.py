@@ -10,6 +10,7 @@ BENCHMARKS = (
     ("bench.encoders",),
     ("bench.embed", "--minutes", "1", "--repeats", "1"),
     ("bench.objective",),
+    ("bench.evaluate", "--repeats", "1", "--rounds", "1"),
 )
 
 

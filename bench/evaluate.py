@@ -1,0 +1,128 @@
+"""Cross-validation as Ray tasks against the same folds one after another in one process.
+
+Both run in turn, on made-up documents that are in memory already, so that what is compared is the folds
+alone; Ray is started before. A watcher notes the most shared memory that Ray's object store holds beyond what
+it held before, against the size of the features.
+
+    python -m bench.evaluate [--documents 132] [--folds 5] [--repeats 5] [--rounds 2] [--epochs 20]
+"""
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from hilbert_ray.batch import Features, Ragged, mean_std
+from hilbert_ray.cluster import connect
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
+from hilbert_ray.evaluate import _run_all, _run_fold, variants
+from hilbert_ray.folds import Folds, make_folds
+
+DIMS = {"audio": 120, "text": 512}
+SEGMENTS = 40  # of each modality in a document
+
+
+def made_up(documents: int, seed: int = 0) -> Features:
+    """Return documents of four to a group, with noise as features and three classes."""
+    rng = np.random.default_rng(seed)
+    offsets = np.arange(documents + 1) * SEGMENTS
+    place = np.tile((np.arange(SEGMENTS) + 0.5) / SEGMENTS, documents).astype(np.float32)
+    parts = {}
+    for modality, dim in DIMS.items():
+        values = rng.normal(size=(documents * SEGMENTS, dim)).astype(np.float32)
+        wide = np.stack([mean_std(part) for part in np.split(values, documents)])
+        parts[modality] = Ragged(
+            values=values, position=place, start=place, end=place, offsets=offsets, wide=wide
+        )
+    return Features(
+        doc_ids=np.array([f"d{i:05d}" for i in range(documents)]),
+        groups=np.arange(documents) // 4,
+        audio=parts["audio"],
+        text=parts["text"],
+        targets={"state": rng.integers(0, 3, documents)},
+    )
+
+
+def size_of(features: Features) -> int:
+    """Return the bytes of all feature arrays."""
+    parts = [part for part in (features.audio, features.text) if part is not None]
+    names = ("values", "position", "start", "end", "offsets", "wide")
+    return sum(getattr(part, name).nbytes for part in parts for name in names)
+
+
+def held() -> int:
+    """Return the bytes that Ray's object store holds."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return int(total["object_store_memory"] - free.get("object_store_memory", 0))
+
+
+def as_tasks(features: Features, folds: Folds, config: Config) -> tuple[float, int]:
+    """Return the seconds that the folds take as Ray tasks, and the most shared memory meanwhile, bytes."""
+    before, most, done = held(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.1):
+            most = max(most, held() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = variants(config, features, compare=False)
+        _run_all(ray.put(features), folds, chosen, Path(folder) / "folds", "bench")
+    seconds = time.perf_counter() - began
+    done.set()
+    watcher.join()
+    return seconds, most
+
+
+def in_one_process(features: Features, folds: Folds, config: Config) -> float:
+    """Return the seconds that the folds take one after another in this process."""
+    began = time.perf_counter()
+    for variant in variants(config, features, compare=False):
+        for part in folds:
+            _run_fold(features, variant, part)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print each round, the medians and their ratio, and the peak of shared memory."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=132)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
+    parser.add_argument("--rounds", type=int, default=2, help="times that each way is run, in turn")
+    settings = parser.parse_args()
+    features = made_up(settings.documents)
+    config = Config(
+        tasks={"state": TaskConfig(classes=("a", "b", "c"))},
+        fit=FitConfig(epochs=settings.epochs),
+        folds=FoldsConfig(folds=settings.folds, repeats=settings.repeats),
+    )
+    folds = make_folds(features.doc_ids, features.groups, features.targets["state"], config.folds, 0)
+    connect()
+    tasks, plain, peaks = [], [], []
+    for number in range(settings.rounds):
+        seconds, peak = as_tasks(features, folds, config)
+        tasks.append(seconds)
+        peaks.append(peak)
+        plain.append(in_one_process(features, folds, config))
+        print(f"round {number}: Ray tasks {tasks[-1]:.1f} s, one process {plain[-1]:.1f} s", flush=True)
+    fast, slow = statistics.median(tasks), statistics.median(plain)
+    print(f"{len(folds)} folds, {settings.documents} documents, {ray.cluster_resources()['CPU']:g} CPUs")
+    print(f"Ray tasks {fast:.1f} s, one process {slow:.1f} s: {slow / fast:.2f} times as fast")
+    size = size_of(features)
+    print(f"features {size / 2**20:.1f} MiB, most shared memory {max(peaks) / size:.2f} times that")
+
+
+if __name__ == "__main__":
+    main()
