@@ -58,6 +58,9 @@ class _Common:
     """Print the result as JSON on standard output."""
 
 
+Roots = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="root")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Validate(_Common):
     """Check a manifest: counts, durations, label balance, groups, and each fault with its row."""
@@ -67,12 +70,15 @@ class Validate(_Common):
     probe: int | Literal["all"] = 10_000
     """Documents whose files are opened, audio by its header: of more documents a random sample; or `all`."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    roots: Roots = ()
+    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
 
     def run(self, config: Config) -> Result:
         """Return the report; it is ok when no row has a fault."""
         from hilbert_ray.validate import validate
 
-        report = validate(self.manifest, config.tasks, roles=config.segment.roles, probe=self.probe)
+        roles, roots = config.segment.roles, config.roots
+        report = validate(self.manifest, config.tasks, roles=roles, probe=self.probe, roots=roots)
         return Result(report.to_dict(), report.text(), ok=not report.faults)
 
 
@@ -92,6 +98,8 @@ class Embed(_Common):
     text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    roots: Roots = ()
+    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
     dry_run: bool = False
     """Write nothing; print what is left to do and, from a short measurement, time and space."""
 
@@ -195,6 +203,8 @@ class Predict(_Common):
     trust_remote_code: bool = False
     """Let the model's encoders run the Python code that comes with their weights."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    roots: Roots = ()
+    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
 
     def run(self, config: Config) -> Result:
         """Return counts of what was predicted and what was quarantined."""
@@ -207,6 +217,7 @@ class Predict(_Common):
             config.embed,
             store=self.store,
             trust_remote_code=self.trust_remote_code,
+            roots=config.roots,
         )
         return Result(summary.to_dict(), summary.text())
 

@@ -438,8 +438,13 @@ class Config:
     tune: TuneConfig = field(default_factory=TuneConfig)
     tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
     """Tasks by name; empty means: infer them from the labels."""
+    roots: tuple[str, ...] = ()
+    """Folders and URI prefixes below which a manifest's files must lie; empty allows any file."""
 
     def __post_init__(self) -> None:
+        _require(
+            "" not in self.roots, "a root is empty; give a folder or a URI prefix such as s3://bucket/folder"
+        )
         _require(
             not (self.audio == "none" and self.text == "none"),
             "audio and text are both `none`: at least one modality must have an encoder",

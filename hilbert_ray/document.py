@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -121,12 +121,14 @@ class Fault:
 class Block:
     """Some rows of a manifest that are not checked yet: what one process works on at a time.
 
-    They are lines of JSON, or the records of other kinds of manifests; paths inside are relative to `folder`.
+    They are lines of JSON, or the records of other kinds of manifests; paths inside are relative to `folder`
+    and must lie below one of `roots`, if there are any.
     """
 
     manifest: str
     folder: str
-    first_row: int
+    roots: tuple[str, ...] = ()
+    first_row: int = 1
     lines: bytes = b""
     records: Sequence[Mapping[str, Any]] = ()
 
@@ -143,7 +145,7 @@ class Block:
                 yield row, fault
                 continue
             try:
-                yield row, parse_document(record, self.folder)
+                yield row, parse_document(record, self.folder, self.roots)
             except DocumentError as error:
                 yield (
                     row,
@@ -179,21 +181,22 @@ class Block:
                 yield record if isinstance(record, dict) else f"is a JSON {type(record).__name__}"
 
 
-def read_manifest(uri: str) -> Iterator[tuple[int, Document | Fault]]:
+def read_manifest(uri: str, roots: Sequence[str] = ()) -> Iterator[tuple[int, Document | Fault]]:
     """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
 
-    Paths inside are taken relative to the manifest. Ids that stand in several rows are not noticed here (that
-    needs the whole manifest); see `duplicate_fault`.
+    Paths inside are taken relative to the manifest; a row that names a file outside all of `roots` is a fault
+    (no roots: any file may be named). Ids that stand in several rows are not noticed here (that needs the
+    whole manifest); see `duplicate_fault`.
 
     Raises:
         ManifestError: when the file is absent, of another kind, or not readable as its kind.
     """
-    for block in _blocks(uri):
+    for block in _blocks(uri, roots):
         yield from block.rows()
 
 
-def map_blocks(function: Callable[[Block], T], uri: str) -> Iterator[T]:
-    """Yield what a function makes of each block of a manifest, in order, streaming.
+def map_blocks(function: Callable[[Block], T], uri: str, roots: Sequence[str] = ()) -> Iterator[T]:
+    """Yield what a function makes of each block of a manifest, in order, streaming; roots as `read_manifest`.
 
     A manifest of several blocks is worked on by several processes, so the function and what it returns must
     be picklable. A few blocks are held at a time.
@@ -203,7 +206,7 @@ def map_blocks(function: Callable[[Block], T], uri: str) -> Iterator[T]:
     """
     from joblib.externals.loky import ProcessPoolExecutor, cpu_count  # type: ignore[import-untyped]
 
-    blocks = _blocks(uri)
+    blocks = _blocks(uri, roots)
     first = list(islice(blocks, 2))
     processes = min(cpu_count(), _PROCESSES)
     if len(first) < 2 or processes < 2:
@@ -252,21 +255,22 @@ def _folder_of(uri: str) -> str:
     return uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
 
 
-def _blocks(uri: str) -> Iterator[Block]:
+def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
     """Cut a manifest into blocks, by the kind that its name tells."""
     import fsspec
 
+    empty = Block(manifest=uri, folder=_folder_of(uri), roots=tuple(map(_below, roots)))
     kind = uri.rpartition(".")[2].lower()
     try:
         if kind == "jsonl":
             with fsspec.open(uri, "rb") as file:
-                yield from _json_blocks(uri, file)
+                yield from _json_blocks(empty, file)
         elif kind == "csv":
             with fsspec.open(uri, "rt", encoding="utf-8", newline="") as file:
-                yield from _record_blocks(uri, _csv_records(file))
+                yield from _record_blocks(empty, _csv_records(file))
         elif kind == "parquet":
             with fsspec.open(uri, "rb") as file:
-                yield from _record_blocks(uri, _parquet_records(file))
+                yield from _record_blocks(empty, _parquet_records(file))
         else:
             raise ManifestError(f"manifest {uri} ends in .{kind}; the kinds are .jsonl, .csv and .parquet")
     except FileNotFoundError:
@@ -281,28 +285,28 @@ def _blocks(uri: str) -> Iterator[Block]:
         raise ManifestError(f"manifest {uri} cannot be read as Parquet: {error}") from error
 
 
-def _json_blocks(uri: str, file: BinaryIO) -> Iterator[Block]:
+def _json_blocks(empty: Block, file: BinaryIO) -> Iterator[Block]:
     row, rest = 1, b""
     while data := file.read(_BLOCK_BYTES):
         lines, end, rest = (rest + data).rpartition(b"\n")
         if end:
-            yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, lines=lines)
+            yield replace(empty, first_row=row, lines=lines)
             row += sum(1 for line in lines.splitlines() if line.strip())
     if rest:
-        yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, lines=rest)
+        yield replace(empty, first_row=row, lines=rest)
 
 
-def _record_blocks(uri: str, records: Iterator[Mapping[str, Any]]) -> Iterator[Block]:
+def _record_blocks(empty: Block, records: Iterator[Mapping[str, Any]]) -> Iterator[Block]:
     row, size = 1, 0
     held: list[Mapping[str, Any]] = []
     for record in records:
         held.append(record)
         size += _RECORD_BYTES + sum(len(value) for value in record.values() if isinstance(value, str))
         if size >= _BLOCK_BYTES:
-            yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, records=held)
+            yield replace(empty, first_row=row, records=held)
             row, size, held = row + len(held), 0, []
     if held:
-        yield Block(manifest=uri, folder=_folder_of(uri), first_row=row, records=held)
+        yield replace(empty, first_row=row, records=held)
 
 
 def _csv_records(file: IO[str]) -> Iterator[dict[str, Any]]:
@@ -357,12 +361,13 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
+def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[str] = ()) -> Document:
     """Check one manifest row and return its document. What people said is in no message.
 
     Args:
         record: the fields of DESIGN section 4: doc_id, audio, text or text_file, group, labels, split.
         folder: what relative paths are relative to.
+        roots: folders and URI prefixes below which files must lie; none allows any file.
 
     Raises:
         DocumentError: naming the document, the field, the value and the rule.
@@ -393,11 +398,15 @@ def parse_document(record: Mapping[str, Any], folder: str = "") -> Document:
     if split is not None and split not in SPLITS:
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
     group = record.get("group")
+    audio, text_file = (None if path is None else resolve(path, folder) for path in (audio, text_file))
+    for name, path in ("audio", audio), ("text_file", text_file):
+        if roots and path is not None:
+            _check_root(doc_id, name, path, roots)
     return Document(
         doc_id=doc_id,
-        audio=None if audio is None else resolve(audio, folder),
+        audio=audio,
         text=text,
-        text_file=None if text_file is None else resolve(text_file, folder),
+        text_file=text_file,
         group=doc_id if group is None else str(group),
         labels={str(task): value for task, value in labels.items() if value is not None},
         split=split,
@@ -409,6 +418,33 @@ def resolve(path: str, folder: str) -> str:
     if "://" in path or os.path.isabs(path) or not folder:
         return path
     return f"{folder.rstrip('/')}/{path}" if "://" in folder else os.path.join(folder, path)
+
+
+def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None:
+    """Check that a file lies below one of some roots, wherever links and `..` lead.
+
+    Raises:
+        DocumentError: naming the document, the path, the roots and what to do.
+    """
+    allowed = tuple(map(_below, roots))
+    if not _below(path).startswith(allowed):
+        raise DocumentError(
+            f"document {doc_id!r}: {name} {path} lies outside {' and '.join(allowed)} (links and `..` are "
+            "followed); move the file there, or allow its folder with --root too"
+        )
+    refused = ("::", "..", "%", "file://~") if "://" in path else ("::",)
+    found = [part for part in refused if part in path]
+    if found or ("://" in path and not path.isprintable()):
+        raise DocumentError(
+            f"document {doc_id!r}: {name} {path!r} holds {found[0] if found else 'unprintable characters'}, "
+            "which may lead out of the folders that --root allows; rename the file, or give its plain path"
+        )
+
+
+def _below(path: str) -> str:
+    """Return how paths below a folder begin: without links and `..` where it is local, with a `/` last."""
+    local = path.removeprefix("file://")
+    return (path if "://" in local else os.path.realpath(local)).rstrip("/") + "/"
 
 
 def _parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:

@@ -61,6 +61,7 @@ def predict(
     *,
     store: str | None = None,
     trust_remote_code: bool = False,
+    roots: Sequence[str] = (),
 ) -> Summary:
     """Embed and classify every document of a manifest.
 
@@ -76,6 +77,7 @@ def predict(
         config: how to run the embedding.
         store: feature store to reuse and fill; default `<out>.store`.
         trust_remote_code: let encoders run the Python code that comes with their weights.
+        roots: folders and URI prefixes below which the manifest's files must lie; none allows any file.
 
     Raises:
         ConfigError: when `out` is a URI.
@@ -83,7 +85,7 @@ def predict(
     """
     path = local_path(out)
     trained = Hilbert.from_pretrained(model, trust_remote_code=trust_remote_code)
-    settings = replace(trained.config, embed=config)
+    settings = replace(trained.config, embed=config, roots=tuple(roots))
     for modality in MODALITIES:
         known = trained.encoders.get(modality)
         if known is None:

@@ -101,7 +101,11 @@ class ValidationError(DocumentError):
 
 
 def validate(
-    manifest: str, tasks: Mapping[str, TaskConfig], roles: Sequence[str] = (), probe: Probe = PROBED
+    manifest: str,
+    tasks: Mapping[str, TaskConfig],
+    roles: Sequence[str] = (),
+    probe: Probe = PROBED,
+    roots: Sequence[str] = (),
 ) -> Report:
     """Read a whole manifest and report on it.
 
@@ -110,6 +114,7 @@ def validate(
         tasks: the declared tasks; empty means that they are inferred from the labels.
         roles: the speakers that will be kept; a transcript without any of them is at fault.
         probe: of how many documents the files are opened.
+        roots: folders and URI prefixes below which files must lie; none allows any file.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
@@ -120,7 +125,7 @@ def validate(
         raise ConfigError(f"probe is {probe}; it must be 1 document or more, or `all`")
     digests = []
     labels = _Labels()
-    for of_block in map_blocks(partial(_survey, is_labelled=not tasks), manifest):
+    for of_block in map_blocks(partial(_survey, is_labelled=not tasks), manifest, roots):
         digests.append(of_block[0])
         labels.merge(of_block[1])
     rows = sum(map(len, digests))
@@ -133,7 +138,7 @@ def validate(
         probed=None if probe == "all" or rows <= probe else _draw(rows, probe),
     )
     counts = _Counts()
-    for found in map_blocks(check, manifest):
+    for found in map_blocks(check, manifest, roots):
         counts.merge(found)
     return counts.report(manifest, rows, declared, not tasks)
 

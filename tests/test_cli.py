@@ -189,6 +189,30 @@ def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path:
     assert "fault in row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
 
 
+def test_no_command_looks_at_files_outside_the_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Roots are those of the settings and of the flags together."""
+    for name in ("corpus", "one", "two", "three"):
+        (tmp_path / name).mkdir()
+    records = [{"doc_id": name, "text_file": f"../{name}/a.txt"} for name in ("one", "two", "three")]
+    for record in records:
+        (tmp_path / "corpus" / record["text_file"]).write_text("Hello there.")
+    manifest = make.manifest(tmp_path / "corpus" / "m.jsonl", records)
+    (tmp_path / "settings.yaml").write_text("roots: [one]\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", manifest]) == 0
+    assert main(["validate", manifest, "--config", "settings.yaml", "--root", "two", "--json"]) == 1
+    shown = capsys.readouterr().out
+    assert [fault["doc_id"] for fault in json.loads(shown[shown.index("{") :])["faults"]] == ["three"]
+    embed = ["embed", "--manifest", manifest, "--store", "store", "--audio", "none", "--root", "corpus"]
+    for words in (embed, [*embed, "--dry-run"]):
+        assert main(words) == 1
+        assert "no valid document (3 rows are at fault)" in capsys.readouterr().err
+    assert main([*embed, "--root", ""]) == 2
+    assert "a root is empty" in capsys.readouterr().err
+
+
 def test_store_commands_print_what_they_found_and_did(store: str, tmp_path: Path) -> None:
     copy = shutil.copytree(store, tmp_path / "copy")
     info = json.loads(run("store", "info", copy, "--json").stdout)

@@ -203,6 +203,101 @@ def test_a_manifest_cut_into_blocks_of_any_size_has_the_same_rows(
         assert list(read_manifest(str(path))) == whole
 
 
+@pytest.fixture
+def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with `data` to be the root, in it links inwards and outwards, and folders beside it."""
+    for name in ("data", "data/deep", "data2", "secret"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data" / "inwards").symlink_to(tmp_path / "data" / "deep")
+    (tmp_path / "data" / "outwards").symlink_to(tmp_path / "secret")
+    (tmp_path / "data" / "outwards.wav").symlink_to(tmp_path / "secret" / "a.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "is_allowed"),
+    [
+        ("a.wav", "data", True),
+        ("deep/../a.wav", "data/", True),
+        ("inwards/a.wav", "data", True),
+        ("a.wav", "link", True),
+        ("{folder}/link/a.wav", "data", True),
+        ("file://{folder}/data/a.wav", "data", True),
+        ("a.wav", "/", True),
+        ("a..b%20.wav", "data", True),
+        ("../secret/a.wav", "data", False),
+        ("deep/../../secret/a.wav", "data", False),
+        ("outwards/a.wav", "data", False),
+        ("outwards.wav", "data", False),
+        ("inwards/../../secret/a.wav", "data", False),
+        ("{folder}/secret/a.wav", "data", False),
+        ("{folder}/data2/a.wav", "data", False),
+        ("{folder}/data", "data/deep", False),
+        ("file://{folder}/secret/a.wav", "data", False),
+        ("file://{folder}/data/../secret/a.wav", "data", False),
+        ("file://{folder}/data/outwards/a.wav", "data", False),
+        ("file://~/a.wav", ".", False),
+        ("outwards.wav::{folder}/data/a.wav", "data", False),
+        ("simplecache::{folder}/secret/a.wav", "data", False),
+        ("s3://bucket/a.wav", "data", False),
+        ("a.wav", "s3://bucket", False),
+        ("s3://bucket/data/a.wav", "s3://bucket/data", True),
+        ("s3://bucket/data/a.wav", "s3://bucket/data/", True),
+        ("s3://bucket/data2/a.wav", "s3://bucket/data", False),
+        ("s3://bucket2/a.wav", "s3://bucket", False),
+        ("s3://bucket/data/../a.wav", "s3://bucket/data", False),
+        ("s3://bucket/data/%2e%2e/a.wav", "s3://bucket/data", False),
+        ("https://host/data/.\t./a.wav", "https://host/data", False),
+        ("https://host@evil/data/a.wav", "https://host", False),
+        ("s3://bucket/data/a.zip::file:///secret/a.wav", "s3://bucket/data", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["audio", "text_file"])
+def test_a_document_names_files_below_the_roots_only(
+    rooted: Path, path: str, root: str, is_allowed: bool, name: str
+) -> None:
+    record = {"doc_id": "d1", name: path.format(folder=rooted)}
+    folder = str(rooted / "data")
+    named = parse_document(record, folder)
+    assert getattr(named, name) == resolve(record[name], folder)
+    if is_allowed:
+        assert parse_document(record, folder, [root]) == named
+        assert parse_document(record, folder, ["/nowhere", root]) == named
+        return
+    with pytest.raises(DocumentError, match=rf"^document 'd1': {name} ") as error:
+        parse_document(record, folder, ["/nowhere", root])
+    assert "--root" in str(error.value)
+
+
+def test_what_lies_outside_the_roots_is_named_with_them(rooted: Path) -> None:
+    with pytest.raises(DocumentError) as error:
+        parse_document({"doc_id": "d1", "audio": "../data2/a.wav"}, str(rooted / "data"), ["data", "s3://b/"])
+    assert str(error.value) == (
+        f"document 'd1': audio {rooted}/data/../data2/a.wav lies outside {rooted}/data/ and s3://b/ (links "
+        "and `..` are followed); move the file there, or allow its folder with --root too"
+    )
+    with pytest.raises(DocumentError) as error:
+        parse_document({"doc_id": "d1", "audio": "s3://b/%61.wav"}, "", ["s3://b"])
+    assert str(error.value) == (
+        "document 'd1': audio 's3://b/%61.wav' holds %, which may lead out of the folders that --root "
+        "allows; rename the file, or give its plain path"
+    )
+
+
+def test_the_manifest_itself_may_lie_outside_the_roots_and_a_text_needs_none(rooted: Path) -> None:
+    records = [{"doc_id": "in", "audio": "data/a.wav"}, {"doc_id": "out", "audio": "data2/a.wav"}]
+    path = make.manifest(rooted / "m.jsonl", [*records, {"doc_id": "words", "text": "hello"}])
+    found = [item for _, item in read_manifest(path, ["data"])]
+    assert [item.doc_id for item in found if isinstance(item, Document)] == ["in", "words"]
+    [fault] = [item for item in found if isinstance(item, Fault)]
+    assert (fault.row, fault.doc_id, fault.error) == (2, "out", "DocumentError")
+    assert fault.message.startswith(
+        f"document 'out': audio {rooted}/data2/a.wav lies outside {rooted}/data/ "
+    )
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_processes_read_a_manifest_as_this_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -221,6 +316,10 @@ def test_processes_read_a_manifest_as_this_one_does(
     assert sum(isinstance(item, Document) for _, item in plain) == 80
     monkeypatch.setattr(document, "_BLOCK_BYTES", 1000)
     monkeypatch.chdir(tmp_path)
+    inside = list(map_blocks(lambda block: list(block.rows()), path.name, ["."]))
+    assert [row for rows in inside for row in rows] == plain
+    outside = list(map_blocks(lambda block: list(block.rows()), path.name, ["elsewhere"]))
+    assert sum(isinstance(item, Fault) for rows in outside for _, item in rows) == 100
     found = list(map_blocks(lambda block: (os.getpid(), list(block.rows())), path.name))
     assert len(found) > 3
     assert [row for _, rows in found for row in rows] == plain

@@ -78,11 +78,12 @@ def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pred
         {"doc_id": "words", "audio": "words.wav"},
         {"doc_id": "both", "audio": "words.wav", "text_file": "nowhere.txt"},
         {"doc_id": "empty"},
+        {"doc_id": "outside", "audio": "/elsewhere/a.wav"},
     ]
     make.manifest(folder / "manifest.jsonl", records)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        summary = predict(str(published), "manifest.jsonl", "predictions.parquet", EMBED)
+        summary = predict(str(published), "manifest.jsonl", "predictions.parquet", EMBED, roots=["."])
     return Predicted(summary=summary, manifest=str(folder / "manifest.jsonl"), folder=folder)
 
 
@@ -173,12 +174,13 @@ def test_a_document_with_one_broken_modality_is_predicted_with_its_fault(predict
 
 def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predicted) -> None:
     failed = predicted.summary.failed
-    assert sorted(failed) == ["both", "row 10", "words"]
+    assert sorted(failed) == ["both", "row 10", "row 11", "words"]
     assert "words.wav" in failed["words"]
     sound, words = failed["both"].split("; text: ")
     assert sound.startswith("audio: ")
     assert "nowhere.txt" in words
     assert failed["row 10"] == "document 'empty' has neither audio nor text; at least one must be given"
+    assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav lies outside ")
     assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
     assert predicted.summary.to_dict()["failed"] == failed
 
@@ -192,8 +194,9 @@ def test_running_again_embeds_nothing_anew_and_writes_the_same(
         return {str(path): path.stat().st_mtime_ns for path in predicted.store.rglob("*") if path.is_file()}
 
     before = stored()
-    out = tmp_path / "again" / "out.parquet"
-    summary = predict(str(published), predicted.manifest, str(out), EMBED, store=str(predicted.store))
+    out, roots = tmp_path / "again" / "out.parquet", [str(predicted.folder)]
+    store = str(predicted.store)
+    summary = predict(str(published), predicted.manifest, str(out), EMBED, store=store, roots=roots)
     assert stored() == before
     assert not (tmp_path / "again" / "out.parquet.store").exists()
     assert replace(summary, out=predicted.summary.out) == predicted.summary

@@ -105,7 +105,8 @@ def embed(manifest: str, store: str, config: Config) -> Summary:
     config = settled(config)
     chosen = chosen_encoders(config)
     target = Store.create(store, config.embed.buckets)
-    snapshot = target.write_documents(look(manifest, config.embed.content_hash), config.segment.roles)
+    rows = look(manifest, config.embed.content_hash, config.roots)
+    snapshot = target.write_documents(rows, config.segment.roles)
     require_documents(manifest, snapshot)
     for modality, encoder in chosen.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())

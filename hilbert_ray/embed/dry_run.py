@@ -124,7 +124,8 @@ def estimate(manifest: str, store: str, config: Config) -> Estimate:
         target = _existing(store)
         buckets = config.embed.buckets if target is None else target.buckets
         documents = Store.create(folder, buckets)
-        snapshot = documents.write_documents(look(manifest, config.embed.content_hash), config.segment.roles)
+        rows = look(manifest, config.embed.content_hash, config.roots)
+        snapshot = documents.write_documents(rows, config.segment.roles)
         require_documents(manifest, snapshot)
         plans = plan_all(target or documents, snapshot, chosen, config, documents)
         found = {

@@ -91,13 +91,15 @@ class Plan:
     absent: int
 
 
-def look(manifest: str, content_hash: bool) -> Iterator[Part]:
+def look(manifest: str, content_hash: bool, roots: Sequence[str] = ()) -> Iterator[Part]:
     """Yield the manifest's rows with the versions that their files have now, in order, streaming.
+
+    A row that names a file outside all of `roots`, if there are any, is a fault.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
     """
-    return map_blocks(partial(_look_at, content_hash=content_hash), manifest)
+    return map_blocks(partial(_look_at, content_hash=content_hash), manifest, roots)
 
 
 def _look_at(block: Block, content_hash: bool) -> Part:
