@@ -182,9 +182,12 @@ import sys
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embed.plan import look
 from hilbert_ray.embed.unit import embed_documents, load_encoder
+from hilbert_ray.store import Store
 config = Config()
 encoder = load_encoder(config, "audio")
-rows, failures = embed_documents(list(look(sys.argv[1], False)), ["k"], "audio", encoder, config)
+store = Store.create(sys.argv[1] + ".store", 1)
+documents = list(store.stored_documents(store.write_documents(look(sys.argv[1], False))))
+rows, failures = embed_documents(documents, ["k"], "audio", encoder, config)
 assert len(rows) == 1 and rows[0].seen == rows[0].present, failures
 """
 
@@ -248,7 +251,7 @@ def words(folder: Path, seconds: float, repeats: int, workers: int) -> None:
     encoder = encoders.load(spec, "text", EncoderConfig(), SegmentConfig())
     sample = transcripts(folder, 2000)
     texts = [t for line in Path(sample).read_text().splitlines() for t in json.loads(line)["text"]]
-    tokens = sum(map(encoder.count_tokens, texts)) / len(texts)
+    tokens = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]
     guess = run_forward(spec, shapes, 20.0, workers)
     manifest = transcripts(folder, round(guess * seconds))

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
-from hilbert_ray import audio
-from hilbert_ray.config import Config, EmbedConfig, load_file
+from hilbert_ray import audio, metrics
+from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, from_dict, load_file
+from hilbert_ray.dataset import open_dataset
 from hilbert_ray.document import Document, read_manifest
 from hilbert_ray.embed import embed
+from hilbert_ray.evaluate import Variant, gather, run_fold_remotely
+from hilbert_ray.folds import choose_strata, make_folds
+from hilbert_ray.presets import ablations
 from hilbert_ray.store import Store
 from hilbert_ray.validate import validate
 
@@ -48,8 +53,6 @@ def test_the_corpus_is_what_its_readme_says() -> None:
 
 
 def test_the_corpus_is_valid_for_its_declared_tasks() -> None:
-    from hilbert_ray.config import from_dict
-
     tasks = from_dict(Config, load_file(CORPUS / "tasks.yaml")).tasks
     report = validate(str(CORPUS / "manifest.jsonl"), tasks)
     assert report.faults == ()
@@ -129,3 +132,29 @@ def test_every_broken_document_is_in_quarantine_with_its_reason_and_every_good_o
     for (_, doc_id), error in BROKEN.items():
         assert f"{doc_id} (" in again.text()
         assert error in again.text()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_on_the_corpus_the_model_is_not_below_logistic_regression_on_mean_and_std(tmp_path: Path) -> None:
+    tasks = {"pattern": from_dict(Config, load_file(CORPUS / "tasks.yaml")).tasks["pattern"]}
+    config = Config(tasks=tasks, fit=FitConfig(seeds=1), folds=FoldsConfig(repeats=1, inner=0))
+    store = str(tmp_path / "store")
+    embed(str(CORPUS / "manifest.jsonl"), store, config)
+    dataset = open_dataset(store, config)
+    features, config = dataset.features, dataset.config
+    strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
+    folds = make_folds(features.doc_ids, features.groups, strata.members, config.folds, seed=0)
+    shared, scores = ray.put(features), {}
+    for method in ("network", "logistic"):
+        variant = Variant(name="", config=config, method=method)
+        results = ray.get([run_fold_remotely.remote(shared, variant, part) for part in folds])
+        predictions = gather(features, tasks["pattern"], "pattern", results)
+        scores[method] = metrics.evaluate_predictions(predictions)["auc"]["within"]
+    assert scores["network"] >= scores["logistic"] > 0.6
+
+
+@pytest.mark.parametrize(("name", "change"), [("no_fusion", {"model": {"layers": 0}}),
+                                              ("mlp_head", {"moe": {"kind": "mlp"}})])  # fmt: skip
+def test_no_fusion_and_the_plain_head_are_one_setting_away(name: str, change: dict[str, Any]) -> None:
+    assert ablations(Config())[name] == from_dict(Config, change)

@@ -130,8 +130,8 @@ class Plain:
             features[loud] = np.nan if self.fail == "nan" else 1e6
         return features[:, :1] if self.fail == "shape" else features
 
-    def count_tokens(self, text: str) -> int:
-        return len(text.split())
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
 
     def split(self, text: str, limit: int) -> list[str]:
         words = text.split()
@@ -742,4 +742,4 @@ def test_every_second_and_every_token_that_is_present_is_seen(
         encoder = load_encoder(config, "text")
         [row], none = embed_documents(items, ["k"], "text", encoder, config)
         assert none == []
-        assert row.seen == row.present == sum(encoder.count_tokens(turn["text"]) for turn in kept)
+        assert row.seen == row.present == sum(encoder.count_tokens([turn["text"] for turn in kept]))

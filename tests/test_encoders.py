@@ -279,7 +279,7 @@ def test_whisper_refuses_what_it_would_cut_off(small: Models) -> None:
 def test_tokens_are_those_of_the_tokenizer_that_transformers_loads(text: str) -> None:
     encoder: Any = minilm_encoder()
     tokenizer = minilm_tokenizer()
-    assert encoder.count_tokens(text) == len(tokenizer(text, add_special_tokens=False).input_ids)
+    assert encoder.count_tokens([text])[0] == len(tokenizer(text, add_special_tokens=False).input_ids)
     [tokens] = encoder._inputs([TextSegment(start=0, end=1, text=text)])
     assert tokens.tolist() == tokenizer(text).input_ids
 
@@ -298,12 +298,12 @@ def minilm_tokenizer() -> Any:  # noqa: ANN401
 def test_the_longest_text_is_encoded_and_a_longer_one_refused(name: str, small: Models) -> None:
     encoder = load(small(name), "text")
     assert encoder.max_tokens == (510 if name == "t5" else 62)  # 64 positions, two special tokens
-    words = [word for word in WORDS * 99 if encoder.count_tokens(f" {word}") == 1]
+    words = [word for word in WORDS * 99 if encoder.count_tokens([f" {word}"]) == [1]]
     longest, longer = (
         TextSegment(start=0, end=1, text="".join(f" {word}" for word in words[: encoder.max_tokens + more]))
         for more in (0, 1)
     )
-    assert encoder.count_tokens(longest.text) == encoder.max_tokens
+    assert encoder.count_tokens([longest.text]) == [encoder.max_tokens]
     assert np.isfinite(encoder.encode([longest, *TEXTS])).all()
     with pytest.raises(SegmentTooLongError, match=rf"has {encoder.max_tokens + 1} tokens, more than the "):
         encoder.encode([*TEXTS, longer])
@@ -315,7 +315,7 @@ def test_a_tokenizer_file_that_asks_to_truncate_or_pad_cuts_and_adds_nothing(tmp
     asking = {"enable_truncation": {"max_length": 5}, "enable_padding": {"length": 32}}
     models.tokenizer(**asking).save_pretrained(tmp_path)
     encoder = load(folder, "text")
-    counts = [encoder.count_tokens(segment.text) for segment in TEXTS if isinstance(segment, TextSegment)]
+    counts = encoder.count_tokens([segment.text for segment in TEXTS if isinstance(segment, TextSegment)])
     assert max(counts) > 5
     assert min(counts) < 5
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6, rtol=0)
@@ -332,8 +332,8 @@ def test_long_texts_are_split_within_the_limit_and_lose_nothing(words: list[str]
     text = " ".join(words)
     pieces = encoder.split(text, 16)
     assert "".join(pieces) == text
-    assert all(encoder.count_tokens(piece) <= 16 for piece in pieces)
-    assert sum(map(encoder.count_tokens, pieces)) == encoder.count_tokens(text)
+    assert all(count <= 16 for count in encoder.count_tokens(pieces))
+    assert sum(encoder.count_tokens(pieces)) == encoder.count_tokens([text])[0]
 
 
 def test_a_single_word_beyond_the_limit_is_split_too() -> None:
@@ -341,7 +341,7 @@ def test_a_single_word_beyond_the_limit_is_split_too() -> None:
     text = "xqzv" * 40
     pieces = encoder.split(text, 10)
     assert "".join(pieces) == text
-    assert all(0 < encoder.count_tokens(piece) <= 10 for piece in pieces)
+    assert all(0 < count <= 10 for count in encoder.count_tokens(pieces))
 
 
 # Batches

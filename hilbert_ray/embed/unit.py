@@ -402,7 +402,7 @@ def _covered(spans: Sequence[tuple[Samples, Samples]]) -> Samples:
 
 def _check_tokens(doc_id: str, texts: Sequence[str], wanted: float, encoder: Encoder) -> tuple[float, float]:
     """Return how many tokens the encoder saw and how many there are; every character must be among them."""
-    counts = [encoder.count_tokens(text) for text in texts]
+    counts = encoder.count_tokens(texts)
     seen = sum(min(count, encoder.max_tokens or count) for count in counts)
     found = segment.characters(texts)
     if found != wanted or seen != sum(counts):

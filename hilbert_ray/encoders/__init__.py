@@ -45,8 +45,8 @@ class Encoder(Protocol):
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, dim], one a segment, the same for a segment in any batch."""
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, without special tokens."""
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without special tokens."""
 
     def split(self, text: str, limit: int) -> list[str]:
         """Return consecutive pieces of a text, none above `limit` tokens, together the whole text."""

@@ -66,7 +66,7 @@ class Mfcc:
         frames = torch.cat([cepstra, first, second])
         return torch.cat([frames.mean(1), frames.std(1, correction=0)]).numpy()
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Audio has no tokens."""
         raise TypeError("mfcc encodes audio; it has no tokens")
 
@@ -112,9 +112,9 @@ class Hashing:
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
         return np.hstack([self.words.transform(texts).toarray(), self.characters.transform(texts).toarray()])
 
-    def count_tokens(self, text: str) -> int:
-        """Return the number of words between white space."""
-        return len(_WORD.findall(text))
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of words between white space, of each text."""
+        return [len(_WORD.findall(text)) for text in texts]
 
     def split(self, text: str, limit: int) -> list[str]:
         """Return pieces of at most `limit` words."""

@@ -57,9 +57,10 @@ class Text(Transformer):
         known = [limit for limit in limits if 0 < limit < NO_LIMIT]
         return min(known, default=DEFAULT_TOKENS)
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, without special tokens."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without special tokens."""
+        coded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(one) for one in coded]
 
     def split(self, text: str, limit: int) -> list[str]:
         """Return pieces of at most `limit` tokens, cut where a word begins where that is possible."""
@@ -80,11 +81,11 @@ class Text(Transformer):
         for last in range(limit, 0, -1):
             cut = spans[last - 1][1]
             starts_word = cut < len(text) and text[cut].isspace()
-            if starts_word and self.count_tokens(text[:cut]) <= limit:
+            if starts_word and self.count_tokens([text[:cut]])[0] <= limit:
                 return cut
         for last in range(limit, 0, -1):  # one word alone is longer than the limit
             cut = spans[last - 1][1]
-            if cut and self.count_tokens(text[:cut]) <= limit:
+            if cut and self.count_tokens([text[:cut]])[0] <= limit:
                 return cut
         return 1
 

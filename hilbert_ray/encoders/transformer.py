@@ -168,7 +168,7 @@ class Transformer:
         variance = ((states - mean[:, None]).square() * weights).sum(1) / count
         return torch.cat([mean, variance.sqrt()], 1)
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Audio has no tokens."""
         raise TypeError(f"{self.name} encodes audio; it has no tokens")
 

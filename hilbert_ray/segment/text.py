@@ -16,8 +16,8 @@ class Tokens(Protocol):
 
     max_tokens: int | None
 
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, without special tokens."""
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without special tokens."""
 
     def split(self, text: str, limit: int) -> list[str]:
         """Return consecutive pieces of a text, none above `limit` tokens."""
@@ -54,8 +54,10 @@ def text_segments(
     if len(spans) < len(kept):
         spans = _positions([u.text for u in kept])
     units: list[tuple[Seconds, Seconds, str, str | None]] = []
-    for utterance, (start, end) in zip(kept, spans, strict=True):
-        for begin, stop, piece in _pieces(utterance.text, encoder):
+    texts = [utterance.text.strip() for utterance in kept]
+    counts = encoder.count_tokens(texts)
+    for utterance, text, count, (start, end) in zip(kept, texts, counts, spans, strict=True):
+        for begin, stop, piece in _pieces(text, count, encoder):
             begins, ends = np.interp((begin, stop), (0, 1), (start, end)).tolist()
             units.append((begins, ends, piece, utterance.role))
     return _merged(units, encoder, config.target_tokens)
@@ -73,10 +75,9 @@ def _positions(texts: Sequence[str]) -> list[tuple[float, float]]:
     return [(float(a / ends[-1]), float(b / ends[-1])) for a, b in zip(starts, ends, strict=True)]
 
 
-def _pieces(text: str, encoder: Tokens) -> list[tuple[float, float, str]]:
+def _pieces(text: str, tokens: int, encoder: Tokens) -> list[tuple[float, float, str]]:
     """Return a unit's pieces within the encoder's limit, each with its place in the unit, 0 to 1."""
-    text = text.strip()
-    if encoder.max_tokens is None or encoder.count_tokens(text) <= encoder.max_tokens:
+    if encoder.max_tokens is None or tokens <= encoder.max_tokens:
         return [(0.0, 1.0, text)]
     pieces = encoder.split(text, encoder.max_tokens)
     return [(begin, stop, piece) for (begin, stop), piece in zip(_positions(pieces), pieces, strict=True)]
@@ -91,7 +92,7 @@ def _merged(
     for start, end, text, speaker in units:
         if target and segments and speaker == role:
             together = f"{segments[-1].text} {text}"
-            if encoder.count_tokens(together) <= target:
+            if encoder.count_tokens([together])[0] <= target:
                 segments[-1] = TextSegment(
                     start=segments[-1].start, end=max(end, segments[-1].end), text=together
                 )
