@@ -19,16 +19,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hilbert_ray import distributed, losses
-from hilbert_ray.batch import Batch, Features, collate, epoch_batches, share
+from hilbert_ray.batch import Batch, Features, collate, epoch_batches, eval_batches, share
 from hilbert_ray.checkpoint import TrainingState, load_optimizer, optimizer_tensors
 from hilbert_ray.config import MODALITIES, Config, LossConfig, Modality, TaskConfig
-from hilbert_ray.folds import choose_strata, inner_folds
+from hilbert_ray.folds import Fold, choose_strata, inner_folds
 from hilbert_ray.fusion import redundancy_penalty
 from hilbert_ray.model import Hilbert, Network, Output
-from hilbert_ray.moe import load_balance_loss, router_z_loss
+from hilbert_ray.moe import effective_experts, load_balance_loss, router_z_loss
 
 log = logging.getLogger(__name__)
 
+EARLY_STOPPING_FROM = 1000  # documents; below, the validation loss of a few rare cases says little
+VALIDATION_PARTS = 10  # one of so many parts of a training part is held out for early stopping
 CKA_MINIMUM = 16  # documents; below, the null deviation of unbiased CKA (0.10 at 16) drowns the signal
 
 Report = Callable[["Progress"], None]
@@ -40,12 +42,16 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One network to train: on which documents, from which seed; `test` is an inner fold's."""
+    """One network to train: on which documents, from which seed; `test` is an inner fold's.
+
+    `validation` says when to stop; nothing is fitted on it.
+    """
 
     name: str
     seed: int
     train: np.ndarray
     test: np.ndarray | None = None
+    validation: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,13 +120,24 @@ def fit(
 
 
 def _jobs(config: Config, features: Features, indices: np.ndarray) -> list[Job]:
-    """Return the networks to train, inner folds first."""
+    """Return the networks to train, inner folds first; large ones with a part to validate on."""
     seed, jobs = config.fit.seed, []
+    targets = {name: values[indices] for name, values in features.targets.items()}
+    members = choose_strata(config.tasks, targets, features.groups[indices], config.folds).members
+    strata = np.zeros((len(features), members.shape[1]), bool)
+    strata[indices] = members
+
+    def parts(train: np.ndarray, count: int) -> list[Fold]:
+        return inner_folds(train, features.groups, strata, replace(config.folds, inner=count), seed)
+
     if config.folds.inner and any(task.kind != "regression" for task in config.tasks.values()):
-        strata = choose_strata(config.tasks, features.targets, features.groups, config.folds).members
-        for part in inner_folds(indices, features.groups, strata, config.folds, seed):
+        for part in parts(indices, config.folds.inner):
             jobs.append(Job(name=f"inner {part.fold}", seed=seed, train=part.train, test=part.test))
     jobs += [Job(name=f"seed {seed + i}", seed=seed + i, train=indices) for i in range(config.fit.seeds)]
+    for i, job in enumerate(jobs):
+        if config.fit.patience and len(job.train) >= EARLY_STOPPING_FROM:
+            part = parts(job.train, VALIDATION_PARTS)[0]
+            jobs[i] = replace(job, train=part.train, validation=part.test)
     return jobs
 
 
@@ -151,15 +168,18 @@ def _train(
     lengths = features.lengths[job.train]
     epochs = settings.align_epochs + settings.epochs
     first = 0
+    best: dict[str, Tensor] = {}
     if resume:
         network.load_state_dict(resume.network)
-        first = resume.epoch
+        first, best = resume.epoch, resume.best
     optimizer = _optimizer(network, config)
     if resume:
         load_optimizer(optimizer, network, resume.optimizer)
     model, weights = _enter_phase(network, config, first)
     steps_per_epoch = max(round(len(job.train) / settings.batch_size), 1)
     for epoch in range(first, epochs):
+        if _waited(history, job) >= settings.patience > 0:
+            break
         if epoch == settings.align_epochs:
             model, weights = _enter_phase(network, config, epoch)
         began = time.perf_counter()
@@ -190,22 +210,54 @@ def _train(
                 sums[name] = sums.get(name, 0.0) + value
         means = {name: value / (step + 1) for name, value in sums.items()}
         rate = len(job.train) / (time.perf_counter() - began)
-        history.append({"job": job.name, "epoch": epoch, **means, **alignment(seen), "documents_per_s": rate})
+        left = len(job.train) * (epochs - epoch - 1) + sum(len(j.train) for j in jobs[number + 1 :]) * epochs
+        timing = {"documents_per_s": rate, "left_s": left / rate}
+        history.append({"job": job.name, "epoch": epoch, **means, **alignment(seen, config), **timing})
+        if job.validation is not None and epoch >= settings.align_epochs:
+            history[-1]["validation_loss"] = _validation_loss(network, features, job.validation, config)
+            if _waited(history, job) == 0:
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        is_last = epoch == epochs - 1 or _waited(history, job) >= settings.patience > 0
         if report:
             report(
                 Progress(
                     record=history[-1],
-                    state=lambda at=epoch + 1: TrainingState(  # type: ignore[misc]
+                    state=lambda at=epoch + 1, best=best: TrainingState(  # type: ignore[misc]
                         job=number,
                         epoch=at,
                         network=dict(network.state_dict()),
                         optimizer=optimizer_tensors(optimizer, network),
                         finished={i: dict(tensors) for i, tensors in finished.items()},
                         history=history,
+                        best=dict(best),
                     ),
-                    is_final=number == len(jobs) - 1 and epoch == epochs - 1,
+                    is_final=number == len(jobs) - 1 and is_last,
                 )
             )
+    if best:
+        network.load_state_dict(best)
+
+
+def _waited(history: Sequence[Mapping[str, Any]], job: Job) -> int:
+    """Return how many epochs ago a job's validation loss was least; 0 where it has none yet."""
+    found = [r["validation_loss"] for r in history if r["job"] == job.name and "validation_loss" in r]
+    return len(found) - 1 - int(np.argmin(found)) if found else 0
+
+
+@torch.no_grad()
+def _validation_loss(network: Network, features: Features, part: np.ndarray, config: Config) -> float:
+    """Return the task loss of held-out documents, without dropout. All ranks must call it."""
+    own = share(part, distributed.rank(), distributed.world_size())
+    network.eval()
+    device = network.logit_scale.device
+    sums = {name: torch.zeros(2, device=device) for name in config.tasks}
+    for at in eval_batches(len(own), features.lengths[own]):
+        batch = collate(features, own[at]).to(device)
+        logits = network(batch).logits
+        for name, task in config.tasks.items():
+            total, count = losses.task_loss(task, logits[name], batch.targets[name], network.labels[name])
+            sums[name] += torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=device)])
+    return sum(float(distributed.global_mean(total, count)) for total, count in sums.values())
 
 
 def backward(
@@ -227,12 +279,14 @@ def backward(
     """
     network = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(network, Network)
+    device = network.logit_scale.device
     seen: dict[str, Tensor] = {}
     terms = losses.Terms()
 
     def forward(indices: np.ndarray) -> dict[str, Tensor]:
-        batch = collate(features, indices).to(network.logit_scale.device)
-        return columns(model(batch), batch, config)
+        batch = collate(features, indices).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=_is_bf16(config, device)):
+            return columns(model(batch), batch, config)
 
     def total(given: dict[str, Tensor]) -> Tensor:
         nonlocal seen, terms
@@ -248,6 +302,11 @@ def backward(
         loss = total(forward(own))
         loss.backward()  # type: ignore[no-untyped-call]
     return terms, loss.detach(), seen
+
+
+def _is_bf16(config: Config, device: torch.device) -> bool:
+    """Return whether the network computes in bf16; its weights, gradients and losses are float32."""
+    return config.fit.precision == "bf16" or (config.fit.precision == "auto" and device.type == "cuda")
 
 
 def columns(output: Output, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -322,14 +381,21 @@ def objective(given: Mapping[str, Tensor], network: Network, config: Config) -> 
     )
 
 
-def alignment(seen: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the diagnostics of a step's global batch from what `backward` saw. All ranks must call it."""
+def alignment(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:
+    """Return the diagnostics of a step's global batch from what `backward` saw. All ranks must call it.
+
+    Beside those of `losses.diagnostics`: `effective_experts`, where experts are routed to.
+    """
     names = ("audio", "text", "joint", "audio_present", "text_present")
     audio, text, joint, has_audio, has_text = (distributed.all_gather_with_grad(seen[n]) for n in names)
-    return losses.diagnostics(
+    figures = losses.diagnostics(
         audio, text, joint, seen["scale"], audio_present=has_audio, text_present=has_text,
         minimum=CKA_MINIMUM,
     )  # fmt: skip
+    if "router_logits" in seen:
+        router_logits = distributed.all_gather_with_grad(seen["router_logits"])
+        figures["effective_experts"] = effective_experts(router_logits, config.moe.top_k)
+    return figures
 
 
 def _task_loss(

@@ -62,6 +62,14 @@ def load_balance_loss(logits: Float[Tensor, "batch *tasks experts"], top_k: int)
     return E * (f * P).sum(dim=-1).mean()
 
 
+def effective_experts(logits: Float[Tensor, "batch *tasks experts"], top_k: int) -> float:
+    """Return how many experts are in use: exp of the entropy of the shares of assignments, 1 to E."""
+    experts = logits.shape[-1]
+    chosen = logits.topk(top_k, dim=-1).indices.reshape(-1)
+    share = torch.bincount(chosen, minlength=experts) / max(len(chosen), 1)
+    return float(torch.special.entr(share).sum().exp())
+
+
 def router_z_loss(logits: Float[Tensor, "batch *tasks experts"]) -> Float[Tensor, ""]:
     """Return mean(logsumexp(logits)^2), which keeps router logits small (ST-MoE, Zoph et al. 2022, eq. 5).
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import ray
 import ray.train
 import ray.train.torch
+from tensorboardX import SummaryWriter
 
 from hilbert_ray import distributed
 from hilbert_ray.batch import Features
@@ -55,8 +57,8 @@ def train(
 ) -> Summary:
     """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
 
-    RUN gets config.json, checkpoints/, metrics.jsonl and model/. Run again after a kill, it goes on from the
-    last checkpoint and ends with the same losses.
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/. Run again after a kill, it
+    goes on from the last checkpoint and ends with the same losses.
 
     Args:
         store: feature store.
@@ -166,6 +168,33 @@ def _digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Journal:
+    """Writes a run's records, one an epoch, to RUN/metrics.jsonl and RUN/tensorboard."""
+
+    def __init__(self, run: Path, history: Sequence[Mapping[str, Any]]) -> None:
+        """Begin with the records up to the checkpoint; what was logged after it happens again."""
+        self.path = run / "metrics.jsonl"
+        self.path.write_text("")
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+        self.board = SummaryWriter(str(run / "tensorboard"))
+        for record in history:
+            self.write(record)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record; TensorBoard shows each number over epochs, a curve a network."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
+        for name, value in record.items():
+            if isinstance(value, float):
+                self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
+        self.board.flush()
+
+    def close(self) -> None:
+        """Finish the TensorBoard files."""
+        self.board.close()
+
+
 def train_worker(settings: Mapping[str, Any]) -> None:
     """One rank: `fit` with checkpoints; rank 0 writes metrics.jsonl and publishes the model."""
     config: Config = settings["config"]
@@ -177,32 +206,30 @@ def train_worker(settings: Mapping[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = restore(Path(folder) / "state")
     every = config.train.checkpoint_epochs
-    if distributed.rank() == 0:  # what was logged after the checkpoint happens again
-        lines = [json.dumps(record) + "\n" for record in (resume.history if resume else [])]
-        (run / "metrics.jsonl").write_text("".join(lines))
+    journal = Journal(run, resume.history if resume else []) if distributed.rank() == 0 else None
 
     def report(progress: Progress) -> None:
         record = progress.record
-        if distributed.rank() == 0:
-            with (run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        if journal:
+            journal.write(record)
         if (int(record["epoch"]) + 1) % every and not progress.is_final:
             return
         with tempfile.TemporaryDirectory() as folder:
             made = None
-            if distributed.rank() == 0:
+            if journal:
                 save(Path(folder) / "state", progress.state())
                 made = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"loss": record["loss"], "epoch": record["epoch"]}, checkpoint=made)
 
     fitted = fit(config, features, settings["indices"], report, resume, device=ray.train.torch.get_device())
-    if distributed.rank() == 0:
+    if journal:
+        journal.close()
         fitted.model(settings["encoders"]).save_pretrained(run / "model")
         values = {"temperature": fitted.temperature, "last": fitted.history[-1]}
         (run / "training.json").write_text(json.dumps(values, indent=1))
 
 
 def line(record: Mapping[str, Any]) -> str:
-    """Return one epoch's record as a line: job, epoch, loss, terms, information, saturation, throughput."""
+    """Return one epoch's record as a line: losses, information, saturation, expert use, speed, time left."""
     shown = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
     return f"{record['job']} epoch {record['epoch']} {shown}"

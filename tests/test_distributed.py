@@ -83,7 +83,8 @@ def step(own: np.ndarray, config: Config) -> dict[str, Any]:
         model = DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=True)
     terms, loss, seen = fit.backward(model, documents(), own, config, config.loss)
     return {
-        "loss": loss, "terms": terms.values(), "gradients": gradients(net), "figures": fit.alignment(seen),
+        "loss": loss, "terms": terms.values(), "gradients": gradients(net),
+        "figures": fit.alignment(seen, CONFIG),
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from hilbert_ray.fit import (
     Fitted,
     NotFiniteError,
     Progress,
+    _jobs,
     alignment,
     backward,
     columns,
@@ -104,6 +105,64 @@ def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, stop: tuple[int, i
         assert all(torch.equal(p, q) for p, q in zip(x.parameters(), y.parameters(), strict=True))
 
 
+EAGER = replace(
+    CONFIG,
+    fit=FitConfig(epochs=25, seeds=1, batch_size=16, learning_rate=0.03, patience=2),
+    folds=FoldsConfig(inner=0),
+)
+
+
+@pytest.fixture
+def early_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks of 40 documents stop early."""
+    monkeypatch.setattr("hilbert_ray.fit.EARLY_STOPPING_FROM", 40)
+
+
+@pytest.mark.usefixtures("early_stopping")
+def test_a_large_network_stops_after_its_best_epoch_and_keeps_those_weights(tmp_path: Path) -> None:
+    """A run that is resumed, even where it had just stopped, ends with the same weights."""
+    features = make.features(60)
+    states: list[Progress] = []
+
+    def keep(progress: Progress) -> None:
+        checkpoint.save(tmp_path / str(len(states)), progress.state())
+        states.append(progress)
+
+    whole = fit(EAGER, features, TRAIN, keep)
+    validation = [r["validation_loss"] for r in whole.history]
+    best = int(np.argmin(validation))
+    assert len(validation) == best + 1 + 2 < 25
+    assert [progress.is_final for progress in states] == [False] * (len(states) - 1) + [True]
+    network = whole.networks[0].state_dict()
+    for name, tensor in checkpoint.restore(tmp_path / str(best)).network.items():
+        assert torch.equal(network[name], tensor), name
+    for stop in (best, best + 1, best + 2):
+        resumed = fit(EAGER, features, TRAIN, resume=checkpoint.restore(tmp_path / str(stop)))
+        assert [r["validation_loss"] for r in resumed.history] == validation
+        for name, tensor in resumed.networks[0].state_dict().items():
+            assert torch.equal(network[name], tensor), name
+
+
+@pytest.mark.usefixtures("early_stopping")
+def test_what_says_when_to_stop_is_groups_of_their_own_on_which_nothing_is_fitted() -> None:
+    features = make.features(60)
+    [job] = _jobs(EAGER, features, TRAIN)
+    assert job.validation is not None
+    assert sorted([*job.train, *job.validation]) == TRAIN.tolist()
+    assert not set(features.groups[job.train]) & set(features.groups[job.validation])
+    one = replace(EAGER, fit=replace(EAGER.fit, epochs=1))
+    kept = replace(one, fit=replace(one.fit, patience=0))
+    first, second = fit(one, features, TRAIN), fit(kept, features, job.train)
+    for name, tensor in first.networks[0].state_dict().items():
+        assert torch.equal(second.networks[0].state_dict()[name], tensor), name
+
+
+def test_small_data_is_trained_for_all_epochs_on_all_documents() -> None:
+    history = fit(EAGER, make.features(60), TRAIN).history
+    assert len(history) == 25
+    assert not any("validation_loss" in record for record in history)
+
+
 def test_a_value_that_is_not_finite_stops_the_run_and_names_the_documents() -> None:
     features = make.features(40)
     assert features.text is not None
@@ -172,6 +231,7 @@ def test_each_epoch_logs_terms_information_saturation_and_the_control_of_cka() -
         for modality in ("audio", "text"):
             nats, rows = record[f"information_{modality}"], record["rows_both"]
             assert record[f"saturation_{modality}"] == pytest.approx(nats / np.log(rows))
+            assert 1 <= record["effective_experts"] <= CONFIG.moe.experts + 1e-4
             assert ("cka_shuffled_audio" in record) == (record["rows_audio"] >= 16)
     assert any("cka_shuffled_audio" in record for record in fitted.history)
     assert all(record["cka"] == 0 for record in fit(CONFIG, make.features(60), TRAIN[:12]).history), (
@@ -191,7 +251,7 @@ def one_step(
     network.fit_statistics(features, indices)
     terms, loss, seen = backward(network.train(), features, indices, config, config.loss)
     assert loss.isfinite()
-    assert all(np.isfinite(value) for value in (*terms.values().values(), *alignment(seen).values()))
+    assert all(np.isfinite(value) for value in (*terms.values().values(), *alignment(seen, config).values()))
     for name, parameter in network.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     return network
@@ -248,13 +308,15 @@ def test_statistics_of_other_documents_leave_huge_values_finite() -> None:
     assert loss.isfinite()
 
 
-def test_the_objective_is_computed_in_float32_under_autocast() -> None:
+def test_in_bf16_the_network_alone_computes_in_it() -> None:
     features, everyone = make.features(40), np.arange(40)
     config = replace(CONFIG, model=STILL)
     network = one_step(config, features, everyone)
     plain, _, _ = backward(network, features, everyone, config, config.loss)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low, loss, seen = backward(network, features, everyone, config, config.loss)
+    half = replace(config, fit=replace(config.fit, precision="bf16"))
+    low, loss, seen = backward(network, features, everyone, half, config.loss)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
     assert seen["logits/state"].dtype == torch.bfloat16, "the network itself runs in bf16"
     assert loss.dtype == torch.float32
     for name in LossConfig.WEIGHTS:
@@ -315,7 +377,9 @@ def test_caching_gradients_repeats_dropout_and_the_same_seed_gives_the_same_numb
 
 # Ranks
 
+STOPPING = "with validation"
 WAYS = {
+    STOPPING: FitConfig(epochs=3, seeds=1, batch_size=16, patience=1),
     "joint": FitConfig(epochs=3, seeds=1, batch_size=16),
     "align, then heads": FitConfig(epochs=1, align_epochs=1, seeds=1, batch_size=16),
     "cached": FitConfig(epochs=2, seeds=1, batch_size=16, micro_batch_size=3),
@@ -326,7 +390,17 @@ WAYS = {
 def in_one_way(way: str) -> Fitted:
     train = TRAIN[:6] if WAYS[way].batch_size == 2 else TRAIN
     inner = FoldsConfig(inner=2 if way == "joint" else 0)
-    return fit(replace(CONFIG, model=STILL, fit=WAYS[way], folds=inner), make.features(60), train)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hilbert_ray.fit.EARLY_STOPPING_FROM", 40 if way == STOPPING else 1000)
+        return fit(replace(CONFIG, model=STILL, fit=WAYS[way], folds=inner), make.features(60), train)
+
+
+def held_out_loss(seed: int) -> float:
+    """Train with dropout; return the log loss of `heard` on the documents that are not trained on."""
+    config = replace(CONFIG, fit=replace(CONFIG.fit, seeds=1, seed=seed), folds=FoldsConfig(inner=0))
+    features = make.features(60)
+    p = fit(config, features, TRAIN).model().predict(features).probabilities["heard"]
+    return float(-np.log(p[np.arange(60), features.targets["heard"]])[48:].mean())
 
 
 def one_rank(rank: int, world: int, folder: str) -> None:
@@ -339,10 +413,11 @@ def one_rank(rank: int, world: int, folder: str) -> None:
         if rank == 0:
             torch.save([r["loss"] for r in fitted.history], f"{folder}/{way}-losses")
             torch.save(dict(fitted.networks[0].state_dict()), f"{folder}/{way}-network")
+    torch.save([held_out_loss(seed) for seed in range(2)], f"{folder}/dropout-{rank}")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 4])
 def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
     spawn(one_rank, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
     for way in WAYS:
@@ -355,3 +430,7 @@ def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
         network = torch.load(tmp_path / f"{way}-network")
         for name, value in single.networks[0].state_dict().items():
             torch.testing.assert_close(network[name], value, atol=2e-4, rtol=1e-3, msg=f"{way}: {name}")
+    by_seed = [held_out_loss(seed) for seed in range(6)]
+    for rank in range(world):  # ranks draw their own dropout: the same in distribution
+        for found in torch.load(tmp_path / f"dropout-{rank}"):
+            assert abs(found - np.mean(by_seed)) < 3 * np.std(by_seed, ddof=1)

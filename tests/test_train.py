@@ -18,6 +18,7 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 
 from hilbert_ray.config import (
     Config,
@@ -92,7 +93,7 @@ def assert_same_training(run: Path, expected: Path, rtol: float = 0.0) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert sorted(one) == sorted(other)
         for name, value in one.items():
-            if name not in ("job", "documents_per_s"):
+            if name not in ("job", "documents_per_s", "left_s"):
                 assert value == pytest.approx(other[name], rel=rtol, abs=rtol), name
     weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (run, expected))
     assert sorted(weights) == sorted(others)
@@ -125,6 +126,34 @@ def test_there_is_one_record_for_each_job_and_epoch_in_order(trained: Trained) -
     shown = line(records[0])
     assert shown.startswith("inner 0 epoch 0 ")
     assert f" loss {records[0]['loss']:.4g} " in shown
+    for name in ("information_audio", "saturation_text", "effective_experts", "documents_per_s", "left_s"):
+        assert f" {name} {records[0][name]:.4g}" in shown
+    left = [record["left_s"] * record["documents_per_s"] for record in records]
+    assert left[5:] == pytest.approx([180, 150, 120, 90, 60, 30, 0])
+    assert left == sorted(left, reverse=True)
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """Return what TensorBoard would read: the value of each tag and step."""
+    found: dict[tuple[str, int], float] = {}
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        while data:  # length (8 bytes), its checksum (4), an event, its checksum (4)
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+            data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_shows_every_number_of_the_records(trained: Trained) -> None:
+    wanted = {
+        (f"{name}/{record['job'].replace(' ', '_')}", record["epoch"]): pytest.approx(value, rel=1e-6)
+        for record in history(trained.run)
+        for name, value in record.items()
+        if isinstance(value, float)
+    }
+    assert scalars(trained.run / "tensorboard") == wanted
 
 
 def test_two_ranks_train_as_one_process_does_on_the_same_documents(trained: Trained) -> None:
@@ -246,18 +275,15 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-@pytest.mark.soak
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
-def test_a_rank_that_is_killed_takes_nothing_with_it(
-    trained: Trained, embedded: make.Embedded, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+def train_with_a_rank_killed(store: str, run: Path, records: int, delay_s: float) -> None:
+    """Run `train` and kill one of its ranks `delay_s` seconds after so many epochs."""
     killed: list[int] = []
 
     def kill() -> None:
         deadline = time.monotonic() + 120
-        while checkpoints_in(run) < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        while len(history(run)) < records and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(delay_s)
         ranks = [pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command]
         for pid in ranks[:1]:
             os.kill(pid, signal.SIGKILL)
@@ -266,11 +292,33 @@ def test_a_rank_that_is_killed_takes_nothing_with_it(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        train(embedded.store, str(run), CONFIG)
+        train(store, str(run), CONFIG)
     finally:
         killer.join()
     assert len(killed) == 1
-    assert_same_training(run, trained.run)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
+
+
+@needs_proc
+def test_a_rank_that_is_killed_takes_nothing_with_it(
+    trained: Trained, embedded: make.Embedded, tmp_path: Path
+) -> None:
+    train_with_a_rank_killed(embedded.store, tmp_path / "run", records=4, delay_s=0.0)
+    assert_same_training(tmp_path / "run", trained.run)
+
+
+@needs_proc
+@pytest.mark.soak
+@pytest.mark.parametrize("moment", range(10))
+def test_a_rank_may_be_killed_at_any_moment(
+    trained: Trained, embedded: make.Embedded, tmp_path: Path, moment: int
+) -> None:
+    rng = np.random.default_rng(moment)
+    records, delay_s = int(rng.integers(0, 10)), float(rng.uniform(0.0, 0.1))
+    train_with_a_rank_killed(embedded.store, tmp_path / "run", records, delay_s)
+    assert_same_training(tmp_path / "run", trained.run)
 
 
 def test_an_align_phase_sees_no_document_of_a_held_out_group(
