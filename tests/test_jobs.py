@@ -1,6 +1,8 @@
 """Jobs: the thin scripts under `ray job submit`, on a real head with token authentication."""
 
+import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -8,16 +10,29 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from hilbert_ray.cli import COMMANDS
+from hilbert_ray.batch import Features, read_features
+from hilbert_ray.cli import COMMANDS, main
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.dataset import open_dataset
+from hilbert_ray.fit import fit
+from hilbert_ray.model import Hilbert
 from hilbert_ray.store import Store
 from tests import make
 
 ROOT = Path(__file__).parent.parent
+TRAINED = Config(
+    model=ModelConfig(dim=8, hops=2), fit=FitConfig(epochs=1, seeds=1), folds=FoldsConfig(inner=0)
+)
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -75,6 +90,28 @@ def submit_job(environment: Mapping[str, str], *words: str) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+def ask(environment: Mapping[str, str], token: str | None, path: str, **body: str) -> dict[str, Any]:
+    """Ask the head's server for jobs over HTTP, as `ray job` does."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    address = f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/{path}"
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(address, data, {**headers, "Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def token_of(environment: Mapping[str, str]) -> str:
+    return Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+
+
+def wait_until(environment: Mapping[str, str], job: str, *states: str) -> None:
+    deadline = time.monotonic() + 60
+    while ask(environment, token_of(environment), job)["status"] not in states:
+        assert time.monotonic() < deadline, f"job {job} did not come to be {states}"
+        time.sleep(0.1)
+
+
 def test_an_embed_job_fills_a_store(head: dict[str, str], tmp_path: Path) -> None:
     manifest, store = make.corpus(tmp_path, 5, seconds=1.0), str(tmp_path / "store")
     words = ["python", "jobs/embed.py", "--manifest", manifest, "--store", store, "--embed.buckets", "2"]
@@ -97,12 +134,128 @@ def test_a_wrong_argument_fails_the_job_with_its_message(head: dict[str, str], t
     assert "failed with exit code 2" in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.ray
+def test_a_published_folder_predicts_the_same_from_python_the_command_line_and_a_job(
+    embedded: make.Embedded, head: dict[str, str], tmp_path: Path
+) -> None:
+    dataset = open_dataset(embedded.store, TRAINED)
+    fitted = fit(dataset.config, dataset.features, np.arange(32))
+    folder = fitted.model({str(m): d for m, d in dataset.encoders.items()}).save_pretrained(
+        tmp_path / "model"
+    )
+    manifest = make.corpus(tmp_path, 3)
+    words = ["predict", "--model", str(folder), "--manifest", manifest, "--embed.workers", "1"]
+    assert main([*words, "--out", str(tmp_path / "command.parquet")]) == 0
+    store = str(tmp_path / "command.parquet.store")
+    job = ["python", "jobs/predict.py", *words[1:], "--out", str(tmp_path / "job.parquet")]
+    done = submit_job(head, *job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = Hilbert.from_pretrained(folder)
+    features = open_features(store, model)
+    direct = model.predict(features)
+    for name in ("command", "job"):
+        rows = {row["doc_id"]: row for row in pq.read_table(tmp_path / f"{name}.parquet").to_pylist()}
+        assert sorted(rows) == features.doc_ids.tolist() == ["d000", "d001", "d002"]
+        for i, doc_id in enumerate(features.doc_ids.tolist()):
+            for embedding in ("audio", "text", "joint"):
+                np.testing.assert_allclose(rows[doc_id][embedding], getattr(direct, embedding)[i], atol=1e-5)
+            for task, settings in model.config.tasks.items():
+                found = [rows[doc_id][f"{task}.{label}"] for label in settings.classes]
+                if found:
+                    np.testing.assert_allclose(found, direct.probabilities[task][i], atol=1e-5)
+
+
+def open_features(store: str, model: Hilbert) -> Features:
+    """Return the features of all documents of a store, by a model's encoders."""
+    opened = Store.open(store)
+    documents = sorted(opened.documents(), key=lambda document: document.doc_id)
+    audio, text = (model.encoders[modality]["fingerprint"] for modality in ("audio", "text"))
+    return read_features(opened, audio, text, {}, documents)
+
+
 def test_a_wrong_token_is_refused(head: dict[str, str], tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0" * 64)
     refused = submit_job({**head, "RAY_AUTH_TOKEN_PATH": str(token)}, "python", "--version")
     assert refused.returncode != 0
     assert "Job submission server address" not in refused.stdout
+
+
+def test_no_token_and_a_wrong_one_run_nothing(head: dict[str, str], tmp_path: Path) -> None:
+    """Asked directly, without the refusal of Ray's own client to send a request without a token."""
+    for token, code in (None, 401), ("0" * 64, 403):
+        with pytest.raises(HTTPError) as refused:
+            ask(head, token, "", entrypoint=f"touch {tmp_path / 'refused'}")
+        assert refused.value.code == code
+    made = ask(head, token_of(head), "", entrypoint=f"touch {tmp_path / 'allowed'}")
+    wait_until(head, made["submission_id"], "SUCCEEDED")
+    assert [path.name for path in tmp_path.iterdir()] == ["allowed"]
+
+
+def test_a_stopped_embed_job_leaves_a_store_that_the_same_job_finishes(
+    head: dict[str, str], tmp_path: Path
+) -> None:
+    make.tone(tmp_path / "a.wav", 60.0)
+    manifest = make.manifest(tmp_path / "m.jsonl", [{"doc_id": f"d{i}", "audio": "a.wav"} for i in range(60)])
+    store = tmp_path / "store"
+    words = f"--manifest {manifest} --store {store} --text none --embed.buckets 2 --embed.unit-s 60"
+    command = f"{sys.executable} {ROOT / 'jobs' / 'embed.py'} {words}"
+    made = ask(head, token_of(head), "", entrypoint=command)["submission_id"]
+    deadline = time.monotonic() + 60
+    while not any(store.glob("features/audio/*/commits/*/*.json")):
+        assert time.monotonic() < deadline, ask(head, token_of(head), f"{made}/logs")["logs"]
+        time.sleep(0.02)
+    assert ask(head, token_of(head), f"{made}/stop", stop="now") == {"stopped": True}
+    wait_until(head, made, "STOPPED")
+    opened = Store.open(str(store))
+    [fingerprint] = opened.encoders("audio")
+    stored = sum(len(commit.stored) for commit in opened.commits("audio", fingerprint))
+    assert 0 < stored < 60
+    assert opened.verify() == []
+    done = submit_job(head, *command.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 documents, 0 rows" in done.stdout
+    assert " 0 quarantined" in done.stdout
+    assert sorted(row.doc_id for row in opened.read("audio", fingerprint)) == sorted(
+        f"d{i}" for i in range(60)
+    )
+    assert opened.verify() == []
+
+
+@pytest.mark.ray
+def test_a_pipeline_runs_again_from_the_first_unfinished_step(
+    embedded: make.Embedded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It fails in `train`; run again with more folds, `evaluate` runs those alone and `train` all."""
+    run, store, settings = tmp_path / "run", tmp_path / "store", tmp_path / "settings.yaml"
+    shutil.copytree(embedded.store, store)
+    common = (
+        "segment: {window_s: 0.5, hop_s: 0.5}\nmodel: {dim: 8}\nfit: {epochs: 1, seeds: 1}\n"
+        "tasks: {topic: {kind: binary, classes: [home, work]}}\ntrain: {workers: 1}\n"
+    )
+    settings.write_text(f"{common}folds: {{folds: 2, repeats: 1, inner: 0}}\n")
+    words = ["--manifest", embedded.manifest, "--store", store, "--out", run, "--config", settings]
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", *map(str, words)])
+    pipeline = runpy.run_path(str(ROOT / "jobs" / "pipeline.py"))["run"]
+    run.mkdir()
+    (run / "checkpoints").write_text("in the way of the folder")
+    with pytest.raises(FileExistsError):
+        pipeline()
+    first = json.loads((run / "metrics.json").read_text())["run"]
+    assert (first["reused"], first["fits"] > 0) == (0, True)
+    assert not (run / "report.html").exists()
+    (run / "checkpoints").unlink()
+    settings.write_text(f"{common}folds: {{folds: 2, repeats: 2, inner: 0}}\n")
+    capsys.readouterr()
+    assert pipeline() == 0
+    assert "nothing to embed, 31 stored already" in capsys.readouterr().out
+    second = json.loads((run / "metrics.json").read_text())["run"]
+    assert (second["reused"], second["fits"]) == (first["fits"], first["fits"])
+    assert (run / "model" / "model.safetensors").exists()
+    assert (run / "report.html").exists()
 
 
 @pytest.mark.parametrize("name", ["embed", "evaluate", "train", "tune", "predict", "pipeline"])
