@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
@@ -399,6 +401,22 @@ def test_a_killed_run_goes_on_with_the_folds_that_are_missing_and_ends_as_an_und
         assert found == wanted, name
 
 
+@pytest.mark.ray
+def test_asking_for_more_runs_only_what_is_new(
+    evaluated: Evaluated, embedded: make.Embedded, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(evaluated.folder, tmp_path / "run"))
+    values = evaluate(embedded.store, str(run), CONFIG, subsets=True)
+    assert (values["run"]["reused"], values["run"]["fits"]) == (12, 4), "HILBERT alone is asked for more"
+    for task, scores in values["tasks"].items():
+        assert {"hilbert_audio", "hilbert_text"} < set(scores)
+        before = evaluated.values["tasks"][task]
+        assert {name: scores[name] for name in before} == before
+        assert {"hilbert_audio", "hilbert_text"} < set(values["comparisons"][task])
+    named = set(pq.read_table(run / "predictions.parquet")["variant"].to_pylist())
+    assert {"hilbert_audio", "hilbert_text"} < named
+
+
 def same_result(first: FoldResult, second: FoldResult) -> None:
     assert (first.variant, first.repeat, first.fold) == (second.variant, second.repeat, second.fold)
     assert (first.temperature, first.seconds) == (second.temperature, second.seconds)
@@ -561,6 +579,24 @@ def test_what_is_tested_changes_nothing_that_is_fitted(name: str) -> None:
     for task, probabilities in first.probabilities.items():
         np.testing.assert_array_equal(probabilities[others], second.probabilities[task][others])
         assert not np.allclose(probabilities[~others], second.probabilities[task][~others])
+
+
+@pytest.mark.parametrize("align_epochs", [0, 1])
+def test_scaler_priors_temperature_and_alignment_see_no_document_of_a_tested_group(align_epochs: int) -> None:
+    """A fit of the training documents alone, of which the others are not even a part, is the same."""
+    config = replace(TINY, fit=replace(TINY.fit, align_epochs=align_epochs))
+    trained = FEATURES.take(PART.train)
+    assert set(trained.doc_ids) == set(FEATURES.doc_ids) - set(FEATURES.doc_ids[PART.test])
+    assert not set(trained.groups) & set(FEATURES.groups[PART.test])
+    whole, alone = fit(config, FEATURES, PART.train), fit(config, trained, np.arange(len(trained)))
+    assert whole.temperature == alone.temperature
+    found, wanted = whole.networks[0].state_dict(), alone.networks[0].state_dict()
+    assert {"audio.scale.mean", "text.wide_scale.scale", "labels_0"} < set(wanted), "scaler and priors"
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+    result = run_fold(FEATURES, Variant(name="hilbert", config=config), PART)
+    assert result.temperature == alone.temperature
+    np.testing.assert_array_equal(result.trained_on, PART.train)
 
 
 def test_what_is_trained_on_changes_what_is_fitted() -> None:
