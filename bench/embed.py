@@ -95,16 +95,18 @@ def _manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
     return str(path)
 
 
-def run_embed(manifest: str, store: Path, workers: int, audio: str, text: str) -> tuple[float, float]:
+def run_embed(
+    manifest: str, store: Path, workers: int, audio: str, text: str, unit_s: float
+) -> tuple[float, float]:
     """Run `embed` in a process of its own; return its rate (s of audio or tokens, a second) and start-up."""
     program = (
         "import sys; from hilbert_ray.config import *; from hilbert_ray.embed import embed\n"
-        "manifest, store, audio, text, workers = sys.argv[1:]\n"
+        "manifest, store, audio, text, workers, unit_s = sys.argv[1:]\n"
         "embed(manifest, store, Config(audio=audio, text=text, embed=EmbedConfig(workers=int(workers), "
-        "unit_s=60.0, threads=1, buckets=1)))"
+        "unit_s=float(unit_s), threads=1, buckets=1)))"
     )
     began = time.time()
-    command = [sys.executable, "-c", program, manifest, str(store), audio, text, str(workers)]
+    command = [sys.executable, "-c", program, manifest, str(store), audio, text, str(workers), str(unit_s)]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     commits = sorted(
         (path.stat().st_mtime, json.loads(path.read_text())["amount"])
@@ -233,7 +235,7 @@ def speech(folder: Path, seconds: float, repeats: int, workers: int) -> None:
     for i in range(repeats):
         for name in ("bare forward", "embed")[:: 1 if i % 2 else -1]:
             if name == "embed":
-                rate, start = run_embed(manifest, folder / f"store{i}", workers, spec, "none")
+                rate, start = run_embed(manifest, folder / f"store{i}", workers, spec, "none", 60.0)
                 found[name].append(rate)
                 starts.append(start)
             else:
@@ -245,7 +247,7 @@ def speech(folder: Path, seconds: float, repeats: int, workers: int) -> None:
 def words(folder: Path, seconds: float, repeats: int, workers: int) -> None:
     """Print the speed of text."""
     from hilbert_ray import encoders
-    from hilbert_ray.config import EncoderConfig, SegmentConfig
+    from hilbert_ray.config import EmbedConfig, EncoderConfig, SegmentConfig
 
     spec = minilm()
     encoder = encoders.load(spec, "text", EncoderConfig(), SegmentConfig())
@@ -260,7 +262,9 @@ def words(folder: Path, seconds: float, repeats: int, workers: int) -> None:
     for i in range(repeats):
         for name in tuple(found)[:: 1 if i % 2 else -1]:
             if name == "embed":
-                rate, start = run_embed(manifest, folder / f"store{i}", workers, "none", spec)
+                rate, start = run_embed(
+                    manifest, folder / f"store{i}", workers, "none", spec, EmbedConfig().unit_s
+                )
                 found[name].append(rate)
                 starts.append(start)
             elif name == "bare forward":
