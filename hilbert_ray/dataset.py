@@ -114,7 +114,7 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
                 "%d documents count as being without %s, because it is in quarantine (`hilbert-ray embed` "
                 "lists the reasons)", count, modality,
             )  # fmt: skip
-    resolved = replace(config, tasks=tasks)
+    resolved = replace(config, tasks=tasks, roots=())  # roots are of manifests: no result depends on them
     for modality in MODALITIES:
         described = encoders.get(modality)
         changes: dict[str, Any] = {modality: described["spec"] if described else "none"}

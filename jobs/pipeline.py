@@ -2,12 +2,11 @@
 
     ray job submit --working-dir . -- python jobs/pipeline.py --manifest M --store S --out RUN
 
-`embed` and `train` resume by themselves; `evaluate` is left out where RUN already holds its metrics.
+Each step goes on where it stopped, so what is finished is not computed again.
 """
 
 import argparse
 import sys
-from pathlib import Path
 
 from hilbert_ray.cli import main
 
@@ -22,10 +21,12 @@ def run() -> int:
     given = parser.parse_args()
     settings = ["--config", given.config] if given.config else []
     read = ["--store", given.store, "--out", given.out, *settings]
-    steps = [["embed", "--manifest", given.manifest, "--store", given.store, *settings]]
-    if not (Path(given.out) / "metrics.json").exists():
-        steps.append(["evaluate", *read])
-    steps += [["train", *read], ["report", "--run", given.out]]
+    steps = [
+        ["embed", "--manifest", given.manifest, "--store", given.store, *settings],
+        ["evaluate", *read],
+        ["train", *read],
+        ["report", "--run", given.out],
+    ]
     for step in steps:
         code = main(step)
         if code:

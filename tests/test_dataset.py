@@ -232,6 +232,12 @@ def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> 
     assert open_dataset(uri, CONFIG).fingerprint != before
 
 
+def test_a_run_does_not_depend_on_the_roots_of_manifests(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", stored(), CONFIG)
+    rooted = open_dataset(store, replace(CONFIG, roots=("/data",)))
+    assert rooted.config == open_dataset(store, CONFIG).config
+
+
 def test_targets_are_those_of_the_documents_kept(tmp_path: Path) -> None:
     dataset = opened(tmp_path)
     expected = encode_labels("topic", dataset.config.tasks["topic"], dataset.documents)
