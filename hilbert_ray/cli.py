@@ -102,14 +102,26 @@ class Embed(_Common):
     """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
     dry_run: bool = False
     """Write nothing; print what is left to do and, from a short measurement, time and space."""
+    plan: float | None = None
+    """With --dry-run and a new store: also print what so many hours of such recordings take."""
+    price: float = 0.0
+    """With --plan: price of one worker (its GPU or CPUs) for an hour."""
+    storage_price: float = 0.0
+    """With --plan: price of a gigabyte of storage for a month."""
 
     def run(self, config: Config) -> Result:
         """Embed what is not stored yet and return the summary."""
-        from hilbert_ray.embed import embed, estimate
+        from hilbert_ray.embed import embed, estimate, plan_capacity
 
-        action = estimate if self.dry_run else embed
-        found = action(self.manifest, self.store, config)
-        return Result(found.to_dict(), found.text())
+        if self.plan is None:
+            found = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
+            return Result(found.to_dict(), found.text())
+        if not self.dry_run or self.plan <= 0:
+            raise ConfigError(f"--plan is {self.plan:g}: it needs --dry-run, and hours above 0")
+        estimated = estimate(self.manifest, self.store, config)
+        capacity = plan_capacity(estimated, self.plan, self.price, self.storage_price)
+        values = {**estimated.to_dict(), "capacity": capacity.to_dict()}
+        return Result(values, f"{estimated.text()}\n{capacity.text()}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,10 @@ REFUSED = {
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "mfc"],
         "audio encoder is 'mfc'; the choices are `mfcc`, `hf:<id or folder>",
     ),
+    "a plan without a dry run": (
+        ["embed", "--manifest", "M", "--store", "NEW", "--plan", "10"],
+        "--plan is 10: it needs --dry-run, and hours above 0",
+    ),
     "no encoder at all": (
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "none", "--text", "none"],
         "at least one modality must have an encoder",

@@ -1,10 +1,12 @@
 """The dry run: what it counts is what the run then does, and it writes nothing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hilbert_ray.cli import main
 from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
 from hilbert_ray.embed import dry_run, embed, estimate
 from hilbert_ray.store import Store, StoreError
@@ -43,6 +45,8 @@ def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path
     assert audio.rate is not None
     assert audio.rate.workers == audio.workers == 2
     assert audio.time_s == pytest.approx(240.0 / (2 * audio.rate.speed))
+    assert text.rate is not None
+    assert text.rate.speed > 0, "few texts, all fetched before the first is encoded"
     assert f"12 to embed (0.07 h, {audio.units} units), 0 stored already" in found.text()
 
     done = embed(manifest, str(store), CONFIG)
@@ -63,6 +67,25 @@ def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path
     assert again.modalities["audio"].seconds == pytest.approx(30.0)
     assert again.modalities["text"].time_s is None, "nothing is left to measure"
     assert Store.open(str(store)).snapshot().number == 1, "readers see another manifest"
+
+
+def test_the_command_plans_hours_and_prices_from_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["embed", "--manifest", make.corpus(tmp_path, 4, 20.0), "--store", str(tmp_path / "store")]
+    flags = ["--dry-run", "--plan", "500", "--price", "2", "--storage-price", "10", "--json"]
+    assert main([*words, *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    capacity, modalities = found["capacity"], found["modalities"].values()
+    assert not (tmp_path / "store").exists()
+    scale = 500 * 3600 / 80.0
+    hours = sum(one["seconds"] / one["rate"]["speed"] for one in modalities) * scale / 3600
+    assert capacity["worker_hours"] == pytest.approx(hours)
+    assert capacity["price"] == pytest.approx(2 * hours)
+    size = scale * sum(one["size_bytes"] for one in modalities)
+    assert capacity["storage_price"] == pytest.approx(10 * size / 1e9)
+    assert capacity["times"]["4"] == pytest.approx(hours * 900)
+    assert capacity["gpu_hours"] == 0
 
 
 def test_documents_that_cannot_be_read_give_no_estimate_but_the_reason(tmp_path: Path) -> None:

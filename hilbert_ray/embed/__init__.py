@@ -15,6 +15,7 @@ from typing import Any
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Fault, Seconds
+from hilbert_ray.embed.capacity import Capacity, plan_capacity
 from hilbert_ray.embed.dry_run import Estimate, estimate
 from hilbert_ray.embed.plan import look
 from hilbert_ray.embed.prepare import EmbedError, chosen_encoders, plan_all, require_documents, settled
@@ -23,6 +24,7 @@ from hilbert_ray.embed.unit import Result
 from hilbert_ray.store import Quarantined, Store
 
 __all__ = [
+    "Capacity",
     "EmbedError",
     "Estimate",
     "ModalitySummary",
@@ -30,6 +32,7 @@ __all__ = [
     "TooManyQuarantinedError",
     "embed",
     "estimate",
+    "plan_capacity",
 ]
 
 

@@ -50,7 +50,10 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalityEstimate:
-    """What is left for one modality: `seconds` of audio or speech, which take `workers` actors `time_s`."""
+    """What is left for one modality: `seconds` of audio or speech, which take `workers` actors `time_s`.
+
+    `gpus_per_worker` is 0 where nothing is left, or the cluster has no GPU.
+    """
 
     encoder: str
     planned: int
@@ -60,6 +63,7 @@ class ModalityEstimate:
     units: int
     seconds: Seconds
     workers: int
+    gpus_per_worker: float
     rate: Rate | None
     size_bytes: float | None
     time_s: Seconds | None
@@ -148,6 +152,7 @@ def _estimate(
 ) -> ModalityEstimate:
     seconds = sum(unit.seconds for unit in plan.units)
     rate, workers = None, config.embed.workers
+    resources: Mapping[str, float] = {}
     if plan.units:
         connect()
         workers, resources = pool(config, len(plan.units))
@@ -162,6 +167,7 @@ def _estimate(
         units=len(plan.units),
         seconds=seconds,
         workers=workers,
+        gpus_per_worker=resources.get("num_gpus", 0.0),
         rate=rate,
         size_bytes=seconds * rate.bytes_per_s if rate is not None and is_known else None,
         time_s=seconds / (rate.speed * workers) if rate is not None and is_known else None,
@@ -212,23 +218,23 @@ def measure(
     torch.set_num_threads(config.embed.threads)
     encoder = load_encoder(config, modality)
     reader = Reader(modality=modality, rate_hz=encoder.rate_hz, config=config)
-    done, size, fault = 0.0, 0, None
+    done, size, ended, fault = 0.0, 0, 0, None
     began: float | None = None
 
     def documents() -> Iterator[Work]:
-        while True:
+        while began is not None or ended < len(items):  # until not one of them could be read
             yield from (Work(unit=0, item=item, key="") for item in items)
-            if began is None:
-                return  # not one of them could be read
 
     batch: list[Segment] = []
     pending = reached = 0.0
     for work, part in read_ahead(documents(), reader):
         if isinstance(part, Quarantined):
             fault = fault or part.message
+            ended += 1
             continue
         if isinstance(part, Ended):
             reached = 0.0
+            ended += 1
             continue
         for one in segments_of(work, part, encoder, config):
             batch.append(one)
