@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
 
-from hilbert_ray.batch import read_features
+from hilbert_ray.batch import Features, read_features
 from hilbert_ray.cluster import connect, data_context
-from hilbert_ray.config import MODALITIES, EmbedConfig
+from hilbert_ray.config import MODALITIES, ConfigError, EmbedConfig
 from hilbert_ray.dataset import local_path
 from hilbert_ray.embed import embed
 from hilbert_ray.encoders import load
@@ -26,6 +27,8 @@ from hilbert_ray.model import Hilbert, ModelError, Prediction
 from hilbert_ray.store import Store, bucket_of
 
 log = logging.getLogger(__name__)
+
+EXPLAINED = 10  # segments of each modality that `explain` lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +70,10 @@ def predict(
 
     The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see
     `model.Prediction`; null where the modality is absent); for each task `<task>` (the class decided on, a
-    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability); fault
-    (why one modality could not be read and is missing from all of this; null where nothing is wrong).
+    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability);
+    audio_start, audio_end, audio_weight, text_start, text_end, text_weight (lists of float32, one number a
+    segment: its times as in `batch.Ragged`, and its share of the pooled embedding, summing to 1); fault (why
+    one modality could not be read and is missing from all of this; null where nothing is wrong).
 
     Args:
         model: published folder.
@@ -148,7 +153,7 @@ class PredictBucket:
         features = read_features(self.store, audio, text, {}, documents, bucket)
         if not len(features):
             return schema(self.model).empty_table()
-        return table(self.model, features.doc_ids.tolist(), self.model.predict(features))
+        return table(self.model, features, self.model.predict(features))
 
 
 def schema(model: Hilbert) -> pa.Schema:
@@ -159,14 +164,23 @@ def schema(model: Hilbert) -> pa.Schema:
         one = pa.float32() if task.kind == "regression" else pa.string()
         fields.append((name, pa.list_(one) if task.kind == "multilabel" else one))
         fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
+    fields += [(f"{m}_{what}", vectors) for m in MODALITIES for what in ("start", "end", "weight")]
     return pa.schema([*fields, ("fault", pa.string())])
 
 
-def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.Table:
+def table(model: Hilbert, features: Features, prediction: Prediction) -> pa.Table:
     """Return predictions as the rows that `predict` writes."""
-    columns: dict[str, Any] = {"doc_id": doc_ids, "fault": [None] * len(doc_ids)}
+    columns: dict[str, Any] = {"doc_id": features.doc_ids.tolist(), "fault": [None] * len(features)}
     for name in ("audio", "text", "joint"):
         columns[name] = [vector.tolist() if vector.any() else None for vector in getattr(prediction, name)]
+    for modality in MODALITIES:
+        ragged = getattr(features, modality)
+        parts = {"weight": getattr(prediction, f"{modality}_attention")}
+        for what in ("start", "end"):
+            spans = [] if ragged is None else np.split(getattr(ragged, what), ragged.offsets[1:-1])
+            parts[what] = spans or [np.zeros(0, np.float32)] * len(features)
+        for what, rows in parts.items():
+            columns[f"{modality}_{what}"] = [row.tolist() if len(row) else None for row in rows]
     for name, task in model.config.tasks.items():
         decision = prediction.decisions[name]
         if task.kind == "regression":
@@ -180,6 +194,27 @@ def table(model: Hilbert, doc_ids: Sequence[str], prediction: Prediction) -> pa.
         for k, label in enumerate(task.classes):
             columns[f"{name}.{label}"] = prediction.probabilities[name][:, k]
     return pa.table(columns, schema(model))
+
+
+def explain(out: str, doc_id: str) -> str:
+    """Return lines on a document of a file that `predict` wrote: which segments weigh most, and how much.
+
+    Raises:
+        ConfigError: when the file has no such document.
+    """
+    rows = pq.read_table(out, filters=[("doc_id", "=", doc_id)]).to_pylist()
+    if not rows:
+        raise ConfigError(f"{out} has no prediction of document {doc_id!r}; see what `predict` says of it")
+    lines = [f"{doc_id}: segments by their share of the embedding"]
+    for modality in MODALITIES:
+        names = (f"{modality}_weight", f"{modality}_start", f"{modality}_end")
+        found = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
+        for weight, start, end in found[:EXPLAINED]:
+            lines.append(f"  {modality:5} {start:9.2f} to {end:9.2f}  {weight:6.1%}")
+        if len(found) > EXPLAINED:
+            rest = sum(weight for weight, _, _ in found[EXPLAINED:])
+            lines.append(f"  {modality:5} {len(found) - EXPLAINED} others {rest:18.1%}")
+    return "\n".join(lines)
 
 
 def _write(

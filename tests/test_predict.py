@@ -13,11 +13,19 @@ import pytest
 import ray.exceptions
 
 from hilbert_ray.batch import Features, read_features
-from hilbert_ray.config import MODALITIES, Config, EmbedConfig, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.config import (
+    MODALITIES,
+    Config,
+    ConfigError,
+    EmbedConfig,
+    FitConfig,
+    FoldsConfig,
+    ModelConfig,
+)
 from hilbert_ray.dataset import open_dataset
 from hilbert_ray.fit import fit
 from hilbert_ray.model import Hilbert, ModelError
-from hilbert_ray.predict import PredictBucket, Summary, predict, schema
+from hilbert_ray.predict import PredictBucket, Summary, explain, predict, schema
 from hilbert_ray.store import Store
 from tests import make
 
@@ -157,7 +165,8 @@ def test_the_file_has_a_column_for_each_embedding_decision_probability_and_fault
     for task, labels in classes.items():
         fields.append((task, pa.list_(pa.string()) if task == "themes" else pa.string()))
         fields += [(f"{task}.{label}", pa.float32()) for label in labels]
-    expected = pa.schema([*fields, ("fault", pa.string())])
+    spans = [(f"{m}_{what}", vectors) for m in MODALITIES for what in ("start", "end", "weight")]
+    expected = pa.schema([*fields, *spans, ("fault", pa.string())])
     assert pq.read_schema(predicted.out).equals(expected)
 
 
@@ -253,3 +262,37 @@ def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Pa
     rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})
     assert rows.num_rows == 0
     assert rows.schema.equals(schema(model))
+
+
+def test_each_segment_has_its_times_and_weight(predicted: Predicted, published: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    features = features_of(predicted, model)
+    expected = model.predict(features)
+    for i, doc_id in enumerate(features.doc_ids.tolist()):
+        row = predicted.rows[doc_id]
+        for modality in MODALITIES:
+            ragged, weights = getattr(features, modality), getattr(expected, f"{modality}_attention")[i]
+            if not len(weights):
+                assert row[f"{modality}_weight"] is row[f"{modality}_start"] is row[f"{modality}_end"] is None
+                continue
+            own = slice(ragged.offsets[i], ragged.offsets[i + 1])
+            assert row[f"{modality}_start"] == ragged.start[own].tolist()
+            assert row[f"{modality}_end"] == ragged.end[own].tolist()
+            np.testing.assert_allclose(row[f"{modality}_weight"], weights, atol=1e-6)
+            assert sum(row[f"{modality}_weight"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_explanation_lists_the_heaviest_segments_first_and_counts_the_rest(predicted: Predicted) -> None:
+    row = predicted.rows["d100"]
+    lines = explain(str(predicted.out), "d100").splitlines()[1:]
+    for modality in MODALITIES:
+        shown = [line for line in lines if line.split()[0] == modality]
+        weights = sorted(row[f"{modality}_weight"], reverse=True)
+        places = sorted(range(len(weights)), key=lambda i: -row[f"{modality}_weight"][i])
+        top = places[0]
+        assert f"{row[f'{modality}_start'][top]:.2f} to" in shown[0]
+        assert float(shown[0].split()[-1].rstrip("%")) == pytest.approx(100 * weights[0], abs=0.06)
+        stated = sum(float(line.split()[-1].rstrip("%")) for line in shown)
+        assert stated == pytest.approx(100, abs=0.06 * len(shown))
+    with pytest.raises(ConfigError, match="no prediction of document 'nobody'"):
+        explain(str(predicted.out), "nobody")
