@@ -214,13 +214,15 @@ class Predict(_Common):
     """Feature store to reuse and fill; by default one beside --out."""
     trust_remote_code: bool = False
     """Let the model's encoders run the Python code that comes with their weights."""
+    explain: str | None = None
+    """Document whose segments to list afterwards, by their weight."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     roots: Roots = ()
     """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
 
     def run(self, config: Config) -> Result:
         """Return counts of what was predicted and what was quarantined."""
-        from hilbert_ray.predict import predict
+        from hilbert_ray.predict import explain, predict
 
         summary = predict(
             self.folder,
@@ -231,7 +233,10 @@ class Predict(_Common):
             trust_remote_code=self.trust_remote_code,
             roots=config.roots,
         )
-        return Result(summary.to_dict(), summary.text())
+        text = summary.text()
+        if self.explain is not None:
+            text += "\n" + explain(self.out, self.explain)
+        return Result(summary.to_dict(), text)
 
 
 @dataclass(frozen=True, kw_only=True)

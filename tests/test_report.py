@@ -109,6 +109,13 @@ def evaluated(run: Path) -> None:
     values["folds"] = folds.describe(strata.members, strata.names)
     values["folds"]["warnings"] = [f"class {EVIL!r} is rare"]
     values["run"] = {"seconds": 1.0, "fold_seconds": 2.0, "fits": len(results)}
+    values["shortcuts"] = {
+        f"turns of {EVIL}": {
+            task: {"within": 0.5 + k / 64, "within_low": 0.25, "within_high": 0.75}
+            for k, task in enumerate(TASKS)
+        },
+        "shared_sentences": {"sentences": 7, "documents": 5, "of": 48},
+    }
     evaluate._save_predictions(run, data, results)
     (run / "metrics.json").write_text(json.dumps(values))
 
@@ -320,6 +327,13 @@ def test_scores_and_comparisons_are_those_of_metrics_json(
             given(c["p_bootstrap_holm"]),
             given(c["smallest_detectable_difference"]),
         ]
+
+
+def test_shortcuts_stand_beside_the_scores(page: Page, metrics: dict[str, Any]) -> None:
+    cells = page.table("What shortcuts alone tell").row(f"turns of {EVIL}")
+    found = metrics["shortcuts"][f"turns of {EVIL}"]
+    assert cells[1:] == [around(found[task], "within", "within_") for task in TASKS]
+    assert "that several groups share: 7; 5 of 48 documents have one" in page.text
 
 
 def cells_of(task: str) -> Sequence[str]:

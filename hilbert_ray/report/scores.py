@@ -22,6 +22,7 @@ from hilbert_ray.report.page import (
 )
 from hilbert_ray.report.run import Run, Scores, headline_of, variant_name
 
+WITHIN = ("within", "within_low", "within_high")
 COLUMNS = {
     "r2": "R\u00b2",
     "mae": "Mean absolute error",
@@ -54,10 +55,36 @@ def scores(run: Run) -> Html:
             "Differences are tested twice: by the corrected t of Nadeau and Bengio over folds, and by a "
             "paired bootstrap over groups; Holm adjusts over the rows of a table. The smallest detectable "
             "difference is what a two-sided test at 5 % would find with 80 % power: a smaller true "
-            "difference would probably have stayed unseen."
+            "difference would probably have stayed unseen. The corrected t alone is too ready to reject: "
+            "in simulations with 10 to 80 groups it did so in 9 to 11 % of cases where nothing differed."
         ),
         *(_task(run, task) for task in run.tasks),
+        *_shortcuts(run),
     )
+
+
+def _shortcuts(run: Run) -> list[Html]:
+    """Return how well things that should not tell the labels do so, where the run has it."""
+    found = run.metrics.get("shortcuts")
+    if not found:
+        return []
+    shared = found["shared_sentences"]
+    rows: list[list[Cell]] = [
+        [name, *(estimate(*(scored[task][key] for key in WITHIN)) for task in run.tasks)]
+        for name, scored in found.items()
+        if name != "shared_sentences"
+    ]
+    return [
+        heading(3, "Shortcuts"),
+        paragraph(
+            "What should not tell the labels, each alone in a logistic regression on the folds of the first "
+            "repeat, within folds as above: a shortcut that comes near HILBERT\u2019s score may be what that "
+            "score rests on.",
+            f"Sentences of four words or more that several groups share: {shared['sentences']}; "
+            f"{shared['documents']} of {shared['of']} documents have one.",
+        ),
+        table("What shortcuts alone tell", ["Shortcut", *run.tasks], rows),
+    ]
 
 
 def _task(run: Run, task: str) -> Html:
