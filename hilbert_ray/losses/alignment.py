@@ -20,7 +20,8 @@ from hilbert_ray.losses.precision import full_precision
 
 Scale = Float[Tensor, ""] | float
 Present = Bool[Tensor, " batch"] | None
-CHUNK = 256  # rows: products stay large, and a chunk of logits is 16 MB at B = 16,384
+CHUNK = 128  # rows of logits made at a time: products stay large, and they are 8 MB at B = 16,384
+STRIP = 256  # rows of kept logits worked on at a time, which stay in the cache
 KEPT = 4096  # rows up to which the matrix of logits is kept for backward (64 MB); above, it is made again
 NEVER = -1e30  # logit of a pair that is no negative; finite, since a chunk may hold no other in a column
 
@@ -49,7 +50,7 @@ class _LogSumExps(torch.autograd.Function):
     def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> Any:  # noqa: ANN401
         x, y, group, over_y, over_x, logits = ctx.saved_tensors
         d_x, d_y = torch.empty_like(x), torch.zeros_like(y)
-        buffers = x.new_empty(3 if ctx.chunk else 2, ctx.chunk or CHUNK, len(y))
+        buffers = x.new_empty(3 if ctx.chunk else 2, ctx.chunk or STRIP, len(y))
         for rows in _chunks(len(x), ctx.chunk):
             d_z, softmax, *remade = buffers[:, : rows.stop - rows.start]
             z = _logits(x, y, group, rows, out=remade[0]) if ctx.chunk else logits[rows]
@@ -61,8 +62,8 @@ class _LogSumExps(torch.autograd.Function):
 
 
 def _chunks(rows: int, chunk: int | None) -> Iterator[slice]:
-    """Yield slices of at most `chunk` rows; kept logits go chunk by chunk too, which stay in the cache."""
-    step = chunk or CHUNK
+    """Yield slices of at most `chunk` rows, of `STRIP` where all logits are kept."""
+    step = chunk or STRIP
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -96,7 +97,7 @@ def nce(
         scale: s, the inverse temperature.
         group: pairs of one group are no negatives; a row without any negative has loss 0.
         chunk: rows whose logits exist at a time, made again in backward; None keeps the B x B matrix up to
-            4,096 rows and takes chunks of 256 above. Value and gradient are the same.
+            4,096 rows and takes chunks of 128 above. Value and gradient are the same.
     """
     x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
     positive = scale * (x * y).sum(dim=-1)
