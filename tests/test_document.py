@@ -414,3 +414,13 @@ def test_a_transcript_that_cannot_be_read_says_why(
     with pytest.raises(DocumentError) as caught:
         load_text(Document(doc_id="d1", text_file=str(tmp_path / name)))
     assert message in str(caught.value)
+
+
+def test_a_row_nested_beyond_reason_is_a_fault_and_its_neighbour_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("[" * 100_000 + '\n{"doc_id": "a", "text": "words"}\n')
+    (_, fault), (row, document) = read_manifest(str(path))
+    assert isinstance(fault, Fault)
+    assert "row 1 is not valid JSON" in fault.message
+    assert isinstance(document, Document)
+    assert (row, document.doc_id) == (2, "a")
