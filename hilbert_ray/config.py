@@ -98,7 +98,8 @@ class EmbedConfig:
     """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up; 0
     decodes in the actor alone."""
     unit_s: float = 1800.0
-    """Seconds of audio (for text: as much speech) in one unit of work, the most that a lost worker loses."""
+    """Seconds of audio in one unit of work, the most that a lost worker loses; for text, eight times as much
+    speech."""
     max_quarantined: float = 0.05
     """Share of this run's planned documents that may fail before the job stops (from 20 failures on)."""
     retry_quarantined: bool = False

@@ -29,7 +29,7 @@ from hilbert_ray.store.files import Files
 PROBE_S = 10.0
 """About how long the probe of one modality takes, seconds, without loading the encoder."""
 _DOCUMENTS = 16
-_BATCH_S, _BATCH_TEXTS = 60.0, 64
+_BATCH_S, _BATCH_TEXTS = 60.0, 256
 _TIMES_BYTES = 8
 """Bytes that the store keeps of a segment besides its features: start and end."""
 
@@ -242,7 +242,8 @@ def measure(
                 pending, reached = pending + one.end - reached, one.end
             else:
                 pending += len(one.text) / CHARACTERS_PER_S
-        if pending < _BATCH_S and len(batch) < _BATCH_TEXTS and began is not None:
+        is_full = len(batch) >= _BATCH_TEXTS if modality == "text" else pending >= _BATCH_S
+        if began is not None and not is_full:
             continue
         encoder.encode(batch)
         if began is None:  # the first batch loads the encoder

@@ -34,6 +34,9 @@ ABSENT = "absent"
 """Version of a file that is not there; when it appears, its document has a new key and runs again."""
 CHARACTERS_PER_S = 15.0
 """How much text one second of speech makes (150 words a minute): the weight of a transcript in a unit."""
+SPEECH_PER_UNIT = 8
+"""How many times `unit_s` of speech make a unit of text: it encodes much faster than audio, and batches from
+few texts waste most of that."""
 _LOOKS_AT_ONCE = 16
 _ROWS_AT_ONCE = 4096
 
@@ -152,7 +155,8 @@ def plan_job(
         snapshot: the manifest to embed.
         job: modality and encoder.
         buckets: which buckets; one process holds their ids and commits.
-        unit_s: seconds of one unit; a longer document is its own unit.
+        unit_s: seconds of a unit of audio (of speech, for text: `SPEECH_PER_UNIT` times as many); a longer
+            document is its own unit.
         retry_quarantined: plan again what was quarantined earlier.
         documents: the store that holds the snapshot, where that is another one.
     """
@@ -179,8 +183,9 @@ def plan_job(
         key = (document.doc_id, wanted[document.doc_id])
         pending.setdefault(bucket_of(document.doc_id, store.buckets), []).append((key, seconds))
     units = []
+    most = unit_s * SPEECH_PER_UNIT if job.modality == "text" else unit_s
     for bucket, items in sorted(pending.items()):
-        for keys, seconds in _cut(items, unit_s):
+        for keys, seconds in _cut(items, most):
             earlier = tuple(sorted({unit for key in keys for unit in failed.get(key, ())}))
             units.append(
                 Unit(

@@ -29,7 +29,7 @@ from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store, StoredDocu
 
 DEATHS = 3
 """Workers that a document may take with it, alone in progress, before it is quarantined as suspected."""
-_BATCH_S, _BATCH_TEXTS = 600.0, 1024
+_BATCH_S, _BATCH_TEXTS = 600.0, 4096
 _WAITING_SHARE, _JUDGED_S = 0.2, 2.0
 """An actor that waits for more than this share of its time, over at least so long, lets others decode."""
 

@@ -13,7 +13,7 @@ from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Tr
 
 BATCH_TOKENS = 8192
 """Most padded tokens in a batch."""
-BATCH_OVERHEAD = 16
+BATCH_OVERHEAD = 32
 """Tokens that take about as long as what a batch costs by itself."""
 OFFSET = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xmod")
 """Types that count positions from their padding token's number on, so that the first ones are lost."""
