@@ -250,7 +250,7 @@ class Report(_Common):
         """Return where the report is."""
         from hilbert_ray.report import report
 
-        path = str(report(self.folder))
+        path = report(self.folder)
         return Result({"report": path}, f"report: {path}")
 
 

@@ -30,6 +30,14 @@ def connect() -> None:
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 
 
+def most_resources() -> dict[str, float]:
+    """Return what the cluster may have of each resource: what it has, or may grow to where it autoscales."""
+    # Ray's public functions count only nodes that are there: a pool of GPUs would never grow from none.
+    growing = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    present = ray.cluster_resources()
+    return {name: max(present.get(name, 0.0), growing.get(name, 0.0)) for name in {*present, *growing}}
+
+
 def data_context() -> ray.data.DataContext:
     """Return a copy of Ray Data's settings that shows progress bars in a terminal and else only errors."""
     context = ray.data.DataContext.get_current().copy()

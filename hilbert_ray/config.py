@@ -126,7 +126,7 @@ class EmbedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Sizes and switches of the network (DESIGN: fusion, pooling, wide paths, heads)."""
+    """Sizes and switches of the network: fusion, pooling, wide paths, heads."""
 
     dim: int = 64
     """Width D of the model and of each document embedding."""

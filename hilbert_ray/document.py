@@ -365,7 +365,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     """Check one manifest row and return its document. What people said is in no message.
 
     Args:
-        record: the fields of DESIGN section 4: doc_id, audio, text or text_file, group, labels, split.
+        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split.
         folder: what relative paths are relative to.
         roots: folders and URI prefixes below which files must lie; none allows any file.
 

@@ -29,12 +29,13 @@ from hilbert_ray import __version__, losses, metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig, to_dict
-from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import fit
+from hilbert_ray.folders import APART, Folder, folder
 from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
 from hilbert_ray.model import Prediction
 from hilbert_ray.presets import BASELINE, VARIANTS, ablations
-from hilbert_ray.shortcuts import SHORTCUTS_FROM, shared_sentences, shortcuts, transcripts
+from hilbert_ray.shortcuts import LENGTH, SHORTCUTS_FROM, shared_sentences, shortcuts, transcripts
 from hilbert_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def evaluate(
 
     Args:
         store: feature store.
-        out: folder of the run.
+        out: folder of the run, path or URI.
         config: settings.
         audio: which audio encoder, see `open_dataset`.
         text: which text encoder.
@@ -144,20 +145,25 @@ def evaluate(
         FoldsError: when groups or classes make the folds impossible.
     """
     dataset = open_dataset(store, config, audio, text)
-    features, config, run = dataset.features, dataset.config, local_path(out)
-    save_run(run, dataset)
+    with folder(out, apart=APART) as run:
+        return _evaluate(store, run, dataset, compare, subsets)
+
+
+def _evaluate(store: str, run: Folder, dataset: Dataset, compare: bool, subsets: bool) -> dict[str, Any]:
+    features, config = dataset.features, dataset.config
+    save_run(run.path, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
     if config.folds.file:
         folds = load(config.folds.file, features.doc_ids, features.groups)
     else:
         seed, names = config.fit.seed, strata.names
         folds = make_folds(features.doc_ids, features.groups, strata.members, config.folds, seed, names)
-    save(folds, str(run / "folds.parquet"))
+    save(folds, str(run.path / "folds.parquet"))
     connect()
     began = time.perf_counter()
     shared = ray.put(features)
     chosen = variants(config, features, compare, subsets)
-    results, fresh = _run_all(shared, folds, chosen, run / "folds", dataset.fingerprint)
+    results, fresh = _run_all(shared, folds, chosen, run, dataset.fingerprint)
     seconds = time.perf_counter() - began
     values = score(dataset, [part for result in results for part in result.split()])
     values["shortcuts"] = _check_shortcuts(store, dataset, folds)
@@ -168,8 +174,8 @@ def evaluate(
         "fits": len(fresh),
         "reused": len(results) - len(fresh),
     }
-    _save_predictions(run, dataset, [part for result in results for part in result.split()])
-    (run / "metrics.json").write_text(json.dumps(values, indent=1))
+    _save_predictions(run.path, dataset, [part for result in results for part in result.split()])
+    (run.path / "metrics.json").write_text(json.dumps(values, indent=1))
     return values
 
 
@@ -177,15 +183,15 @@ def _run_all(
     shared: Any,  # noqa: ANN401 - a reference to the features in Ray's store
     folds: Folds,
     chosen: Sequence[Variant],
-    folder: Path,
+    run: Folder,
     data: str,
 ) -> tuple[list[FoldResult], list[FoldResult]]:
-    """Run every variant on every fold that `folder` does not hold yet, as Ray tasks over shared features.
+    """Run every variant on every fold that RUN/folds does not hold yet, as Ray tasks over shared features.
 
     Returns:
         All results in order, and those that were computed now.
     """
-    folder.mkdir(exist_ok=True)
+    (run.path / "folds").mkdir(exist_ok=True)
     pending: dict[Any, tuple[Variant, Fold, Path]] = {}
     results: list[FoldResult] = []
     fresh: list[FoldResult] = []
@@ -193,7 +199,7 @@ def _run_all(
         need = variant.config.folds
         task = run_fold_remotely.options(num_cpus=need.cpus, num_gpus=need.gpus)
         for part in folds:
-            path = folder / f"{_fold_key(data, variant, part)}.npz"
+            path = run.path / "folds" / f"{_fold_key(data, variant, part)}.npz"
             if path.exists():
                 results.append(load_result(path, variant, part))
             else:
@@ -206,6 +212,7 @@ def _run_all(
         variant, part, path = pending.pop(done[0])
         result: FoldResult = ray.get(done[0])
         save_result(path, result)
+        run.save()
         fresh.append(result)
         log.info(
             "%d/%d %s, repeat %d, fold %d: %.1f s",
@@ -299,8 +306,8 @@ def _check_shortcuts(store: str, dataset: Dataset, folds: Folds) -> dict[str, An
             low = found["within_low"]
             if low is not None and low > SHORTCUTS_FROM:
                 log.warning(
-                    "%s alone predicts %s (AUC %.2f, at least %.2f): scores may rest on this shortcut",
-                    name, task, found["within"], low,
+                    "%s alone predicts %s (AUC %.2f, at least %.2f): scores may rest on this shortcut%s",
+                    name, task, found["within"], low, _unless(name, config.segment.roles),
                 )  # fmt: skip
     values["shared_sentences"] = shared_sentences(texts, features.groups.tolist(), config.segment.roles)
     return values
@@ -590,6 +597,15 @@ def _save_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]
             timeline[f"{modality}_start"] = [part.start[span].tolist() for span in spans]
             timeline[f"{modality}_end"] = [part.end[span].tolist() for span in spans]
     pq.write_table(pa.table({"doc_id": ids, "fold": fold, **timeline}), run / "attention.parquet")
+
+
+def _unless(shortcut: str, roles: Sequence[str]) -> str:
+    """Return what else a shortcut may be: where all speakers are embedded, labels are about one of them."""
+    if roles or shortcut == LENGTH:
+        return ""
+    return (
+        "; if the labels are about this speaker, it is none: then embed with segment.roles set to that role"
+    )
 
 
 def summarise(values: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +21,11 @@ import torch
 from hilbert_ray.batch import Features, read_features
 from hilbert_ray.cluster import connect, data_context
 from hilbert_ray.config import MODALITIES, ConfigError, EmbedConfig
-from hilbert_ray.dataset import local_path
 from hilbert_ray.embed import embed
 from hilbert_ray.encoders import load
+from hilbert_ray.folders import folder, output
 from hilbert_ray.model import Hilbert, ModelError, Prediction
-from hilbert_ray.store import Store, bucket_of
+from hilbert_ray.store import Store, absolute, bucket_of
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +77,18 @@ def predict(
     one modality could not be read and is missing from all of this; null where nothing is wrong).
 
     Args:
-        model: published folder.
+        model: published folder, path or URI.
         manifest: path or URI.
-        out: Parquet file to write.
+        out: Parquet file to write, path or URI.
         config: how to run the embedding.
         store: feature store to reuse and fill; default `<out>.store`.
         trust_remote_code: let encoders run the Python code that comes with their weights.
         roots: folders and URI prefixes below which the manifest's files must lie; none allows any file.
 
     Raises:
-        ConfigError: when `out` is a URI.
         ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
     """
-    path = local_path(out)
-    trained = Hilbert.from_pretrained(model, trust_remote_code=trust_remote_code)
+    trained = _load(model, trust_remote_code)
     settings = replace(trained.config, embed=config, roots=tuple(roots))
     for modality in MODALITIES:
         known = trained.encoders.get(modality)
@@ -118,7 +117,7 @@ def predict(
         rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
             PredictBucket,
             fn_constructor_kwargs={
-                "model": str(Path(model).resolve()),
+                "model": absolute(model),
                 "store": opened.uri,
                 "fingerprints": fingerprints,
                 "trust_remote_code": trust_remote_code,
@@ -128,10 +127,20 @@ def predict(
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=0.5,
         )
-        predicted, partly = _write(rows, path, trained, faults)
+        with output(out) as path:
+            predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
     failed |= {f"row {fault.row}": fault.message for fault in summary.faults}
     return Summary(out=out, predicted=predicted, partly=partly, failed=failed)
+
+
+def _load(model: str, trust_remote_code: bool) -> Hilbert:
+    with folder(model) as published:
+        if not any(published.path.glob("*")):
+            raise ModelError(
+                f"model folder {model} cannot be read: nothing is there; `hilbert-ray train` publishes one"
+            )
+        return Hilbert.from_pretrained(published.path, trust_remote_code=trust_remote_code)
 
 
 class PredictBucket:
@@ -141,7 +150,7 @@ class PredictBucket:
         self, model: str, store: str, fingerprints: Mapping[str, str], trust_remote_code: bool
     ) -> None:
         torch.set_num_threads(1)
-        self.model = Hilbert.from_pretrained(model, trust_remote_code=trust_remote_code)
+        self.model = _load(model, trust_remote_code)
         self.store = Store.open(store)
         self.fingerprints = fingerprints
 
@@ -202,7 +211,8 @@ def explain(out: str, doc_id: str) -> str:
     Raises:
         ConfigError: when the file has no such document.
     """
-    rows = pq.read_table(out, filters=[("doc_id", "=", doc_id)]).to_pylist()
+    with fsspec.open(out, "rb") as file:
+        rows = pq.read_table(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
     if not rows:
         raise ConfigError(f"{out} has no prediction of document {doc_id!r}; see what `predict` says of it")
     lines = [f"{doc_id}: segments by their share of the embedding"]
@@ -220,26 +230,20 @@ def explain(out: str, doc_id: str) -> str:
 def _write(
     rows: ray.data.Dataset, path: Path, model: Hilbert, faults: Mapping[str, str]
 ) -> tuple[int, dict[str, str]]:
-    """Write the rows as they come into one Parquet file, whole or not at all; note their faults.
+    """Write the rows as they come into one Parquet file; note their faults.
 
     Returns:
         The number of rows, and the faults of those that have one.
     """
     columns = schema(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
     count = 0
     partly: dict[str, str] = {}
     place = columns.get_field_index("fault")
-    try:
-        with pq.ParquetWriter(fresh, columns) as writer:
-            for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-                ids = batch["doc_id"].to_pylist()
-                noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
-                writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
-                count += len(ids)
-                partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with pq.ParquetWriter(path, columns) as writer:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            ids = batch["doc_id"].to_pylist()
+            noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
+            writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
+            count += len(ids)
+            partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
     return count, partly

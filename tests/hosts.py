@@ -61,6 +61,10 @@ class Host:
         for pid in self._pids():
             os.kill(pid, signal.SIGKILL)
 
+    def revive(self) -> None:
+        """Put a host that was lost back on the network, empty."""
+        subprocess.run(["ip", "-n", self.namespace, "link", "set", "eth0", "up"], check=True)
+
     def _pids(self) -> list[int]:
         shown = subprocess.run(
             ["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True
@@ -75,6 +79,15 @@ class Host:
 @contextmanager
 def cluster(folder: Path, cpus: Sequence[int]) -> Iterator[list[Host]]:
     """Start a host with a Ray node for each number of CPUs; the first is the head."""
+    with network(folder, len(cpus)) as hosts:
+        for host, number in zip(hosts, cpus, strict=True):
+            start_node(host, number)
+        yield hosts
+
+
+@contextmanager
+def network(folder: Path, count: int) -> Iterator[list[Host]]:
+    """Make hosts on one network, without Ray nodes; on leaving, all that runs on them is killed."""
     mark = f"hr{os.getpid()}"
     bridge = f"{mark}b"[:15]
     hosts = [
@@ -91,7 +104,7 @@ def cluster(folder: Path, cpus: Sequence[int]) -> Iterator[list[Host]]:
                 "RAY_health_check_failure_threshold": "3",
             },
         )
-        for i in range(len(cpus))
+        for i in range(count)
     ]
     try:
         _ip("link", "add", bridge, "type", "bridge")
@@ -103,8 +116,6 @@ def cluster(folder: Path, cpus: Sequence[int]) -> Iterator[list[Host]]:
             _ip("-n", host.namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _ip("-n", host.namespace, "link", "set", device, "up")
-        for host, number in zip(hosts, cpus, strict=True):
-            start_node(host, number)
         yield hosts
     finally:
         for host in hosts:
@@ -117,22 +128,22 @@ def cluster(folder: Path, cpus: Sequence[int]) -> Iterator[list[Host]]:
         subprocess.run(["ip", "link", "del", bridge], capture_output=True)
 
 
-def start_node(host: Host, cpus: int) -> None:
-    """Start the Ray node of a host, the head on the first address."""
+def start_node(host: Host, cpus: int, *options: str) -> None:
+    """Start the Ray node of a host, the head on the first address; `options` are for `ray start`."""
     is_head = host.address.endswith(".1")
     place = (
         ["--head", f"--port={GCS_PORT}", "--include-dashboard=false"]
         if is_head
         else [f"--address=10.77.0.1:{GCS_PORT}"]
     )
-    options = [
+    own = [
         f"--node-ip-address={host.address}",
         f"--num-cpus={cpus}",
         f"--temp-dir={host.temporary}",
         "--object-store-memory=200000000",
         "--disable-usage-stats",
     ]
-    host.run(["-m", "ray.scripts.scripts", "start", *place, *options])
+    host.run(["-m", "ray.scripts.scripts", "start", *place, *own, *options])
 
 
 def _ip(*arguments: str) -> None:

@@ -129,10 +129,6 @@ REFUSED = {
         ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
         "model folder NO cannot be read",
     ),
-    "a URI to write to": (
-        ["predict", "--model", "NO", "--manifest", "M", "--out", "s3://bucket/p.parquet"],
-        "--out is s3://bucket/p.parquet; results are written to a folder",
-    ),
     "missing run": (["report", "--run", "NO"], "metrics.json"),
     "export without a folder": (["store", "export", "S"], "`store export` needs --out"),
     "export of no document": (

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "hilbert_ray"
 ROWS = (
     ("config", "document"),
     ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels"),
-    ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate"),
+    ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate", "folders"),
     ("model", "dataset", "cluster", "shortcuts"),
     ("embed", "fit"),
     ("train", "evaluate", "predict"),

@@ -256,7 +256,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def source(run: Path) -> str:
-    path = report(run)
+    path = Path(report(run))
     assert path == run / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -536,10 +536,10 @@ def test_the_page_is_accessible(page: Page) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_matplotlib_alone(smaller: Path) -> None:
-    first = report(smaller).read_bytes()
+    first = Path(report(smaller)).read_bytes()
     with matplotlib.rc_context({"font.size": 31, "axes.grid": False}):
         before = dict(matplotlib.rcParams)
-        assert report(smaller).read_bytes() == first
+        assert Path(report(smaller)).read_bytes() == first
         assert dict(matplotlib.rcParams) == before
 
 
@@ -558,7 +558,7 @@ ABSENT = {
 @pytest.mark.parametrize("name", ABSENT)
 def test_what_a_run_lacks_is_said_plainly(smaller: Path, name: str) -> None:
     (smaller / name).unlink()
-    shown = Page(report(smaller).read_text(encoding="utf-8")).text
+    shown = Page(Path(report(smaller)).read_text(encoding="utf-8")).text
     for sentence in ABSENT[name]:
         assert sentence in shown
 
@@ -568,7 +568,7 @@ def test_scores_alone_make_a_report(run: Path, tmp_path: Path, metrics: dict[str
     shutil.copy(run / "config.json", tmp_path)
     kept = {task: {"hilbert": values["hilbert"]} for task, values in metrics["tasks"].items()}
     (tmp_path / "metrics.json").write_text(json.dumps({"tasks": kept, "embedding": {}}))
-    shown = Page(report(tmp_path).read_text(encoding="utf-8")).text
+    shown = Page(Path(report(tmp_path)).read_text(encoding="utf-8")).text
     for sentence in (
         "This run has no comparison with the baseline",
         "The run does not describe its folds.",
@@ -592,7 +592,7 @@ def test_a_run_of_audio_alone_has_one_lane_and_no_retrieval(smaller: Path) -> No
     attention = pq.read_table(smaller / "attention.parquet")
     attention = attention.drop_columns([name for name in attention.column_names if name.startswith("text")])
     pq.write_table(attention, smaller / "attention.parquet")
-    shown = Page(report(smaller).read_text(encoding="utf-8"))
+    shown = Page(Path(report(smaller)).read_text(encoding="utf-8"))
     assert "Retrieval and geometry need documents with both audio and text" in shown.text
     assert "No text was used. Audio was cut into windows of 10 s every 10 s. No segment was" in shown.text
     lanes = [texts[0] for t in shown.tables if t.caption.startswith("Segments of") for texts, _ in t.rows]
@@ -608,7 +608,7 @@ def test_scores_that_are_not_defined_are_dashes(smaller: Path) -> None:
     (smaller / "metrics.json").write_text(
         json.dumps(emptied(json.loads((smaller / "metrics.json").read_text())))
     )
-    table = Page(report(smaller).read_text(encoding="utf-8")).table("Scores of state")
+    table = Page(Path(report(smaller)).read_text(encoding="utf-8")).table("Scores of state")
     assert table.row("HILBERT")[1:4] == [[], [], []]
 
 

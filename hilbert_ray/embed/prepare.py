@@ -7,7 +7,7 @@ from dataclasses import replace
 import ray
 
 from hilbert_ray import vad
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, most_resources
 from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.embed.plan import Job, Plan, plan_job
 from hilbert_ray.embed.unit import load_encoder
@@ -42,7 +42,7 @@ def _precision() -> str:
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         return precision_here()
     connect()
-    share = {"num_gpus": 0.01} if ray.cluster_resources().get("GPU") else {"num_cpus": 0.01}
+    share = {"num_gpus": 0.01} if most_resources().get("GPU") else {"num_cpus": 0.01}
     found: str = ray.get(ray.remote(precision_here).options(**share).remote())
     return found
 

@@ -12,7 +12,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from hilbert_ray.cluster import data_context
+from hilbert_ray.cluster import data_context, most_resources
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Seconds
 from hilbert_ray.embed.plan import Plan, Unit, alone
@@ -120,8 +120,8 @@ def _end(names: Sequence[str]) -> None:
 
 
 def pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
-    """Return the number of encoder actors and what each of them takes of the cluster."""
-    total = ray.cluster_resources()
+    """Return the number of encoder actors and what each takes of the cluster at its full size."""
+    total = most_resources()
     gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 1.0)
     if gpus:
         workers = config.embed.workers or max(1, int(gpus / config.embed.gpus_per_worker))

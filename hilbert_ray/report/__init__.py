@@ -7,13 +7,14 @@ here is one part of the page. The same run gives the same bytes.
 from pathlib import Path
 
 from hilbert_ray import __version__
+from hilbert_ray.folders import APART, folder
 from hilbert_ray.report.classes import classes
 from hilbert_ray.report.drawing import numbered
 from hilbert_ray.report.embedding import embedding
 from hilbert_ray.report.methods import methods, settings
 from hilbert_ray.report.overview import data, top
 from hilbert_ray.report.page import page
-from hilbert_ray.report.run import ReportError, read_run
+from hilbert_ray.report.run import ReportError, Run, read_run
 from hilbert_ray.report.scores import scores
 from hilbert_ray.report.timelines import timelines
 from hilbert_ray.report.training import search, training
@@ -21,17 +22,22 @@ from hilbert_ray.report.training import search, training
 __all__ = ["ReportError", "report"]
 
 
-def report(run: str | Path) -> Path:
-    """Write RUN/report.html and return its path.
+def report(run: str | Path) -> str:
+    """Write RUN/report.html and return its path or URI.
 
     Args:
-        run: folder that `evaluate` wrote; what `train` and `tune` added is shown too.
+        run: folder that `evaluate` wrote, path or URI; what `train` and `tune` added is shown too.
 
     Raises:
         ReportError: when the folder holds no scores (metrics.json, config.json), or they are damaged.
     """
-    folder = Path(run)
-    found = read_run(folder)
+    with folder(str(run), APART) as opened:
+        path = opened.path / "report.html"
+        path.write_text(_page(read_run(opened.path)), encoding="utf-8", newline="\n")
+        return f"{opened.uri}/report.html"
+
+
+def _page(found: Run) -> str:
     searched = search(found)
     sections = [
         ("data", "Data", data(found)),
@@ -49,6 +55,4 @@ def report(run: str | Path) -> Path:
         f"Made by hilbert-ray {__version__}. Scores are cross-validated; do not use predictions as the "
         "only ground for a decision about a person."
     )
-    path = folder / "report.html"
-    path.write_text(numbered(page(title, top(found), sections, foot)), encoding="utf-8", newline="\n")
-    return path
+    return numbered(page(title, top(found), sections, foot))

@@ -48,6 +48,7 @@ from hilbert_ray.store.files import TEMPORARY, DamagedError, Files, StoreError, 
 __all__ = [
     "Commit",
     "FeatureRow",
+    "Files",
     "Format",
     "Problem",
     "Quarantined",
@@ -55,6 +56,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoredDocument",
+    "absolute",
     "bucket_of",
     "reads_turns",
 ]

@@ -1,0 +1,88 @@
+"""Pools on a cluster that has no worker yet: Ray's autoscaler with a provider that starts nodes here."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from hilbert_ray.store import Store
+from tests import hosts, make
+
+HEAD = "f" * 51 + "0" * 5
+"""The id that the provider takes the head to have."""
+PROVIDER = {
+    "type": "external",
+    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+    "use_node_id_as_ip": True,
+    "disable_node_updaters": True,
+    "disable_launch_config_check": True,
+    "launch_multiple": True,
+    "head_node_id": HEAD,
+}
+RUN = """
+import sys
+import ray
+from hilbert_ray.config import Config, EmbedConfig
+from hilbert_ray.embed import embed
+
+ray.init(log_to_driver=False)
+assert "GPU" not in ray.cluster_resources(), "the cluster has grown before there was work"
+print(embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001))).text())
+print("grown to", int(ray.cluster_resources()["GPU"]))
+"""
+SHRUNK = """
+import time
+import ray
+
+ray.init(log_to_driver=False)
+deadline = time.monotonic() + 90
+while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
+    time.sleep(1)
+print(ray.cluster_resources())
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
+def test_a_pool_grows_from_no_worker_to_the_clusters_limit_and_shrinks_again(
+    tmp_path: Path, ray_home: Path
+) -> None:
+    manifest = make.corpus(tmp_path, 40)
+    store = tmp_path / "store"
+    config = tmp_path / "cluster.json"
+    node = {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    config.write_text(
+        json.dumps(
+            {
+                "cluster_name": "grows",
+                "max_workers": 2,
+                "idle_timeout_minutes": 0.05,
+                "provider": PROVIDER,
+                "head_node_type": "head",
+                "available_node_types": {
+                    "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                    "worker": node,
+                },
+            }
+        )
+    )
+    with hosts.network(ray_home, 1) as (head,):
+        head.environment.update(
+            AUTOSCALER_UPDATE_INTERVAL_S="1",
+            RAY_FAKE_CLUSTER="1",
+            RAY_enable_autoscaler_v2="1",
+            RAY_CLOUD_INSTANCE_ID=HEAD,
+            RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD,
+        )
+        hosts.start_node(head, 0, f"--autoscaling-config={config}")
+        for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"):
+            del head.environment[name]
+        began = time.monotonic()
+        shown = head.run(["-c", RUN, manifest, str(store)])
+        after = head.run(["-c", SHRUNK])
+    print(f"{time.monotonic() - began:.0f} s")
+    assert "40 embedded" in shown
+    assert "grown to 2" in shown
+    assert "GPU" not in after
+    assert list(Store.open(str(store)).verify()) == []
