@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from hilbert_ray import audio
+from hilbert_ray import audio, files
 from hilbert_ray.config import ConfigError, TaskConfig, to_dict
 from hilbert_ray.document import (
     Block,
@@ -281,7 +281,7 @@ def _check_block(
         else:
             documents.append((row, item))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
-    missing = audio.missing(files_of(unopened))
+    missing = files.missing(files_of(unopened))
     # A file that is not there is opened as the sampled ones are, to say so in the same words.
     left = {
         row

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import fsspec
 import msgspec
 
-from hilbert_ray import audio
+from hilbert_ray import audio, files
 from hilbert_ray.config import Modality
 from hilbert_ray.document import (
     Block,
@@ -107,7 +107,7 @@ def look(manifest: str, content_hash: bool, roots: Sequence[str] = ()) -> Iterat
 
 def _look_at(block: Block, content_hash: bool) -> Part:
     rows = list(block.rows())
-    found = audio.versions(files_of(rows), content_hash)
+    found = files.versions(files_of(rows), content_hash)
     return part_of(item if isinstance(item, Fault) else _stored(row, item, found) for row, item in rows)
 
 
@@ -130,7 +130,7 @@ def _stored(row: int, document: Document, found: Mapping[str, str | None]) -> St
 
 def file_version(uri: str, content_hash: bool) -> str:
     """Return the version of a file, or `ABSENT`."""
-    return audio.versions([uri], content_hash)[uri] or ABSENT
+    return files.versions([uri], content_hash)[uri] or ABSENT
 
 
 def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
