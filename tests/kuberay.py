@@ -47,18 +47,17 @@ LOCKED = one(
 )
 CONTAINER = one(
     "name image securityContext resources",
-    "envFrom volumeMounts",
+    "envFrom",
     securityContext=LOCKED,
     resources=one("requests limits", requests=QUANTITIES, limits=QUANTITIES),
     envFrom=many(one("secretRef", secretRef=one("name optional", optional=FLAG))),
-    volumeMounts=many(one("name mountPath")),
 )
 POD = one(
     "metadata spec",
     metadata=one("labels", labels=TEXTS),
     spec=one(
         "restartPolicy securityContext containers",
-        "nodeSelector tolerations volumes",
+        "nodeSelector tolerations",
         restartPolicy={"const": "Never"},
         securityContext=one(
             "runAsNonRoot runAsUser runAsGroup",
@@ -71,7 +70,6 @@ POD = one(
         containers=many(CONTAINER),
         nodeSelector=TEXTS,
         tolerations=many(one("key operator effect")),
-        volumes=many(one("name persistentVolumeClaim", persistentVolumeClaim=one("claimName"))),
     ),
 )
 WORKERS = one(

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray import document
 from hilbert_ray.document import (
     Document,
     DocumentError,
@@ -21,6 +20,7 @@ from hilbert_ray.document import (
     Utterance,
     duplicate_fault,
     load_text,
+    manifest,
     map_blocks,
     parse_document,
     read_manifest,
@@ -195,9 +195,9 @@ def test_a_manifest_cut_into_blocks_of_any_size_has_the_same_rows(
         path.write_bytes(content)
         whole = list(read_manifest(str(path)))
         assert [row for row, _ in whole] == list(range(1, 1 + sum(bool(line.strip()) for line, _ in lines)))
-        patch.setattr(document, "_BLOCK_BYTES", size)
+        patch.setattr(manifest, "_BLOCK_BYTES", size)
         assert list(read_manifest(str(path))) == whole
-        blocks = list(document._blocks(str(path)))
+        blocks = list(manifest._blocks(str(path)))
         assert [doc_id for block in blocks for doc_id in block.ids()] == [item.doc_id for _, item in whole]
         path.write_bytes(content.rstrip(b"\r\n"))
         assert list(read_manifest(str(path))) == whole
@@ -314,7 +314,7 @@ def test_processes_read_a_manifest_as_this_one_does(
         pq.write_table(pa.table(columns), path)
     plain = list(read_manifest(str(path)))
     assert sum(isinstance(item, Document) for _, item in plain) == 80
-    monkeypatch.setattr(document, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(manifest, "_BLOCK_BYTES", 1000)
     monkeypatch.chdir(tmp_path)
     inside = list(map_blocks(lambda block: list(block.rows()), path.name, ["."]))
     assert [row for rows in inside for row in rows] == plain
@@ -329,7 +329,7 @@ def test_processes_read_a_manifest_as_this_one_does(
 def test_an_error_in_a_process_or_late_in_the_file_reaches_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(document, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(manifest, "_BLOCK_BYTES", 1000)
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"doc_id": "d", "audio": "a"}\n' * 500 + b'{"doc_id": "\xff"}\n')
     with pytest.raises(ManifestError, match=r"m.jsonl cannot be read as .jsonl: 'utf-8' codec"):

@@ -1,0 +1,283 @@
+"""Manifests: each row is a `Document`, or a `Fault` that says what is wrong with it; none vanishes."""
+
+import csv
+import gc
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import IO, Any, BinaryIO, TypeVar
+
+import msgspec
+
+from hilbert_ray.document.records import Document, DocumentError, below, parse_document
+
+T = TypeVar("T")
+_ROWS_LISTED = 10
+_PROCESSES = 8
+"""Most processes that read a manifest; more would wait for the one that hands out its blocks."""
+_BLOCK_BYTES = 2**23
+_RECORD_BYTES = 128
+"""What a record takes in a block besides its strings."""
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """A manifest row that is no valid document. `row` counts from 1 (a header line is not counted)."""
+
+    row: int
+    doc_id: str
+    stage: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Some rows of a manifest that are not checked yet: what one process works on at a time.
+
+    They are lines of JSON, or the records of other kinds of manifests; paths inside are relative to `folder`
+    and must lie below one of `roots`, if there are any.
+    """
+
+    manifest: str
+    folder: str
+    roots: tuple[str, ...] = ()
+    first_row: int = 1
+    lines: bytes = b""
+    records: Sequence[Mapping[str, Any]] = ()
+
+    def rows(self) -> Iterator[tuple[int, Document | Fault]]:
+        """Yield (row, document or fault) for each row.
+
+        Raises:
+            ManifestError: when a line is not UTF-8.
+        """
+        for row, record in enumerate(self._records(), start=self.first_row):
+            if isinstance(record, str):
+                message = f"row {row} {record}; each line must be one JSON object"
+                fault = Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
+                yield row, fault
+                continue
+            try:
+                yield row, parse_document(record, self.folder, self.roots)
+            except DocumentError as error:
+                yield (
+                    row,
+                    Fault(
+                        row=row,
+                        doc_id=_id_of(record),
+                        stage="manifest",
+                        error=type(error).__name__,
+                        message=str(error),
+                    ),
+                )
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each row as `rows` would, empty where it has none."""
+        return ("" if isinstance(record, str) else _id_of(record) for record in self._records())
+
+    def _records(self) -> Iterator[Mapping[str, Any] | str]:
+        """Yield the fields of each row, or what is wrong with its line."""
+        yield from self.records
+        for line in self.lines.splitlines():
+            if not line.strip():
+                continue
+            try:
+                record = _read_json(line)
+            except UnicodeDecodeError as error:
+                raise ManifestError(
+                    f"manifest {self.manifest} cannot be read as .jsonl: {error} of a line of {len(line)} "
+                    "bytes; save it as UTF-8"
+                ) from None
+            except (ValueError, RecursionError) as error:
+                yield f"is not valid JSON ({error})"
+            else:
+                yield record if isinstance(record, dict) else f"is a JSON {type(record).__name__}"
+
+
+def read_manifest(uri: str, roots: Sequence[str] = ()) -> Iterator[tuple[int, Document | Fault]]:
+    """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
+
+    Paths inside are taken relative to the manifest; a row that names a file outside all of `roots` is a fault
+    (no roots: any file may be named). Ids that stand in several rows are not noticed here (that needs the
+    whole manifest); see `duplicate_fault`.
+
+    Raises:
+        ManifestError: when the file is absent, of another kind, or not readable as its kind.
+    """
+    for block in _blocks(uri, roots):
+        yield from block.rows()
+
+
+def map_blocks(function: Callable[[Block], T], uri: str, roots: Sequence[str] = ()) -> Iterator[T]:
+    """Yield what a function makes of each block of a manifest, in order, streaming; roots as `read_manifest`.
+
+    A manifest of several blocks is worked on by several processes, so the function and what it returns must
+    be picklable. A few blocks are held at a time.
+
+    Raises:
+        ManifestError: as `read_manifest`.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor, cpu_count  # type: ignore[import-untyped]
+
+    blocks = _blocks(uri, roots)
+    first = list(islice(blocks, 2))
+    processes = min(cpu_count(), _PROCESSES)
+    if len(first) < 2 or processes < 2:
+        yield from map(function, chain(first, blocks))
+        return
+    # Unlike the standard library's, these processes do not import the program that is running again.
+    with ProcessPoolExecutor(processes) as pool:
+        going: deque[Future[T]] = deque()
+        for block in chain(first, blocks):
+            going.append(pool.submit(_apply, function, block))
+            if len(going) > processes + 1:
+                yield going.popleft().result()
+        while going:
+            yield going.popleft().result()
+
+
+def _apply(function: Callable[[Block], T], block: Block) -> T:
+    """Call a function in a process of its own, where looking for garbage would only cost time (a fifth)."""
+    gc.disable()
+    try:
+        return function(block)
+    finally:
+        gc.enable()
+
+
+def files_of(rows: Iterable[tuple[int, Document | Fault]]) -> Iterator[str]:
+    """Yield the audio and text files that the documents of some rows name."""
+    for _, item in rows:
+        if isinstance(item, Document):
+            if item.audio is not None:
+                yield item.audio
+            if item.text_file is not None:
+                yield item.text_file
+
+
+def duplicate_fault(row: int, doc_id: str, rows: list[int]) -> Fault:
+    """Return the fault of one of several rows that share an id: which of them is meant cannot be known."""
+    more = f" and {len(rows) - _ROWS_LISTED} more" if len(rows) > _ROWS_LISTED else ""
+    listed = ", ".join(map(str, rows[:_ROWS_LISTED])) + more
+    message = f"doc_id {doc_id!r} stands in rows {listed}; ids must be unique: give each document its own"
+    return Fault(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
+
+
+def _folder_of(uri: str) -> str:
+    """Return what relative paths in a manifest are relative to."""
+    return uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+
+
+def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
+    """Cut a manifest into blocks, by the kind that its name tells."""
+    import fsspec
+
+    empty = Block(manifest=uri, folder=_folder_of(uri), roots=tuple(map(below, roots)))
+    kind = uri.rpartition(".")[2].lower()
+    try:
+        if kind == "jsonl":
+            with fsspec.open(uri, "rb") as file:
+                yield from _json_blocks(empty, file)
+        elif kind == "csv":
+            with fsspec.open(uri, "rt", encoding="utf-8", newline="") as file:
+                yield from _record_blocks(empty, _csv_records(file))
+        elif kind == "parquet":
+            with fsspec.open(uri, "rb") as file:
+                yield from _record_blocks(empty, _parquet_records(file))
+        else:
+            raise ManifestError(f"manifest {uri} ends in .{kind}; the kinds are .jsonl, .csv and .parquet")
+    except FileNotFoundError:
+        raise ManifestError(
+            f"no manifest at {uri}; give the path of a .jsonl, .csv or .parquet file"
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"manifest {uri} cannot be read as .{kind}: {error}") from error
+    except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
+        if isinstance(error, ManifestError) or kind != "parquet":
+            raise
+        raise ManifestError(f"manifest {uri} cannot be read as Parquet: {error}") from error
+
+
+def _json_blocks(empty: Block, file: BinaryIO) -> Iterator[Block]:
+    row, rest = 1, b""
+    while data := file.read(_BLOCK_BYTES):
+        lines, end, rest = (rest + data).rpartition(b"\n")
+        if end:
+            yield replace(empty, first_row=row, lines=lines)
+            row += sum(1 for line in lines.splitlines() if line.strip())
+    if rest:
+        yield replace(empty, first_row=row, lines=rest)
+
+
+def _record_blocks(empty: Block, records: Iterator[Mapping[str, Any]]) -> Iterator[Block]:
+    row, size = 1, 0
+    held: list[Mapping[str, Any]] = []
+    for record in records:
+        held.append(record)
+        size += _RECORD_BYTES + sum(len(value) for value in record.values() if isinstance(value, str))
+        if size >= _BLOCK_BYTES:
+            yield replace(empty, first_row=row, records=held)
+            row, size, held = row + len(held), 0, []
+    if held:
+        yield replace(empty, first_row=row, records=held)
+
+
+def _csv_records(file: IO[str]) -> Iterator[dict[str, Any]]:
+    for values in csv.DictReader(file):
+        yield _unflatten({k: v for k, v in values.items() if k is not None and v not in ("", None)})
+
+
+def _parquet_records(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+        yield from map(_unflatten, batch.to_pylist())
+
+
+def _read_json(data: str | bytes) -> object:
+    """Parse JSON whose strings can be written again.
+
+    Raises:
+        ValueError: when it is no JSON, is not UTF-8, or an escape names half of a character.
+        RecursionError: when it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except ValueError:  # the standard library reads a little more, such as NaN, and says better what is wrong
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+
+
+def _id_of(record: Mapping[str, Any]) -> str:
+    doc_id = record.get("doc_id")
+    return doc_id if isinstance(doc_id, str) else ""
+
+
+def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather columns `labels.<task>` under `labels`; read JSON cells of `text` and `labels`; drop nulls."""
+    record: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key.startswith("labels."):
+            record.setdefault("labels", {})[key.removeprefix("labels.")] = value
+        elif key in ("text", "labels") and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            try:
+                record[key] = _read_json(value)
+            except (ValueError, RecursionError):
+                record[key] = value
+        else:
+            record[key] = value
+    return record

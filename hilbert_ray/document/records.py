@@ -1,0 +1,230 @@
+"""A document and its segments: small frozen values, checked as they come from a manifest's row."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Seconds: TypeAlias = float
+Hertz: TypeAlias = int
+Samples: TypeAlias = int
+Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
+
+FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
+_FIELDS = frozenset(FIELDS)
+SPLITS = ("train", "validation", "test")
+
+
+class DocumentError(ValueError):
+    """A fault of one document; its message names the document, the value, the rule and what to do."""
+
+
+class TimesError(DocumentError):
+    """Utterances whose times lie beyond the end of the recording."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """A stretch of transcript; times in seconds from the start of the recording, None where unknown."""
+
+    text: str
+    start: Seconds | None = None
+    end: Seconds | None = None
+    role: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One recording with its transcript; lacks at most one of the two.
+
+    `audio` and `text_file` are absolute paths or URIs. `text` is one string (to be split into sentences), or
+    utterances as given. `group` is what must never straddle folds. A label that is None or absent is
+    unlabelled.
+    """
+
+    doc_id: str
+    audio: str | None = None
+    text: str | tuple[Utterance, ...] | None = None
+    text_file: str | None = None
+    group: str = ""
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    split: str | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a transcript is given, inline or as a file."""
+        return self.text is not None or self.text_file is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AudioSegment:
+    """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds."""
+
+    start: Seconds
+    end: Seconds
+    samples: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSegment:
+    """A stretch of text; times in seconds, or the position in [0, 1] where the transcript has no times."""
+
+    start: Seconds
+    end: Seconds
+    text: str
+
+
+Segment: TypeAlias = AudioSegment | TextSegment
+
+
+def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[str] = ()) -> Document:
+    """Check one manifest row and return its document. What people said is in no message.
+
+    Args:
+        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split.
+        folder: what relative paths are relative to.
+        roots: folders and URI prefixes below which files must lie; none allows any file.
+
+    Raises:
+        DocumentError: naming the document, the field, the value and the rule.
+    """
+    doc_id = record.get("doc_id")
+    if not isinstance(doc_id, str) or not doc_id.strip():
+        raise DocumentError(f"doc_id is {doc_id!r}; it must be a non-empty string")
+    if not _FIELDS.issuperset(record):
+        unknown = sorted(set(record) - _FIELDS)
+        raise DocumentError(
+            f"document {doc_id!r} has unknown fields {', '.join(unknown)}; the fields are {', '.join(FIELDS)}"
+        )
+    audio, text_file = record.get("audio"), record.get("text_file")
+    for name, value in ("audio", audio), ("text_file", text_file):
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+            raise DocumentError(
+                f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null"
+            )
+    text = parse_text(doc_id, record.get("text"))
+    if text is not None and text_file is not None:
+        raise DocumentError(f"document {doc_id!r} has both text and text_file; give one of them")
+    if audio is None and text is None and text_file is None:
+        raise DocumentError(f"document {doc_id!r} has neither audio nor text; at least one must be given")
+    labels = record.get("labels") or {}
+    if not isinstance(labels, (dict, Mapping)):
+        raise DocumentError(f"document {doc_id!r}: labels is {labels!r}; it must map each task to its value")
+    split = record.get("split")
+    if split is not None and split not in SPLITS:
+        raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
+    group = record.get("group")
+    audio, text_file = (None if path is None else resolve(path, folder) for path in (audio, text_file))
+    for name, path in ("audio", audio), ("text_file", text_file):
+        if roots and path is not None:
+            _check_root(doc_id, name, path, roots)
+    return Document(
+        doc_id=doc_id,
+        audio=audio,
+        text=text,
+        text_file=text_file,
+        group=doc_id if group is None else str(group),
+        labels={str(task): value for task, value in labels.items() if value is not None},
+        split=split,
+    )
+
+
+def resolve(path: str, folder: str) -> str:
+    """Return a path or URI as absolute, taking a relative one as relative to `folder`."""
+    if "://" in path or os.path.isabs(path) or not folder:
+        return path
+    return f"{folder.rstrip('/')}/{path}" if "://" in folder else os.path.join(folder, path)
+
+
+def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None:
+    """Check that a file lies below one of some roots, wherever links and `..` lead.
+
+    Raises:
+        DocumentError: naming the document, the path, the roots and what to do.
+    """
+    allowed = tuple(map(below, roots))
+    if not below(path).startswith(allowed):
+        raise DocumentError(
+            f"document {doc_id!r}: {name} {path} lies outside {' and '.join(allowed)} (links and `..` are "
+            "followed); move the file there, or allow its folder with --root too"
+        )
+    refused = ("::", "..", "%", "file://~") if "://" in path else ("::",)
+    found = [part for part in refused if part in path]
+    if found or ("://" in path and not path.isprintable()):
+        raise DocumentError(
+            f"document {doc_id!r}: {name} {path!r} holds {found[0] if found else 'unprintable characters'}, "
+            "which may lead out of the folders that --root allows; rename the file, or give its plain path"
+        )
+
+
+def below(path: str) -> str:
+    """Return how paths below a folder begin: without links and `..` where it is local, with a `/` last."""
+    local = path.removeprefix("file://")
+    return (path if "://" in local else os.path.realpath(local)).rstrip("/") + "/"
+
+
+def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
+    """Check a transcript as it is given and return it: one string, utterances, or None.
+
+    Raises:
+        DocumentError: naming the document and the rule; what people said is in no message.
+    """
+    if text is None:
+        return None
+    if isinstance(text, str):
+        if not text.strip():
+            raise DocumentError(
+                f"document {doc_id!r}: text is empty; write null where there is no transcript"
+            )
+        return text
+    if not isinstance(text, list) or not text:
+        raise DocumentError(
+            f"document {doc_id!r}: text is {'empty' if text == [] else f'of type {type(text).__name__}'}; it "
+            "must be a string, a list of strings, or a list of {text, start?, end?, role?}"
+        )
+    utterances = tuple(_parse_utterance(doc_id, i, item) for i, item in enumerate(text))
+    timed = sum(u.start is not None for u in utterances)
+    if 0 < timed < len(utterances):
+        raise DocumentError(
+            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; give times to all or "
+            "to none"
+        )
+    if not any(u.text.strip() for u in utterances):
+        raise DocumentError(
+            f"document {doc_id!r}: all utterances are empty; write null where there is no transcript"
+        )
+    return utterances
+
+
+def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
+    if isinstance(item, str):
+        return Utterance(text=item)
+    if not isinstance(item, (dict, Mapping)) or not isinstance(text := item.get("text"), str):
+        raise DocumentError(
+            f"document {doc_id!r}: utterance {index} is of type {type(item).__name__} without a string "
+            "`text`; it must be a string, or hold one"
+        )
+    start: Any
+    end: Any
+    start, end, role = item.get("start"), item.get("end"), item.get("role")
+    if (start is None) != (end is None):
+        raise DocumentError(
+            f"document {doc_id!r}: utterance {index} has only one of start and end; give both or none"
+        )
+    if start is not None:
+        if not _is_number(start) or not _is_number(end) or not 0 <= start <= end < math.inf:
+            raise DocumentError(
+                f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds "
+                "with 0 <= start <= end"
+            )
+        start, end = float(start), float(end)
+    if role is not None and not isinstance(role, str):
+        raise DocumentError(f"document {doc_id!r}: utterance {index} has role {role!r}; it must be a string")
+    return Utterance(text=text, start=start, end=end, role=role)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,111 @@
+"""Transcripts: inline, or in files: plain text, JSON (Whisper's and WhisperX's too), WebVTT, SubRip."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hilbert_ray.document.records import Document, DocumentError, Seconds, TimesError, Utterance, parse_text
+
+OVERHANG_S = 0.5
+"""How far a transcript may reach beyond its recording, seconds (formats and transcribers round)."""
+_CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})")
+_VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
+
+
+def check_times(document: Document, utterances: Sequence[Utterance], duration_s: Seconds) -> None:
+    """Check that no utterance ends more than `OVERHANG_S` after the recording does.
+
+    Raises:
+        TimesError: naming the document, the utterance, its end and the length of the recording.
+    """
+    ends = [utterance.end for utterance in utterances if utterance.end is not None]
+    if ends and max(ends) > duration_s + OVERHANG_S:
+        raise TimesError(
+            f"document {document.doc_id!r}: utterance {ends.index(max(ends))} ends at {max(ends):.2f} s, but "
+            f"the recording lasts {duration_s:.2f} s; give times in seconds from the start of this "
+            "recording, or pair the transcript with its own recording"
+        )
+
+
+def check_text_kind(document: Document) -> str:
+    """Return the kind of `text_file` by its name; empty where there is none.
+
+    Raises:
+        DocumentError: when it is no kind that can be read.
+    """
+    path = document.text_file
+    if path is None:
+        return ""
+    kind = path.rpartition(".")[2].lower()
+    if kind not in ("txt", "json", "vtt", "srt"):
+        raise DocumentError(
+            f"document {document.doc_id!r}: text_file {path} ends in .{kind}; use .txt, .json, .vtt or .srt"
+        )
+    return kind
+
+
+def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
+    """Return the transcript, reading `text_file` (.txt, .json, .vtt or .srt) where that is how it is given.
+
+    Raises:
+        DocumentError: when the file is absent, of another kind, or holds no transcript.
+    """
+    if document.text_file is None:
+        return document.text
+    import fsspec
+
+    doc_id, path = document.doc_id, document.text_file
+    kind = check_text_kind(document)
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise DocumentError(
+            f"document {doc_id!r}: no text_file at {path}; mend the path or write null"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"document {doc_id!r}: text_file {path} is not UTF-8 text: {error}") from None
+    if kind == "txt":
+        return parse_text(doc_id, content)
+    if kind == "json":
+        try:
+            values = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise DocumentError(f"document {doc_id!r}: text_file {path} is not valid JSON: {error}") from None
+        return parse_text(doc_id, _from_whisper(values))
+    return parse_text(doc_id, _parse_cues(doc_id, path, content))
+
+
+def _from_whisper(values: object) -> object:
+    """Take the utterances out of Whisper and WhisperX output; other JSON passes as it is."""
+    if not isinstance(values, dict) or "segments" not in values:
+        return values
+    keys = {"text": "text", "start": "start", "end": "end", "speaker": "role"}
+    return [{new: item[old] for old, new in keys.items() if old in item} for item in values["segments"]]
+
+
+def _parse_cues(doc_id: str, path: str, content: str) -> list[dict[str, Any]]:
+    """Read WebVTT or SubRip cues; `<v Speaker>` becomes the role, other tags are dropped."""
+    cues: list[dict[str, Any]] = []
+    for block in re.split(r"\r?\n\s*\r?\n", content):
+        lines = block.strip().splitlines()
+        at = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if at is None:
+            continue
+        match = _CUE.search(lines[at])
+        if match is None:
+            raise DocumentError(
+                f"document {doc_id!r}: {path} has a cue time {lines[at]!r} that cannot be read"
+            )
+        parts = [int(part or 0) for part in match.groups()]
+        start, end = (3600 * h + 60 * m + s + ms / 1000 for h, m, s, ms in (parts[:4], parts[4:]))
+        body = " ".join(lines[at + 1 :])
+        voice = _VOICE.search(body)
+        cue: dict[str, Any] = {"text": re.sub(r"<[^>]*>", "", body).strip(), "start": start, "end": end}
+        if voice:
+            cue["role"] = voice.group(1).strip()
+        cues.append(cue)
+    if not cues:
+        raise DocumentError(f"document {doc_id!r}: {path} holds no cues")
+    return cues
