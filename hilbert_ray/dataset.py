@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from hilbert_ray.config import (
 )
 from hilbert_ray.document import Document
 from hilbert_ray.encoders import cutting
+from hilbert_ray.folders import Folder
 from hilbert_ray.store import Store
 from hilbert_ray.validate import infer_tasks
 
@@ -166,29 +166,16 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
     )
 
 
-def local_path(out: str) -> Path:
-    """Return where results go, as an absolute path.
-
-    Raises:
-        ConfigError: for a URI: results are appended to and renamed, which object stores cannot do.
-    """
-    if "://" in out:
-        raise ConfigError(
-            f"--out is {out}; results are written to a folder: give a path, then copy them there"
-        )
-    return Path(out).resolve()
-
-
-def save_run(out: Path, dataset: Dataset) -> None:
+def save_run(run: Folder, dataset: Dataset) -> None:
     """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint.
 
     Raises:
         ConfigError: when the folder holds a run of other data, or of other settings of what is trained.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "config.json"
+    run.path.mkdir(parents=True, exist_ok=True)
+    path = run.path / "config.json"
     if path.exists():
-        _refuse_other_run(out, json.loads(path.read_text()), dataset)
+        _refuse_other_run(run.uri, json.loads(path.read_text()), dataset)
     values = {
         "config": to_dict(dataset.config),
         "data": dataset.fingerprint,
@@ -205,7 +192,7 @@ def save_run(out: Path, dataset: Dataset) -> None:
     path.write_text(json.dumps(values, indent=1))
 
 
-def _refuse_other_run(out: Path, earlier: Mapping[str, Any], dataset: Dataset) -> None:
+def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) -> None:
     """Scores, models and reports of one folder must belong together."""
     other = "choose another --out, or delete the folder to start afresh"
     if earlier["data"] != dataset.fingerprint:

@@ -151,7 +151,7 @@ def evaluate(
 
 def _evaluate(store: str, run: Folder, dataset: Dataset, compare: bool, subsets: bool) -> dict[str, Any]:
     features, config = dataset.features, dataset.config
-    save_run(run.path, dataset)
+    save_run(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
     if config.folds.file:
         folds = load(config.folds.file, features.doc_ids, features.groups)

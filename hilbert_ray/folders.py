@@ -5,7 +5,9 @@ copy: what is there is fetched first, and what has changed is uploaded at each `
 arrives whole or not at all; a run that was killed goes on from what its last `save` left.
 """
 
+import math
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pyarrow.fs
 
+from hilbert_ray.document import Seconds
 from hilbert_ray.store import Files
 
 APART = ("checkpoints", "search")
@@ -25,9 +28,10 @@ class Folder:
     """A folder of results. `path` is local; `uri` names it for other processes and machines."""
 
     def __init__(self, uri: str, path: Path) -> None:
-        self.uri, self.path = uri, path
+        self.uri, self.path = uri.rstrip("/"), path
         self._files = Files(uri)
         self._saved: dict[str, tuple[int, int]] = {}
+        self._saved_at = -math.inf
 
     @property
     def is_local(self) -> bool:
@@ -44,10 +48,14 @@ class Folder:
                 target.write_bytes(self._files.read(name))
                 self._saved[name] = _state(target)
 
-    def save(self) -> None:
-        """Make what is at `uri` what is here: upload what is new or has changed, delete what is gone."""
-        if self.is_local:
+    def save(self, every_s: Seconds = 0.0) -> None:
+        """Make what is at `uri` what is here: upload what is new or has changed, delete what is gone.
+
+        Nothing happens where the last time was less than `every_s` ago.
+        """
+        if self.is_local or time.monotonic() < self._saved_at + every_s:
             return
+        self._saved_at = time.monotonic()
         paths = [p for p in self.path.rglob("*") if p.is_file() and p.suffix != UNFINISHED]
         present = {path.relative_to(self.path).as_posix(): _state(path) for path in paths}
         for name, state in sorted(present.items(), key=lambda item: item[1]):

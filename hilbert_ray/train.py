@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
-from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
+from hilbert_ray.folders import APART, Folder, folder
+from hilbert_ray.store import absolute
 
 log = logging.getLogger(__name__)
+
+SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +66,7 @@ def train(
 
     Args:
         store: feature store.
-        out: folder of the run.
+        out: folder of the run, path or URI.
         config: settings.
         audio: which audio encoder, see `open_dataset`.
         text: which text encoder.
@@ -71,24 +75,37 @@ def train(
         ConfigError: for settings that do not fit the store, or when no document is left to train on.
     """
     dataset = open_dataset(store, config, audio, text)
-    config, run = dataset.config, local_path(out)
-    save_run(run, dataset)
     indices = _training_documents(dataset)
     if not len(indices):
         raise ConfigError(
             f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
             "`train` needs documents of split train, or without a split"
         )
-    settings = config.train
-    connect()
-    trainer = ray.train.torch.TorchTrainer(
+    with folder(out, APART) as run:
+        save_run(run, dataset)
+        connect()
+        with _shown(run):
+            _trainer(dataset, indices, run).fit()
+        finished = json.loads(run.read("training.json"))
+    return Summary(
+        model=f"{run.uri}/model",
+        documents=len(indices),
+        workers=dataset.config.train.workers,
+        temperature=finished["temperature"],
+        last=finished["last"],
+    )
+
+
+def _trainer(dataset: Dataset, indices: np.ndarray, run: Folder) -> ray.train.torch.TorchTrainer:
+    config, settings = dataset.config, dataset.config.train
+    return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
             "config": config,
             "features": ray.put(dataset.features),
             "indices": indices,
             "encoders": dataset.encoders,
-            "run": str(run),
+            "run": absolute(run.uri),
         },
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -100,20 +117,10 @@ def train(
             # The name holds what the run depends on: other settings or data never resume from its
             # checkpoints.
             name=f"{dataset.fingerprint}-{_digest(config)}",
-            storage_path=str(run / "checkpoints"),
+            **run.storage("checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-    )
-    with _shown(run / "metrics.jsonl"):
-        trainer.fit()
-    finished = json.loads((run / "training.json").read_text())
-    return Summary(
-        model=str(run / "model"),
-        documents=len(indices),
-        workers=settings.workers,
-        temperature=finished["temperature"],
-        last=finished["last"],
     )
 
 
@@ -138,20 +145,21 @@ def _training_documents(dataset: Dataset) -> np.ndarray:
 
 
 @contextmanager
-def _shown(metrics: Path, every_s: float = 5.0) -> Iterator[None]:
+def _shown(run: Folder, every_s: float = SHOWN_S) -> Iterator[None]:
     """Log the newest record that rank 0 has written, every few seconds, as long as the context lasts."""
     done = threading.Event()
 
     def follow() -> None:
         seen = 0
         while not done.wait(every_s):
-            written = metrics.read_text() if metrics.exists() else ""
+            written = run.read("metrics.jsonl").decode()
             lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
             if len(lines) > seen:
                 log.info("%s", line(json.loads(lines[-1])))
             seen = len(lines)
 
-    metrics.unlink(missing_ok=True)
+    (run.path / "metrics.jsonl").unlink(missing_ok=True)
+    run.save()
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     try:
@@ -197,36 +205,41 @@ class Journal:
 
 def train_worker(settings: Mapping[str, Any]) -> None:
     """One rank: `fit` with checkpoints; rank 0 writes metrics.jsonl and publishes the model."""
+    with folder(settings["run"], APART) if distributed.rank() == 0 else nullcontext() as run:
+        _train_rank(settings, run)
+
+
+def _train_rank(settings: Mapping[str, Any], run: Folder | None) -> None:
     config: Config = settings["config"]
     features: Features = ray.get(settings["features"])
-    run = Path(settings["run"])
     checkpoint = ray.train.get_checkpoint()
     resume = None
     if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            resume = restore(Path(folder) / "state")
+        with checkpoint.as_directory() as held:
+            resume = restore(Path(held) / "state")
     every = config.train.checkpoint_epochs
-    journal = Journal(run, resume.history if resume else []) if distributed.rank() == 0 else None
+    journal = Journal(run.path, resume.history if resume else []) if run else None
 
     def report(progress: Progress) -> None:
         record = progress.record
-        if journal:
+        if run and journal:
             journal.write(record)
+            run.save(every_s=SHOWN_S)
         if (int(record["epoch"]) + 1) % every and not progress.is_final:
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as fresh:
             made = None
             if journal:
-                save(Path(folder) / "state", progress.state())
-                made = ray.train.Checkpoint.from_directory(folder)
+                save(Path(fresh) / "state", progress.state())
+                made = ray.train.Checkpoint.from_directory(fresh)
             ray.train.report({"loss": record["loss"], "epoch": record["epoch"]}, checkpoint=made)
 
     fitted = fit(config, features, settings["indices"], report, resume, device=ray.train.torch.get_device())
-    if journal:
+    if run and journal:
         journal.close()
-        fitted.model(settings["encoders"]).save_pretrained(run / "model")
+        fitted.model(settings["encoders"]).save_pretrained(run.path / "model")
         values = {"temperature": fitted.temperature, "last": fitted.history[-1]}
-        (run / "training.json").write_text(json.dumps(values, indent=1))
+        (run.path / "training.json").write_text(json.dumps(values, indent=1))
 
 
 def line(record: Mapping[str, Any]) -> str:

@@ -27,8 +27,9 @@ from hilbert_ray import metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
-from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
+from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_fold, run_fold_remotely
+from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Fold, choose_strata, inner_folds, make_folds
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,8 @@ def tune(
     if not config.folds.inner:
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
     dataset = open_dataset(store, config, audio, text)
-    run, config, features = local_path(out), dataset.config, dataset.features
-    save_run(run, dataset)
+    run, config, features = Path(out).resolve(), dataset.config, dataset.features
+    save_run(Folder(out, run), dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds).members
     outer = make_folds(
         features.doc_ids, features.groups, strata, replace(config.folds, repeats=1), config.fit.seed

@@ -11,6 +11,7 @@ import pytest
 from hilbert_ray.config import Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.encoders import load
+from hilbert_ray.folders import Folder
 from hilbert_ray.labels import encode_labels
 from hilbert_ray.store import Quarantined, Store, StoredDocument, bucket_of
 from tests import make
@@ -87,7 +88,7 @@ def test_tasks_that_are_not_declared_are_inferred_and_put_on_record(tmp_path: Pa
     dataset = opened(tmp_path)
     task = TaskConfig(kind="binary", classes=("home", "work"))
     assert dataset.config.tasks == {"topic": task}
-    save_run(tmp_path / "run", dataset)
+    save_run(Folder(str(tmp_path / "run"), tmp_path / "run"), dataset)
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert from_dict(Config, saved["config"]) == dataset.config
     assert (saved["data"], saved["documents"], saved["seed"]) == (dataset.fingerprint, 4, 0)

@@ -28,6 +28,7 @@ from hilbert_ray.dataset import Dataset, save_run
 from hilbert_ray.document import Document, Utterance
 from hilbert_ray.evaluate import Variant, run_fold
 from hilbert_ray.fit import fit
+from hilbert_ray.folders import Folder
 from hilbert_ray.folds import choose_strata, make_folds, save
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.report import ReportError, report
@@ -95,7 +96,7 @@ def evaluated(run: Path) -> None:
     """Write what `evaluate` writes, without Ray; a text-only network stands for the linear baseline."""
     data = dataset()
     features = data.features
-    save_run(run, data)
+    save_run(Folder(str(run), run), data)
     strata = choose_strata(TASKS, features.targets, features.groups, CONFIG.folds)
     folds = make_folds(features.doc_ids, features.groups, strata.members, CONFIG.folds, 0, strata.names)
     save(folds, str(run / "folds.parquet"))
