@@ -73,9 +73,9 @@ def as_tasks(features: Features, folds: Folds, config: Config) -> tuple[float, i
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
         chosen = variants(config, features, compare=False)
-        _run_all(ray.put(features), folds, chosen, Path(folder) / "folds", "bench")
+        _run_all(ray.put(features), folds, chosen, Folder(scratch, Path(scratch)), "bench")
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()

@@ -20,6 +20,8 @@ PROVIDER = {
     "launch_multiple": True,
     "head_node_id": HEAD,
 }
+UNUSED = ("setup_commands", "head_setup_commands", "worker_setup_commands", "cluster_synced_files")
+"""Fields that the autoscaler wants to find; the cloud's launcher fills them in."""
 RUN = """
 import sys
 import ray
@@ -59,11 +61,12 @@ def test_a_pool_grows_from_no_worker_to_the_clusters_limit_and_shrinks_again(
                 "max_workers": 2,
                 "idle_timeout_minutes": 0.05,
                 "provider": PROVIDER,
-                "head_node_type": "head",
+                "head_node_type": "ray.head.default",
                 "available_node_types": {
-                    "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                    "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
                     "worker": node,
                 },
+                **dict.fromkeys(UNUSED, []),
             }
         )
     )
