@@ -20,7 +20,8 @@ import ray
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
-from hilbert_ray.evaluate import _run_all, _run_fold, variants
+from hilbert_ray.evaluate import _run_fold, run_folds, variants
+from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Folds, make_folds
 
 DIMS = {"audio": 120, "text": 512}
@@ -75,7 +76,8 @@ def as_tasks(features: Features, folds: Folds, config: Config) -> tuple[float, i
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         chosen = variants(config, features, compare=False)
-        _run_all(ray.put(features), folds, chosen, Folder(scratch, Path(scratch)), "bench")
+        wanted = [(variant, part) for variant in chosen for part in folds]
+        run_folds(ray.put(features), wanted, Folder(scratch, Path(scratch)), "bench")
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()

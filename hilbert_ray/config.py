@@ -8,6 +8,7 @@ This module imports nothing heavy: the command line reads it before Ray or torch
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"
 Imbalance = Literal["none", "class_balanced", "logit_adjustment", "focal"]
 Modality = Literal["audio", "text"]
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
+Scalar = bool | int | float | str
 
 
 class ConfigError(ValueError):
@@ -356,14 +358,82 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceConfig:
+    """What `tune` may set one field to: a range, or one of some choices."""
+
+    low: float | None = None
+    """Least value of a range."""
+    high: float | None = None
+    """Greatest value of a range; it is included."""
+    log: bool = False
+    """Search the range on a logarithmic scale."""
+    choices: tuple[Scalar, ...] = ()
+    """Values to choose from, instead of a range."""
+
+    def __post_init__(self) -> None:
+        if self.choices:
+            _require(
+                self.low is None and self.high is None and not self.log,
+                f"choices {list(self.choices)} and a range are given; give one of them",
+            )
+            _require(
+                len({repr(choice) for choice in self.choices}) == len(self.choices) > 1,
+                f"choices are {list(self.choices)}; give at least two, each once",
+            )
+            return
+        low, high = self.low, self.high
+        if low is None or high is None:
+            raise ConfigError(f"low is {low} and high is {high}; give both, or choices")
+        _require(low < high, f"low is {low} and high is {high}; low must be below high")
+        _require(
+            low > 0 or not self.log,
+            f"low is {low}; a logarithmic range must begin above 0: leave `log` out, or raise low",
+        )
+
+    def place(self, value: Scalar) -> float:
+        """Return where a value lies, from 0 (low, or the first choice) to 1; outside a range beyond these."""
+        if self.choices:
+            return self.choices.index(value) / (len(self.choices) - 1)
+        assert self.low is not None
+        assert self.high is not None
+        low, high, at = self.low, self.high, float(value)
+        if self.log:
+            low, high, at = math.log(low), math.log(high), math.log(at) if at > 0 else -math.inf
+        return (at - low) / (high - low)
+
+    def between(self, place: float) -> float:
+        """Return the value of a range at a place from 0 to 1; `place` takes it back."""
+        assert self.low is not None
+        assert self.high is not None
+        if self.log:
+            return float(self.low * (self.high / self.low) ** place)
+        return self.low + (self.high - self.low) * place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TuneConfig:
     """The search over settings."""
 
     trials: int = 32
-    """Settings to try."""
+    """Settings to try in each search; the first are the given ones (the defaults)."""
+    algorithm: Literal["tpe", "random"] = "tpe"
+    """How settings are proposed: by Optuna's TPE from the trials so far, or at random."""
+    scheduler: Literal["asha", "hyperband", "none"] = "asha"
+    """What stops poor trials after an inner fold: ASHA, asynchronous Hyperband (as ASHA for a part of the
+    trials, later or never for the others), or nothing. PB2 and other population-based schedulers are no
+    choice: they copy weights between running trials, and here every inner fold trains from the start."""
+    objectives: tuple[Literal["score", "brier"], ...] = ("score",)
+    """What is searched for: the headline alone, or `score brier`: of the trials within one standard error of
+    the best headline the one with the least Brier score. Two objectives need `scheduler: none`."""
     max_concurrent: int = 0
-    """Trials at once; 0 means one a CPU."""
-    space: Mapping[str, tuple[float, float]] = field(
+    """Trials at once; 0 means as many as the cluster holds."""
+    cpus_per_trial: float = 1.0
+    """Logical CPUs of each worker of a trial, which computes on as many threads, at least one."""
+    gpus_per_trial: float = 0.0
+    """GPUs of each worker of a trial; a fraction lets several trials share one, 0 computes on CPUs."""
+    workers_per_trial: int = 1
+    """DDP ranks of a trial, for large data."""
+    space: Mapping[str, tuple[float, float] | SpaceConfig] = field(
         default_factory=lambda: {
             "loss.contrastive": (0.01, 2.0),
             "loss.cka": (0.01, 4.0),
@@ -371,18 +441,53 @@ class TuneConfig:
             "loss.unimodal": (0.05, 2.0),
         }
     )
-    """Fields to search, each with its range (low, high), searched on a logarithmic scale."""
+    """Fields of model, moe, loss or fit to search, each with its range `[low, high]`, searched on a
+    logarithmic scale, or with a mapping of `low`, `high` and `log`, or of `choices`."""
 
     def __post_init__(self) -> None:
         _require(self.trials >= 1, f"tune.trials is {self.trials}; it must be 1 or more")
         _require(
             self.max_concurrent >= 0, f"tune.max_concurrent is {self.max_concurrent}; it must be 0 or more"
         )
+        _require(self.cpus_per_trial > 0, f"tune.cpus_per_trial is {self.cpus_per_trial}; it must be above 0")
+        _require(
+            0 <= self.gpus_per_trial <= 1,
+            f"tune.gpus_per_trial is {self.gpus_per_trial}; a worker computes on one GPU at most: set it "
+            "from 0 (CPUs) to 1",
+        )
+        _require(
+            self.workers_per_trial >= 1,
+            f"tune.workers_per_trial is {self.workers_per_trial}; it must be 1 or more",
+        )
+        _require(
+            self.workers_per_trial == 1 or self.gpus_per_trial in (0, 1),
+            f"tune.workers_per_trial is {self.workers_per_trial} and tune.gpus_per_trial is "
+            f"{self.gpus_per_trial}: the ranks of a trial cannot share a GPU; set it to 0 or 1",
+        )
+        _require(
+            self.objectives in (("score",), ("score", "brier")),
+            f"tune.objectives is {list(self.objectives)}; the choices are [score] and [score, brier]",
+        )
+        _require(
+            len(self.objectives) == 1 or self.scheduler == "none",
+            f"tune.objectives is {list(self.objectives)} and tune.scheduler is {self.scheduler}, which stops "
+            "trials by one number; set tune.scheduler to none",
+        )
+        _require(bool(self.space), "tune.space is empty; name at least one field to search")
         for name, bounds in self.space.items():
             _require(
-                len(bounds) == 2 and 0 < bounds[0] < bounds[1],
-                f"tune.space gives `{name}` the range {list(bounds)}; it must be two rising numbers above 0",
+                isinstance(bounds, SpaceConfig) or (len(bounds) == 2 and 0 < bounds[0] < bounds[1]),
+                f"tune.space gives `{name}` the range {bounds}; it must be two rising numbers above 0",
             )
+
+    def ranges(self) -> dict[str, SpaceConfig]:
+        """Return the space with each short form `[low, high]` written out."""
+        return {
+            name: found
+            if isinstance(found, SpaceConfig)
+            else SpaceConfig(low=found[0], high=found[1], log=True)
+            for name, found in self.space.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -498,7 +603,8 @@ def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN40
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not NoneType), value, path, base)
+        kinds = [kind for kind in arguments if kind is not NoneType]
+        return _convert(next((k for k in kinds if _is_meant(k, value)), kinds[0]), value, path, base)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"`{path}` is {value!r}; the choices are {', '.join(map(str, arguments))}")
@@ -518,6 +624,13 @@ def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN40
     if type(value) is not hint:
         raise ConfigError(f"`{path}` is {value!r}; it must be of type {hint.__name__}")
     return value
+
+
+def _is_meant(hint: Any, value: Any) -> bool:  # noqa: ANN401 - any type of a setting
+    """Tell whether a plain value has the form of one type out of several."""
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, Mapping)
+    return isinstance(value, list | tuple) if get_origin(hint) is tuple else type(value) is hint
 
 
 def load_file(path: str | Path) -> dict[str, Any]:

@@ -163,7 +163,8 @@ def _evaluate(store: str, run: Folder, dataset: Dataset, compare: bool, subsets:
     began = time.perf_counter()
     shared = ray.put(features)
     chosen = variants(config, features, compare, subsets)
-    results, fresh = _run_all(shared, folds, chosen, run, dataset.fingerprint)
+    wanted = [(variant, part) for variant in chosen for part in folds]
+    results, fresh = run_folds(shared, wanted, run, dataset.fingerprint)
     seconds = time.perf_counter() - began
     values = score(dataset, [part for result in results for part in result.split()])
     values["shortcuts"] = _check_shortcuts(store, dataset, folds)
@@ -179,14 +180,13 @@ def _evaluate(store: str, run: Folder, dataset: Dataset, compare: bool, subsets:
     return values
 
 
-def _run_all(
+def run_folds(
     shared: Any,  # noqa: ANN401 - a reference to the features in Ray's store
-    folds: Folds,
-    chosen: Sequence[Variant],
+    wanted: Sequence[tuple[Variant, Fold]],
     run: Folder,
     data: str,
 ) -> tuple[list[FoldResult], list[FoldResult]]:
-    """Run every variant on every fold that RUN/folds does not hold yet, as Ray tasks over shared features.
+    """Run variants on folds as Ray tasks over shared features; what RUN/folds holds already is read from it.
 
     Returns:
         All results in order, and those that were computed now.
@@ -195,15 +195,14 @@ def _run_all(
     pending: dict[Any, tuple[Variant, Fold, Path]] = {}
     results: list[FoldResult] = []
     fresh: list[FoldResult] = []
-    for variant in chosen:
+    for variant, part in wanted:
         need = variant.config.folds
         task = run_fold_remotely.options(num_cpus=need.cpus, num_gpus=need.gpus)
-        for part in folds:
-            path = run.path / "folds" / f"{_fold_key(data, variant, part)}.npz"
-            if path.exists():
-                results.append(load_result(path, variant, part))
-            else:
-                pending[task.remote(shared, variant, part)] = variant, part, path
+        path = run.path / "folds" / f"{_fold_key(data, variant, part)}.npz"
+        if path.exists():
+            results.append(load_result(path, variant, part))
+        else:
+            pending[task.remote(shared, variant, part)] = variant, part, path
     total = len(pending)
     if results:
         log.info("%d folds are done already, %d are left", len(results), total)

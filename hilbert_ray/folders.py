@@ -18,8 +18,8 @@ import pyarrow.fs
 from hilbert_ray.document import Seconds
 from hilbert_ray.store import Files
 
-APART = ("checkpoints", "search")
-"""Folders of a run that Ray itself writes, wherever they are."""
+APART = ("checkpoints",)
+"""The folder of a run that Ray itself writes, wherever it is."""
 UNFINISHED = ".tmp"
 """End of the names of files that are not finished; they stay here."""
 

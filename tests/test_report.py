@@ -130,27 +130,61 @@ def trained(run: Path, features: Features) -> None:
     )
 
 
+SPACE = {
+    "loss.cka": {"low": 0.01, "high": 4.0, "log": True, "choices": []},
+    "fit.epochs": {"low": 2.0, "high": 9.0, "log": False, "choices": []},
+    "moe.kind": {"low": None, "high": None, "log": False, "choices": ["experts", "mlp"]},
+}
+
+
 def tuned(run: Path) -> None:
-    """Write what `tune` writes, with made-up trials."""
+    """Write what `tune` writes, with made-up trials: the defaults, one that diverged, some stopped early."""
     rng = np.random.default_rng(0)
-    trials = [
-        {
-            "search": "all",
-            "settings": {"loss.cka": float(rng.uniform(0.1, 1))},
-            "score": float(rng.uniform(0.5, 0.9)),
-            "folds": [0.5] * (1 + i % 2),
+    trials = []
+    for i in range(12):
+        folds = [] if i == 7 else [float(x) for x in rng.uniform(0.5, 0.9, 1 + (i % 3 > 0))]
+        settings = {
+            "loss.cka": float(rng.uniform(0.1, 1)),
+            "fit.epochs": int(rng.integers(2, 10)),
+            "moe.kind": ("experts", "mlp")[i % 2],
         }
-        for i in range(6)
-    ]
+        trials.append(
+            {
+                "search": "all",
+                "settings": settings,
+                "score": float(np.mean(folds)) if folds else 0.0,
+                "brier": 0.25,
+                "folds": folds,
+                "briers": [0.25] * len(folds),
+                "is_default": i == 1,
+                **({} if folds else {"error": f"loss is {EVIL}"}),
+            }
+        )
     (run / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
-    comparison = {"difference": 0.0125, "low": -0.5, "high": 0.5}
+    comparison = {
+        "difference": 0.0125,
+        "low": -0.5,
+        "high": 0.5,
+        "p_corrected_t_holm": 0.0625,
+        "exploratory": True,
+    }
     summary = {
-        "best": {"loss.cka": 0.33},
+        "best": {"loss.cka": 0.33, "fit.epochs": 7, "moe.kind": "mlp"},
         "beaten": True,
-        "trials": 6,
+        "trials": 12,
         "tuned": {"state": 0.8125},
         "default": {"state": 0.8},
         "comparison": {"state": comparison},
+        "helped": {"state": False},
+        "settings": {"loss.cka": 0.4, "fit.epochs": 20, "moe.kind": "experts"},
+        "space": SPACE,
+        "objectives": ["score"],
+        "importances": {
+            "loss.cka": {"mean": 0.75, "least": 0.5, "most": 0.875},
+            "fit.epochs": {"mean": 0.1875, "least": 0.125, "most": 0.25},
+            "moe.kind": {"mean": 0.0625, "least": 0.0, "most": 0.125},
+        },
+        "important_trials": 36,
         "file": "/home/somebody/best.yaml",
     }
     (run / "tune.json").write_text(json.dumps(summary))
@@ -451,18 +485,59 @@ def test_retrieval_training_search_and_timelines_are_shown(page: Page, metrics: 
     assert page.table("Geometry").row("Modality gap")[1] == [metrics["embedding"]["modality_gap"]["mean"]]
     assert len(page.table("Information by epoch").rows) == 2
     assert page.table("Loss terms by epoch").head[:3] == ["Epoch", "loss", "task (weight 1)"]
-    assert page.table("Headline within outer folds").row("state")[2:5] == [
+    assert page.table("Headline within outer folds").row("state")[2:6] == [
         [0.8125],
         [0.8],
         [0.0125, -0.5, 0.5],
+        [0.0625],
     ]
-    assert page.table("Best settings").row("loss.cka")[1] == [0.33]
+    assert page.table("Settings to use").row("loss.cka")[1:] == [[0.4], [0.33]]
+    assert page.table("Settings to use").row("fit.epochs")[1:] == [[20], [7]]
     assert [texts[1] for texts, _ in page.table("Chosen documents").rows] == [
         "surest of those decided rightly",
         "surest of those decided wrongly",
         "middle one by probability of the truth",
     ]
     assert len([t for t in page.tables if t.caption.startswith("Segments of <b>")]) == 3
+
+
+def test_the_trials_of_a_search_are_ranked_and_drawn(page: Page, run: Path) -> None:
+    trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()]
+    ranked = sorted(trials, key=lambda t: (-len(t["folds"]), -t["score"]))
+    tables = [table for table in page.tables if table.caption.startswith("All trials")]
+    assert len(tables) == 2  # one under each picture
+    for table in tables:
+        assert table.head == ["Rank", "Score", "Inner folds", *SPACE, "Note"]
+        assert [values[1] for _, values in table.rows] == [[t["score"]] for t in ranked]
+        assert [values[4] for _, values in table.rows] == [[t["settings"]["fit.epochs"]] for t in ranked]
+        assert [texts[-1] for texts, _ in table.rows].count("defaults") == 1
+    labels = [attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg"]
+    assert "Each trial as a line through its settings and its score" in labels
+    assert "Score of each trial by each searched setting" in labels
+    assert "12 trials of the search over all documents, 4 stopped early, 1 diverged" in page.text
+
+
+def test_what_mattered_in_a_search_has_its_spread(page: Page) -> None:
+    table = page.table("Importances")
+    assert table.row("loss.cka")[1:] == [[0.75], [0.5], [0.875]]
+    assert "variance between 36 trials of all searches" in page.text
+
+
+def test_a_search_that_did_not_help_says_so(page: Page, run: Path, tmp_path: Path) -> None:
+    """It may have found better settings on inner folds: outer folds judge."""
+    assert "The search did not help: on outer folds" in page.text
+    assert "p-values are exploratory" in page.text
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    summary = json.loads((again / "tune.json").read_text())
+    summary |= {"helped": {"state": True}, "beaten": False, "best": {}, "importances": {}}
+    (again / "tune.json").write_text(json.dumps(summary))
+    other = Page(report(again).read_text())
+    assert "On outer folds the search helped for state." in other.text
+    assert "The search did not help" not in other.text
+    assert "the defaults stay" in other.text
+    assert other.table("Settings to use").row("loss.cka")[1:] == [[0.4], [0.4]]
+    assert "36 trials are too few, or too much alike" in other.text
 
 
 def test_methods_and_checklist_are_filled_from_the_run(page: Page, run: Path) -> None:

@@ -16,8 +16,9 @@ from hilbert_ray.report.overview import data, top
 from hilbert_ray.report.page import page
 from hilbert_ray.report.run import ReportError, Run, read_run
 from hilbert_ray.report.scores import scores
+from hilbert_ray.report.search import search
 from hilbert_ray.report.timelines import timelines
-from hilbert_ray.report.training import search, training
+from hilbert_ray.report.training import training
 
 __all__ = ["ReportError", "report"]
 

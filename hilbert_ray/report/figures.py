@@ -5,10 +5,11 @@ The tables that stand beside them hold the same numbers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from hilbert_ray.report.curves import GRID, Curve
 from hilbert_ray.report.drawing import (
@@ -291,28 +292,101 @@ def lines(
     return draw(height, label, paint)
 
 
-def panels(label: str, found: Sequence[Line], x_name: str, marker: str = "", is_log: bool = False) -> Html:
-    """Draw small panels side by side, one a line: loss terms by epoch, or scores by a setting."""
+def panels(label: str, found: Sequence[Line], x_name: str) -> Html:
+    """Draw small panels side by side, one a line: loss terms by epoch."""
     rows = -(-len(found) // 2)
 
     def paint(axes: Sequence[Axes]) -> None:
         for axis, (name, x, y) in zip(axes, found, strict=False):
-            axis.plot(
-                x, y, color=ACCENT, linestyle="" if marker else "-", marker=marker, markersize=4, alpha=0.8
-            )
+            axis.plot(x, y, color=ACCENT)
             axis.set_title(shorten(name, 30))
-            if is_log:
-                axis.set_xscale("log")
-                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axis.xaxis.set_minor_formatter(NullFormatter())
-            else:
-                axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.set_xlabel(x_name)
         for axis in axes[len(found) :]:
             axis.set_visible(False)
 
     return draw(20 + 135 * rows, label, paint, rows=rows, columns=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """A searched setting: where each trial's value lies between 0 and 1, and what some places are called."""
+
+    name: str
+    places: np.ndarray
+    ticks: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """How trials are told apart: whether each saw all inner folds, is among the best, is the defaults."""
+
+    is_whole: np.ndarray
+    is_best: np.ndarray
+    is_default: np.ndarray
+
+    def looks(self) -> list[tuple[np.ndarray, dict[str, Any], str]]:
+        """Return which trials to draw after one another, how, and what they are called."""
+        plain = ~self.is_best & ~self.is_default
+        return [
+            (plain & ~self.is_whole, {"color": MUTED, "alpha": 0.5, "fillstyle": "none"}, "stopped early"),
+            (plain & self.is_whole, {"color": MUTED, "alpha": 0.8}, "other trials"),
+            (self.is_best & ~self.is_default, {"color": ACCENT}, "best trials"),
+            (self.is_default, {"color": SERIES[1], "marker": "D"}, "defaults"),
+        ]
+
+
+def parallel_coordinates(label: str, scales: Sequence[Scale], shown: Shown) -> Html:
+    """Draw each trial as a line through its values, a row a setting; the last row is the score.
+
+    The rows lie below one another, so that names and ends have room on a phone.
+    """
+
+    def paint(axes: Sequence[Axes]) -> None:
+        (axis,) = axes
+        places = np.stack([scale.places for scale in scales], 1)
+        rows = range(len(scales))
+        for kept, look, name in shown.looks():
+            style = {"linewidth": 2.2, "alpha": 1.0} if "alpha" not in look else {"linewidth": 0.9}
+            dash = ":" if look.get("fillstyle") else "--" if "marker" in look else "-"
+            drawn = {key: value for key, value in look.items() if key in ("color", "alpha")} | style
+            for k, values in enumerate(places[kept]):
+                axis.plot(values, rows, linestyle=dash, label=name if k == 0 else None, **drawn)
+        for row, scale in zip(rows, scales, strict=True):
+            axis.axhline(row, color=RULE, linewidth=1, zorder=0)
+            axis.text(0, row - 0.34, shorten(scale.name, 40), fontsize=12, ha="left", va="center")
+            for k, (place, name) in enumerate(scale.ticks):
+                side = "left" if k == 0 else "right" if k == len(scale.ticks) - 1 else "center"
+                axis.text(place, row + 0.2, shorten(name, 14), fontsize=11, ha=side, va="center", color=MUTED)
+        axis.set(xlim=(-0.03, 1.03), ylim=(len(scales) - 0.6, -0.6))
+        axis.axis("off")
+        legend([axis])
+
+    return draw(50 + 62 * len(scales), label, paint)
+
+
+def slices(label: str, scales: Sequence[Scale], score: np.ndarray, shown: Shown) -> Html:
+    """Draw the score of each trial by each searched setting, a panel a setting."""
+    columns = 2 if len(scales) > 1 else 1
+    rows = -(-len(scales) // columns)
+
+    def paint(axes: Sequence[Axes]) -> None:
+        for k, (axis, scale) in enumerate(zip(axes, scales, strict=False)):
+            for kept, look, name in shown.looks():
+                mark: dict[str, Any] = {"marker": "o", "markersize": 4.5} | look
+                axis.plot(scale.places[kept], score[kept], linestyle="", label=name, **mark)
+            axis.set_title(shorten(scale.name, 22 if columns == 2 else 44))
+            axis.set_xticks([place for place, _ in scale.ticks], [shorten(t, 9) for _, t in scale.ticks])
+            axis.set_xlim(-0.06, 1.06)
+            axis.yaxis.set_major_locator(MaxNLocator(3))
+            if k % columns == 0:
+                axis.set_ylabel("score")
+        for axis in axes[len(scales) :]:
+            axis.set_visible(False)
+        legend(axes[:1])
+
+    return draw(50 + 150 * rows, label, paint, rows=rows, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,6 +437,6 @@ def clock(seconds: float) -> str:
 
 
 __all__ = [
-    "WIDTH", "Bar", "Lane", "Map", "clock", "curves", "decision_curves", "forest", "lines", "maps", "panels",
-    "reliability", "retrieval", "scatter", "timeline",
+    "WIDTH", "Bar", "Lane", "Map", "Scale", "Shown", "clock", "curves", "decision_curves", "forest", "lines",
+    "maps", "panels", "parallel_coordinates", "reliability", "retrieval", "scatter", "slices", "timeline",
 ]  # fmt: skip

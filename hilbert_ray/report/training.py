@@ -1,9 +1,7 @@
-"""How training went: information of each modality by epoch, loss terms; and what a search found."""
+"""How training went: information of each modality by epoch, and loss terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from hilbert_ray.config import MODALITIES, LossConfig
 from hilbert_ray.report import figures as pictures
@@ -12,20 +10,16 @@ from hilbert_ray.report.figures import Line
 from hilbert_ray.report.page import (
     Cell,
     Html,
-    estimate,
     figure,
     figures,
-    heading,
     missing,
-    note,
     number,
     paragraph,
     section,
     table,
 )
-from hilbert_ray.report.run import Run, headline_of
+from hilbert_ray.report.run import Run
 
-MOST_TRIALS = 12
 Record = Mapping[str, Any]
 
 
@@ -112,73 +106,3 @@ def _terms(run: Run, records: Sequence[Record]) -> Html:
         "term that stays at 0 had too few documents or is switched off."
     )
     return figures(figure(picture, caption, _epochs("Loss terms by epoch, mean of networks", found)))
-
-
-def search(run: Run) -> Html | None:
-    """Return what `tune` found; None for a run without a search."""
-    if run.tuned is None:
-        return None
-    tuned, best = run.tuned, run.tuned.get("best") or {}
-    if tuned.get("beaten"):
-        verdict = note(
-            "The search found settings more than one standard error above the defaults on inner folds.",
-            kind="good",
-        )
-    else:
-        verdict = note("No trial was more than one standard error above the defaults: the defaults stay.")
-    rows: list[list[Cell]] = []
-    for task in tuned.get("tuned", {}):
-        c = tuned.get("comparison", {}).get(task) or {}
-        kind = run.tasks[task].kind if task in run.tasks else "multiclass"
-        difference = estimate(c.get("difference"), c.get("low"), c.get("high"), signed=True)
-        values = [number(tuned["tuned"][task]), number(tuned["default"][task])]
-        rows.append([task, headline_of(kind)[1], *values, difference])
-    parts = [
-        paragraph(
-            f"{tuned.get('trials', 0)} trials, scored on inner folds and judged on outer folds that they "
-            "never saw."
-        ),
-        verdict,
-        table(
-            "Headline within outer folds: searched settings beside the defaults",
-            ["Task", "Headline", "Searched", "Defaults", "Difference"],
-            rows,
-        ),
-    ]
-    if best:
-        named: list[list[Cell]] = [[name, number(value, 4)] for name, value in sorted(best.items())]
-        parts.append(table("Best settings", ["Setting", "Value"], named))
-    return section("search", "Search over settings", *parts, *_trials(run))
-
-
-def _trials(run: Run) -> list[Html]:
-    """Return the trials of the search over all documents."""
-    trials = [t for t in run.trials if t.get("search") == "all" and t.get("score") is not None]
-    if not trials:
-        return [missing("The run keeps no trials.jsonl of the search, so its trials are not shown.")]
-    names = sorted(trials[0]["settings"])
-    whole = max(len(t.get("folds") or ()) for t in trials)
-    ended = [t for t in trials if len(t.get("folds") or ()) == whole]
-    score = np.array([t["score"] for t in ended])
-    found: list[Line] = [(name, np.array([t["settings"][name] for t in ended]), score) for name in names]
-    ranked = sorted(trials, key=lambda t: -float(t["score"]))
-    rows: list[list[Cell]] = [
-        [
-            f"{i + 1}",
-            number(t["score"]),
-            len(t.get("folds") or ()),
-            *(number(t["settings"][n], 4) for n in names),
-        ]
-        for i, t in enumerate(ranked)
-    ]
-    head = ["Rank", "Score", "Inner folds", *names]
-    caption = (
-        f"Score on inner folds by each searched setting (logarithmic), {len(ended)} trials that saw all "
-        f"inner folds of the search over all documents; {len(trials) - len(ended)} were stopped early."
-    )
-    picture = pictures.panels("Score of each trial by each searched setting", found, "", "o", is_log=True)
-    return [
-        heading(3, "Trials"),
-        table(f"The best {min(MOST_TRIALS, len(rows))} trials", head, rows[:MOST_TRIALS]),
-        figures(figure(picture, caption, table("All trials", head, rows), "All trials")),
-    ]

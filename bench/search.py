@@ -1,0 +1,150 @@
+"""The search against random search where the best settings are known, and how busy its workers are.
+
+Regret: a made-up score depends on one of four loss weights, whose best value is drawn anew for each seed; the
+score of an inner fold has noise. Nothing is trained: proposing, stopping early and choosing are `tune`'s own.
+Idle: one search of small networks on made-up documents in memory, all that `tune` does for one outer fold.
+
+    python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 32] [--documents 132] [--epochs 20]
+"""
+
+import argparse
+import json
+import math
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import tune as ray_tune
+
+from bench.evaluate import made_up
+from hilbert_ray.cluster import connect
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, SpaceConfig, TaskConfig, TuneConfig
+from hilbert_ray.folders import Folder
+from hilbert_ray.folds import inner_folds
+from hilbert_ray.tune.search import choose, search
+from hilbert_ray.tune.space import defaults, make_space, nearest
+from hilbert_ray.tune.trials import Plan, concurrency, run_trials
+
+FOLDS = 3
+NOISE = 0.01  # standard deviation of one inner fold's score
+HEIGHT = 0.1  # what the worst value of the weight that matters costs
+
+
+def plan_of(config: Config, folder: Path, name: str, seed: int) -> Plan:
+    """Return what one search does, as `tune` plans it."""
+    space = make_space(config)
+    return Plan(
+        name=name,
+        run=Folder(str(folder), folder),
+        key=name,
+        settings=config.tune,
+        space=space,
+        first=nearest(config, space),
+        defaults=defaults(config),
+        folds=FOLDS,
+        seed=seed,
+        concurrent=concurrency(config.tune),
+    )
+
+
+def regret_of(value: float, known: SpaceConfig, best: float) -> float:
+    """Return how far below the best true score a value of the weight that matters is."""
+    return HEIGHT * (known.place(value) - best) ** 2
+
+
+def trial(sample: dict[str, Any], matters: str, known: SpaceConfig, best: float, seed: int) -> None:
+    """Report noisy scores of one setting, a fold after another."""
+    rng = np.random.default_rng([seed, abs(hash(tuple(sample.values())))])
+    folds: list[float] = []
+    for _ in range(FOLDS):
+        folds.append(0.9 - regret_of(sample[matters], known, best) + float(rng.normal(0, NOISE)))
+        values = {"score": float(np.mean(folds)), "brier": 0.5}
+        ray_tune.report({**values, "folds": list(folds), "briers": [0.5] * len(folds)})
+
+
+def regrets(algorithm: str, seeds: int, trials: int, folder: Path) -> list[float]:
+    """Return the true regret of what the search chooses, for each seed."""
+    found = []
+    for seed in range(seeds):
+        config = Config(tune=TuneConfig(trials=trials, algorithm=algorithm))  # type: ignore[arg-type]
+        ranges = config.tune.ranges()
+        chance = random.Random(seed)
+        matters, best = chance.choice(sorted(ranges)), chance.uniform(0.1, 0.9)
+        plan = plan_of(config, folder, f"{algorithm}-{seed}", seed)
+        known = ranges[matters]
+        tried = run_trials(plan, trial, matters=matters, known=known, best=best, seed=seed)
+        chosen = choose(tried, config.tune.objectives)
+        assert chosen is not None
+        found.append(regret_of(chosen["settings"][matters], known, best))
+    return found
+
+
+def show_regrets(seeds: int, trials: int, folder: Path) -> None:
+    """Print regrets of TPE beside those of random search."""
+    error = NOISE / math.sqrt(FOLDS)
+    found = {name: regrets(name, seeds, trials, folder) for name in ("tpe", "random")}
+    print(f"regret of the chosen settings, {seeds} seeds, {trials} trials; one standard error is {error:.4f}")
+    print(f"{'':10}{'median':>10}{'least':>10}{'most':>10}{'mean':>10}{'ratio':>8}{'within 1 se':>13}")
+    plain = statistics.mean(found["random"])
+    for name, values in found.items():
+        mean, near = statistics.mean(values), sum(value <= error for value in values)
+        print(
+            f"{name:10}{statistics.median(values):10.5f}{min(values):10.5f}{max(values):10.5f}{mean:10.5f}"
+            f"{mean / plain if plain else math.nan:8.2f}{near:>9}/{seeds}"
+        )
+
+
+def show_idle(trials: int, documents: int, epochs: int, folder: Path) -> None:
+    """Print the share of the workers' time in which no trial computes, from the first trial's begin on."""
+    features = made_up(documents)
+    config = Config(
+        tasks={"state": TaskConfig(classes=("a", "b", "c"))},
+        fit=FitConfig(epochs=epochs),
+        folds=FoldsConfig(inner=FOLDS),
+        tune=TuneConfig(trials=trials),
+    )
+    parts = inner_folds(np.arange(documents), features.groups, features.targets["state"], config.folds, 0)
+    plan = plan_of(config, folder, "idle", 0)
+    began, cpu = time.time(), time.process_time()
+    search(plan, config, ray.put(features), parts)
+    wall, driver = time.time() - began, time.process_time() - cpu
+    ended: dict[int, float] = {}
+    busy, first = 0.0, math.inf
+    for path in (folder / "checkpoints" / f"search-{plan.key}" / plan.name).glob("*/result.json"):
+        last = json.loads(path.read_text().splitlines()[-1])
+        busy += last["seconds"]
+        first = min(first, last["began"])
+        ended[last["pid"]] = max(ended.get(last["pid"], 0.0), path.stat().st_mtime)
+    span = max(ended.values()) - first
+    tail = sum(max(ended.values()) - end for end in ended.values()) / (plan.concurrent * span)
+    idle = 1 - busy / (plan.concurrent * span)
+    print(f"\n{trials} trials, {documents} documents, {plan.concurrent} at once: {wall:.1f} s in all")
+    print(f"start, until the first trial computes {first - began:.1f} s")
+    print(f"workers idle after that {idle:.1%}, of which at the end, with no trial left, {tail:.1%}")
+    print(f"driver computes {driver / wall:.1%} of the time")
+
+
+def main() -> None:
+    """Print regrets and idle time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--busy-trials", type=int, default=32)
+    parser.add_argument("--documents", type=int, default=132)
+    parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
+    settings = parser.parse_args()
+    connect()
+    with tempfile.TemporaryDirectory() as folder:
+        show_regrets(settings.seeds, settings.trials, Path(folder))
+        show_idle(settings.busy_trials, settings.documents, settings.epochs, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
