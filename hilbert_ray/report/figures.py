@@ -16,6 +16,7 @@ from hilbert_ray.report.drawing import (
     ACCENT,
     INK,
     MUTED,
+    PANEL,
     RULE,
     SERIES,
     WIDTH,
@@ -353,12 +354,14 @@ def parallel_coordinates(label: str, scales: Sequence[Scale], shown: Shown) -> H
             drawn = {key: value for key, value in look.items() if key in ("color", "alpha")} | style
             for k, values in enumerate(places[kept]):
                 axis.plot(values, rows, linestyle=dash, label=name if k == 0 else None, **drawn)
+        behind = {"facecolor": PANEL, "edgecolor": "none", "pad": 0.6}
+        on_top: dict[str, Any] = {"va": "center", "zorder": 5, "bbox": behind}
         for row, scale in zip(rows, scales, strict=True):
             axis.axhline(row, color=RULE, linewidth=1, zorder=0)
-            axis.text(0, row - 0.34, shorten(scale.name, 40), fontsize=12, ha="left", va="center")
+            axis.text(0, row - 0.34, shorten(scale.name, 40), fontsize=12, ha="left", **on_top)
             for k, (place, name) in enumerate(scale.ticks):
                 side = "left" if k == 0 else "right" if k == len(scale.ticks) - 1 else "center"
-                axis.text(place, row + 0.2, shorten(name, 14), fontsize=11, ha=side, va="center", color=MUTED)
+                axis.text(place, row + 0.22, shorten(name, 14), fontsize=11, ha=side, color=MUTED, **on_top)
         axis.set(xlim=(-0.03, 1.03), ylim=(len(scales) - 0.6, -0.6))
         axis.axis("off")
         legend([axis])

@@ -33,6 +33,7 @@ def importances(
         name: CategoricalDistribution(list(wanted.choices)) if wanted.choices else FloatDistribution(0.0, 1.0)
         for name, wanted in space.items()
     }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     gains = []
     for trials in searches:
