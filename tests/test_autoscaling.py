@@ -66,7 +66,7 @@ def test_a_pool_grows_from_no_worker_to_the_clusters_limit_and_shrinks_again(
                     "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
                     "worker": node,
                 },
-                **dict.fromkeys(UNUSED, []),
+                **{name: [] for name in UNUSED},
             }
         )
     )

@@ -118,6 +118,12 @@ def test_every_step_reads_and_writes_an_object_store(
         n for n in local if not n.startswith(apart)
     ]
     assert any(n.startswith("checkpoints/") for n in names(f"{place}/run"))
+    searched = ["--tune.trials", "2", "--tune.max-concurrent", "2", "--json"]
+    read = ["--store", f"{place}/store", "--out", f"{place}/run", "--config", f"{place}/settings.yaml"]
+    assert main(["tune", *read, *searched]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["tune", *read, *searched, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
     run = Folder(f"{place}/run", tmp_path / "copy")
     run.fetch()
     here, there = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path / "run", run.path))
@@ -126,6 +132,5 @@ def test_every_step_reads_and_writes_an_object_store(
     assert all((x == other.state_dict()[name]).all() for name, x in one.state_dict().items())
     with fsspec.open(f"{place}/p.parquet", "rb") as file:
         assert pq.read_table(file).equals(pq.read_table(tmp_path / "p.parquet"))
-    again = ["--store", f"{place}/store", "--out", f"{place}/run", "--config", f"{place}/settings.yaml"]
-    assert main(["evaluate", *again, "--json"]) == 0
+    assert main(["evaluate", *read, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["fits"] == 0, "finished folds were run again"

@@ -136,9 +136,8 @@ def tune(
     if not config.folds.inner:
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
     dataset = open_dataset(store, config, audio, text)
-    if "brier" in config.tune.objectives and all(
-        t.kind == "regression" for t in dataset.config.tasks.values()
-    ):
+    kinds = {task.kind for task in dataset.config.tasks.values()}
+    if "brier" in config.tune.objectives and kinds == {"regression"}:
         raise ConfigError("tune.objectives holds brier, but no task has classes; set it to [score]")
     with folder(out, APART) as run:
         save_run(run, dataset)
