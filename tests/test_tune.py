@@ -290,7 +290,8 @@ def plan_of(config: Config, folder: Path, name: str) -> Plan:
     space = make_space(config)
     return Plan(
         name=name, run=Folder(str(folder), folder), key="k", settings=config.tune, space=space,
-        first=nearest(config, space), defaults=defaults(config), folds=2, seed=0, concurrent=concurrency(config.tune),
+        first=nearest(config, space), defaults=defaults(config), folds=2, seed=0,
+        concurrent=concurrency(config.tune),
     )  # fmt: skip
 
 
