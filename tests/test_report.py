@@ -532,7 +532,7 @@ def test_a_search_that_did_not_help_says_so(page: Page, run: Path, tmp_path: Pat
     summary = json.loads((again / "tune.json").read_text())
     summary |= {"helped": {"state": True}, "beaten": False, "best": {}, "importances": {}}
     (again / "tune.json").write_text(json.dumps(summary))
-    other = Page(report(again).read_text())
+    other = Page(Path(report(again)).read_text())
     assert "On outer folds the search helped for state." in other.text
     assert "The search did not help" not in other.text
     assert "the defaults stay" in other.text
