@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hilbert_ray import __version__, losses, metrics
 from hilbert_ray.batch import Features
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig, to_dict
 from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.fit import fit
@@ -144,7 +144,12 @@ def evaluate(
         FoldsError: when groups or classes make the folds impossible.
     """
     dataset = open_dataset(store, config, audio, text)
-    features, config, run = dataset.features, dataset.config, local_path(out)
+    with removed_at_the_end(dataset.features.mapped):
+        return _evaluate(store, dataset, local_path(out), compare, subsets)
+
+
+def _evaluate(store: str, dataset: Dataset, run: Path, compare: bool, subsets: bool) -> dict[str, Any]:
+    features, config = dataset.features, dataset.config
     save_run(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
     if config.folds.file:

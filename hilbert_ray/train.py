@@ -18,10 +18,10 @@ import ray.train
 import ray.train.torch
 from tensorboardX import SummaryWriter
 
-from hilbert_ray import distributed
+from hilbert_ray import distributed, tracking
 from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
@@ -57,8 +57,9 @@ def train(
 ) -> Summary:
     """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
 
-    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/. Run again after a kill, it
-    goes on from the last checkpoint and ends with the same losses.
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
+    numbers go to MLflow. Run again after a kill, it goes on from the last checkpoint and ends with the same
+    losses.
 
     Args:
         store: feature store.
@@ -68,10 +69,18 @@ def train(
         text: which text encoder.
 
     Raises:
-        ConfigError: for settings that do not fit the store, or when no document is left to train on.
+        ConfigError: for settings that do not fit the store, when no document is left to train on, or when
+            MLflow is asked for and cannot be used.
     """
+    if config.train.mlflow:
+        tracking.require()
     dataset = open_dataset(store, config, audio, text)
-    config, run = dataset.config, local_path(out)
+    with removed_at_the_end(dataset.features.mapped):
+        return _train(store, dataset, local_path(out), config.train.mlflow)
+
+
+def _train(store: str, dataset: Dataset, run: Path, mlflow: str) -> Summary:
+    config = dataset.config
     save_run(run, dataset)
     indices = _training_documents(dataset)
     if not len(indices):
@@ -80,33 +89,35 @@ def train(
             "`train` needs documents of split train, or without a split"
         )
     settings = config.train
-    connect()
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config,
-            "features": ray.put(dataset.features),
-            "indices": indices,
-            "encoders": dataset.encoders,
-            "run": str(run),
-        },
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.gpu,
-            resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
-        ),
-        run_config=ray.train.RunConfig(
-            # The name holds what the run depends on: other settings or data never resume from its
-            # checkpoints.
-            name=f"{dataset.fingerprint}-{_digest(config)}",
-            storage_path=str(run / "checkpoints"),
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    with _shown(run / "metrics.jsonl"):
-        trainer.fit()
+    # The name holds what the run depends on: other settings or data never resume from its checkpoints.
+    name = f"{dataset.fingerprint}-{_digest(config)}"
+    note = run / "checkpoints" / name / "mlflow.txt"
+    values = {**to_dict(config), "data": dataset.fingerprint}
+    with tracking.run(mlflow, note, run.name, values) as run_id, _shown(run / "metrics.jsonl"):
+        connect()
+        ray.train.torch.TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config,
+                "features": ray.put(dataset.features),
+                "indices": indices,
+                "encoders": dataset.encoders,
+                "run": str(run),
+                "mlflow": ray.put((mlflow, run_id)),  # Ray shows settings, but not what lies in its store
+            },
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=settings.workers,
+                use_gpu=settings.gpu,
+                resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=str(run / "checkpoints"),
+                failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        ).fit()
     finished = json.loads((run / "training.json").read_text())
     return Summary(
         model=str(run / "model"),
@@ -169,19 +180,22 @@ def _digest(config: Config) -> str:
 
 
 class Journal:
-    """Writes a run's records, one an epoch, to RUN/metrics.jsonl and RUN/tensorboard."""
+    """Writes a run's records, one an epoch, to RUN/metrics.jsonl, RUN/tensorboard and MLflow."""
 
-    def __init__(self, run: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, run: Path, history: Sequence[Mapping[str, Any]], tracker: tracking.Tracker | None = None
+    ) -> None:
         """Begin with the records up to the checkpoint; what was logged after it happens again."""
         self.path = run / "metrics.jsonl"
         self.path.write_text("")
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self.board = SummaryWriter(str(run / "tensorboard"))
+        self.tracker = tracker
         for record in history:
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; TensorBoard shows each number over epochs, a curve a network."""
+        """Append a record; TensorBoard and MLflow show each number over epochs, a curve a network."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
@@ -189,6 +203,8 @@ class Journal:
             if isinstance(value, float):
                 self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
         self.board.flush()
+        if self.tracker:
+            self.tracker.write(network, record)
 
     def close(self) -> None:
         """Finish the TensorBoard files."""
@@ -206,7 +222,11 @@ def train_worker(settings: Mapping[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = restore(Path(folder) / "state")
     every = config.train.checkpoint_epochs
-    journal = Journal(run, resume.history if resume else []) if distributed.rank() == 0 else None
+    journal = None
+    if distributed.rank() == 0:
+        uri, run_id = ray.get(settings["mlflow"])
+        tracker = tracking.Tracker(uri, run_id) if uri else None
+        journal = Journal(run, resume.history if resume else [], tracker)
 
     def report(progress: Progress) -> None:
         record = progress.record

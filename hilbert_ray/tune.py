@@ -25,7 +25,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray import metrics
 from hilbert_ray.batch import Features
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, local_path, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_fold, run_fold_remotely
@@ -97,7 +97,12 @@ def tune(
     if not config.folds.inner:
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
     dataset = open_dataset(store, config, audio, text)
-    run, config, features = local_path(out), dataset.config, dataset.features
+    with removed_at_the_end(dataset.features.mapped):
+        return _tune(dataset, local_path(out), resume)
+
+
+def _tune(dataset: Dataset, run: Path, resume: bool) -> Summary:
+    config, features = dataset.config, dataset.features
     save_run(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds).members
     outer = make_folds(
