@@ -1,12 +1,15 @@
-"""Documents as arrays: features of many documents in memory, padded batches of some, and their order.
+"""Documents as arrays: features of many documents, padded batches of some, and their order.
 
 `Features` is flat NumPy (one array for all segments of a modality, with offsets), so that Ray maps it into
-every process without a copy. `collate` pads chosen documents into a `Batch` of tensors, which is all the
-model sees.
+every process without a copy; where the segments exceed memory, they are mapped from a file instead. `collate`
+pads chosen documents into a `Batch` of tensors, which is all the model sees; it is the same either way.
 
 Axes: B documents, S audio segments, U text segments, K classes or labels of a task.
 """
 
+import hashlib
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +22,10 @@ from torch import Tensor
 from hilbert_ray.config import MODALITIES, Modality, TaskConfig
 from hilbert_ray.document import Document
 from hilbert_ray.labels import encode_labels
-from hilbert_ray.store import FeatureRow, Store
+from hilbert_ray.mapped import MappedFile, MappedRows, Piece, folder
+from hilbert_ray.store import FeatureRow, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 LENGTH_BUCKETS_FROM = (
     2000  # documents; below, batches are drawn freely since buckets would choose the negatives
@@ -30,13 +36,13 @@ LENGTH_BUCKETS_FROM = (
 class Ragged:
     """Segment features of one modality for B documents; document i owns rows offsets[i] to offsets[i + 1].
 
-    values: float32 [segments, dim]; position: float32 [segments], middle of a segment as a share of the
-    recording; start, end: float32 [segments], seconds (positions in [0, 1] for untimed text); offsets: int64
-    [B + 1];
+    values: float32 [segments, dim], an array or `MappedRows` in its place; position: float32 [segments],
+    middle of a segment as a share of the recording; start, end: float32 [segments], seconds (positions in
+    [0, 1] for untimed text); offsets: int64 [B + 1];
     wide: float32 [B, 2 dim], mean and standard deviation over a document's segments, zeros where it has none.
     """
 
-    values: np.ndarray
+    values: Any
     position: np.ndarray
     start: np.ndarray
     end: np.ndarray
@@ -60,10 +66,10 @@ class Ragged:
         return np.asarray(firsts + np.arange(lengths.sum()), np.int64)
 
     def take(self, indices: np.ndarray) -> "Ragged":
-        """Return the documents at `indices`, in that order (a copy)."""
+        """Return the documents at `indices`, in that order (a copy, but for what is mapped)."""
         rows = self.rows(indices)
         return Ragged(
-            values=self.values[rows],
+            values=self.values.take(rows, axis=0),
             position=self.position[rows],
             start=self.start[rows],
             end=self.end[rows],
@@ -94,7 +100,7 @@ class Features:
         return replace(self, text=None) if modality == "audio" else replace(self, audio=None)
 
     def take(self, indices: np.ndarray) -> "Features":
-        """Return the documents at `indices`, in that order (a copy)."""
+        """Return the documents at `indices`, in that order (a copy, but for what is mapped)."""
         return Features(
             doc_ids=self.doc_ids[indices],
             groups=self.groups[indices],
@@ -102,6 +108,12 @@ class Features:
             text=None if self.text is None else self.text.take(indices),
             targets={task: values[indices] for task, values in self.targets.items()},
         )
+
+    @property
+    def mapped(self) -> list[str]:
+        """Names of the files that hold segments, see `mapped.remove`; none where they are in memory."""
+        parts = [part.values for part in (self.audio, self.text) if part is not None]
+        return [values.file.name for values in parts if isinstance(values, MappedRows)]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -153,33 +165,6 @@ def mean_std(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values.mean(0), values.std(0)])
 
 
-def ragged(rows: Sequence[FeatureRow | None], dim: int, duration: Sequence[float | None]) -> Ragged:
-    """Join stored rows of one modality, None where a document lacks it.
-
-    Args:
-        rows: features of each document, or None.
-        dim: width of the features.
-        duration: length of each recording in seconds where known; else the last end of the row stands in.
-    """
-    empty = np.zeros((0, dim), np.float32)
-    values = [empty if row is None else row.features.astype(np.float32) for row in rows]
-    start = [np.zeros(0, np.float32) if row is None else np.asarray(row.start, np.float32) for row in rows]
-    end = [np.zeros(0, np.float32) if row is None else np.asarray(row.end, np.float32) for row in rows]
-    position = []
-    for row, begins, ends, seconds in zip(rows, start, end, duration, strict=True):
-        last = float(ends.max(initial=0.0))
-        whole = 1.0 if row is None or not row.timed else max(seconds or last, last)
-        position.append((begins + ends) / 2 / (whole or 1.0))
-    return Ragged(
-        values=np.concatenate([empty, *values]),
-        position=np.concatenate([np.zeros(0, np.float32), *position]).astype(np.float32),
-        start=np.concatenate([np.zeros(0, np.float32), *start]),
-        end=np.concatenate([np.zeros(0, np.float32), *end]),
-        offsets=np.cumsum([0, *(len(v) for v in values)], dtype=np.int64),
-        wide=np.stack([mean_std(v) for v in values]) if rows else np.zeros((0, 2 * dim), np.float32),
-    )
-
-
 def read_features(
     store: Store,
     audio: str | None,
@@ -187,6 +172,7 @@ def read_features(
     tasks: Mapping[str, TaskConfig],
     documents: Sequence[Document],
     bucket: int | None = None,
+    memory_bytes: float = math.inf,
 ) -> Features:
     """Read features of every document that has at least one of the wanted modalities stored.
 
@@ -197,28 +183,159 @@ def read_features(
         tasks: what `targets` are made of.
         documents: which documents, in this order; those that have nothing stored are left out.
         bucket: read this bucket of the store alone.
+        memory_bytes: segments that take more than so much as float32 are mapped from files, see `mapped`.
+
+    Raises:
+        StoreError: when the store changes meanwhile.
+        OSError: when the files find no room.
     """
-    stored: dict[Modality, dict[str, FeatureRow]] = {}
-    fingerprints: dict[Modality, str | None] = {"audio": audio, "text": text}
-    for modality, fingerprint in fingerprints.items():
-        if fingerprint is not None:
-            stored[modality] = {row.doc_id: row for row in store.read(modality, fingerprint, bucket)}
-    kept = [d for d in documents if any(d.doc_id in rows for rows in stored.values())]
-    heard = stored.get("audio", {})
-    duration = [heard[d.doc_id].present if d.doc_id in heard else None for d in kept]
-    parts: dict[Modality, Ragged] = {}
-    for modality, rows in stored.items():
-        dim = next((row.features.shape[1] for row in rows.values()), 0)
-        if dim:
-            parts[modality] = ragged([rows.get(d.doc_id) for d in kept], dim, duration)
+    wanted: dict[Modality, str | None] = {"audio": audio, "text": text}
+    placed = {m: store.placed(m, key, bucket) for m, key in wanted.items() if key is not None}
+    kept = [d for d in documents if any(d.doc_id in found for found in placed.values())]
+    doc_ids = np.array([d.doc_id for d in kept])
+    stored = {
+        m: _Stored.of(store, m, str(wanted[m]), bucket, doc_ids, found)
+        for m, found in placed.items()
+        if found
+    }
+    size = sum(4 * math.prod(one.shape) for one in stored.values())
+    is_mapped = size > memory_bytes
+    if memory_bytes < math.inf:
+        log.info(
+            "features take %.2f GiB, of which memory may hold %.2f GiB (fit.memory_gib): they are %s",
+            size / 2**30, memory_bytes / 2**30,
+            f"mapped from files in {folder()} (TMPDIR)" if is_mapped else "read into it",
+        )  # fmt: skip
+    duration = np.zeros(len(kept))
+    parts = {m: _read(one, duration, is_mapped) for m, one in stored.items()}
     _, groups = np.unique([d.group for d in kept], return_inverse=True)
     return Features(
-        doc_ids=np.array([d.doc_id for d in kept]),
+        doc_ids=doc_ids,
         groups=groups.astype(np.int64),
         audio=parts.get("audio"),
         text=parts.get("text"),
         targets={name: encode_labels(name, task, kept) for name, task in tasks.items()},
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """The stored features of some documents in one modality: where the rows of a `Ragged` come from.
+
+    `content` is a hash of the places of all of them, and so of what they are: data files never change.
+    """
+
+    store: Store
+    modality: Modality
+    fingerprint: str
+    bucket: int | None
+    doc_ids: np.ndarray
+    offsets: np.ndarray
+    dim: int
+    content: str
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        modality: Modality,
+        fingerprint: str,
+        bucket: int | None,
+        doc_ids: np.ndarray,
+        placed: Mapping[str, tuple[str, int]],
+    ) -> "_Stored":
+        """Describe the features of `doc_ids`, in that order, which are where `Store.placed` says."""
+        lengths = [placed[doc_id][1] if doc_id in placed else 0 for doc_id in doc_ids.tolist()]
+        return cls(
+            store=store, modality=modality, fingerprint=fingerprint, bucket=bucket, doc_ids=doc_ids,
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+            dim=int(store.encoders(modality)[fingerprint]["dim"]), content=_content(doc_ids, placed),
+        )  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Segments of all documents, and dim."""
+        return int(self.offsets[-1]), self.dim
+
+    def rows(self) -> Iterator[tuple[int, FeatureRow]]:
+        """Yield each document's number and its stored row, in the store's order.
+
+        Raises:
+            StoreError: when the store no longer holds what it did.
+        """
+        number = {doc_id: i for i, doc_id in enumerate(self.doc_ids.tolist())}
+        lengths, segments = np.diff(self.offsets), 0
+        for row in self.store.read(self.modality, self.fingerprint, self.bucket):
+            i = number.pop(row.doc_id, None)
+            if i is not None:
+                if len(row.features) != lengths[i]:
+                    raise self._changed()
+                segments += len(row.features)
+                yield i, row
+        if segments != self.offsets[-1]:
+            raise self._changed()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the rows of a `MappedFile`, on a node that lacks it.
+
+        Raises:
+            StoreError: when the store no longer holds what it did.
+        """
+        placed = self.store.placed(self.modality, self.fingerprint, self.bucket)
+        if _content(self.doc_ids, placed) != self.content:
+            raise self._changed()
+        for i, row in self.rows():
+            yield int(self.offsets[i]), row.features
+
+    def _changed(self) -> StoreError:
+        return StoreError(
+            f"the {self.modality} features of store {self.store.uri} changed while a run read them; run "
+            "again once nothing embeds into it"
+        )
+
+
+def _content(doc_ids: np.ndarray, placed: Mapping[str, tuple[str, int]]) -> str:
+    digest = hashlib.sha256()
+    for doc_id in doc_ids.tolist():
+        digest.update(repr((doc_id, placed.get(doc_id))).encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(stored: _Stored, duration: np.ndarray, is_mapped: bool) -> Ragged:
+    """Read the features of one modality in one pass over the store.
+
+    Args:
+        stored: which.
+        duration: length of each document's recording in seconds, 0 where unknown: the last end of the row
+            stands in then. That of audio is written here, for text to be read after it.
+        is_mapped: whether the segments go to a file.
+    """
+    count, dim = stored.shape
+    start, end, position = (np.zeros(count, np.float32) for _ in range(3))
+    wide = np.zeros((len(stored.doc_ids), 2 * dim), np.float32)
+
+    def pieces() -> Iterator[Piece]:
+        for i, row in stored.rows():
+            if stored.modality == "audio":
+                duration[i] = row.present
+            span = slice(stored.offsets[i], stored.offsets[i + 1])
+            start[span], end[span] = row.start, row.end
+            last = float(end[span].max(initial=0.0))
+            whole = max(float(duration[i]), last) if row.timed else 1.0
+            position[span] = (start[span] + end[span]) / 2 / (whole or 1.0)
+            wide[i] = mean_std(row.features.astype(np.float32))
+            yield int(stored.offsets[i]), row.features
+
+    values: Any
+    if is_mapped and count:
+        file = MappedFile(f"{stored.modality}-{stored.content}", stored.shape, stored.pieces)
+        file.write(pieces())
+        values = MappedRows(file)
+    else:
+        values = np.empty(stored.shape, np.float32)
+        for first, found in pieces():
+            values[first : first + len(found)] = found
+    return Ragged(values=values, position=position, start=start, end=end, offsets=stored.offsets, wide=wide)
 
 
 def collate(features: Features, indices: np.ndarray) -> Batch:

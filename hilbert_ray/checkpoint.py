@@ -37,7 +37,8 @@ class TrainingState:
     job: which of the run's networks is being trained (inner folds first, then the seeds); epoch: how many of
     its epochs are done, over both phases; network, optimizer: its tensors; finished: tensors of the networks
     before it, by job; history: one record an epoch, over all jobs; best: the network's tensors at its least
-    validation loss so far, empty without early stopping.
+    validation loss so far, empty without early stopping; average: the moving average of its weights, empty
+    without `fit.ema`.
     """
 
     job: int
@@ -47,6 +48,7 @@ class TrainingState:
     finished: dict[int, dict[str, Tensor]]
     history: list[dict[str, Any]]
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], files: Mapping[str, str]) -> None:
@@ -105,6 +107,7 @@ def save(folder: Path, state: TrainingState) -> None:
     tensors = {f"network/{name}": tensor for name, tensor in state.network.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in state.average.items()}
     for job, network in state.finished.items():
         tensors |= {f"finished/{job}/{name}": tensor for name, tensor in network.items()}
     values = {"schema": SCHEMA, "job": state.job, "epoch": state.epoch, "history": state.history}
@@ -122,7 +125,7 @@ def restore(folder: Path) -> TrainingState:
     except FolderError as error:
         raise CheckpointError(f"checkpoint {error}; delete it to start afresh") from error
     finished: dict[int, dict[str, Tensor]] = {}
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "best": {}, "average": {}}
     for key, tensor in tensors.items():
         part, name = key.split("/", 1)
         if part == "finished":

@@ -269,6 +269,13 @@ class FitConfig:
     """Arithmetic of the network in training; `auto` is bf16 on GPUs, else float32. Losses are float32."""
     seeds: int = 3
     """Networks trained from different seeds whose logits are averaged."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.99, which is what is validated and
+    kept. It looks back about 1 / (1 - decay) steps, and small data has few. 0: off."""
+    memory_gib: float = 0.0
+    """Most features, as float32, that are held in memory, GiB; more are mapped from a file that each node has
+    in its temporary folder (TMPDIR; it must be on a disk), with the same results. 0 means an eighth of the
+    memory of the machine where the command runs."""
     seed: int = 0
     """Base of every random number of a run."""
 
@@ -296,6 +303,12 @@ class FitConfig:
         )
         _require(self.clip_norm > 0, f"fit.clip_norm is {self.clip_norm}; it must be above 0")
         _require(self.patience >= 0, f"fit.patience is {self.patience}; it must be 0 (off) or more")
+        _require(
+            0 <= self.ema < 1, f"fit.ema is {self.ema}; it must be 0 (off) or a decay below 1, such as 0.99"
+        )
+        _require(
+            self.memory_gib >= 0, f"fit.memory_gib is {self.memory_gib}; it must be 0 (automatic) or more GiB"
+        )
         _require(self.seeds >= 1, f"fit.seeds is {self.seeds}; it must be 1 or more")
         _require(self.seed >= 0, f"fit.seed is {self.seed}; it must be 0 or more")
 
@@ -347,6 +360,9 @@ class TrainConfig:
     """Worker or node losses after which the run resumes from its last checkpoint."""
     checkpoint_epochs: int = 10
     """Epochs between two checkpoints."""
+    mlflow: str = ""
+    """Tracking URI of MLflow to log settings and every epoch's numbers to, such as http://host:5000 or
+    sqlite:////folder/mlflow.db (needs the extra `mlflow`); it is saved nowhere. Empty: off."""
 
     def __post_init__(self) -> None:
         _require(self.workers >= 1, f"train.workers is {self.workers}; it must be 1 or more")

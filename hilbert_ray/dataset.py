@@ -4,10 +4,12 @@ The resolved settings are saved with the run, so that what was inferred (tasks) 
 a store) is on record and `predict` can build the same encoders again.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -33,10 +35,13 @@ from hilbert_ray.config import (
 from hilbert_ray.document import Document
 from hilbert_ray.encoders import cutting
 from hilbert_ray.folders import Folder
+from hilbert_ray.mapped import BLOCK_ROWS
 from hilbert_ray.store import Store
 from hilbert_ray.validate import infer_tasks
 
 log = logging.getLogger(__name__)
+
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 TRAINED = ("tasks", "segment", "model", "moe", "loss", "fit")
 """Settings that say what is trained; the steps of one run must agree on them."""
@@ -66,12 +71,15 @@ class Dataset:
         for part in (self.features.audio, self.features.text):
             if part is not None:
                 for array in (part.offsets, part.position, part.values):
-                    digest.update(np.ascontiguousarray(array).data)
+                    for at in range(0, len(array), BLOCK_ROWS):
+                        digest.update(np.ascontiguousarray(array[at : at + BLOCK_ROWS]).data)
         return digest.hexdigest()[:16]
 
 
 def open_dataset(store: str, config: Config, audio: str | None = None, text: str | None = None) -> Dataset:
     """Read what a run needs from a store.
+
+    Features that take more than `fit.memory_gib` are mapped from a file, which goes when nothing uses them.
 
     Args:
         store: path or URI.
@@ -99,7 +107,8 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     if not config.tasks:
         log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
     heard, read = (encoders[m]["fingerprint"] if m in encoders else None for m in MODALITIES)
-    features = read_features(opened, heard, read, tasks, documents)
+    memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
+    features = read_features(opened, heard, read, tasks, documents, memory_bytes=memory_bytes)
     if not len(features):
         raise ConfigError(
             f"store {store} holds no features of the chosen encoders; run `hilbert-ray embed` first"
@@ -114,7 +123,15 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
                 "%d documents count as being without %s, because it is in quarantine (`hilbert-ray embed` "
                 "lists the reasons)", count, modality,
             )  # fmt: skip
-    resolved = replace(config, tasks=tasks, roots=())  # roots are of manifests: no result depends on them
+    # No result depends on what is left out here: where files may lie, what fits into memory, who is told. An
+    # address may hold a password besides, and settings are saved.
+    resolved = replace(
+        config,
+        tasks=tasks,
+        roots=(),
+        fit=replace(config.fit, memory_gib=0.0),
+        train=replace(config.train, mlflow=""),
+    )
     for modality in MODALITIES:
         described = encoders.get(modality)
         changes: dict[str, Any] = {modality: described["spec"] if described else "none"}
@@ -131,6 +148,15 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         encoders=encoders,
         quarantined=quarantined,
     )
+
+
+def _machine_memory() -> int:
+    """Return the bytes of memory that this machine, or the container around this process, has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def _check_labels(tasks: Mapping[str, TaskConfig], documents: Sequence[Document]) -> None:

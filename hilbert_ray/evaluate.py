@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hilbert_ray import __version__, losses, metrics
 from hilbert_ray.batch import Features
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import fit
@@ -145,7 +145,7 @@ def evaluate(
         FoldsError: when groups or classes make the folds impossible.
     """
     dataset = open_dataset(store, config, audio, text)
-    with folder(out, apart=APART) as run:
+    with removed_at_the_end(dataset.features.mapped), folder(out, apart=APART) as run:
         return _evaluate(store, run, dataset, compare, subsets)
 
 

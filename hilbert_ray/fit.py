@@ -17,6 +17,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hilbert_ray import distributed, losses
 from hilbert_ray.batch import Batch, Features, collate, epoch_batches, eval_batches, share
@@ -163,7 +164,10 @@ def _train(
     report: Report | None,
     resume: TrainingState | None,
 ) -> None:
-    """Train one job's network in place: phases, epochs, batches, steps."""
+    """Train one job's network in place: phases, epochs, batches, steps.
+
+    An average of the weights begins anew with a phase, whose weights may be frozen from then on.
+    """
     job, settings = jobs[number], config.fit
     lengths = features.lengths[job.train]
     epochs = settings.align_epochs + settings.epochs
@@ -176,12 +180,16 @@ def _train(
     if resume:
         load_optimizer(optimizer, network, resume.optimizer)
     model, weights = _enter_phase(network, config, first)
+    average = _average(network, config)
+    if average and resume and resume.average:
+        average.load_state_dict(resume.average)
     steps_per_epoch = max(round(len(job.train) / settings.batch_size), 1)
     for epoch in range(first, epochs):
         if _waited(history, job) >= settings.patience > 0:
             break
         if epoch == settings.align_epochs:
             model, weights = _enter_phase(network, config, epoch)
+            average = _average(network, config)
         began = time.perf_counter()
         torch.manual_seed(_mix(job.seed, number, epoch, distributed.rank()))
         generator = np.random.default_rng([job.seed, number, epoch])
@@ -206,6 +214,8 @@ def _train(
                     "look at these documents' features"
                 )
             optimizer.step()
+            if average:
+                average.update_parameters(network)
             for name, value in {"loss": float(loss), **terms.values()}.items():
                 sums[name] = sums.get(name, 0.0) + value
         means = {name: value / (step + 1) for name, value in sums.items()}
@@ -214,15 +224,16 @@ def _train(
         timing = {"documents_per_s": rate, "left_s": left / rate}
         history.append({"job": job.name, "epoch": epoch, **means, **alignment(seen, config), **timing})
         if job.validation is not None and epoch >= settings.align_epochs:
-            history[-1]["validation_loss"] = _validation_loss(network, features, job.validation, config)
+            shown = _shown(network, average)
+            history[-1]["validation_loss"] = _validation_loss(shown, features, job.validation, config)
             if _waited(history, job) == 0:
-                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                best = {name: tensor.clone() for name, tensor in shown.state_dict().items()}
         is_last = epoch == epochs - 1 or _waited(history, job) >= settings.patience > 0
         if report:
             report(
                 Progress(
                     record=history[-1],
-                    state=lambda at=epoch + 1, best=best: TrainingState(  # type: ignore[misc]
+                    state=lambda at=epoch + 1, best=best, average=average: TrainingState(  # type: ignore[misc]
                         job=number,
                         epoch=at,
                         network=dict(network.state_dict()),
@@ -230,12 +241,26 @@ def _train(
                         finished={i: dict(tensors) for i, tensors in finished.items()},
                         history=history,
                         best=dict(best),
+                        average=dict(average.state_dict()) if average else {},
                     ),
                     is_final=number == len(jobs) - 1 and is_last,
                 )
             )
-    if best:
-        network.load_state_dict(best)
+    network.load_state_dict(best or _shown(network, average).state_dict())
+
+
+def _average(network: Network, config: Config) -> AveragedModel | None:
+    """Return the moving average of the weights that `fit.ema` asks for; it starts with the next step's."""
+    if not config.fit.ema:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.fit.ema))  # type: ignore[no-untyped-call]
+
+
+def _shown(network: Network, average: AveragedModel | None) -> Network:
+    """Return the network that is validated and kept: the average of the weights, or the network itself."""
+    shown = average.module if average else network
+    assert isinstance(shown, Network)
+    return shown
 
 
 def _waited(history: Sequence[Mapping[str, Any]], job: Job) -> int:

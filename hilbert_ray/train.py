@@ -18,10 +18,10 @@ import ray.train
 import ray.train.torch
 from tensorboardX import SummaryWriter
 
-from hilbert_ray import distributed
+from hilbert_ray import distributed, tracking
 from hilbert_ray.batch import Features
 from hilbert_ray.checkpoint import restore, save
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
@@ -61,8 +61,9 @@ def train(
 ) -> Summary:
     """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
 
-    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/. Run again after a kill, it
-    goes on from the last checkpoint and ends with the same losses.
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
+    numbers go to MLflow. Run again after a kill, it goes on from the last checkpoint and ends with the same
+    losses.
 
     Args:
         store: feature store.
@@ -72,21 +73,33 @@ def train(
         text: which text encoder.
 
     Raises:
-        ConfigError: for settings that do not fit the store, or when no document is left to train on.
+        ConfigError: for settings that do not fit the store, when no document is left to train on, or when
+            MLflow is asked for and cannot be used.
     """
+    if config.train.mlflow:
+        tracking.require()
     dataset = open_dataset(store, config, audio, text)
+    with removed_at_the_end(dataset.features.mapped), folder(out, APART) as run:
+        return _train(store, run, dataset, config.train.mlflow)
+
+
+def _train(store: str, run: Folder, dataset: Dataset, mlflow: str) -> Summary:
+    save_run(run, dataset)
     indices = _training_documents(dataset)
     if not len(indices):
         raise ConfigError(
             f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
             "`train` needs documents of split train, or without a split"
         )
-    with folder(out, APART) as run:
-        save_run(run, dataset)
+    # The name holds what the run depends on: other settings or data never resume from its checkpoints.
+    name = f"{dataset.fingerprint}-{_digest(dataset.config)}"
+    note = run.path / "mlflow" / name
+    values = {**to_dict(dataset.config), "data": dataset.fingerprint}
+    with tracking.run(mlflow, note, run.path.name, values) as run_id, _shown(run):
         connect()
-        with _shown(run):
-            _trainer(dataset, indices, run).fit()
-        finished = json.loads(run.read("training.json"))
+        # Ray shows the settings of a loop, but not what lies in its store.
+        _trainer(dataset, indices, run, name, ray.put((mlflow, run_id))).fit()
+    finished = json.loads(run.read("training.json"))
     return Summary(
         model=f"{run.uri}/model",
         documents=len(indices),
@@ -96,16 +109,23 @@ def train(
     )
 
 
-def _trainer(dataset: Dataset, indices: np.ndarray, run: Folder) -> ray.train.torch.TorchTrainer:
-    config, settings = dataset.config, dataset.config.train
+def _trainer(
+    dataset: Dataset,
+    indices: np.ndarray,
+    run: Folder,
+    name: str,
+    mlflow: Any,  # noqa: ANN401 - an object reference
+) -> ray.train.torch.TorchTrainer:
+    settings = dataset.config.train
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
-            "config": config,
+            "config": dataset.config,
             "features": ray.put(dataset.features),
             "indices": indices,
             "encoders": dataset.encoders,
             "run": absolute(run.uri),
+            "mlflow": mlflow,
         },
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -114,9 +134,7 @@ def _trainer(dataset: Dataset, indices: np.ndarray, run: Folder) -> ray.train.to
             resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            # The name holds what the run depends on: other settings or data never resume from its
-            # checkpoints.
-            name=f"{dataset.fingerprint}-{_digest(config)}",
+            name=name,
             **run.storage("checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -177,19 +195,22 @@ def _digest(config: Config) -> str:
 
 
 class Journal:
-    """Writes a run's records, one an epoch, to RUN/metrics.jsonl and RUN/tensorboard."""
+    """Writes a run's records, one an epoch, to RUN/metrics.jsonl, RUN/tensorboard and MLflow."""
 
-    def __init__(self, run: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, run: Path, history: Sequence[Mapping[str, Any]], tracker: tracking.Tracker | None = None
+    ) -> None:
         """Begin with the records up to the checkpoint; what was logged after it happens again."""
         self.path = run / "metrics.jsonl"
         self.path.write_text("")
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self.board = SummaryWriter(str(run / "tensorboard"))
+        self.tracker = tracker
         for record in history:
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; TensorBoard shows each number over epochs, a curve a network."""
+        """Append a record; TensorBoard and MLflow show each number over epochs, a curve a network."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
@@ -197,6 +218,8 @@ class Journal:
             if isinstance(value, float):
                 self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
         self.board.flush()
+        if self.tracker:
+            self.tracker.write(network, record)
 
     def close(self) -> None:
         """Finish the TensorBoard files."""
@@ -218,7 +241,11 @@ def _train_rank(settings: Mapping[str, Any], run: Folder | None) -> None:
         with checkpoint.as_directory() as held:
             resume = restore(Path(held) / "state")
     every = config.train.checkpoint_epochs
-    journal = Journal(run.path, resume.history if resume else []) if run else None
+    journal = None
+    if run:
+        uri, run_id = ray.get(settings["mlflow"])
+        tracker = tracking.Tracker(uri, run_id) if uri else None
+        journal = Journal(run.path, resume.history if resume else [], tracker)
 
     def report(progress: Progress) -> None:
         record = progress.record

@@ -11,7 +11,7 @@ import soundfile
 
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.document import Document, Utterance
-from hilbert_ray.store import FeatureRow, StoredDocument
+from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of
 
 SPEECH = (
     "well I went there",
@@ -138,6 +138,48 @@ def feature_row(doc_id: str, source: str = "s", n: int = 3, dim: int = 4, seed: 
         seen=float(n),
         present=float(n),
     )
+
+
+def features_store(folder: Path, audio: Sequence[int], text: Sequence[int], dim: int) -> str:
+    """Write a store with so many segments of each document's audio and text, 0 where it has none.
+
+    The rows of all documents differ; their topic is `work` or `home`, and they are in four groups.
+    """
+    from hilbert_ray.config import Config
+    from hilbert_ray.encoders import load
+
+    config, store = Config(), Store.create(str(folder), 4)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(max(*audio, *text), dim)).astype(np.float16)
+    store.write_documents(
+        stored(
+            f"d{i:04d}", row=i + 1, group=f"g{i % 4}", labels={"topic": ("work", "home")[i // 4 % 2]},
+            **({} if audio[i] else {"audio": None}), **({} if text[i] else {"text": None}),
+        )
+        for i in range(len(audio))
+    )  # fmt: skip
+    for modality, spec, lengths in (("audio", config.audio, audio), ("text", config.text, text)):
+        encoder = load(spec, modality, config.audio_encoder, config.segment)  # type: ignore[arg-type]
+        store.add_encoder(encoder.modality, encoder.fingerprint, {**encoder.describe(), "dim": dim})
+        rows: dict[int, list[FeatureRow]] = {}
+        for item in store.stored_documents():
+            doc_id, source = item.document.doc_id, item.source(encoder.modality)
+            number = int(doc_id[1:])
+            if source is None:
+                continue
+            ends = np.arange(1, lengths[number] + 1, dtype=np.float32)
+            row = FeatureRow(
+                doc_id=doc_id, source=source, features=noise[: len(ends)] + np.float16(number % 16 / 8),
+                start=ends - 1, end=ends, timed=True, seen=float(len(ends)), present=len(ends) + 0.5,
+            )  # fmt: skip
+            rows.setdefault(bucket_of(doc_id, store.buckets), []).append(row)
+        for bucket, held in rows.items():
+            for at in range(0, len(held), 8):
+                store.commit(
+                    encoder.modality, encoder.fingerprint, unit=f"unit-{at:04d}", bucket=bucket,
+                    rows=held[at : at + 8],
+                )  # fmt: skip
+    return store.uri
 
 
 def ragged(lengths: np.ndarray, dim: int, signal: np.ndarray, rng: np.random.Generator) -> Ragged:

@@ -47,6 +47,8 @@ def test_settings_survive_json() -> None:
         ({"tasks": {"t": {"kind": "regression", "classes": ["a"]}}}, "a regression task has no classes"),
         ({"audio_encoder": {"layer": "12:6"}}, "encoder layer is '12:6'"),
         ({"fit": {"epochs": 0}}, "nothing would be trained"),
+        ({"fit": {"ema": 1.0}}, r"fit\.ema is 1\.0; it must be 0 \(off\) or a decay below 1"),
+        ({"fit": {"memory_gib": -1}}, r"fit\.memory_gib is -1\.0; it must be 0 \(automatic\) or more GiB"),
         ({"tune": {"space": {"loss.cka": [2.0, 1.0]}}}, r"gives `loss\.cka` the range"),
         ({"loss": 3}, "loss is 3; it must be a mapping"),
     ],

@@ -1,19 +1,30 @@
 """What runs start from: which encoder, which tasks, and when two runs read the same data."""
 
 import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from hilbert_ray import dataset as datasets
+from hilbert_ray.batch import Batch, collate, epoch_batches
 from hilbert_ray.config import Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.encoders import load
 from hilbert_ray.folders import Folder
 from hilbert_ray.labels import encode_labels
-from hilbert_ray.store import Quarantined, Store, StoredDocument, bucket_of
+from hilbert_ray.mapped import folder, remove
+from hilbert_ray.model import Network, network
+from hilbert_ray.store import Quarantined, Store, StoredDocument, StoreError, bucket_of
 from tests import make
 
 CONFIG = Config()
@@ -243,3 +254,173 @@ def test_targets_are_those_of_the_documents_kept(tmp_path: Path) -> None:
     dataset = opened(tmp_path)
     expected = encode_labels("topic", dataset.config.tasks["topic"], dataset.documents)
     np.testing.assert_array_equal(dataset.features.targets["topic"], expected)
+
+
+# Features that are not held in memory
+
+MAPPED = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1e-9))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a test a temporary folder of its own, as TMPDIR would."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for name in ("audio", "text"):
+        for part in ("", "_mask", "_position", "_wide"):
+            found, expected = getattr(one, name + part), getattr(other, name + part)
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected), name + part
+    assert torch.equal(one.targets["topic"], other.targets["topic"])
+
+
+def statistics(dataset: Dataset, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    made = Network(dataset.config, {"audio": 8, "text": 8})
+    made.fit_statistics(dataset.features, indices)
+    return {name: x for name, x in made.state_dict().items() if "scale." in name or "labels" in name}
+
+
+@pytest.mark.usefixtures("scratch")
+def test_mapped_features_are_those_in_memory_to_the_last_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    audio, text = rng.integers(1, 9, 60), rng.integers(1, 30, 60)
+    audio[[3, 20]] = text[[7, 59]] = 0
+    uri = make.features_store(tmp_path / "store", audio.tolist(), text.tolist(), 8)
+    plain, mapped = open_dataset(uri, CONFIG), open_dataset(uri, MAPPED)
+    assert len(mapped.features.mapped) == 2
+    assert not plain.features.mapped
+    assert mapped.fingerprint == plain.fingerprint
+    assert mapped.config == plain.config, "runs do not depend on where features are"
+    some = rng.permutation(60)[:40]
+    for one, other in (
+        (mapped.features, plain.features),
+        (mapped.features.take(some), plain.features.take(some)),
+    ):
+        generators = [np.random.default_rng(1) for _ in range(2)]
+        for first, second in zip(*(epoch_batches(np.arange(40), 16, g) for g in generators), strict=True):
+            assert_same(collate(one, first), collate(other, second))
+        for name in ("start", "end"):
+            for modality in ("audio", "text"):
+                found, expected = (getattr(getattr(f, modality), name) for f in (one, other))
+                np.testing.assert_array_equal(found, expected)
+    whole = statistics(plain, some)
+    monkeypatch.setattr(network, "BLOCK_ROWS", 7)
+    by_blocks = statistics(plain, some)
+    for name, tensor in statistics(mapped, some).items():
+        assert torch.equal(tensor, by_blocks[name]), name
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_what_other_processes_are_sent_is_small_and_reads_the_same_on_a_node_without_the_file(
+    tmp_path: Path,
+) -> None:
+    uri = make.features_store(tmp_path / "store", [400] * 8, [300] * 8, 64)
+    features = open_dataset(uri, MAPPED).features
+    assert features.audio is not None
+    assert features.text is not None
+    sent = pickle.dumps(features)
+    assert len(sent) < 0.1 * sum(4 * part.values.shape[0] * 64 for part in (features.audio, features.text))
+    before = collate(features, np.arange(8))
+    for name in features.mapped:
+        remove(name)
+    elsewhere = pickle.loads(sent)
+    assert_same(collate(elsewhere, np.arange(8)), before)
+    assert sorted(path.name for path in folder().iterdir() if path.suffix != ".lock") == features.mapped
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_store_that_changed_is_not_read_in_place_of_what_a_run_began_with(tmp_path: Path) -> None:
+    """Rows of another recording, as many as before, would pass unseen."""
+    uri = store_of(tmp_path / "store", stored())
+    features = open_dataset(uri, MAPPED).features
+    sent, names = pickle.dumps(features), features.mapped
+    store, replaced = Store.open(uri), stored()
+    replaced[0] = replace(replaced[0], audio_version="2")
+    store.write_documents(iter(replaced))
+    [item] = store.stored_documents(doc_ids={"a"})
+    row = make.feature_row("a", item.source("audio"), dim=120, seed=99)
+    store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 4), rows=[row])
+    for name in names:
+        remove(name)
+    with pytest.raises(StoreError, match=r"the audio features of store .* changed while a run read them"):
+        collate(pickle.loads(sent), np.arange(2))
+
+
+@pytest.mark.usefixtures("scratch")
+def test_an_eighth_of_memory_decides_where_features_go_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="hilbert_ray")
+    uri = store_of(tmp_path / "store", stored())
+    size = 4 * sum(4 * 3 * load(s, m, CONFIG.audio_encoder, CONFIG.segment).dim for s, m in SPECS)
+    for unlimited, limit, is_mapped in (("max", 8 * size, False), ("max", 8 * size - 8, True)):
+        files = [tmp_path / "memory.max", tmp_path / "absent", tmp_path / "limit_in_bytes"]
+        files[0].write_text(unlimited)
+        files[2].write_text(f"{limit}\n")
+        monkeypatch.setattr(datasets, "CONTAINER_LIMITS", files)
+        assert bool(open_dataset(uri, CONFIG).features.mapped) == is_mapped
+        assert ("mapped from files in" if is_mapped else "read into it") in caplog.messages[-1]
+    monkeypatch.setattr(datasets, "CONTAINER_LIMITS", ())
+    assert not open_dataset(uri, CONFIG).features.mapped
+    generous = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1.0))
+    monkeypatch.setattr(datasets, "CONTAINER_LIMITS", (files[2],))
+    assert not open_dataset(uri, generous).features.mapped
+
+
+SPECS: tuple[tuple[str, Modality], tuple[str, Modality]] = (("mfcc", "audio"), ("hashing", "text"))
+
+BOUNDED = """
+import resource, sys
+from dataclasses import replace
+import numpy as np
+import hilbert_ray.store
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.dataset import open_dataset
+from hilbert_ray.fit import fit
+
+hilbert_ray.store._READ_BYTES = 8 * 2**20  # what is read at once; 64 MiB would be much beside this limit
+
+def config(memory_gib):
+    return Config(
+        model=ModelConfig(dim=16), folds=FoldsConfig(inner=0),
+        fit=FitConfig(epochs=1, seeds=1, batch_size=8, memory_gib=memory_gib),
+    )
+
+def train(store, memory_gib):
+    dataset = open_dataset(store, config(memory_gib))
+    everyone = np.arange(len(dataset.features))
+    fitted = fit(dataset.config, dataset.features, everyone)
+    fitted.model().predict(dataset.features.take(everyone))
+    return dataset.features.lengths.sum()
+
+train(sys.argv[1], 1e-9)  # what is loaded and started once
+[used] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")]
+limit = used * 1024 + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(train(sys.argv[2], 1e-9))
+try:
+    train(sys.argv[2], 1000.0)
+except MemoryError:
+    print("in memory: MemoryError")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what a process holds in /proc")
+def test_features_larger_than_a_process_may_hold_are_read_and_trained_on(tmp_path: Path) -> None:
+    """Private memory may grow by a third of what the features take; mapped pages are not private."""
+    small = make.features_store(tmp_path / "small", [64] * 16, [2] * 16, 256)
+    large = make.features_store(tmp_path / "large", [512] * 960, [2] * 960, 256)
+    size = 960 * 512 * 256 * 4
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    stacks = ["sh", "-c", 'ulimit -s 2048 && exec "$@"', "sh"]  # those of threads count
+    command = [*stacks, sys.executable, "-c", BOUNDED, small, large, str(size // 3)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(960 * 512), "in memory: MemoryError"]
+    assert not list((tmp_path / f"hilbert-ray-{os.getuid()}").glob("*-*")), "nothing is left"

@@ -1,5 +1,6 @@
 """The training loop: determinism, resume, ranks, phases, leakage."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from hilbert_ray import checkpoint, losses
 from hilbert_ray.batch import Features, Ragged, collate
+from hilbert_ray.checkpoint import TrainingState
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, LossConfig, ModelConfig, TaskConfig
 from hilbert_ray.fit import (
     Fitted,
@@ -81,10 +83,16 @@ def test_nothing_outside_the_training_part_changes_the_fit() -> None:
             assert torch.equal(x, y), name
 
 
-@pytest.mark.parametrize("stop", [(0, 1), (1, 3), (3, 2)])
-def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, stop: tuple[int, int]) -> None:
+AVERAGED = replace(CONFIG, fit=replace(CONFIG.fit, ema=0.8))
+
+
+@pytest.mark.parametrize(
+    ("config", "stop"),
+    [(CONFIG, (0, 1)), (CONFIG, (1, 3)), (CONFIG, (3, 2)), (AVERAGED, (1, 3)), (AVERAGED, (2, 4))],
+)
+def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, config: Config, stop: tuple[int, int]) -> None:
     features = make.features(60)
-    whole = fit(CONFIG, features, TRAIN)
+    whole = fit(config, features, TRAIN)
 
     class StopHere(Exception):
         pass
@@ -96,8 +104,8 @@ def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, stop: tuple[int, i
             raise StopHere
 
     with pytest.raises(StopHere):
-        fit(CONFIG, features, TRAIN, report)
-    resumed = fit(CONFIG, features, TRAIN, resume=checkpoint.restore(tmp_path / "state"))
+        fit(config, features, TRAIN, report)
+    resumed = fit(config, features, TRAIN, resume=checkpoint.restore(tmp_path / "state"))
     for a, b in zip(resumed.history, whole.history, strict=True):
         assert a["loss"] == b["loss"]
     assert resumed.temperature == whole.temperature
@@ -119,25 +127,29 @@ def early_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("early_stopping")
-def test_a_large_network_stops_after_its_best_epoch_and_keeps_those_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_a_large_network_stops_after_its_best_epoch_and_keeps_those_weights(
+    tmp_path: Path, ema: float
+) -> None:
     """A run that is resumed, even where it had just stopped, ends with the same weights."""
-    features = make.features(60)
+    features, eager = make.features(60), replace(EAGER, fit=replace(EAGER.fit, ema=ema))
     states: list[Progress] = []
 
     def keep(progress: Progress) -> None:
         checkpoint.save(tmp_path / str(len(states)), progress.state())
         states.append(progress)
 
-    whole = fit(EAGER, features, TRAIN, keep)
+    whole = fit(eager, features, TRAIN, keep)
     validation = [r["validation_loss"] for r in whole.history]
     best = int(np.argmin(validation))
     assert len(validation) == best + 1 + 2 < 25
     assert [progress.is_final for progress in states] == [False] * (len(states) - 1) + [True]
     network = whole.networks[0].state_dict()
-    for name, tensor in checkpoint.restore(tmp_path / str(best)).network.items():
-        assert torch.equal(network[name], tensor), name
+    kept = checkpoint.restore(tmp_path / str(best))
+    for name, tensor in network.items():
+        assert torch.equal(kept.average[f"module.{name}"] if ema else kept.network[name], tensor), name
     for stop in (best, best + 1, best + 2):
-        resumed = fit(EAGER, features, TRAIN, resume=checkpoint.restore(tmp_path / str(stop)))
+        resumed = fit(eager, features, TRAIN, resume=checkpoint.restore(tmp_path / str(stop)))
         assert [r["validation_loss"] for r in resumed.history] == validation
         for name, tensor in resumed.networks[0].state_dict().items():
             assert torch.equal(network[name], tensor), name
@@ -171,6 +183,45 @@ def test_a_value_that_is_not_finite_stops_the_run_and_names_the_documents() -> N
     broken = replace(features, text=replace(features.text, values=values))
     with pytest.raises(NotFiniteError, match=r"epoch 0, step \d+: .*documents .*d0"):
         fit(replace(CONFIG, folds=FoldsConfig(inner=0)), broken, np.arange(40))
+
+
+def trained_by_steps(config: Config) -> tuple[Fitted, list[TrainingState]]:
+    """Train one network on `TRAIN` in one step an epoch; return it with the states after each step."""
+    settings = replace(config.fit, batch_size=48, seeds=1)
+    states: list[TrainingState] = []
+
+    def keep(progress: Progress) -> None:
+        states.append(copy.deepcopy(progress.state()))
+
+    fitted = fit(replace(config, fit=settings, folds=FoldsConfig(inner=0)), make.features(60), TRAIN, keep)
+    return fitted, states
+
+
+def test_the_average_of_the_weights_is_kept_and_does_not_change_how_they_are_trained() -> None:
+    """e_1 = w_1, e_t = 0.8 e_(t-1) + 0.2 w_t; without an average the last weights are kept as they are."""
+    plain, raw = trained_by_steps(CONFIG)
+    averaged, states = trained_by_steps(AVERAGED)
+    assert [r["loss"] for r in averaged.history] == [r["loss"] for r in plain.history]
+    share = [0.8**3, 0.2 * 0.8**2, 0.2 * 0.8, 0.2]
+    for name, kept in averaged.networks[0].state_dict().items():
+        expected = sum(s * state.network[name].double() for s, state in zip(share, raw, strict=True))
+        torch.testing.assert_close(kept.double(), expected, rtol=1e-5, atol=1e-6, msg=name)
+        assert torch.equal(states[-1].network[name], raw[-1].network[name]), name
+        assert torch.equal(plain.networks[0].state_dict()[name], raw[-1].network[name]), name
+    assert not raw[-1].average
+    assert not torch.equal(averaged.networks[0].audio.project.weight, plain.networks[0].audio.project.weight)
+
+
+def test_the_average_begins_anew_with_a_phase_so_that_what_is_frozen_is_what_the_heads_were_trained_on() -> (
+    None
+):
+    settings = replace(AVERAGED.fit, align_epochs=3, epochs=2)
+    fitted, states = trained_by_steps(replace(AVERAGED, fit=settings))
+    last, frozen = fitted.networks[0].state_dict(), states[2].network
+    assert torch.equal(last["audio.project.weight"], frozen["audio.project.weight"])
+    name = "experts.hidden.weight"
+    expected = 0.8 * states[3].network[name] + 0.2 * states[4].network[name]
+    torch.testing.assert_close(last[name], expected)
 
 
 def test_the_align_phase_uses_no_label_and_then_freezes_all_but_the_heads() -> None:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hilbert_ray"
 ROWS = (
     ("config", "document", "files"),
-    ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels"),
+    ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels", "mapped", "tracking"),
     ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate", "folders"),
     ("model", "dataset", "cluster", "shortcuts"),
     ("embed", "fit"),

@@ -105,7 +105,7 @@ def test_a_constant_feature_column_becomes_zero() -> None:
     from hilbert_ray.model.network import Standardise
 
     scale = Standardise(2)
-    scale.fit(np.array([[5.0, 1.0], [5.0, 3.0]], np.float32))
+    scale.fit(np.array([[5.0, 1.0], [5.0, 3.0]], np.float32), np.arange(2))
     assert scale(torch.tensor([[5.0, 3.0], [9.0, 1.0]])).tolist() == [[0.0, 1.0], [0.0, -1.0]]
 
 

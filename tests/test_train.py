@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import ray
@@ -20,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
+from hilbert_ray import mapped, metrics
 from hilbert_ray.config import (
     Config,
     ConfigError,
@@ -30,6 +33,7 @@ from hilbert_ray.config import (
     to_dict,
 )
 from hilbert_ray.dataset import Dataset, open_dataset
+from hilbert_ray.evaluate import FoldResult, gather
 from hilbert_ray.fit import Fitted, fit
 from hilbert_ray.model import Hilbert
 from hilbert_ray.store import Store
@@ -172,6 +176,78 @@ def test_two_ranks_train_as_one_process_does_on_the_same_documents(trained: Trai
     assert model.labels["topic"].tolist() == [(labelled == 0).sum(), (labelled == 1).sum()]
 
 
+def final_metrics(model: Hilbert, dataset: Dataset) -> dict[str, float]:
+    """Return every number that `evaluate` would report of a model's predictions, by its path."""
+    everyone, config = np.arange(len(dataset.features)), dataset.config
+    prediction = model.predict(dataset.features)
+    result = FoldResult(
+        variant="hilbert", repeat=0, fold=0, test=everyone, probabilities=prediction.probabilities,
+        decisions=prediction.decisions, temperature=model.temperature, embeddings={}, attention={},
+        trained_on=everyone, seconds=0.0,
+    )  # fmt: skip
+    found: dict[str, float] = {}
+
+    def gather_numbers(path: str, value: Any) -> None:  # noqa: ANN401 - nested plain values
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                gather_numbers(f"{path}.{key}", inner)
+        elif isinstance(value, float):
+            found[path] = value
+
+    for name, task in config.tasks.items():
+        predictions = gather(dataset.features, task, name, [result])
+        gather_numbers(name, metrics.evaluate_predictions(predictions, resamples=0))
+        gather_numbers(name, {"temperature": model.temperature[name]})
+    return found
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_final_metrics_do_not_depend_on_the_number_of_ranks(
+    trained: Trained, embedded: make.Embedded, tmp_path: Path, workers: int
+) -> None:
+    """Every one is within 1e-3; those above 1, such as a calibration slope, within 1e-3 of their size."""
+    run = trained.run
+    if workers != 2:
+        run = tmp_path / "run"
+        train(embedded.store, str(run), replace(CONFIG, train=replace(CONFIG.train, workers=workers)))
+    single = final_metrics(trained.plain.model(), trained.dataset)
+    assert len(single) > 40
+    assert final_metrics(Hilbert.from_pretrained(run / "model"), trained.dataset) == pytest.approx(
+        single, rel=1e-3, abs=1e-3, nan_ok=True
+    )
+
+
+def test_mapped_features_train_as_those_in_memory_do(
+    trained: Trained, embedded: make.Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks have another temporary folder than the driver, as they would on another node."""
+    theirs = mapped.folder()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1e-9))
+    dataset = open_dataset(embedded.store, config)
+    names = dataset.features.mapped
+    assert len(names) == 2
+    plain = fit(dataset.config, dataset.features, trained.indices)
+    assert [r["loss"] for r in plain.history] == [r["loss"] for r in trained.plain.history]
+    del dataset
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            seen.update(name for name in names if (theirs / name).exists())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    train(embedded.store, str(tmp_path / "run"), config)
+    done.set()
+    watcher.join()
+    assert_same_training(tmp_path / "run", trained.run)
+    assert seen == set(names), "the ranks wrote files of their own"
+    for place in (mapped.folder(), theirs):
+        assert not [name for name in names if (place / name).exists()], "they go with the command"
+
+
 DRIVER = """
 import json, sys
 from hilbert_ray.config import Config, from_dict
@@ -275,7 +351,9 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def train_with_a_rank_killed(store: str, run: Path, records: int, delay_s: float) -> None:
+def train_with_a_rank_killed(
+    store: str, run: Path, records: int, delay_s: float, config: Config = CONFIG
+) -> None:
     """Run `train` and kill one of its ranks `delay_s` seconds after so many epochs."""
     killed: list[int] = []
 
@@ -292,7 +370,7 @@ def train_with_a_rank_killed(store: str, run: Path, records: int, delay_s: float
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        train(store, str(run), CONFIG)
+        train(store, str(run), config)
     finally:
         killer.join()
     assert len(killed) == 1
@@ -305,8 +383,21 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 def test_a_rank_that_is_killed_takes_nothing_with_it(
     trained: Trained, embedded: make.Embedded, tmp_path: Path
 ) -> None:
-    train_with_a_rank_killed(embedded.store, tmp_path / "run", records=4, delay_s=0.0)
+    """MLflow is told of each epoch once, in one run; its URI, which may hold a password, is saved nowhere."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = replace(CONFIG, train=replace(CONFIG.train, mlflow=uri))
+    train_with_a_rank_killed(embedded.store, tmp_path / "run", records=4, delay_s=0.0, config=config)
     assert_same_training(tmp_path / "run", trained.run)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    [logged] = client.search_runs([client.get_experiment_by_name("hilbert-ray").experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["fit.batch_size"] == "16"
+    for job in dict(EPOCHS):
+        wanted = [(r["epoch"], r["loss"]) for r in history(tmp_path / "run") if r["job"] == job]
+        found = client.get_metric_history(logged.info.run_id, f"loss/{job.replace(' ', '_')}")
+        assert sorted((metric.step, metric.value) for metric in found) == wanted
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.is_dir() or b"sqlite:" not in path.read_bytes(), path
 
 
 @needs_proc

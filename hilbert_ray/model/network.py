@@ -16,6 +16,7 @@ from hilbert_ray import losses
 from hilbert_ray.batch import Batch, Features, Ragged
 from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
 from hilbert_ray.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
+from hilbert_ray.mapped import BLOCK_ROWS, MappedRows
 from hilbert_ray.moe import Experts, OrdinalThresholds
 
 
@@ -58,9 +59,12 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
-    def fit(self, values: np.ndarray) -> None:
-        """Take the statistics of `values`, float32 [rows, dim]."""
-        mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+    def fit(self, values: np.ndarray | MappedRows, rows: np.ndarray) -> None:
+        """Take the statistics of some rows of `values`, float32 [n, dim]; never all of them are copied."""
+        blocks = np.array_split(rows, math.ceil(len(rows) / BLOCK_ROWS))
+        mean = sum(values[block].sum(0, dtype=np.float64) for block in blocks) / len(rows)
+        variance = sum(np.square(values[block] - mean).sum(0) for block in blocks) / len(rows)
+        std = np.sqrt(variance)
         known = std > 1e-6 * np.maximum(np.abs(mean), 1e-6)
         self.mean.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(np.where(known, 1 / np.where(known, std, 1.0), 0.0)))
@@ -179,8 +183,8 @@ class Network(nn.Module):
             stream: Stream = getattr(self, modality)
             present = indices[part.lengths[indices] > 0]
             if len(present):
-                stream.scale.fit(part.values[part.rows(present)])
-                stream.wide_scale.fit(part.wide[present])
+                stream.scale.fit(part.values, part.rows(present))
+                stream.wide_scale.fit(part.wide, present)
         for name, task in self.tasks.items():
             targets = torch.from_numpy(features.targets[name][indices])
             self.labels[name].copy_(losses.label_statistics(task, targets))

@@ -309,6 +309,23 @@ class Store:
         for _, current, commits in self._blocks(modality, fingerprint, self.snapshot(), buckets):
             yield from self._rows(modality, current, commits)
 
+    def placed(
+        self, modality: Modality, fingerprint: str, bucket: int | None = None
+    ) -> dict[str, tuple[str, int]]:
+        """Return where `read` finds each document: its data file (which never changes) and its segments.
+
+        Only commits are read, no data.
+        """
+        found: dict[str, tuple[str, int]] = {}
+        buckets = None if bucket is None else {bucket}
+        for _, current, commits in self._blocks(modality, fingerprint, self.snapshot(), buckets):
+            owner = _owners(current, commits)
+            for commit in commits:
+                for doc_id, source, n, _ in commit.stored:
+                    if owner.get(doc_id) == commit.unit and current[doc_id] == source:
+                        found[doc_id] = str(commit.file), n
+        return found
+
     def _rows(
         self, modality: Modality, current: Mapping[str, str], commits: Sequence[Commit]
     ) -> Iterator[FeatureRow]:

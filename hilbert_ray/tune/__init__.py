@@ -18,7 +18,7 @@ import yaml
 from optuna.distributions import BaseDistribution
 
 from hilbert_ray import metrics
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_folds
@@ -139,7 +139,7 @@ def tune(
     kinds = {task.kind for task in dataset.config.tasks.values()}
     if "brier" in config.tune.objectives and kinds == {"regression"}:
         raise ConfigError("tune.objectives holds brier, but no task has classes; set it to [score]")
-    with folder(out, APART) as run:
+    with removed_at_the_end(dataset.features.mapped), folder(out, APART) as run:
         save_run(run, dataset)
         return _tune(run, dataset, space, resume)
 
