@@ -35,14 +35,6 @@ def connect() -> None:
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 
 
-def most_resources() -> dict[str, float]:
-    """Return what the cluster may have of each resource: what it has, or may grow to where it autoscales."""
-    # Ray's public functions count only nodes that are there: a pool of GPUs would never grow from none.
-    growing = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    present = ray.cluster_resources()
-    return {name: max(present.get(name, 0.0), growing.get(name, 0.0)) for name in {*present, *growing}}
-
-
 @contextmanager
 def removed_at_the_end(names: Sequence[str]) -> Iterator[None]:
     """Delete mapped files of these names on every node when the context ends, however it ends."""

@@ -92,6 +92,9 @@ class EmbedConfig:
 
     workers: int = 0
     """Encoder actors; 0 means one for each GPU, or one for each two CPUs where there is no GPU."""
+    gpu: Literal["auto", "yes", "no"] = "auto"
+    """Whether encoder actors take GPUs; `auto`: where the cluster has any now. A cluster that grows cannot be
+    asked what it may grow to: say `yes`, and how many workers."""
     gpus_per_worker: float = 1.0
     """GPUs of one encoder actor when the cluster has any; a fraction shares a GPU."""
     threads: int = 1
@@ -113,6 +116,9 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, f"embed.workers is {self.workers}; it must be 0 (automatic) or more")
+        _require(
+            self.gpu in ("auto", "yes", "no"), f"embed.gpu is {self.gpu}; the choices are auto, yes and no"
+        )
         _require(self.threads >= 1, f"embed.threads is {self.threads}; it must be 1 or more")
         _require(
             self.gpus_per_worker > 0, f"embed.gpus_per_worker is {self.gpus_per_worker}; it must be above 0"

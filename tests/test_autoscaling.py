@@ -38,7 +38,8 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-print(embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001))).text())
+print(embed(sys.argv[1], sys.argv[2], Config(
+    embed=EmbedConfig(buckets=4, unit_s=0.001, gpu="yes", workers=2))).text())
 done.set()
 watcher.join()
 print("grown to", max(seen))
@@ -57,9 +58,7 @@ print(ray.cluster_resources())
 
 @pytest.mark.ray
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
-def test_a_pool_grows_from_no_worker_to_the_clusters_limit_and_shrinks_again(
-    tmp_path: Path, ray_home: Path
-) -> None:
+def test_a_pool_of_gpus_grows_from_no_worker_and_shrinks_again(tmp_path: Path, ray_home: Path) -> None:
     manifest = make.corpus(tmp_path, 150)
     store = tmp_path / "store"
     config = tmp_path / "cluster.json"

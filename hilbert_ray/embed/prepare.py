@@ -7,8 +7,8 @@ from dataclasses import replace
 import ray
 
 from hilbert_ray import vad
-from hilbert_ray.cluster import connect, most_resources
-from hilbert_ray.config import MODALITIES, Config, Modality
+from hilbert_ray.cluster import connect
+from hilbert_ray.config import MODALITIES, Config, EmbedConfig, Modality
 from hilbert_ray.embed.plan import Job, Plan, plan_job
 from hilbert_ray.embed.unit import load_encoder
 from hilbert_ray.encoders import Encoder, pinned, precision_here
@@ -33,18 +33,23 @@ def settled(config: Config) -> Config:
             continue
         spec = pinned(spec)
         if options.precision == "auto":
-            options = replace(options, precision=_precision())
+            options = replace(options, precision=_precision(config.embed))
         config = replace(config, **{modality: spec, f"{modality}_encoder": options})
     return config
 
 
-def _precision() -> str:
+def _precision(config: EmbedConfig) -> str:
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         return precision_here()
     connect()
-    share = {"num_gpus": 0.01} if most_resources().get("GPU") else {"num_cpus": 0.01}
+    share = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
     found: str = ray.get(ray.remote(precision_here).options(**share).remote())
     return found
+
+
+def takes_gpus(config: EmbedConfig) -> bool:
+    """Return whether encoder actors take GPUs, on a cluster that is connected."""
+    return config.gpu == "yes" or (config.gpu == "auto" and bool(ray.cluster_resources().get("GPU")))
 
 
 def chosen_encoders(config: Config) -> dict[Modality, Encoder]:

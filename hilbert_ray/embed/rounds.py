@@ -12,11 +12,11 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from hilbert_ray.cluster import data_context, most_resources
+from hilbert_ray.cluster import data_context
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Seconds
 from hilbert_ray.embed.plan import Plan, Unit, alone
-from hilbert_ray.embed.prepare import EmbedError
+from hilbert_ray.embed.prepare import EmbedError, takes_gpus
 from hilbert_ray.embed.unit import DEATHS, EmbedUnits, Result
 from hilbert_ray.store import Quarantined, Snapshot, Store
 
@@ -120,15 +120,25 @@ def _end(names: Sequence[str]) -> None:
 
 
 def pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
-    """Return the number of encoder actors and what each takes of the cluster at its full size."""
-    total = most_resources()
-    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 1.0)
-    if gpus:
-        workers = config.embed.workers or max(1, int(gpus / config.embed.gpus_per_worker))
-        return min(workers, units), {"num_gpus": config.embed.gpus_per_worker}
-    workers = min(config.embed.workers or max(1, int(cpus // 2)), units)
-    # Half of the CPUs stay free for what else the cluster runs: an actor without its share hangs a run.
-    return workers, {"num_cpus": min(1.0, round(cpus / (2 * workers), 2))}
+    """Return the number of encoder actors and what each of them takes of the cluster.
+
+    Raises:
+        EmbedError: when nothing says how many actors a cluster without GPUs should grow to.
+    """
+    total, settings = ray.cluster_resources(), config.embed
+    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
+    if takes_gpus(settings):
+        workers = settings.workers or int(gpus / settings.gpus_per_worker)
+        if not workers:
+            raise EmbedError(
+                f"embed.gpu is {settings.gpu}, embed.workers is 0 and the cluster has {gpus:g} GPUs now; set "
+                "embed.workers to how many encoder actors it should grow to"
+            )
+        return min(workers, units), {"num_gpus": settings.gpus_per_worker}
+    workers = min(settings.workers or max(1, int(cpus // 2)), units)
+    # Half of the CPUs stay free for what else the cluster runs: an actor without its share hangs a run. A
+    # cluster without any is one that grows.
+    return workers, {"num_cpus": min(1.0, round(cpus / (2 * workers), 2)) if cpus else 1.0}
 
 
 class _Progress:

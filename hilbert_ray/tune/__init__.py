@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution
 
 from hilbert_ray import metrics
 from hilbert_ray.cluster import connect, removed_at_the_end
-from hilbert_ray.config import Config, ConfigError, to_dict
+from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.evaluate import FoldResult, Variant, gather, run_folds
 from hilbert_ray.folders import APART, Folder, folder
@@ -281,7 +281,7 @@ def _settings_file(config: Config, summary: Summary) -> str:
 
 def _key(dataset: Dataset, outer: Sequence[Fold]) -> str:
     """Return a hash of all that searches depend on: settings, data and folds; no others are resumed."""
-    settings = to_dict(dataset.config)
+    settings = to_dict(from_dict(Config, to_dict(dataset.config)))  # 1 and 1.0 are the same setting
     del settings["train"], settings["embed"]
     for name in ("max_concurrent", "cpus_per_trial", "gpus_per_trial"):
         del settings["tune"][name]

@@ -94,6 +94,8 @@ def run_trials(plan: Plan, trainable: Callable[..., None], **shared: Any) -> lis
                 verbose=0,
             ),
         )
+        # Tune's newer output prints to standard output however quiet it is told to be.
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         for result in tuner.fit():
             if result.error:
                 log.warning("search %s: a trial failed (%s); resume to try others", plan.name, result.error)
@@ -203,21 +205,24 @@ def bundle(settings: TuneConfig) -> dict[str, float]:
 
 
 def concurrency(settings: TuneConfig) -> int:
-    """Return how many trials to run at once; nodes that an autoscaler may add count as there.
+    """Return how many trials to run at once.
+
+    A cluster without any CPU is one that grows, to what is asked for; nobody can tell how far.
 
     Raises:
         ConfigError: when a trial, or so many at once, can never run on this cluster.
     """
     need = {name: amount for name, amount in bundle(settings).items() if amount}
-    workers, nodes = settings.workers_per_trial, _nodes()
+    workers, nodes = settings.workers_per_trial, [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    if not any(node.get("CPU") for node in nodes):
+        return settings.max_concurrent or settings.trials
     fitting = sum(
-        count * min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items())
-        for node, count in nodes
+        min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes
     )
     room = fitting // workers
     shown = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
     if not fitting:
-        most = ", ".join(f"{max((node.get(n, 0) for node, _ in nodes), default=0):g} {n}" for n in need)
+        most = ", ".join(f"{max(node.get(n, 0) for node in nodes):g} {n}" for n in need)
         raise ConfigError(
             f"a trial's worker takes {shown}, but no node has as much (most on one node: {most}); lower "
             "tune.cpus_per_trial or tune.gpus_per_trial to what a node has, or run on larger nodes"
@@ -234,18 +239,3 @@ def concurrency(settings: TuneConfig) -> int:
             "less"
         )
     return settings.max_concurrent or min(room, settings.trials)
-
-
-def _nodes() -> list[tuple[Mapping[str, float], int]]:
-    """Return the resources of each kind of node and how many there are or, with an autoscaler, may be."""
-    alive: list[tuple[Mapping[str, float], int]] = [
-        (node["Resources"], 1) for node in ray.nodes() if node["Alive"]
-    ]
-    declared = ray._private.state.state.get_cluster_config()
-    if declared is None:
-        return alive
-    groups: list[tuple[Mapping[str, float], int]] = [
-        (dict(group.resources), group.max_count if group.max_count >= 0 else 1000)
-        for group in declared.node_group_configs
-    ]
-    return groups or alive
