@@ -7,6 +7,7 @@ BENCHMARKS = (
     ("bench.startup",),
     ("bench.coverage", "--datasets", "40"),
     ("bench.planning", "--documents", "100000"),
+    ("bench.decode", "--minutes", "3", "--repeats", "2"),
     ("bench.encoders",),
     ("bench.embed", "--minutes", "1", "--repeats", "1"),
     ("bench.objective",),

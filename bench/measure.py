@@ -1,0 +1,178 @@
+"""What the benchmarks share: turns in alternating order, tables, and a JSON record of what was measured.
+
+A table holds repeats of some rows and compares medians with one of them; a bar says what a row is to reach.
+Each record lies in out/bench/<name>.json and is rewritten with every table, so that what was measured stays
+when a later part fails.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("out/bench")
+PACKAGES = ("torch", "ray", "transformers", "numpy", "pyarrow", "soundfile", "soxr")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """The median of `row` over that of `against` (by itself where None) is at least, or at most, a value."""
+
+    row: str
+    against: str | None = None
+    least: float | None = None
+    most: float | None = None
+
+
+class Record:
+    """The tables of one benchmark, printed as they come and kept in out/bench/<name>.json."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._values: dict[str, Any] = {
+            "name": name,
+            "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": machine(),
+            "versions": versions(),
+            "tables": [],
+        }
+
+    def table(
+        self,
+        title: str,
+        unit: str,
+        found: Mapping[str, Sequence[float]],
+        base: str | None = None,
+        bars: Sequence[Bar] = (),
+    ) -> None:
+        """Print medians and spreads, ratios of medians to that of `base`, and the bars; keep them all.
+
+        Args:
+            title: what was measured.
+            unit: of the values, such as `s` or `documents/s`.
+            found: every repeat of each row.
+            base: the row that ratios refer to; None for no ratios.
+            bars: what is to be reached; those of rows that are absent are left out.
+        """
+        medians = {row: statistics.median(values) for row, values in found.items()}
+        width = max(28, *(len(row) + 2 for row in found))
+        print(f"\n{title}\n{unit:{width}}{'median':>10}{'least':>10}{'most':>10}{'ratio':>9}")
+        for row, values in found.items():
+            ratio = f"{medians[row] / medians[base]:9.3f}" if base else ""
+            cells = "".join(f"{shown(value):>10}" for value in (medians[row], min(values), max(values)))
+            print(f"{row:{width}}{cells}{ratio}")
+        judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
+        for one in judged:
+            print(verdict(one))
+        sys.stdout.flush()
+        self._values["tables"].append(
+            {
+                "title": title,
+                "unit": unit,
+                "base": base,
+                "rows": {
+                    row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
+                    for row, values in found.items()
+                },
+                "bars": judged,
+            }
+        )
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(self._values, indent=1))
+
+
+def judge(bar: Bar, medians: Mapping[str, float]) -> dict[str, Any]:
+    """Return a bar as plain values, with what was reached."""
+    value = medians[bar.row] / (medians[bar.against] if bar.against else 1.0)
+    met = (bar.least is None or value >= bar.least) and (bar.most is None or value <= bar.most)
+    return {
+        "row": bar.row, "against": bar.against, "value": value, "least": bar.least, "most": bar.most,
+        "met": met,
+    }  # fmt: skip
+
+
+def verdict(one: Mapping[str, Any]) -> str:
+    """Return a judged bar as a line."""
+    what = f"{one['row']} / {one['against']}" if one["against"] else one["row"]
+    bar = f"at least {one['least']:g}" if one["least"] is not None else f"at most {one['most']:g}"
+    return f"{what}: {one['value']:.3g}, bar {bar}: {'met' if one['met'] else 'MISSED'}"
+
+
+def shown(value: float) -> str:
+    """Return a number with four significant digits, whole ones in full."""
+    if not value:
+        return "0"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def turns(actions: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Let each action measure itself in turn, the order reversed every other time; return all values."""
+    found: dict[str, list[float]] = {name: [] for name in actions}
+    for repeat in range(repeats):
+        for name in list(actions)[:: 1 if repeat % 2 else -1]:
+            found[name].append(actions[name]())
+    return found
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return the wall time of a call, seconds."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def in_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module in a process of its own and return the JSON of its last line."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held (not counting what the parent held at the fork)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on besides the code: processor, cores, memory, GPU and load."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+    return {
+        "processor": names[0].partition(": ")[2] if names else platform.processor(),
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": gpu,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured, the git revision among them."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    revision = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "hilbert-ray": revision or importlib.metadata.version("hilbert-ray"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _module() -> str:
+    return f"bench.{Path(sys.argv[0]).stem}"
