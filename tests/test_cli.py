@@ -267,7 +267,9 @@ def test_every_command_of_the_readme_has_flags_that_exist(
     from hilbert_ray.cli import _parse
 
     monkeypatch.chdir(tmp_path)
-    Path("settings.yaml").write_text("tasks: {outcome: {kind: binary, classes: [stable, relapse]}}\n")
+    Path("run").mkdir()
+    for settings in ("settings.yaml", "run/best.yaml"):
+        Path(settings).write_text("tasks: {outcome: {kind: binary, classes: [stable, relapse]}}\n")
     commands = commands_of("README.md")
     assert {name for name, *_ in commands} >= {"validate", "embed", "evaluate", "train", "predict", "report"}
     for name, *rest in commands:
