@@ -42,6 +42,9 @@ POINTS: dict[str, dict[str, Any]] = {
     "in the middle of a unit": {"point": "open", "match": ".wav"},
 }
 """Where processes die; `spared` documents or units are done before."""
+SOME = [point if i % 2 else pytest.param(point, marks=pytest.mark.soak) for i, point in enumerate(POINTS)]
+OTHERS = [pytest.param(point, marks=pytest.mark.soak) if i % 2 else point for i, point in enumerate(POINTS)]
+"""Actors die at two points in every run and drivers at the other two; at all four in long ones."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def assert_whole(uri: str, undisturbed: Rows) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", SOME)
 def test_an_encoder_actor_killed_at_a_named_point_loses_and_doubles_nothing(
     point: str,
     corpus: Corpus,
@@ -135,7 +138,7 @@ def killed_run(manifest: str, folder: Path, workers: int, is_time: Callable[[], 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", OTHERS)
 def test_a_driver_killed_at_a_named_point_is_resumed_while_its_workers_still_write(
     point: str,
     corpus: Corpus,

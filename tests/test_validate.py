@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray import document
 from hilbert_ray import validate as validation
 from hilbert_ray.config import ConfigError, TaskConfig
 from hilbert_ray.document import Document, Label, ManifestError
+from hilbert_ray.document import manifest as manifests
 from hilbert_ray.validate import infer_tasks, validate
 from tests import make
 
@@ -154,7 +154,7 @@ def test_a_report_of_many_blocks_by_many_processes_is_that_of_one(
         [4, 6, 8, 9, 11, 13, 15, 17] if tasks else [4, 6, 8, 9, 11, 15, 17]
     )
     assert (whole.unopened, whole.rows) == (0, 60)
-    monkeypatch.setattr(document, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(manifests, "_BLOCK_BYTES", 2000)
     assert validate(manifest, tasks) == whole
 
 
