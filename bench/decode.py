@@ -91,7 +91,7 @@ def compare(folder: Path, kind: str, minutes: float, repeats: int, record: Recor
     path, longer = folder / f"short.{kind}", folder / f"long.{kind}"
     write_recording(path, minutes)
     write_recording(longer, LONGER * minutes)
-    ways = WAYS if shutil.which("ffmpeg") else WAYS[:1]
+    ways: tuple[str, ...] = WAYS if shutil.which("ffmpeg") else WAYS[:1]
     if (
         ways == WAYS
         and "--enable-libsoxr"
