@@ -157,6 +157,7 @@ def test_a_driver_killed_at_a_named_point_is_resumed_while_its_workers_still_wri
     assert_whole(f"fatal://{tmp_path}/store", undisturbed)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
