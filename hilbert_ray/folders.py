@@ -22,6 +22,7 @@ APART = ("checkpoints",)
 """The folder of a run that Ray itself writes, wherever it is."""
 UNFINISHED = ".tmp"
 """End of the names of files that are not finished; they stay here."""
+_AT_ONCE = 64
 
 
 class Folder:
@@ -42,10 +43,13 @@ class Folder:
         """Copy to `path` what is at `uri`, but for the folders named in `apart`, and what is here already."""
         if self.is_local:
             return
-        for name in self._files.names(""):
-            if name.split("/")[0] not in apart and not (target := self.path / name).exists():
+        names = [name for name in self._files.names("") if name.split("/")[0] not in apart]
+        names = [name for name in names if not (self.path / name).exists()]
+        for first in range(0, len(names), _AT_ONCE):
+            for name, data in self._files.read_many(names[first : first + _AT_ONCE]).items():
+                target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(self._files.read(name))
+                target.write_bytes(data)
                 self._saved[name] = _state(target)
 
     def save(self, every_s: Seconds = 0.0) -> None:
@@ -99,8 +103,9 @@ def folder(uri: str, apart: Sequence[str] = ()) -> Iterator[Folder]:
     Raises:
         StoreError: when the place cannot be read or written.
     """
-    if Files(uri).is_local:
-        yield Folder(uri, Path(Files(uri).root))
+    files = Files(uri)
+    if files.is_local:
+        yield Folder(uri, Path(files.root))
         return
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as scratch:
         found = Folder(uri, Path(scratch) / (uri.rstrip("/").rpartition("/")[2] or "run"))

@@ -30,6 +30,7 @@ from hilbert_ray.store import absolute
 
 log = logging.getLogger(__name__)
 
+NOT_READ = (*APART, "folds", "search")  # what other steps keep in a run
 SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
 
 
@@ -79,7 +80,7 @@ def train(
     if config.train.mlflow:
         tracking.require()
     dataset = open_dataset(store, config, audio, text)
-    with removed_at_the_end(dataset.features.mapped), folder(out, APART) as run:
+    with removed_at_the_end(dataset.features.mapped), folder(out, NOT_READ) as run:
         return _train(store, run, dataset, config.train.mlflow)
 
 
@@ -228,7 +229,7 @@ class Journal:
 
 def train_worker(settings: Mapping[str, Any]) -> None:
     """One rank: `fit` with checkpoints; rank 0 writes metrics.jsonl and publishes the model."""
-    with folder(settings["run"], APART) if distributed.rank() == 0 else nullcontext() as run:
+    with folder(settings["run"], NOT_READ) if distributed.rank() == 0 else nullcontext() as run:
         _train_rank(settings, run)
 
 

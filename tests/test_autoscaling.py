@@ -25,11 +25,15 @@ RUN = """
 import sys
 import threading
 import ray
-from hilbert_ray.config import Config, EmbedConfig
+from hilbert_ray.config import Config, EmbedConfig, TuneConfig
 from hilbert_ray.embed import embed
+from hilbert_ray.embed.rounds import pool
+from hilbert_ray.tune.trials import concurrency
 
 ray.init(log_to_driver=False)
 assert "GPU" not in ray.cluster_resources(), "the cluster has grown before there was work"
+assert pool(Config(embed=EmbedConfig(workers=3)), 10) == (3, {"num_cpus": 1.0})
+assert concurrency(TuneConfig(trials=5)) == 5
 seen, done = [], threading.Event()
 
 def watch():

@@ -26,6 +26,7 @@ from hilbert_ray.embed import read as reading
 from hilbert_ray.embed import unit as working
 from hilbert_ray.embed.plan import Job, Unit, alone, look, plan_job
 from hilbert_ray.embed.prepare import settled
+from hilbert_ray.embed.rounds import pool
 from hilbert_ray.embed.unit import EmbedUnits, Result, embed_documents, load_encoder
 from hilbert_ray.store import Commit, FeatureRow, Store, StoredDocument, reads_turns
 from tests import fatal, make
@@ -164,6 +165,7 @@ def test_a_plan_depends_on_the_pending_documents_alone(tmp_path: Path) -> None:
     assert sorted(key[0] for unit in units["audio"] for key in unit.keys) == [f"d{i:03d}" for i in range(12)]
     assert all(unit.seconds == pytest.approx(2.0 * len(unit.keys)) for unit in units["audio"])
     assert max(len(unit.keys) for unit in units["audio"]) == 3
+    assert 6.0 < max(unit.seconds for unit in units["text"]) <= 8 * 6.0, "a unit of text is of more speech"
     assert [Unit.from_json(unit.to_json()) for unit in units["audio"]] == units["audio"]
 
 
@@ -565,6 +567,20 @@ def broken_corpus(folder: Path) -> tuple[str, dict[str, str]]:
         "untold": "nowhere.txt",
     }
     return make.manifest(folder / "manifest.jsonl", records), reasons
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_gpus_that_a_cluster_does_not_have_yet_are_asked_for_by_number_only() -> None:
+    wanted = Config(embed=EmbedConfig(gpu="yes", workers=3, gpus_per_worker=0.5))
+    assert pool(wanted, 10) == (3, {"num_gpus": 0.5})
+    assert pool(wanted, 2) == (2, {"num_gpus": 0.5})
+    unsaid = Config(embed=EmbedConfig(gpu="yes"))
+    with pytest.raises(
+        EmbedError, match=r"embed.workers is 0 and the cluster has 0 GPUs now; set embed.work"
+    ):
+        pool(unsaid, 10)
+    assert set(pool(Config(embed=EmbedConfig(workers=3)), 10)[1]) == {"num_cpus"}
 
 
 @pytest.mark.ray

@@ -159,13 +159,18 @@ def test_the_rule_of_choice_is_applied_to_the_search_over_all_documents(
     assert summary.best == (best["settings"] if summary.beaten else {})
 
 
+def first_search(embedded: make.Embedded) -> tuple[Dataset, list[Fold]]:
+    """Return the data, and the inner folds that the search for the first outer fold is scored on."""
+    dataset = open_dataset(embedded.store, CONFIG)
+    strata, [first, _] = outer_folds(dataset)
+    return dataset, inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
+
+
 def test_the_scheduler_cannot_cut_the_defaults_short(
     embedded: make.Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All others are compared with them; a trial can be stopped whenever it reports before its end."""
-    dataset = open_dataset(embedded.store, CONFIG)
-    strata, [first, _] = outer_folds(dataset)
-    parts = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
+    dataset, parts = first_search(embedded)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_tune, "report", reports.append)
     shared = [ray.put(dataset.features)]
@@ -178,9 +183,7 @@ def test_the_scheduler_cannot_cut_the_defaults_short(
 def test_a_trial_that_diverges_ends_with_the_worst_score_and_says_why(
     embedded: make.Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = open_dataset(embedded.store, CONFIG)
-    strata, [first, _] = outer_folds(dataset)
-    parts = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
+    dataset, parts = first_search(embedded)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_tune, "report", reports.append)
     sample = {"fit.learning_rate": 1e30, "fit.clip_norm": 1e30, "fit.epochs": 3}

@@ -32,7 +32,7 @@ def report(run: str | Path) -> str:
     Raises:
         ReportError: when the folder holds no scores (metrics.json, config.json), or they are damaged.
     """
-    with folder(str(run), APART) as opened:
+    with folder(str(run), (*APART, "folds", "search")) as opened:
         path = opened.path / "report.html"
         path.write_text(_page(read_run(opened.path)), encoding="utf-8", newline="\n")
         return f"{opened.uri}/report.html"

@@ -97,7 +97,7 @@ class Files:
                         continue
                     raise
             return True
-        raise StoreError(f"cannot write {name} in store {self.uri}: too many writers at once; run again")
+        raise StoreError(f"cannot write {name} in {self.uri}: too many writers at once; run again")
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file whose name holds its content's hash; one that is there already is as if new.
@@ -134,8 +134,8 @@ class Files:
             yield
         except self._errors as error:
             raise StoreError(
-                f"cannot write {name} ({size_bytes} bytes) in store {self.uri}: {error}; what is committed "
-                "is unharmed: free space or mend the permissions and run again"
+                f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is committed is "
+                "unharmed: free space or mend the permissions and run again"
             ) from error
 
     # Reading
@@ -237,7 +237,7 @@ class Files:
             raise
         except self._errors as error:
             raise StoreError(
-                f"cannot read {name} in store {self.uri}: {error}; nothing is harmed: see that the place can "
+                f"cannot read {name} in {self.uri}: {error}; nothing is harmed: see that the place can "
                 "be reached and read, and run again"
             ) from error
 
