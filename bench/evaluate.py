@@ -8,15 +8,17 @@ it held before, against the size of the features.
 """
 
 import argparse
-import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import ray
 
+from bench.measure import Bar, Record, turns
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
@@ -25,6 +27,7 @@ from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Folds, make_folds
 
 DIMS = {"audio": 120, "text": 512}
+TASKS, PLAIN = "Ray tasks", "one process"
 SEGMENTS = 40  # of each modality in a document
 
 
@@ -94,7 +97,7 @@ def in_one_process(features: Features, folds: Folds, config: Config) -> float:
 
 
 def main() -> None:
-    """Print each round, the medians and their ratio, and the peak of shared memory."""
+    """Print the times of both ways and the peak of shared memory."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,18 +115,24 @@ def main() -> None:
     )
     folds = make_folds(features.doc_ids, features.groups, features.targets["state"], config.folds, 0)
     connect()
-    tasks, plain, peaks = [], [], []
-    for number in range(settings.rounds):
+    record = Record("evaluate")
+    peaks: list[float] = []
+
+    def tasks() -> float:
         seconds, peak = as_tasks(features, folds, config)
-        tasks.append(seconds)
-        peaks.append(peak)
-        plain.append(in_one_process(features, folds, config))
-        print(f"round {number}: Ray tasks {tasks[-1]:.1f} s, one process {plain[-1]:.1f} s", flush=True)
-    fast, slow = statistics.median(tasks), statistics.median(plain)
-    print(f"{len(folds)} folds, {settings.documents} documents, {ray.cluster_resources()['CPU']:g} CPUs")
-    print(f"Ray tasks {fast:.1f} s, one process {slow:.1f} s: {slow / fast:.2f} times as fast")
-    size = size_of(features)
-    print(f"features {size / 2**20:.1f} MiB, most shared memory {max(peaks) / size:.2f} times that")
+        peaks.append(peak / size_of(features))
+        return seconds
+
+    ways: dict[str, Callable[[], float]] = {
+        TASKS: tasks,
+        PLAIN: partial(in_one_process, features, folds, config),
+    }
+    found = turns(ways, settings.rounds)
+    cpus = ray.cluster_resources()["CPU"]
+    title = f"{len(folds)} folds, {settings.documents} documents, {cpus:g} CPUs"
+    record.table(title, "s", found, PLAIN, [Bar(row=PLAIN, against=TASKS, least=1.7)])
+    title = f"most shared memory, over the features' {size_of(features) / 1e6:.1f} MB"
+    record.table(title, "times", {TASKS: peaks}, bars=[Bar(row=TASKS, most=1.3)])
 
 
 if __name__ == "__main__":

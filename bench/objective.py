@@ -9,27 +9,25 @@ short, with batches drawn freely and by length; both hold the same documents.
 
 The order of what is compared alternates between repeats.
 
-    python -m bench.objective [--batch 16384] [--documents 2048] [--repeats 5] [--only contrast objective]
+    python -m bench.objective [--batch 1024 4096 16384] [--documents 2048] [--repeats 5] [--only contrast]
 """
 
 import argparse
 import importlib.util
 import json
 import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.measure import FITTED, Bar, Record, in_process, turns
 from hilbert_ray import batch, losses
 from hilbert_ray.batch import Features, Ragged, collate, epoch_batches, mean_std
 from hilbert_ray.config import Config, LossConfig, TaskConfig
@@ -40,6 +38,7 @@ DIM = 256
 SCALE = 14.3
 BATCH_SIZE = 32
 LONGEST = 400
+PARTS = ("contrast", "objective", "buckets")
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -112,37 +111,46 @@ def measure(name: str, rows: int, threads: int) -> None:
     print(json.dumps({"seconds": took, "bytes": 1024 * (after - before)}))
 
 
-def contrast(rows: int, repeats: int, threads: int) -> None:
-    """Compare the chunked contrast with the dense one in time and memory."""
-    found: dict[str, list[dict[str, float]]] = {"dense": [], "chunked": []}
-    for repeat in range(repeats):
-        for name in sorted(found, reverse=repeat % 2 == 1):
-            arguments = ["--measure", name, "--batch", str(rows), "--threads", str(threads)]
-            shown = subprocess.run(
-                [sys.executable, "-m", "bench.objective", *arguments],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            found[name].append(json.loads(shown.stdout))
-    print(f"\nContrast of B = {rows}, D = {DIM}, {threads} threads; dense is {clip_loss()[0]} of both pairs")
-    table({name: [one["seconds"] for one in runs] for name, runs in found.items()}, "dense")
-    for name, runs in found.items():
-        print(f"{name:12} extra memory {max(one['bytes'] for one in runs) / 1e6:8.0f} MB")
+def contrast(record: Record, settings: argparse.Namespace) -> None:
+    """Compare the chunked contrast with the dense one in time and memory, at each size."""
+    extra: dict[int, float] = {}
+    for rows in settings.batch:
+        names = ["dense", "chunked"] if rows <= settings.dense_most else ["chunked"]
+        megabytes: dict[str, list[float]] = {name: [] for name in names}
+
+        def run(name: str, rows: int = rows, found: dict[str, list[float]] = megabytes) -> float:
+            arguments = ("--measure", name, "--batch", str(rows), "--threads", str(settings.threads))
+            one = in_process("bench.objective", *arguments)
+            found[name].append(one["bytes"] / 1e6)
+            return float(one["seconds"])
+
+        found = turns({name: partial(run, name) for name in names}, settings.repeats)
+        title = f"contrast of B = {rows}, D = {DIM}, {settings.threads} threads"
+        base = names[0]
+        record.table(
+            f"{title}; dense is {clip_loss()[0]} of both pairs", "s", found, base,
+            [Bar(row="chunked", against="dense", most=1.2)],
+        )  # fmt: skip
+        record.table(f"{title}, extra memory", "MB", megabytes, base, [Bar(row="chunked", most=300)])
+        extra[rows] = max(megabytes["chunked"])
+    by_size = {f"B = {rows}": [value] for rows, value in extra.items()}
+    record.table(
+        "chunked contrast, extra memory by size", "MB", by_size, sizes=list(extra),
+        bars=[Bar(row=FITTED, most=1.05)],
+    )  # fmt: skip
 
 
-def whole(rows: int, repeats: int, threads: int) -> None:
+def whole(record: Record, rows: int, settings: argparse.Namespace) -> None:
     """Compare the alignment objective with ClipLoss on the same two pairs."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     inputs = embeddings(rows)
-    found: dict[str, list[float]] = {"dense": [], "objective": []}
-    for name in found:
-        seconds(LOSSES[name], inputs)
-    for repeat in range(3 * repeats):
-        for name in sorted(found, reverse=repeat % 2 == 1):
-            found[name].append(seconds(LOSSES[name], inputs))
-    print(f"\nContrast, CKA and balance of B = {rows}, D = {DIM}; dense is {clip_loss()[0]} twice")
-    table(found, "dense")
+    actions = {name: partial(seconds, LOSSES[name], inputs) for name in ("dense", "objective")}
+    for action in actions.values():
+        action()
+    record.table(
+        f"contrast, CKA and balance of B = {rows}, D = {DIM}; dense is {clip_loss()[0]} twice", "s",
+        turns(actions, 3 * settings.repeats), "dense", [Bar(row="objective", against="dense", most=1.5)],
+    )  # fmt: skip
 
 
 def documents(count: int) -> Features:
@@ -164,64 +172,57 @@ def documents(count: int) -> Features:
     )  # fmt: skip
 
 
-def buckets(count: int, repeats: int, threads: int) -> None:
+def buckets(record: Record, count: int, settings: argparse.Namespace) -> None:
     """Compare an epoch of steps on batches drawn freely with one on batches of similar length."""
-    torch.set_num_threads(threads)
+    assert count > batch.LENGTH_BUCKETS_FROM, "fewer documents are never bucketed"
+    torch.set_num_threads(settings.threads)
     features, everyone = documents(count), np.arange(count)
     config = Config(tasks={"pattern": TaskConfig(classes=("a", "b", "c", "d"))})
     torch.manual_seed(0)
     network = Network(config, {"audio": 64, "text": 64}).train()
     network.fit_statistics(features, everyone)
     found: dict[str, list[float]] = {"free": [], "by length": []}
-    waste: dict[str, float] = {}
-    for repeat in range(repeats):
+    waste: dict[str, list[float]] = {"free": [], "by length": []}
+    for repeat in range(settings.repeats):
         for name in sorted(found, reverse=repeat % 2 == 1):
             lengths = features.lengths if name == "by length" else None
             parts = epoch_batches(everyone, BATCH_SIZE, np.random.default_rng(repeat), lengths)
-            padded = [collate(features, part).audio_mask for part in parts]
-            waste[name] = 1 - sum(int(m.sum()) for m in padded if m is not None) / sum(
-                m.numel() for m in padded if m is not None
-            )
+            masks = [mask for part in parts if (mask := collate(features, part).audio_mask) is not None]
+            full = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+            waste[name].append(100 * (1 - full))
             began = time.perf_counter()
             for part in parts:
                 network.zero_grad()
                 backward(network, features, part, config, config.loss)
             found[name].append(time.perf_counter() - began)
-    assert count > batch.LENGTH_BUCKETS_FROM, "fewer documents are never bucketed"
-    print(f"\nAn epoch of {count} documents of 1 to {LONGEST} segments in batches of {BATCH_SIZE}")
-    table(found, "free")
-    for name, share in waste.items():
-        print(f"{name:12} padding {100 * share:5.1f} % of audio segments")
-
-
-def table(found: dict[str, list[float]], base: str) -> None:
-    """Print the median and range of each, and its ratio to the baseline."""
-    plain = statistics.median(found[base])
-    print(f"{'':12}{'median':>10}{'least':>10}{'most':>10}{'ratio':>8}")
-    for name, times in found.items():
-        median = statistics.median(times)
-        print(f"{name:12}{median:9.3f}s{min(times):9.3f}s{max(times):9.3f}s{median / plain:8.2f}")
+    title = f"an epoch of {count} documents of 1 to {LONGEST} segments in batches of {BATCH_SIZE}"
+    record.table(title, "s", found, "free", [Bar(row="by length", against="free", most=1 / 1.8)])
+    record.table(f"{title}, padding", "% of audio segments", waste)
 
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = argparse.ArgumentParser(description="time and weigh the objective")
-    parser.add_argument("--batch", type=int, default=16384)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1024, 4096, 16384], help="sizes of contrast")
+    parser.add_argument("--dense-most", type=int, default=16384, help="largest size of the dense way")
     parser.add_argument("--documents", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=["contrast", "objective", "buckets"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--measure", choices=LOSSES, help=argparse.SUPPRESS)
-    given: Any = parser.parse_args()
-    if given.measure:
-        measure(given.measure, given.batch, given.threads)
+    settings = parser.parse_args()
+    if settings.measure:
+        measure(settings.measure, settings.batch[0], settings.threads)
         return
-    if "contrast" in given.only:
-        contrast(given.batch, given.repeats, given.threads)
-    if "objective" in given.only:
-        whole(2048, given.repeats, given.threads)
-    if "buckets" in given.only:
-        buckets(given.documents, given.repeats, given.threads)
+    record = Record("objective")
+    if "contrast" in settings.only:
+        contrast(record, settings)
+    if "objective" in settings.only:
+        whole(record, 2048, settings)
+    if "buckets" in settings.only:
+        buckets(record, settings.documents, settings)
 
 
 if __name__ == "__main__":

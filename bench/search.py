@@ -2,18 +2,21 @@
 
 Regret: a made-up score depends on one of four loss weights, whose best value is drawn anew for each seed; the
 score of an inner fold has noise. Nothing is trained: proposing, stopping early and choosing are `tune`'s own.
-Idle: one search of small networks on made-up documents in memory, all that `tune` does for one outer fold.
+Packing: one search of small networks on made-up documents in memory, all that `tune` does for one outer fold,
+beside an ideal packing of the same trials' times.
 
-    python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 32] [--documents 132] [--epochs 20]
+    python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 64] [--documents 132] [--epochs 20]
 """
 
 import argparse
+import heapq
 import json
 import math
 import random
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import ray
 from ray import tune as ray_tune
 
 from bench.evaluate import made_up
+from bench.measure import Bar, Record
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, SpaceConfig, TaskConfig, TuneConfig
 from hilbert_ray.folders import Folder
@@ -84,23 +88,22 @@ def regrets(algorithm: str, seeds: int, trials: int, folder: Path) -> list[float
     return found
 
 
-def show_regrets(seeds: int, trials: int, folder: Path) -> None:
+def show_regrets(record: Record, seeds: int, trials: int, folder: Path) -> None:
     """Print regrets of TPE beside those of random search."""
     error = NOISE / math.sqrt(FOLDS)
     found = {name: regrets(name, seeds, trials, folder) for name in ("tpe", "random")}
-    print(f"regret of the chosen settings, {seeds} seeds, {trials} trials; one standard error is {error:.4f}")
-    print(f"{'':10}{'median':>10}{'least':>10}{'most':>10}{'mean':>10}{'ratio':>8}{'within 1 se':>13}")
-    plain = statistics.mean(found["random"])
-    for name, values in found.items():
-        mean, near = statistics.mean(values), sum(value <= error for value in values)
-        print(
-            f"{name:10}{statistics.median(values):10.5f}{min(values):10.5f}{max(values):10.5f}{mean:10.5f}"
-            f"{mean / plain if plain else math.nan:8.2f}{near:>9}/{seeds}"
-        )
+    record.table(
+        f"regret of what is chosen, {trials} trials, each of {seeds} seeds", "score", found, "random"
+    )
+    means = {f"{name}, mean": [statistics.mean(values)] for name, values in found.items()}
+    bars = [Bar(row="tpe, mean", against="random, mean", most=1.0)]
+    record.table("its mean over seeds", "score", means, "random, mean", bars)
+    near = {name: [sum(value <= error for value in values)] for name, values in found.items()}
+    record.table(f"seeds within one standard error ({error:.4f}) of the optimum, of {seeds}", "seeds", near)
 
 
-def show_idle(trials: int, documents: int, epochs: int, folder: Path) -> None:
-    """Print the share of the workers' time in which no trial computes, from the first trial's begin on."""
+def show_idle(record: Record, trials: int, documents: int, epochs: int, folder: Path) -> None:
+    """Print the time of a search beside an ideal packing of its trials, from the first one's begin."""
     features = made_up(documents)
     config = Config(
         tasks={"state": TaskConfig(classes=("a", "b", "c"))},
@@ -114,19 +117,35 @@ def show_idle(trials: int, documents: int, epochs: int, folder: Path) -> None:
     search(plan, config, ray.put(features), parts)
     wall, driver = time.time() - began, time.process_time() - cpu
     ended: dict[int, float] = {}
-    busy, first = 0.0, math.inf
+    took, first = [], math.inf
     for path in (folder / "checkpoints" / f"search-{plan.key}" / plan.name).glob("*/result.json"):
         last = json.loads(path.read_text().splitlines()[-1])
-        busy += last["seconds"]
+        took.append(last["seconds"])
         first = min(first, last["began"])
         ended[last["pid"]] = max(ended.get(last["pid"], 0.0), path.stat().st_mtime)
     span = max(ended.values()) - first
     tail = sum(max(ended.values()) - end for end in ended.values()) / (plan.concurrent * span)
-    idle = 1 - busy / (plan.concurrent * span)
-    print(f"\n{trials} trials, {documents} documents, {plan.concurrent} at once: {wall:.1f} s in all")
-    print(f"start, until the first trial computes {first - began:.1f} s")
-    print(f"workers idle after that {idle:.1%}, of which at the end, with no trial left, {tail:.1%}")
-    print(f"driver computes {driver / wall:.1%} of the time")
+    title = f"{len(took)} trials, {documents} documents, {plan.concurrent} at once"
+    seconds = {
+        "ideal packing": [packed(took, plan.concurrent)],
+        "tune": [span],
+        "start, apart": [first - began],
+    }
+    record.table(title, "s", seconds, "ideal packing", [Bar(row="ideal packing", against="tune", least=0.9)])
+    shares = {
+        "workers idle": [100 * (1 - sum(took) / (plan.concurrent * span))],
+        "of which with no trial left": [100 * tail],
+        "driver computes": [100 * driver / wall],
+    }
+    record.table(f"{title}, idle", "% of the time", shares, bars=[Bar(row="workers idle", most=5)])
+
+
+def packed(seconds: Sequence[float], workers: int) -> float:
+    """Return how long the trials take where the longest one left always goes to the worker free first."""
+    free = [0.0] * workers
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + one)
+    return max(free)
 
 
 def main() -> None:
@@ -134,16 +153,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=20, help="of the regrets; 0 leaves them out")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--busy-trials", type=int, default=32)
+    parser.add_argument("--busy-trials", type=int, default=64, help="of the packing; 0 leaves it out")
     parser.add_argument("--documents", type=int, default=132)
     parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
     settings = parser.parse_args()
     connect()
+    record = Record("search")
     with tempfile.TemporaryDirectory() as folder:
-        show_regrets(settings.seeds, settings.trials, Path(folder))
-        show_idle(settings.busy_trials, settings.documents, settings.epochs, Path(folder))
+        if settings.busy_trials:
+            show_idle(record, settings.busy_trials, settings.documents, settings.epochs, Path(folder))
+        if settings.seeds:
+            show_regrets(record, settings.seeds, settings.trials, Path(folder))
 
 
 if __name__ == "__main__":

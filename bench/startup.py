@@ -1,15 +1,23 @@
-"""How long a user waits before anything happens: importing the package, and `hilbert-ray --help`.
+"""How long a user waits before anything happens: importing, `--help`, the first document, the first step.
 
-Each is a process of its own, beside one that does nothing, in turn, so that both see the same machine.
+Each command is a process of its own, beside one that does nothing, in turn. `embed` is timed until its first
+commit, and `train` until its first epoch of 32 documents (one step) is recorded, Ray started by the command.
 
-    python -m bench.startup [--repeats 15]
+    python -m bench.startup [--repeats 15] [--jobs 3]
 """
 
 import argparse
-import statistics
+import json
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.measure import Bar, Record, timed, turns
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -17,31 +25,83 @@ COMMANDS = {
     "hilbert-ray --help": ["-m", "hilbert_ray.cli", "--help"],
     "hilbert-ray train --help": ["-m", "hilbert_ray.cli", "train", "--help"],
 }
+DOCUMENT, STEP = "first document embedded", "first epoch trained"
+BARS = [
+    Bar(row="hilbert-ray --help", most=0.5),
+    Bar(row=DOCUMENT, most=15),
+    Bar(row=STEP, most=20),
+]
 
 
-def seconds(arguments: list[str]) -> float:
-    """Return the wall time of a Python process."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+def corpus(folder: Path, documents: int = 32) -> Path:
+    """Write a manifest of recordings of five seconds of noise with a transcript; return its path."""
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(documents):
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(80_000), 16_000)
+        row = {"doc_id": f"d{number}", "audio": f"{number}.wav", "text": f"good morning, document {number}"}
+        rows.append(row | {"labels": {"side": "left" if number % 2 else "right"}})
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def command(*arguments: str) -> None:
+    """Run hilbert-ray to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hilbert_ray.cli", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+
+
+def until_document(manifest: Path, folder: Path) -> float:
+    """Return the seconds from the start of `embed` until the first document is stored."""
+    store = Path(tempfile.mkdtemp(dir=folder)) / "store"
+    began = time.time()
+    command("embed", "--manifest", str(manifest), "--store", str(store), "--text", "none")
+    return min(path.stat().st_mtime for path in store.glob("features/*/*/commits/*/*.json")) - began
+
+
+def until_step(store: Path, folder: Path) -> float:
+    """Return the seconds from the start of `train` until its first epoch is recorded."""
+    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    settings = {"fit.epochs": 1, "fit.seeds": 1, "folds.inner": 0}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    began = time.time()
+    command("train", "--store", str(store), "--out", str(run), *flags)
+    return (run / "metrics.jsonl").stat().st_mtime - began
 
 
 def main() -> None:
-    """Print the median and the range of each command, and its ratio to doing nothing."""
-    parser = argparse.ArgumentParser(description="time the start of the package and the command line")
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
-    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for arguments in COMMANDS.values():  # the first start fills the disk's cache
-        seconds(arguments)
-    for _ in range(repeats):
-        for name, arguments in COMMANDS.items():
-            found[name].append(seconds(arguments))
-    plain = statistics.median(found["python -c pass"])
-    print(f"{'':26}{'median':>10}{'least':>10}{'most':>10}{'ratio':>8}")
-    for name, times in found.items():
-        median = statistics.median(times)
-        print(f"{name:26}{median:9.3f}s{min(times):9.3f}s{max(times):9.3f}s{median / plain:8.1f}")
+    """Print the median and the range of each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=15, help="of commands that compute nothing")
+    parser.add_argument("--jobs", type=int, default=3, help="repeats of embed and train; 0 leaves them out")
+    settings = parser.parse_args()
+    record = Record("startup")
+    plain = {
+        name: partial(subprocess.run, [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        for name, arguments in COMMANDS.items()
+    }
+    for action in plain.values():
+        action()
+    found = turns({name: partial(timed, action) for name, action in plain.items()}, settings.repeats)
+    record.table("commands that compute nothing", "s", found, "python -c pass", BARS)
+    if settings.jobs:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            manifest, store = corpus(folder), folder / "store"
+            command("embed", "--manifest", str(manifest), "--store", str(store), "--text", "hashing")
+            jobs = {
+                DOCUMENT: partial(until_document, manifest, folder),
+                STEP: partial(until_step, store, folder),
+            }
+            record.table("jobs, Ray started by the command", "s", turns(jobs, settings.jobs), bars=BARS)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluste
 STILL = ModelConfig(dim=16, hops=2, dropout=0.0, wide_dropout=0.0, segment_dropout=0.0, modality_dropout=0.0)
 CONFIG = Config(
     model=STILL,
-    fit=FitConfig(epochs=3, seeds=2, batch_size=16),
+    fit=FitConfig(epochs=3, seeds=2, batch_size=16, learning_rate=1e-2),
     folds=FoldsConfig(inner=2),
     train=TrainConfig(workers=2, checkpoint_epochs=1),
 )
