@@ -16,7 +16,7 @@ a process of its own:
 "peak" is the most memory that the process itself held (`VmHWM`, Linux), "CPU" the time that it and the
 processes it started took. With `--objects N` a corpus of N documents also lies on a server that speaks S3 on
 this machine, and the requests that a resumed run and `validate` (of which one in a hundred documents is
-opened) make are counted.
+opened) make are counted, and those of a worker that embeds one unit of 10 recordings.
 
     python -m bench.planning [--documents 1000000] [--objects 2000] [--folder FOLDER] [--first]
 """
@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,16 @@ import fsspec
 import numpy as np
 import soundfile
 
-from hilbert_ray.config import Config, TaskConfig
+from hilbert_ray.config import Config, EmbedConfig, TaskConfig
 from hilbert_ray.embed.plan import look
 from hilbert_ray.embed.prepare import chosen_encoders, plan_all
+from hilbert_ray.embed.unit import EmbedUnits
 from hilbert_ray.store import Commit, FeatureRow, Store, features
 from hilbert_ray.validate import PROBED, validate
 
 COMMITTED = 0.99
 DOCUMENT_S, UNIT_S = 120.0, 1800.0
+UNIT_FILES = 10  # recordings of the unit whose requests are counted
 SEGMENTS = 12  # of each modality in a document
 FILES_IN_FOLDER = 1000
 LINKS = 50_000  # hard links to one file; ext4 allows 65,000
@@ -302,16 +305,31 @@ def bench_objects(folder: Path, documents: int) -> None:
     manifest, store = "s3://bench/manifest.jsonl", "s3://bench/store"
     commits = write_store(manifest, store, buckets=4)
     print(f"\n{documents} documents as objects, {commits} commits in the store; requests of each")
-    for name in ("validate", "resume", "compact", "compacted"):
+    for name in ("validate", "resume", "one unit", "compact", "compacted"):
         requests.clear()
         if name == "validate":
             validate(manifest, TASKS, probe=documents // 100)
+        elif name == "one unit":
+            embed_unit(manifest, f"{store}-empty", requests)
         else:
             MEASURES[name](manifest, store)
         listed = ", ".join(f"{key} {number}" for key, number in requests.most_common())
         print(f"{name:10}{listed}", flush=True)
     print(f"objects in the store {len(Store.open(store).files.names(''))}")
     server.stop()
+
+
+def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
+    """Let a worker embed one unit of audio into an empty store; leave the count of its requests alone."""
+    config = Config(text="none")
+    store = Store.create(uri, 4)
+    snapshot = store.write_documents(look(manifest, content_hash=False))
+    chosen = chosen_encoders(config)
+    [plan] = plan_all(store, snapshot, chosen, replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0)))
+    worker = EmbedUnits(store, snapshot.number, config, {m: one.fingerprint for m, one in chosen.items()})
+    requests.clear()
+    [(_, commit)] = worker.embed(plan.units[:1])
+    assert len(commit.stored) == UNIT_FILES
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ Each size is measured in a process of its own, whose memory is so its own peak; 
 started before the clock. Under a table stand the exponents k of value ~ size ** k: least squares of the
 logarithms over all sizes, and between the two largest alone, since what does not grow hides what does.
 
-    documents  a manifest of which 99 % is committed: plan the rest of it (`embed` up to its plan); read the
-               features of all (12 segments of 16 numbers each modality), and train one epoch on them
+    documents  a manifest of which 99 % is committed: plan the rest (`embed` up to its plan); find the
+               documents of one unit in it, as a worker does for each; read the features of all (12 segments
+               of 16 numbers each modality), and train one epoch on them
     duration   one recording of noise (FLAC, 22.05 kHz, mono): decode, resample, cut and embed it by `mfcc`
     segments   one training step of 8 documents with so many segments of each modality, default model
     ranks      steps of a fixed global batch of 64 documents, 100 segments each modality; gloo, one thread a
@@ -13,6 +14,7 @@ logarithms over all sizes, and between the two largest alone, since what does no
     actors     `embed` of one-minute recordings by `mfcc`, decoded by the actors themselves, one thread each:
                the rate is that of the second half of the commits, when all actors have long begun
 
+torch has one thread in every process, so that other work on the machine disturbs least.
 Memory of documents and segments is what the process took beyond what it held before the clock; of the others
 the whole of a process: the one that embeds, the largest rank, and the driver.
 
@@ -40,6 +42,7 @@ Found = dict[str, float]
 
 LINEAR = (Bar(row=FITTED, most=1.05), Bar(row=LAST, most=1.05))
 DIM = 16
+FOUND_UNITS = 20
 EPOCH_BATCH = 256
 STEP_DOCUMENTS, STEPS = 8, 3
 GLOBAL_BATCH, RANK_SEGMENTS, EPOCHS = 64, 100, 5
@@ -76,13 +79,38 @@ def measure_plan(folder: str) -> Found:
     return measured(partial(resume, *_corpus(folder)))
 
 
+def measure_find(folder: str) -> Found:
+    """Find the documents of a unit in the manifest, for some units; return the time of one."""
+    from bench.planning import DOCUMENT_S, UNIT_S
+    from hilbert_ray.store import Store
+
+    store = Store.open(f"{folder}/store")
+    snapshot = store.snapshot()
+    size = round(UNIT_S / DOCUMENT_S)
+    units: list[tuple[int, set[str]]] = []
+    for bucket in sorted({owner for owner, _ in snapshot.groups})[: FOUND_UNITS + 1]:
+        ids = [doc_id for doc_id, _ in store.sources(snapshot, {bucket}, "audio", reads_turns=False)]
+        units.append((bucket, set(ids[-size:])))
+
+    def find() -> None:
+        for bucket, doc_ids in units[1:]:
+            assert len(list(store.stored_documents(snapshot, {bucket}, doc_ids))) == len(doc_ids)
+
+    list(store.stored_documents(snapshot, {units[0][0]}, units[0][1]))
+    found = measured(find)
+    return {**found, "seconds": found["seconds"] / (len(units) - 1)}
+
+
 def measure_read(folder: str) -> Found:
     """Read the features of a store, then train for an epoch on them."""
+    import torch
+
     from bench.planning import TASKS
     from hilbert_ray.config import Config, FitConfig, FoldsConfig
     from hilbert_ray.dataset import Dataset, open_dataset
     from hilbert_ray.fit import fit
 
+    torch.set_num_threads(1)
     settings = FitConfig(epochs=1, seeds=1, patience=0, batch_size=EPOCH_BATCH)
     config = Config(tasks=TASKS, fit=settings, folds=FoldsConfig(inner=0))
     datasets: list[Dataset] = []
@@ -139,6 +167,7 @@ def measure_segments(segments: int) -> Found:
     from hilbert_ray.fit import backward
     from hilbert_ray.model import Network
 
+    torch.set_num_threads(1)
     config = Config(tasks={"state": TaskConfig(classes=("a", "b", "c"))})
     features = made_up(STEP_DOCUMENTS, segments=segments)
     everyone = np.arange(STEP_DOCUMENTS)
@@ -240,6 +269,7 @@ def measure_actors(folder: str, actors: int) -> Found:
 
 MEASURES: Mapping[str, Callable[..., Found]] = {
     "plan": measure_plan,
+    "find": measure_find,
     "read": measure_read,
     "duration": measure_duration,
     "segments": measure_segments,
@@ -287,6 +317,7 @@ def documents(sizes: Sequence[int], repeats: int, record: Record) -> None:
     from bench.planning import write_corpus, write_store
 
     plans: dict[str, list[Found]] = {}
+    finds: dict[str, list[Found]] = {}
     reads: dict[str, list[Found]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder:
@@ -296,8 +327,12 @@ def documents(sizes: Sequence[int], repeats: int, record: Record) -> None:
                 write_store(manifest, f"{place}/features", dim=DIM)
             row = f"{size} documents"
             plans[row] = [measure("plan", folder) for _ in range(repeats)]
+            finds[row] = [measure("find", folder) for _ in range(repeats)]
             reads[row] = [measure("read", folder) for _ in range(repeats)]
     tables(record, "plan a manifest of which 99 % is committed", sizes, plans, beyond=True)
+    # Every unit pays this: what grows here grows once more with the number of units.
+    took = {row: [one["seconds"] for one in ones] for row, ones in finds.items()}
+    record.table("find the documents of one unit", "s", took, next(iter(took)), (), sizes)
     tables(record, "read the features of a store", sizes, reads, beyond=True)
     tables(record, f"one epoch, batches of {EPOCH_BATCH}", sizes, reads, beyond=True, prefix="epoch ")
 
@@ -318,17 +353,15 @@ def segments(sizes: Sequence[int], repeats: int, record: Record) -> None:
     """Make training steps by number of segments."""
     found = {f"{size} segments": [measure("segments", size) for _ in range(repeats)] for size in sizes}
     title = f"one training step of {STEP_DOCUMENTS} documents"
-    tables(record, title, sizes, found, beyond=True, memory=LINEAR)
+    # A few segments take less than the allocator takes at once: only the last step tells.
+    tables(record, title, sizes, found, beyond=True, memory=LINEAR[1:])
 
 
 def ranks(sizes: Sequence[int], repeats: int, record: Record) -> None:
     """Make steps of a fixed batch by number of ranks."""
     cores = len(os.sched_getaffinity(0))
     found = {
-        f"{size} ranks{' (more than cores)' if size > cores else ''}": [
-            measure("ranks", size) for _ in range(repeats)
-        ]
-        for size in sizes
+        f"ranks {size}{_shared(size)}": [measure("ranks", size) for _ in range(repeats)] for size in sizes
     }
     title = f"a step of {GLOBAL_BATCH} documents, {cores} cores"
     tables(record, title, sizes, found)
@@ -345,16 +378,21 @@ def actors(sizes: Sequence[int], repeats: int, hours: float, record: Record) -> 
         rows = [{"doc_id": f"r{i:06d}", "audio": path} for i in range(round(60 * hours))]
         Path(folder, "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for size in sizes:
-            row = f"{size} actors{' (more than cores)' if size > cores else ''}"
+            row = f"actors {size}{_shared(size)}"
             found[row] = [measure("actors", folder, size) for _ in range(repeats)]
     base = next(iter(found))
-    title = f"embed {hours:g} h of recordings of a minute (mfcc), {cores} cores"
+    title = f"embed {hours:g} h of one-minute recordings (mfcc), {cores} cores"
     rates = {row: [one["rate"] for one in ones] for row, ones in found.items()}
     record.table(title, "s of audio a second", rates, base)
     starts = {row: [one["start"] for one in ones] for row, ones in found.items()}
     record.table(f"{title}: start-up to the first commit", "s", starts, base)
     constant = [Bar(row=list(found)[-1], against=base, most=1.05)]
-    tables(record, f"{title}: an hour of audio", sizes, found, memory=constant)
+    tables(record, f"{title}: an hour of it, and the driver", sizes, found, memory=constant)
+
+
+def _shared(processes: int) -> str:
+    """Return a remark where processes have less than a core each."""
+    return " (more than cores)" if processes > len(os.sched_getaffinity(0)) else ""
 
 
 def tables(
@@ -401,7 +439,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, nargs="+", default=[10, 100, 1_000, 4_000])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--hours", type=float, default=5.0, help="of recordings that the actors embed")
+    parser.add_argument("--hours", type=float, default=6.0, help="of recordings that the actors embed")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     settings = parser.parse_args()
