@@ -12,6 +12,7 @@ BENCHMARKS = (
     ("bench.embed", "--minutes", "1", "--repeats", "1"),
     ("bench.objective",),
     ("bench.evaluate", "--repeats", "1", "--rounds", "1"),
+    ("bench.scale",),
     ("bench.search", "--seeds", "5", "--trials", "20"),
 )
 

@@ -93,14 +93,19 @@ def run_embed(
     command = [sys.executable, "-c", program, manifest, str(store), audio, text]
     command += [str(workers), str(unit_s), str(window_s)]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    commits = sorted(
-        (path.stat().st_mtime, json.loads(path.read_text())["amount"])
-        for path in store.glob("features/*/*/commits/*/*.json")
-    )
+    commits = commits_of(store)
     # What the first commits hold was made before the clock starts; at the end a worker may be out of work.
     steady = commits[workers - 1 : 1 - workers or None]
     amount = sum(amount for _, amount in steady[1:])
     return amount / (steady[-1][0] - steady[0][0]), steady[0][0] - began
+
+
+def commits_of(store: Path) -> list[tuple[float, float]]:
+    """Return when each commit of a local store was written and how much it holds, in order of time."""
+    return sorted(
+        (path.stat().st_mtime, json.loads(path.read_text())["amount"])
+        for path in store.glob("features/*/*/commits/*/*.json")
+    )
 
 
 def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, float]:

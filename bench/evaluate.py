@@ -21,24 +21,24 @@ import ray
 from bench.measure import Bar, Record, turns
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.cluster import connect
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, Modality, TaskConfig
 from hilbert_ray.evaluate import _run_fold, run_folds, variants
 from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Folds, make_folds
 
-DIMS = {"audio": 120, "text": 512}
+DIMS: dict[Modality, int] = {"audio": 120, "text": 512}
 TASKS, PLAIN = "Ray tasks", "one process"
-SEGMENTS = 40  # of each modality in a document
+SEGMENTS = 40  # of each modality in a document, unless told otherwise
 
 
-def made_up(documents: int, seed: int = 0) -> Features:
+def made_up(documents: int, seed: int = 0, segments: int = SEGMENTS) -> Features:
     """Return documents of four to a group, with noise as features and three classes."""
     rng = np.random.default_rng(seed)
-    offsets = np.arange(documents + 1) * SEGMENTS
-    place = np.tile((np.arange(SEGMENTS) + 0.5) / SEGMENTS, documents).astype(np.float32)
+    offsets = np.arange(documents + 1) * segments
+    place = np.tile((np.arange(segments) + 0.5) / segments, documents).astype(np.float32)
     parts = {}
     for modality, dim in DIMS.items():
-        values = rng.normal(size=(documents * SEGMENTS, dim)).astype(np.float32)
+        values = rng.normal(size=(documents * segments, dim)).astype(np.float32)
         wide = np.stack([mean_std(part) for part in np.split(values, documents)])
         parts[modality] = Ragged(
             values=values, position=place, start=place, end=place, offsets=offsets, wide=wide

@@ -55,8 +55,11 @@ class Record:
         found: Mapping[str, Sequence[float]],
         base: str | None = None,
         bars: Sequence[Bar] = (),
+        sizes: Sequence[float] = (),
     ) -> None:
         """Print medians and spreads, ratios of medians to that of `base`, and the bars; keep them all.
+
+        With `sizes` the exponents of `growth` are printed and kept too; bars may name them as rows.
 
         Args:
             title: what was measured.
@@ -64,6 +67,7 @@ class Record:
             found: every repeat of each row.
             base: the row that ratios refer to; None for no ratios.
             bars: what is to be reached; those of rows that are absent are left out.
+            sizes: what each row is measured at, in the order of `found`.
         """
         medians = {row: statistics.median(values) for row, values in found.items()}
         width = max(28, *(len(row) + 2 for row in found))
@@ -72,6 +76,10 @@ class Record:
             ratio = f"{medians[row] / medians[base]:9.3f}" if base else ""
             cells = "".join(f"{shown(value):>10}" for value in (medians[row], min(values), max(values)))
             print(f"{row:{width}}{cells}{ratio}")
+        exponents = growth(sizes, [*medians.values()]) if sizes else {}
+        for name, value in exponents.items():
+            print(f"{name}: {value:.3f}")
+        medians |= exponents
         judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
         for one in judged:
             print(verdict(one))
@@ -85,11 +93,29 @@ class Record:
                     row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
                     for row, values in found.items()
                 },
+                "exponents": exponents,
                 "bars": judged,
             }
         )
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(self._values, indent=1))
+
+
+FITTED, LAST = "exponent", "exponent of the last step"
+
+
+def growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
+    """Return k of value ~ size ** k: least squares of the logarithms, and between the two largest sizes.
+
+    What does not depend on size makes the first smaller than it will be later; the second shows where it
+    goes. Nothing where there are fewer than two sizes.
+    """
+    points = sorted(zip(map(math.log, sizes), map(math.log, values), strict=True))
+    if len(points) < 2:
+        return {}
+    fitted = statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+    (x, y), (last_x, last_y) = points[-2:]
+    return {FITTED: fitted, LAST: (last_y - y) / (last_x - x)}
 
 
 def judge(bar: Bar, medians: Mapping[str, float]) -> dict[str, Any]:
@@ -144,6 +170,11 @@ def peak_bytes() -> int:
     """Return the most memory that this process has held (not counting what the parent held at the fork)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def forget_peak() -> None:
+    """Let `peak_bytes` tell the most that this process holds from now on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ a process of its own:
 "peak" is the most memory that the process itself held (`VmHWM`, Linux), "CPU" the time that it and the
 processes it started took. With `--objects N` a corpus of N documents also lies on a server that speaks S3 on
 this machine, and the requests that a resumed run and `validate` (of which one in a hundred documents is
-opened) make are counted.
+opened) make are counted, and those of a worker that embeds one unit of 10 recordings.
 
     python -m bench.planning [--documents 1000000] [--objects 2000] [--folder FOLDER] [--first]
 """
@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,17 @@ import fsspec
 import numpy as np
 import soundfile
 
-from hilbert_ray.config import Config, TaskConfig
+from hilbert_ray.config import Config, EmbedConfig, TaskConfig
 from hilbert_ray.embed.plan import look
 from hilbert_ray.embed.prepare import chosen_encoders, plan_all
-from hilbert_ray.store import Commit, Store
+from hilbert_ray.embed.unit import EmbedUnits
+from hilbert_ray.store import Commit, FeatureRow, Store, features
 from hilbert_ray.validate import PROBED, validate
 
 COMMITTED = 0.99
 DOCUMENT_S, UNIT_S = 120.0, 1800.0
+UNIT_FILES = 10  # recordings of the unit whose requests are counted
+SEGMENTS = 12  # of each modality in a document
 FILES_IN_FOLDER = 1000
 LINKS = 50_000  # hard links to one file; ext4 allows 65,000
 TASKS = {
@@ -95,41 +99,64 @@ def write_corpus(folder: Path, documents: int) -> str:
     return str(manifest)
 
 
-def write_store(manifest: str, uri: str, buckets: int = 256) -> int:
-    """Make a store in which 99 % of the manifest's documents are committed; return its commits."""
+def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> int:
+    """Make a store in which 99 % of the manifest's documents are committed; return its commits.
+
+    With `dim` the data files are written too: noise of that width, in place of the encoder's.
+    """
     store, config = Store.create(uri, buckets), Config()
     snapshot = store.write_documents(look(manifest, content_hash=False))
     size = max(1, round(UNIT_S / DOCUMENT_S))
+    noise = np.random.default_rng(0).standard_normal((1000, SEGMENTS, max(dim, 1))).astype(np.float16)
+    start_s = np.linspace(0, DOCUMENT_S, SEGMENTS, endpoint=False, dtype=np.float32)
     commits = 0
     for modality, encoder in chosen_encoders(config).items():
-        store.add_encoder(modality, encoder.fingerprint, encoder.describe())
+        description = encoder.describe()
+        store.add_encoder(modality, encoder.fingerprint, {**description, "dim": dim or description["dim"]})
         folder = f"features/{modality}/{encoder.fingerprint}"
         for bucket in range(store.buckets):
             keys = [key for key in store.sources(snapshot, {bucket}, modality, False) if key[1] is not None]
             keys = [key for i, key in enumerate(keys) if i % 100 < 100 * COMMITTED]
             for start in range(0, len(keys), size):
-                stored = tuple(
-                    (doc_id, str(source), 12, 120.0) for doc_id, source in keys[start : start + size]
-                )
+                here = [(doc_id, str(source)) for doc_id, source in keys[start : start + size]]
                 commits += 1
                 unit = f"{bucket:04x}{start:012x}"
+                data, sha256 = b"0", f"{0:064x}"
+                if dim:
+                    made = [
+                        FeatureRow(
+                            doc_id=doc_id, source=source, features=noise[(commits + i) % len(noise)],
+                            start=start_s, end=start_s + DOCUMENT_S / SEGMENTS, timed=True,
+                            seen=DOCUMENT_S, present=DOCUMENT_S,
+                        )
+                        for i, (doc_id, source) in enumerate(here)
+                    ]  # fmt: skip
+                    data = features.encode(modality, made)
+                    sha256 = features.sha256_of(data)
                 commit = Commit(
                     unit=unit,
                     bucket=bucket,
-                    file=f"{folder}/data/bucket={bucket:04d}/{unit}-{0:016x}.parquet",
-                    sha256=f"{0:064x}",
-                    size_bytes=1,
-                    stored=stored,
+                    file=f"{folder}/data/bucket={bucket:04d}/{unit}-{sha256[:16]}.parquet",
+                    sha256=sha256,
+                    size_bytes=len(data),
+                    stored=tuple((*key, SEGMENTS, DOCUMENT_S) for key in here),
                     quarantined=(),
                     versions={"torch": "2.13.0+cpu", "transformers": "5.17.0"},
                 )
-                path = f"{folder}/commits/bucket={bucket:04d}/{unit}.json"
-                if "://" in uri:
-                    store.files.create(path, commit.to_json())
-                else:  # without the syncs that a store makes
-                    Path(uri, path).parent.mkdir(parents=True, exist_ok=True)
-                    Path(uri, path).write_bytes(commit.to_json())
+                if dim:
+                    write_file(store, str(commit.file), data)
+                write_file(store, f"{folder}/commits/bucket={bucket:04d}/{unit}.json", commit.to_json())
     return commits
+
+
+def write_file(store: Store, name: str, data: bytes) -> None:
+    """Write a file of a store, without the syncs that a store makes locally."""
+    if "://" in store.uri:
+        store.files.create(name, data)
+        return
+    path = Path(store.uri, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def plain(manifest: str, store: str) -> dict[str, Any]:
@@ -278,16 +305,31 @@ def bench_objects(folder: Path, documents: int) -> None:
     manifest, store = "s3://bench/manifest.jsonl", "s3://bench/store"
     commits = write_store(manifest, store, buckets=4)
     print(f"\n{documents} documents as objects, {commits} commits in the store; requests of each")
-    for name in ("validate", "resume", "compact", "compacted"):
+    for name in ("validate", "resume", "one unit", "compact", "compacted"):
         requests.clear()
         if name == "validate":
             validate(manifest, TASKS, probe=documents // 100)
+        elif name == "one unit":
+            embed_unit(manifest, f"{store}-empty", requests)
         else:
             MEASURES[name](manifest, store)
         listed = ", ".join(f"{key} {number}" for key, number in requests.most_common())
         print(f"{name:10}{listed}", flush=True)
     print(f"objects in the store {len(Store.open(store).files.names(''))}")
     server.stop()
+
+
+def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
+    """Let a worker embed one unit of audio into an empty store; leave the count of its requests alone."""
+    config = Config(text="none")
+    store = Store.create(uri, 4)
+    snapshot = store.write_documents(look(manifest, content_hash=False))
+    chosen = chosen_encoders(config)
+    [plan] = plan_all(store, snapshot, chosen, replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0)))
+    worker = EmbedUnits(store, snapshot.number, config, {m: one.fingerprint for m, one in chosen.items()})
+    requests.clear()
+    [(_, commit)] = worker.embed(plan.units[:1])
+    assert len(commit.stored) == UNIT_FILES
 
 
 def main() -> None:
