@@ -4,16 +4,18 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    ("bench.startup",),
-    ("bench.coverage", "--datasets", "40"),
-    ("bench.planning", "--documents", "100000"),
+    ("bench.startup", "--repeats", "7", "--jobs", "2"),
     ("bench.decode", "--minutes", "3", "--repeats", "2"),
-    ("bench.encoders",),
-    ("bench.embed", "--minutes", "1", "--repeats", "1"),
-    ("bench.objective",),
+    ("bench.encoders", "--threads", "1", "--repeats", "3", "--pipeline-repeats", "1"),
+    ("bench.embed", "--only", "minilm", "hubert-base", "--minutes", "0.5", "--repeats", "1"),
+    ("bench.features", "--documents", "1024", "--repeats", "3"),
+    ("bench.training", "--documents", "512", "--repeats", "2"),
+    ("bench.objective", "--batch", "1024", "4096", "--repeats", "2"),
     ("bench.evaluate", "--repeats", "1", "--rounds", "1"),
-    ("bench.scale",),
-    ("bench.search", "--seeds", "5", "--trials", "20"),
+    ("bench.search", "--seeds", "2", "--trials", "20", "--busy-trials", "16"),
+    ("bench.planning", "--documents", "100000"),
+    ("bench.scale", "--documents", "1000", "10000", "--minutes", "1", "10", "100"),
+    ("bench.coverage", "--datasets", "20"),
 )
 
 
