@@ -8,8 +8,8 @@ Read: `open_dataset` and one epoch of padded batches of similar length, as `trai
 map of one flat array a modality (in document order, float16 as the store holds it), copied document by
 document into pads that are allocated once; a second peer holds float32, twice the bytes, which need no
 conversion. The peers give features and masks and nothing else; ours also gives positions, mean and deviation
-over segments, targets and groups, and its opening reads the manifest and finds the commit that counts for each
-document. `store, mapped` has a `fit.memory_gib` so small that features are mapped from a file, which is
+over segments, targets and groups, and its opening reads the manifest and finds each document's commit.
+`store, mapped` has a `fit.memory_gib` so small that features are mapped from a file, which is
 written while the store is read. Everything is in the page cache.
 
     python -m bench.features [--documents 4096] [--dims 120 512] [--repeats 5]
@@ -38,7 +38,7 @@ from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of
 LONGEST = 400  # segments
 TEXT_SHARE = 0.8  # segments of text for one of audio
 BATCH_SIZE = 32
-PEERS = {"memory map": np.float16, "memory map, float32": np.float32}
+PEERS: dict[str, type[np.floating]] = {"memory map": np.float16, "memory map, float32": np.float32}
 STORES = {"store": 0.0, "store, mapped": 1e-9}  # fit.memory_gib
 
 
@@ -220,7 +220,7 @@ def compare_read(uri: str, folder: Path, repeats: int, record: Record) -> None:
     """Print what reading costs: opening and one epoch, then epochs of what is open."""
     features = read_store(uri, 0.0)
     flatten(features, folder)
-    size_mb = sum(getattr(features, m).values.nbytes for m in MODALITIES) / 1e6
+    size_mb = float(sum(getattr(features, m).values.nbytes for m in MODALITIES) / 1e6)
     del features
 
     def rate(action: partial[None]) -> float:
