@@ -7,8 +7,8 @@ clipping, the check that all is finite, records and diagnostics. Both run in one
 start and does not count.
 
 Ranks: `train` with two workers under Ray Train against torchrun with two processes that call the same `fit`
-on the same store, by gloo, one thread each. Either has the machine to itself: Ray starts for its turn and ends
-with it. The seconds of a step are those of the records (`documents_per_s`); from record to record there are
+on the same store, by gloo, one thread each. Either has the machine to itself: Ray starts for its turn and
+ends with it. Seconds of a step are those of the records (`documents_per_s`); from record to record there are
 also diagnostics, metrics and TensorBoard, and what Ray is told. The first epoch does not count.
 
     python -m bench.training [--only step ranks] [--documents 2048] [--repeats 3] [--epochs 3] [--threads 1]
