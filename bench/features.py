@@ -12,7 +12,7 @@ over segments, targets and groups, and its opening reads the manifest and finds 
 `store, mapped` has a `fit.memory_gib` so small that features are mapped from a file, which is
 written while the store is read. Everything is in the page cache.
 
-    python -m bench.features [--documents 4096] [--dims 120 512] [--repeats 5]
+    python -m bench.features [--documents 2100] [--dims 120 512] [--repeats 3]
 """
 
 import argparse
@@ -255,9 +255,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=4096)
+    parser.add_argument("--documents", type=int, default=2100)
     parser.add_argument("--dims", type=int, nargs=2, default=(120, 512), help="of audio and text features")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     settings = parser.parse_args()
     record = Record("features")
     with tempfile.TemporaryDirectory() as scratch:

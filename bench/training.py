@@ -11,7 +11,7 @@ on the same store, by gloo, one thread each. Either has the machine to itself: R
 ends with it. Seconds of a step are those of the records (`documents_per_s`); from record to record there are
 also diagnostics, metrics and TensorBoard, and what Ray is told. The first epoch does not count.
 
-    python -m bench.training [--only step ranks] [--documents 2048] [--repeats 3] [--epochs 3] [--threads 1]
+    python -m bench.training [--only step ranks] [--documents 2048] [--repeats 2] [--epochs 2] [--threads 1]
 """
 
 import argparse
@@ -227,8 +227,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("step", "ranks"), default=["step", "ranks"])
     parser.add_argument("--documents", type=int, default=2048)
     parser.add_argument("--dims", type=int, nargs=2, default=(120, 512), help="of audio and text features")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3, help="of each run; the first does not count")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2, help="of each run; the first does not count")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of a step; ranks have one each")
     parser.add_argument("--way", nargs=4, help=argparse.SUPPRESS)
     settings = parser.parse_args()
