@@ -143,7 +143,8 @@ def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
 
 def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
     """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
-    table = pq.read_table(pa.BufferReader(data)).combine_chunks()
+    # A file is small: a data set around it, or threads for its columns, cost more than reading it.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     return (_row(modality, columns, i) for i in range(table.num_rows))
 
