@@ -3,11 +3,12 @@
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import cycle
@@ -804,6 +805,29 @@ def test_folded_commits_cost_a_request_a_bucket(object_store: str, tmp_path: Pat
         requests.clear()
         store.snapshot()
         assert len(requests) == 2
+
+
+def test_the_footer_of_the_documents_is_fetched_once_by_a_process(object_store: str, tmp_path: Path) -> None:
+    """It grows with the manifest, and a worker looks up the documents of every unit."""
+    fetched: list[str] = []
+
+    def documents(prefix: str) -> Iterator[StoredDocument]:
+        for i in range(40):  # so large that nothing but what is asked for comes along
+            yield make.stored(f"{prefix}{i}", text=random.Random(i).randbytes(200_000).hex())
+
+    def fetches(doc_id: str) -> int:
+        fetched.clear()
+        [found] = store.stored_documents(snapshot, {bucket_of(doc_id, 8)}, {doc_id}, words=False)
+        assert found.document.doc_id == doc_id
+        return sum(snapshot.file in path for path in fetched)
+
+    with faulty_object_store(lambda request: fetched.append(request.path)):
+        store = Store.create(f"{object_store}/{tmp_path.name}", 8)
+        snapshot = store.write_documents(documents("d"))
+        first, second, third = (fetches("d3") for _ in range(3))
+        assert first > second == third > 0
+        snapshot = store.write_documents(documents("e"))
+        assert fetches("e3") > fetches("e3"), "the footer of another manifest is another"
 
 
 def test_verify_checks_indexes_and_what_they_fold_and_mend_makes_room_for_embed(place: str) -> None:

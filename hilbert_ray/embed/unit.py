@@ -174,7 +174,9 @@ class EmbedUnits:
 
     def _works(self, number: int, unit: Unit) -> list[Work]:
         sources = dict(unit.keys)
-        items = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources))
+        settings = self.config.segment
+        words = unit.modality == "text" or settings.audio == "turns" or bool(settings.roles)
+        items = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources), words)
         return [Work(unit=number, item=item, key=sources[item.document.doc_id]) for item in items]
 
     def _commit(self, unit: Unit, rows: Sequence[FeatureRow], quarantined: Sequence[Quarantined]) -> Commit:

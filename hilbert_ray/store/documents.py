@@ -49,6 +49,7 @@ _SCHEMA = pa.schema(
 _PART_SCHEMA = pa.schema([("hash", pa.uint64()), *list(_SCHEMA)[1:]])
 """The columns of `_SCHEMA` while the number of buckets is not known yet."""
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+_footers: dict[str, pq.FileMetaData] = {}
 
 
 def bucket_of(doc_id: str, buckets: int) -> int:
@@ -236,7 +237,7 @@ def read(
         return
     columns = [name for name in _SCHEMA.names if words or name != "text"]
     with files.open(snapshot.file) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = _open(file, snapshot)
         for number in numbers:
             if doc_ids is None:
                 table = parquet.read_row_group(number, columns=columns)
@@ -262,7 +263,7 @@ def sources(
         return
     has = columns[1] if modality == "audio" else columns[2]
     with files.open(snapshot.file) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = _open(file, snapshot)
         for start in range(0, len(numbers), _GROUPS_AT_ONCE):
             table = parquet.read_row_groups(numbers[start : start + _GROUPS_AT_ONCE], columns=columns)
             present = table[has].is_valid().to_pylist()
@@ -270,6 +271,15 @@ def sources(
                 present, zip(*(column.to_pylist() for column in table.columns), strict=True), strict=True
             ):
                 yield doc_id, _source(modality, reads_turns, snapshot.roles, *versions) if found else None
+
+
+def _open(file: Any, snapshot: Snapshot) -> pq.ParquetFile:  # noqa: ANN401 - whatever fsspec opens
+    """Open the documents of a snapshot; its footer, which grows with the manifest, is read once a process."""
+    parquet = pq.ParquetFile(file, metadata=_footers.get(snapshot.sha256))
+    if snapshot.sha256 not in _footers:
+        _footers.clear()  # a run reads one snapshot
+        _footers[snapshot.sha256] = parquet.metadata
+    return parquet
 
 
 def hash_file(path: str) -> str:
