@@ -2,10 +2,10 @@
 
 Regret: a made-up score depends on one of four loss weights, whose best value is drawn anew for each seed; the
 score of an inner fold has noise. Nothing is trained: proposing, stopping early and choosing are `tune`'s own.
-Packing: one search of small networks on made-up documents in memory, all that `tune` does for one outer fold,
-beside an ideal packing of the same trials' times.
+Packing: one search on the sample corpus, all that `tune` does for one outer fold, beside an ideal packing of
+the times of the same trials.
 
-    python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 64] [--documents 132] [--epochs 20]
+    python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 64] [--epochs 20]
 """
 
 import argparse
@@ -24,10 +24,10 @@ import numpy as np
 import ray
 from ray import tune as ray_tune
 
-from bench.evaluate import made_up
+from bench.evaluate import corpus
 from bench.measure import Bar, Record
 from hilbert_ray.cluster import connect
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, SpaceConfig, TaskConfig, TuneConfig
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, SpaceConfig, TuneConfig
 from hilbert_ray.folders import Folder
 from hilbert_ray.folds import inner_folds
 from hilbert_ray.tune.search import choose, search
@@ -102,16 +102,14 @@ def show_regrets(record: Record, seeds: int, trials: int, folder: Path) -> None:
     record.table(f"seeds within one standard error ({error:.4f}) of the optimum, of {seeds}", "seeds", near)
 
 
-def show_idle(record: Record, trials: int, documents: int, epochs: int, folder: Path) -> None:
+def show_idle(record: Record, trials: int, epochs: int, folder: Path) -> None:
     """Print the time of a search beside an ideal packing of its trials, from the first one's begin."""
-    features = made_up(documents)
     config = Config(
-        tasks={"state": TaskConfig(classes=("a", "b", "c"))},
-        fit=FitConfig(epochs=epochs),
-        folds=FoldsConfig(inner=FOLDS),
-        tune=TuneConfig(trials=trials),
+        fit=FitConfig(epochs=epochs), folds=FoldsConfig(inner=FOLDS), tune=TuneConfig(trials=trials)
     )
-    parts = inner_folds(np.arange(documents), features.groups, features.targets["state"], config.folds, 0)
+    config, features = corpus(config)
+    strata = features.targets[next(iter(config.tasks))]
+    parts = inner_folds(np.arange(len(features)), features.groups, strata, config.folds, 0)
     plan = plan_of(config, folder, "idle", 0)
     began, cpu = time.time(), time.process_time()
     search(plan, config, ray.put(features), parts)
@@ -125,7 +123,7 @@ def show_idle(record: Record, trials: int, documents: int, epochs: int, folder: 
         ended[last["pid"]] = max(ended.get(last["pid"], 0.0), path.stat().st_mtime)
     span = max(ended.values()) - first
     tail = sum(max(ended.values()) - end for end in ended.values()) / (plan.concurrent * span)
-    title = f"{len(took)} trials, {documents} documents, {plan.concurrent} at once"
+    title = f"{len(took)} trials, {len(features)} documents, {plan.concurrent} at once"
     seconds = {
         "ideal packing": [packed(took, plan.concurrent)],
         "tune": [span],
@@ -156,14 +154,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="of the regrets; 0 leaves them out")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--busy-trials", type=int, default=64, help="of the packing; 0 leaves it out")
-    parser.add_argument("--documents", type=int, default=132)
     parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
     settings = parser.parse_args()
     connect()
     record = Record("search")
     with tempfile.TemporaryDirectory() as folder:
         if settings.busy_trials:
-            show_idle(record, settings.busy_trials, settings.documents, settings.epochs, Path(folder))
+            show_idle(record, settings.busy_trials, settings.epochs, Path(folder))
         if settings.seeds:
             show_regrets(record, settings.seeds, settings.trials, Path(folder))
 

@@ -358,7 +358,8 @@ def _pad(part: Ragged, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Ten
     mask = np.arange(longest) < lengths[:, None]
     source = np.where(mask, part.offsets[indices][:, None] + np.arange(longest), 0)
     if len(part.values):
-        values = part.values[source] * mask[..., None]
+        values = part.values[source]
+        values[~mask] = 0
         position = part.position[source] * mask
     else:
         values = np.zeros((*mask.shape, part.dim), np.float32)
