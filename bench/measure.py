@@ -136,9 +136,11 @@ def verdict(one: Mapping[str, Any]) -> str:
 
 
 def shown(value: float) -> str:
-    """Return a number with four significant digits, whole ones in full."""
+    """Return a number with four significant digits, whole ones in full and small ones with an exponent."""
     if not value:
         return "0"
+    if abs(value) < 0.01:
+        return f"{value:.2e}"
     return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
 
 
