@@ -907,3 +907,14 @@ def test_probing_reads_no_more_than_the_header(tmp_path: Path) -> None:
     assert audio.probe(written(tmp_path, sample("flac"))) == audio.AudioInfo(
         rate_hz=16000, channels=1, frames=64000, format="FLAC"
     )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 9, 32])
+def test_channels_are_averaged_as_numpy_does_to_the_last_bit(channels: int) -> None:
+    """Features must not change with how the mean is taken: stores hold what earlier versions made."""
+    block = np.random.default_rng(channels).standard_normal((10_001, channels)).astype(np.float32)
+    before = block.copy()
+    found = audio._mean_of_channels(block)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, block.mean(axis=1, dtype=np.float32))
+    np.testing.assert_array_equal(block, before)
