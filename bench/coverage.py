@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 from scipy import special, stats
 
+from bench.measure import Record
 from hilbert_ray.config import FoldsConfig
 from hilbert_ray.folds import Folds, FoldsError, make_folds
 from hilbert_ray.metrics import Predictions, compare_predictions, evaluate_predictions
@@ -28,6 +29,9 @@ from hilbert_ray.metrics.segments import defined_mean, ratio
 
 GROUPS = (10, 20, 40, 80)
 DIM = 5
+COLUMNS = {  # and the width of each in the table
+    "within": 8, "pooled": 8, "percentile": 12, "width": 8, "given": 8, "bootstrap": 12, "corrected t": 12,
+}  # fmt: skip
 FRESH = 6000  # documents on which the truth is measured
 
 
@@ -184,8 +188,8 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
     )
 
 
-def row(outcomes: list[Outcome]) -> str:
-    """Return one line of the table."""
+def concluded(outcomes: list[Outcome]) -> dict[str, float]:
+    """Return the columns of one line of the table, see `COLUMNS`."""
 
     def coverage(name: str, truth: str) -> float:
         ends = np.array([getattr(outcome, name) for outcome in outcomes])
@@ -198,11 +202,15 @@ def row(outcomes: list[Outcome]) -> str:
         return float((p[np.isfinite(p)] < 0.05).mean())
 
     ends = np.array([outcome.within for outcome in outcomes])
-    return (
-        f"{coverage('within', 'truth'):8.3f}{coverage('pooled', 'truth_pooled'):8.3f}"
-        f"{coverage('percentile', 'truth'):12.3f}{np.nanmedian(ends[:, 1] - ends[:, 0]):8.2f}"
-        f"{np.isfinite(ends).all(1).mean():8.2f}{rejected('p_bootstrap'):12.3f}{rejected('p_corrected_t'):12.3f}"
-    )
+    return {
+        "within": coverage("within", "truth"),
+        "pooled": coverage("pooled", "truth_pooled"),
+        "percentile": coverage("percentile", "truth"),
+        "width": float(np.nanmedian(ends[:, 1] - ends[:, 0])),
+        "given": float(np.isfinite(ends).all(1).mean()),
+        "bootstrap": rejected("p_bootstrap"),
+        "corrected t": rejected("p_corrected_t"),
+    }
 
 
 def main() -> None:
@@ -217,20 +225,23 @@ def main() -> None:
     error = 1.96 * np.sqrt(0.95 * 0.05 / settings.datasets)
     print(f"{settings.datasets} data sets a line; a share near 0.95 or 0.05 is known to +-{error:.3f}")
     began = time.perf_counter()
+    record = Record("coverage")
     with ProcessPoolExecutor(settings.processes) as pool:
         for cohort in COHORTS:
             print(f"\n{cohort.name}")
             print(f"{'':8}{'coverage of 95 %':>28}{'':16}{'rejected at 5 %':>24}")
-            print(
-                f"{'groups':<8}{'within':>8}{'pooled':>8}{'percentile':>12}{'width':>8}{'given':>8}"
-                f"{'bootstrap':>12}{'corrected t':>12}"
-            )
+            print(f"{'groups':<8}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
+            rows = {}
             for groups in GROUPS:
                 one = partial(simulate, cohort, groups, settings.resamples)
-                print(
-                    f"{groups:<8}{row(list(pool.map(one, range(settings.datasets), chunksize=4)))}",
-                    flush=True,
+                found = concluded(list(pool.map(one, range(settings.datasets), chunksize=4)))
+                cells = (
+                    f"{found[name]:{width}.{2 if name in ('width', 'given') else 3}f}"
+                    for name, width in COLUMNS.items()
                 )
+                print(f"{groups:<8}" + "".join(cells), flush=True)
+                rows[f"{groups} groups"] = found
+            record.keep(cohort.name, rows, datasets=settings.datasets, resamples=settings.resamples)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -24,9 +24,10 @@ from bench.measure import Bar, Record, turns
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, Modality, TaskConfig, from_dict, load_file
+from hilbert_ray.cross_validation import _run_fold, run_folds
 from hilbert_ray.dataset import open_dataset
 from hilbert_ray.embed import embed
-from hilbert_ray.evaluate import _run_fold, run_folds, variants
+from hilbert_ray.evaluate import variants
 from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Folds, make_folds
 

@@ -83,20 +83,16 @@ class Record:
         judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
         for one in judged:
             print(verdict(one))
+        rows = {
+            row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
+            for row, values in found.items()
+        }
+        self.keep(title, rows, unit=unit, base=base, exponents=exponents, bars=judged)
+
+    def keep(self, title: str, rows: Mapping[str, Mapping[str, Any]], **about: Any) -> None:  # noqa: ANN401
+        """Keep a table that its benchmark prints itself: values by row and column, and what else is said."""
         sys.stdout.flush()
-        self._values["tables"].append(
-            {
-                "title": title,
-                "unit": unit,
-                "base": base,
-                "rows": {
-                    row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
-                    for row, values in found.items()
-                },
-                "exponents": exponents,
-                "bars": judged,
-            }
-        )
+        self._values["tables"].append({"title": title, "rows": rows, **about})
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(self._values, indent=1))
 

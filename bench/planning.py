@@ -26,8 +26,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -40,6 +38,7 @@ import fsspec
 import numpy as np
 import soundfile
 
+from bench.measure import Record, in_process, peak_bytes
 from hilbert_ray.config import Config, EmbedConfig, TaskConfig
 from hilbert_ray.embed.plan import look
 from hilbert_ray.embed.prepare import chosen_encoders, plan_all
@@ -219,12 +218,6 @@ MEASURES: dict[str, Callable[[str, str], dict[str, Any]]] = {
 }
 
 
-def peak_bytes() -> int:
-    """Return the most memory that this process has held (not counting what the parent held at the fork)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def cpu_s() -> float:
     """Return the CPU time of this process and of those that it started, running or not (Linux)."""
     times: dict[int, float] = {}
@@ -251,23 +244,17 @@ def measure_here(name: str, manifest: str, store: str) -> None:
     print(json.dumps(found))
 
 
-def measure(name: str, manifest: str, store: str) -> dict[str, Any]:
-    """Measure one thing in a process of its own."""
-    command = [sys.executable, "-m", "bench.planning", "--measure", name, manifest, store]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def bench_local(folder: Path, documents: int, names: list[str]) -> None:
+def bench_local(record: Record, folder: Path, documents: int, names: list[str]) -> None:
     """Print how long each thing takes with a corpus on this machine's disk."""
     manifest, store = write_corpus(folder, documents), str(folder / "store")
     commits = write_store(manifest, store)
     print(f"{documents} documents, {commits} commits in the store, load {os.getloadavg()[0]:.1f}")
     print(f"{'':10}{'seconds':>9}{'rows/s':>9}{'ratio':>7}{'CPU s':>8}{'peak MB':>9}", flush=True)
     base = 0.0
+    table = {}
     for name in names:
-        found = measure(name, manifest, store)
+        found = in_process("bench.planning", "--measure", name, manifest, store)
+        table[name] = dict(found)
         rows, seconds, used_s, peak = (found.pop(key) for key in ("rows", "seconds", "cpu_s", "peak"))
         base = base or seconds
         rest = ", ".join(f"{key} {round(value, 1)}" for key, value in found.items())
@@ -276,9 +263,10 @@ def bench_local(folder: Path, documents: int, names: list[str]) -> None:
             f"  {rest}",
             flush=True,
         )
+    record.keep(f"{documents} documents, {commits} commits in the store", table)
 
 
-def bench_objects(folder: Path, documents: int) -> None:
+def bench_objects(record: Record, folder: Path, documents: int) -> None:
     """Print which requests are made with a corpus and a store on an object store."""
     from aiobotocore.session import AioSession  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
@@ -305,6 +293,7 @@ def bench_objects(folder: Path, documents: int) -> None:
     manifest, store = "s3://bench/manifest.jsonl", "s3://bench/store"
     commits = write_store(manifest, store, buckets=4)
     print(f"\n{documents} documents as objects, {commits} commits in the store; requests of each")
+    table = {}
     for name in ("validate", "resume", "one unit", "compact", "compacted"):
         requests.clear()
         if name == "validate":
@@ -313,9 +302,11 @@ def bench_objects(folder: Path, documents: int) -> None:
             embed_unit(manifest, f"{store}-empty", requests)
         else:
             MEASURES[name](manifest, store)
+        table[name] = dict(requests)
         listed = ", ".join(f"{key} {number}" for key, number in requests.most_common())
         print(f"{name:10}{listed}", flush=True)
     print(f"objects in the store {len(Store.open(store).files.names(''))}")
+    record.keep(f"{documents} documents as objects, {commits} commits in the store, requests", table)
     server.stop()
 
 
@@ -345,11 +336,12 @@ def main() -> None:
         measure_here(*arguments.measure)
         return
     names = [name for name in MEASURES if name != "first" or arguments.first]
+    record = Record("planning")
     with tempfile.TemporaryDirectory(prefix="bench-planning-", dir=arguments.folder) as folder:
         if arguments.documents:
-            bench_local(Path(folder, "local"), arguments.documents, names)
+            bench_local(record, Path(folder, "local"), arguments.documents, names)
         if arguments.objects:
-            bench_objects(Path(folder, "objects"), arguments.objects)
+            bench_objects(record, Path(folder, "objects"), arguments.objects)
 
 
 if __name__ == "__main__":

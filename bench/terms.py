@@ -13,6 +13,7 @@ unbiased CKA of the joint embedding with each modality's, a mean; macro AUC; R@1
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from bench.measure import Record
 from hilbert_ray import losses
 from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
@@ -109,21 +111,28 @@ def run(seed: int, documents: int, epochs: int, width: int) -> dict[str, dict[st
     return {name: held_out(change(base), features, seed) for name, change in chosen.items()}
 
 
-def show(found: list[dict[str, dict[str, float]]], width: int) -> None:
-    """Print the default's means, and each variant's mean paired difference with its 95 % interval."""
-    print(f"\nD = {width}, {len(found)} seeds" + "".join(f"{name:>26}" for name in MEASURES))
+def effects(found: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Return mean and 95 % interval of the default's measures, and of each variant's paired differences."""
+    table: dict[str, dict[str, tuple[float, float, float]]] = {}
     for variant in found[0]:
-        shown = []
+        table[variant] = {}
         for measure in MEASURES:
             values = np.array([one[variant][measure] for one in found])
             if variant != "default":
                 values = values - [one["default"][measure] for one in found]
             around = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-            sign = "" if variant == "default" else "+"
-            shown.append(
-                f"{values.mean():{sign}.3f} ({values.mean() - around:.3f}, {values.mean() + around:.3f})"
-            )
-        print(f"{variant:22}" + "".join(f"{text:>26}" for text in shown))
+            mean = float(values.mean())
+            table[variant][measure] = mean, float(mean - around), float(mean + around)
+    return table
+
+
+def show(title: str, table: dict[str, dict[str, tuple[float, float, float]]]) -> None:
+    """Print means with their intervals, those of differences with a sign."""
+    print(f"\n{title:22}" + "".join(f"{name:>26}" for name in MEASURES))
+    for variant, row in table.items():
+        sign = "" if variant == "default" else "+"
+        cells = (f"{mean:{sign}.3f} ({low:.3f}, {high:.3f})" for mean, low, high in row.values())
+        print(f"{variant:22}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
 def main() -> None:
@@ -135,10 +144,17 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    record = Record("terms")
     with ProcessPoolExecutor(given.processes) as pool:
         for width in given.widths:
             one = partial(run, documents=given.documents, epochs=given.epochs, width=width)
-            show(list(pool.map(one, range(given.seeds))), width)
+            found = []
+            for measured in pool.map(one, range(given.seeds)):
+                found.append(measured)
+                print(f"D = {width}: {len(found)} of {given.seeds} seeds", file=sys.stderr)
+            title = f"D = {width}, {given.seeds} seeds"
+            show(title, effects(found))
+            record.keep(title, effects(found), documents=given.documents, epochs=given.epochs)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import ray
-import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert_ray.mapped import remove
+
+if TYPE_CHECKING:
+    import ray.data
 
 
 def connect() -> None:
@@ -49,8 +52,10 @@ def removed_at_the_end(names: Sequence[str]) -> Iterator[None]:
             ray.wait(asked, num_returns=len(asked), timeout=60)  # a node that dies meanwhile has no files
 
 
-def data_context() -> ray.data.DataContext:
+def data_context() -> "ray.data.DataContext":
     """Return a copy of Ray Data's settings that shows progress bars in a terminal and else only errors."""
+    import ray.data  # half a second that not every command needs
+
     context = ray.data.DataContext.get_current().copy()
     context.print_on_execution_start = False
     context.enable_progress_bars = sys.stderr.isatty()

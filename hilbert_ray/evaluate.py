@@ -1,101 +1,34 @@
 """Cross-validation: `fit` over group-disjoint folds as Ray tasks, beside baselines on the same folds.
 
-Everything fitted (scaler, network, temperature) sees the training groups of its fold only; `run_fold` is
-handed nothing else. Out-of-fold predictions are kept, and all scores are computed from them. Each finished
-fold is written to RUN/folds, so that a run that was killed goes on with the folds that are missing.
+Out-of-fold predictions are kept, and all scores are computed from them. Each finished fold is written to
+RUN/folds, so that a run that was killed goes on with the folds that are missing.
 """
 
-import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from hilbert_ray import __version__, losses, metrics
+from hilbert_ray import metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.cluster import connect, removed_at_the_end
-from hilbert_ray.config import MODALITIES, Config, Modality, TaskConfig, to_dict
+from hilbert_ray.config import MODALITIES, Config
+from hilbert_ray.cross_validation import FoldResult, Variant, gather, run_fold_remotely, run_folds
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
-from hilbert_ray.fit import fit
 from hilbert_ray.folders import APART, Folder, folder
-from hilbert_ray.folds import Fold, Folds, choose_strata, load, make_folds, save
-from hilbert_ray.model import Prediction
+from hilbert_ray.folds import Folds, choose_strata, load, make_folds, save
 from hilbert_ray.presets import BASELINE, VARIANTS, ablations
 from hilbert_ray.shortcuts import LENGTH, SHORTCUTS_FROM, shared_sentences, shortcuts, transcripts
 from hilbert_ray.store import Store
 
 log = logging.getLogger(__name__)
-
-Method = Literal["network", "late_fusion", "logistic"]
-STRENGTHS = np.logspace(-4, 0, 5)  # from which logistic regression takes its C
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
-    """Something to cross-validate: a network with some settings on some modalities, or a baseline.
-
-    With `subsets` the network, trained on both modalities, also predicts from each alone.
-    """
-
-    name: str
-    config: Config
-    method: Method = "network"
-    modality: Modality | None = None
-    subsets: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """Probabilities and decisions for each task, in the order of the tested documents."""
-
-    probabilities: Mapping[str, np.ndarray]
-    decisions: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FoldResult:
-    """Out-of-fold predictions of one variant on one fold, for the documents at `test`.
-
-    subsets: the same network's answers from one modality alone, where the variant asks for them.
-    """
-
-    variant: str
-    repeat: int
-    fold: int
-    test: np.ndarray
-    probabilities: Mapping[str, np.ndarray]
-    decisions: Mapping[str, np.ndarray]
-    temperature: Mapping[str, float]
-    embeddings: Mapping[str, np.ndarray]
-    attention: Mapping[str, Sequence[np.ndarray]]
-    trained_on: np.ndarray
-    seconds: float
-    subsets: Mapping[str, Answers] = field(default_factory=dict)
-
-    def split(self) -> list["FoldResult"]:
-        """Return the result followed by one for each subset, named `<variant>_<modality>`."""
-        apart = [
-            replace(
-                self, variant=f"{self.variant}_{modality}", probabilities=answers.probabilities,
-                decisions=answers.decisions, embeddings={}, attention={}, seconds=0.0, subsets={},
-            )
-            for modality, answers in self.subsets.items()
-        ]  # fmt: skip
-        return [replace(self, subsets={}), *apart]
 
 
 def variants(config: Config, features: Features, compare: bool, subsets: bool = False) -> list[Variant]:
@@ -180,108 +113,6 @@ def _evaluate(store: str, run: Folder, dataset: Dataset, compare: bool, subsets:
     return values
 
 
-def run_folds(
-    shared: Any,  # noqa: ANN401 - a reference to the features in Ray's store
-    wanted: Sequence[tuple[Variant, Fold]],
-    run: Folder,
-    data: str,
-) -> tuple[list[FoldResult], list[FoldResult]]:
-    """Run variants on folds as Ray tasks over shared features; what RUN/folds holds already is read from it.
-
-    Returns:
-        All results in order, and those that were computed now.
-    """
-    (run.path / "folds").mkdir(exist_ok=True)
-    pending: dict[Any, tuple[Variant, Fold, Path]] = {}
-    results: list[FoldResult] = []
-    fresh: list[FoldResult] = []
-    for variant, part in wanted:
-        need = variant.config.folds
-        task = run_fold_remotely.options(num_cpus=need.cpus, num_gpus=need.gpus)
-        path = run.path / "folds" / f"{_fold_key(data, variant, part)}.npz"
-        if path.exists():
-            results.append(load_result(path, variant, part))
-        else:
-            pending[task.remote(shared, variant, part)] = variant, part, path
-    total = len(pending)
-    if results:
-        log.info("%d folds are done already, %d are left", len(results), total)
-    while pending:
-        done, _ = ray.wait(list(pending), num_returns=1)
-        variant, part, path = pending.pop(done[0])
-        result: FoldResult = ray.get(done[0])
-        save_result(path, result)
-        run.save()
-        fresh.append(result)
-        log.info(
-            "%d/%d %s, repeat %d, fold %d: %.1f s",
-            len(fresh), total, variant.name, part.repeat, part.fold, result.seconds,
-        )  # fmt: skip
-    return sorted([*results, *fresh], key=lambda r: (r.variant, r.repeat, r.fold)), fresh
-
-
-def _fold_key(data: str, variant: Variant, part: Fold) -> str:
-    """Return a hash of all that a fold's result depends on."""
-    settings = to_dict(variant.config)
-    settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
-    for name in ("train", "tune", "embed"):
-        del settings[name]
-    facts = [
-        __version__, data, settings, variant.name, variant.method, variant.modality, variant.subsets,
-        part.repeat, part.fold, part.train.tolist(), part.test.tolist(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def save_result(path: Path, result: FoldResult) -> None:
-    """Write the numbers of a fold's result as one .npz file, whole or not at all."""
-    arrays: dict[str, Any] = {"seconds": result.seconds}
-    for name in ("probabilities", "decisions", "temperature", "embeddings"):
-        arrays |= {f"{name}/{key}": value for key, value in getattr(result, name).items()}
-    for modality, answers in result.subsets.items():
-        for name in ("probabilities", "decisions"):
-            found = getattr(answers, name).items()
-            arrays |= {f"subsets/{modality}/{name}/{key}": value for key, value in found}
-    for modality, rows in result.attention.items():
-        arrays[f"attention/{modality}"] = np.concatenate(rows)
-        arrays[f"lengths/{modality}"] = [len(row) for row in rows]
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def load_result(path: Path, variant: Variant, part: Fold) -> FoldResult:
-    """Read back what `save_result` wrote of a variant on a fold."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-
-    def under(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
-
-    return FoldResult(
-        variant=variant.name, repeat=part.repeat, fold=part.fold, test=part.test, trained_on=part.train,
-        probabilities=under("probabilities/"), decisions=under("decisions/"),
-        temperature={task: float(value) for task, value in under("temperature/").items()},
-        embeddings=under("embeddings/"),
-        attention={
-            modality: np.split(weights, arrays[f"lengths/{modality}"].cumsum()[:-1])
-            for modality, weights in under("attention/").items()
-        },
-        seconds=float(arrays["seconds"]),
-        subsets={
-            modality: Answers(
-                probabilities=under(f"subsets/{modality}/probabilities/"),
-                decisions=under(f"subsets/{modality}/decisions/"),
-            )
-            for modality in MODALITIES
-            if under(f"subsets/{modality}/")
-        },
-    )  # fmt: skip
-
-
 def _check_shortcuts(store: str, dataset: Dataset, folds: Folds) -> dict[str, Any]:
     """Return how well each shortcut alone predicts each task, and which sentences groups share.
 
@@ -312,148 +143,6 @@ def _check_shortcuts(store: str, dataset: Dataset, folds: Folds) -> dict[str, An
     return values
 
 
-def _run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
-    torch.set_num_threads(1)
-    return run_fold(features, variant, part)
-
-
-run_fold_remotely = ray.remote(num_cpus=1)(_run_fold)
-
-
-def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
-    """Fit one variant on a fold's training documents and predict its test documents; needs no Ray."""
-    train, test = part.train, part.test
-    began = time.perf_counter()
-    config = replace(
-        variant.config, fit=replace(variant.config.fit, seed=variant.config.fit.seed + 1000 * part.repeat)
-    )
-    embeddings: Mapping[str, np.ndarray] = {}
-    attention: Mapping[str, Sequence[np.ndarray]] = {}
-    temperature: Mapping[str, float] = {}
-    subsets: dict[str, Answers] = {}
-    probabilities: Mapping[str, np.ndarray]
-    decisions: Mapping[str, np.ndarray]
-    if variant.method == "logistic":
-        probabilities, decisions = logistic(features, config.tasks, train, test)
-    elif variant.method == "late_fusion":
-        probabilities, decisions = late_fusion(features, config, train, test)
-    else:
-        seen = features if variant.modality is None else features.only(variant.modality)
-        fitted = fit(config, seen, train, device="cuda" if config.folds.gpus else "cpu")
-        model, tested = fitted.model(), seen.take(test)
-        prediction = model.predict(tested)
-        for modality in MODALITIES if variant.subsets else ():
-            alone = model.predict(tested.only(modality))
-            subsets[modality] = Answers(probabilities=alone.probabilities, decisions=alone.decisions)
-        probabilities, decisions = prediction.probabilities, prediction.decisions
-        temperature = fitted.temperature
-        if variant.name == "hilbert":
-            embeddings = {name: getattr(prediction, name) for name in ("audio", "text", "joint")}
-            attention = {"audio": prediction.audio_attention, "text": prediction.text_attention}
-    return FoldResult(
-        variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities,
-        decisions=decisions, temperature=temperature, embeddings=embeddings, attention=attention,
-        trained_on=train, seconds=time.perf_counter() - began, subsets=subsets,
-    )  # fmt: skip
-
-
-def logistic(
-    features: Features, tasks: Mapping[str, TaskConfig], train: np.ndarray, test: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return probabilities and decisions of the baseline to beat: mean and std, linear model.
-
-    Logistic regression on standardised statistics, its strength chosen on inner group folds by log loss; the
-    class decision is corrected by the prior, as that of the network is. Ridge regression for numbers; one
-    model a label for multilabel.
-    """
-    parts = [part.wide for part in (features.audio, features.text) if part is not None]
-    x = np.concatenate(parts, 1)
-    probabilities, decisions = {}, {}
-    for name, task in tasks.items():
-        y = features.targets[name]
-        if task.kind == "regression":
-            known = train[np.isfinite(y[train])]
-            model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11))).fit(x[known], y[known])
-            probabilities[name] = decisions[name] = model.predict(x[test]).astype(np.float32)
-            continue
-        width = 2 if task.kind == "multilabel" else len(task.classes)
-        columns = y.T if task.kind == "multilabel" else y[None]
-        found, decided = [], []
-        for column in columns:
-            known = train[column[train] >= 0]
-            counts = np.bincount(column[known].astype(np.int64), minlength=width)
-            p = _logistic(x, column, features.groups, known, test, width)
-            found.append(p)
-            decided.append((p / np.maximum(counts, 0.5)).argmax(1))
-        is_multilabel = task.kind == "multilabel"
-        probabilities[name] = np.stack([p[:, 1] for p in found], 1) if is_multilabel else found[0]
-        decisions[name] = np.stack(decided, 1) if is_multilabel else decided[0]
-    return probabilities, decisions
-
-
-def _logistic(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray, train: np.ndarray, test: np.ndarray, width: int
-) -> np.ndarray:
-    """Return class probabilities float32 [test, width]; classes that training lacks get 0."""
-    found = np.zeros((len(test), width), np.float32)
-    truth = y[train].astype(np.int64)
-    classes = np.unique(truth)
-    if len(classes) < 2:
-        found[:, classes] = 1.0
-        return found
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTHS[2], max_iter=1000))
-    folds = _inner_splits(truth, groups[train])
-    if folds:
-        strengths = {"logisticregression__C": STRENGTHS}
-        search = GridSearchCV(model, strengths, scoring=_mean_log_probability, cv=folds)
-        model = search.fit(x[train], truth).best_estimator_
-    else:
-        model.fit(x[train], truth)
-    found[:, model.classes_] = model.predict_proba(x[test])
-    return found
-
-
-def _inner_splits(truth: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return up to 3 group folds; those whose training part has one class only can teach nothing."""
-    count = min(3, len(np.unique(groups)))
-    splits = GroupKFold(count).split(truth, groups=groups) if count > 1 else ()
-    return [(train, test) for train, test in splits if len(np.unique(truth[train])) > 1]
-
-
-def _mean_log_probability(model: Any, x: np.ndarray, y: np.ndarray) -> float:  # noqa: ANN401 - a scikit-learn model
-    """Return the mean log probability of the truth; a class that the model never saw has 1e-6."""
-    p = model.predict_proba(x)
-    column = np.searchsorted(model.classes_, y)
-    known = np.isin(y, model.classes_)
-    truth = np.where(known, p[np.arange(len(y)), np.where(known, column, 0)], 0)
-    return float(np.log(np.maximum(truth, 1e-6)).mean())
-
-
-def late_fusion(
-    features: Features, config: Config, train: np.ndarray, test: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the mean of an audio-only and a text-only network, of whichever a document has."""
-    outputs: list[tuple[Prediction, np.ndarray]] = []
-    labels: Mapping[str, torch.Tensor] = {}
-    for modality in MODALITIES:
-        seen = features.only(modality)
-        model = fit(config, seen, train).model()
-        part = getattr(seen, modality)
-        outputs.append((model.predict(seen.take(test)), part.lengths[test] > 0))
-        labels = model.labels
-    probabilities, decisions = {}, {}
-    for name, task in config.tasks.items():
-
-        def mean(values: Sequence[np.ndarray]) -> np.ndarray:
-            weights = [present.reshape(-1, *[1] * (values[0].ndim - 1)) for _, present in outputs]
-            return np.asarray(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
-
-        probabilities[name] = mean([prediction.probabilities[name] for prediction, _ in outputs])
-        logits = torch.from_numpy(mean([prediction.logits[name] for prediction, _ in outputs]))
-        decisions[name] = losses.decide(task, logits, labels[name]).numpy()
-    return probabilities, decisions
-
-
 def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
     """Return metrics.json: all metrics of all tasks and variants, comparisons, and embeddings."""
     tasks = dataset.config.tasks
@@ -481,28 +170,6 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
     values["embedding"] = _score_embeddings(dataset, [r for r in results if r.variant == "hilbert"])
     values["data"] = describe(dataset)
     return values
-
-
-def gather(
-    features: Features, settings: TaskConfig, task: str, results: Sequence[FoldResult]
-) -> metrics.Predictions:
-    """Return one variant's predictions of one task over all folds, by repeat and document."""
-    document = np.concatenate([r.test for r in results])
-    repeat = np.concatenate([np.full(len(r.test), r.repeat) for r in results])
-    fold = np.concatenate([np.full(len(r.test), r.fold) for r in results])
-    order = np.lexsort([document, repeat])
-    decisions = np.concatenate([r.decisions[task] for r in results])[order]
-    return metrics.Predictions(
-        kind=settings.kind,
-        classes=settings.classes,
-        probabilities=np.concatenate([r.probabilities[task] for r in results])[order],
-        decisions=None if settings.kind == "regression" else decisions,
-        targets=features.targets[task][document[order]],
-        fold=fold[order],
-        repeat=repeat[order],
-        group=features.groups[document[order]],
-        document=document[order],
-    )
 
 
 def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:

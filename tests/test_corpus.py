@@ -13,10 +13,10 @@ import ray
 
 from hilbert_ray import audio, metrics
 from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, from_dict, load_file
+from hilbert_ray.cross_validation import Variant, gather, run_fold_remotely
 from hilbert_ray.dataset import open_dataset
 from hilbert_ray.document import Document, read_manifest
 from hilbert_ray.embed import embed
-from hilbert_ray.evaluate import Variant, gather, run_fold_remotely
 from hilbert_ray.folds import choose_strata, make_folds
 from hilbert_ray.presets import ablations
 from hilbert_ray.store import Store

@@ -23,22 +23,20 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
+from hilbert_ray.baselines import logistic
 from hilbert_ray.batch import Features, mean_std
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig, from_dict, to_dict
-from hilbert_ray.dataset import Dataset, open_dataset
-from hilbert_ray.evaluate import (
+from hilbert_ray.cross_validation import (
     FoldResult,
     Variant,
     _fold_key,
-    evaluate,
     gather,
     load_result,
-    logistic,
     run_fold,
     save_result,
-    summarise,
-    variants,
 )
+from hilbert_ray.dataset import Dataset, open_dataset
+from hilbert_ray.evaluate import evaluate, summarise, variants
 from hilbert_ray.fit import fit
 from hilbert_ray.folds import Fold, make_folds, save
 from hilbert_ray.folds import load as load_folds

@@ -15,11 +15,13 @@ ROWS = (
     ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate", "folders"),
     ("model", "dataset", "cluster", "shortcuts"),
     ("embed", "fit"),
+    ("baselines",),
+    ("cross_validation",),
     ("train", "evaluate", "predict"),
     ("tune", "report", "doctor"),
     ("cli",),
 )
-MAY_IMPORT_RAY = {"cluster", "embed", "train", "evaluate", "tune", "predict", "cli"}
+MAY_IMPORT_RAY = {"cluster", "embed", "cross_validation", "train", "evaluate", "tune", "predict", "cli"}
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

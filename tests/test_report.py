@@ -24,9 +24,9 @@ from hilbert_ray import evaluate
 from hilbert_ray.batch import Features
 from hilbert_ray.config import Config as Settings
 from hilbert_ray.config import EncoderConfig, FitConfig, FoldsConfig, ModelConfig, TaskConfig, to_dict
+from hilbert_ray.cross_validation import Variant, run_fold
 from hilbert_ray.dataset import Dataset, save_run
 from hilbert_ray.document import Document, Utterance
-from hilbert_ray.evaluate import Variant, run_fold
 from hilbert_ray.fit import fit
 from hilbert_ray.folders import Folder
 from hilbert_ray.folds import choose_strata, make_folds, save

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hilbert_ray.baselines import logistic
 from hilbert_ray.config import TaskConfig
 from hilbert_ray.document import Document, Utterance
-from hilbert_ray.evaluate import logistic
 from hilbert_ray.shortcuts import LENGTH, shared_sentences, shortcuts, transcripts
 from tests import make
 

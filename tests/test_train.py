@@ -32,8 +32,8 @@ from hilbert_ray.config import (
     TrainConfig,
     to_dict,
 )
+from hilbert_ray.cross_validation import FoldResult, gather
 from hilbert_ray.dataset import Dataset, open_dataset
-from hilbert_ray.evaluate import FoldResult, gather
 from hilbert_ray.fit import Fitted, fit
 from hilbert_ray.model import Hilbert
 from hilbert_ray.store import Store

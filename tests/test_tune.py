@@ -34,8 +34,8 @@ from hilbert_ray.config import (
     to_dict,
 )
 from hilbert_ray.config import load_file as load_settings
+from hilbert_ray.cross_validation import Variant, run_fold
 from hilbert_ray.dataset import Dataset, open_dataset
-from hilbert_ray.evaluate import Variant, run_fold
 from hilbert_ray.folders import Folder
 from hilbert_ray.folds import Fold, choose_strata, inner_folds, load, make_folds, save
 from hilbert_ray.tune import Summary, _key, _outer_folds, _settings_file, tune

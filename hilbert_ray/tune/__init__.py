@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution
 from hilbert_ray import metrics
 from hilbert_ray.cluster import connect, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
+from hilbert_ray.cross_validation import FoldResult, Variant, gather, run_folds
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
-from hilbert_ray.evaluate import FoldResult, Variant, gather, run_folds
 from hilbert_ray.folders import APART, Folder, folder
 from hilbert_ray.folds import Fold, Strata, choose_strata, inner_folds, load, make_folds
 from hilbert_ray.tune.importance import LEAST_TRIALS, importances

@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 from hilbert_ray import metrics
 from hilbert_ray.batch import Features
 from hilbert_ray.config import Config
-from hilbert_ray.evaluate import FoldResult, Variant, gather, run_fold
+from hilbert_ray.cross_validation import FoldResult, Variant, gather, run_fold
 from hilbert_ray.fit import NotFiniteError
 from hilbert_ray.folds import Fold
 from hilbert_ray.tune.space import Settings, apply
