@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hilbert_ray.dropout import Dropout
+
 CYCLES = (0.5, 256.0)  # slowest and fastest wave of the time embedding, in cycles a recording
 
 
@@ -88,9 +90,9 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(dim),
             nn.Linear(dim, 4 * dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(4 * dim, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 

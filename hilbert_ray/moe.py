@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hilbert_ray.config import MoEConfig
+from hilbert_ray.dropout import Dropout
 
 
 def _full_precision(x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class Experts(nn.Module):
         routed = config.kind == "experts"
         units = config.experts * config.hidden_dim
         self.hidden = nn.Linear(in_dim, units)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.router = nn.Linear(in_dim, len(widths) * config.experts) if routed else None
         # A list, not a ModuleDict: task names are free text, module names must not hold dots.
         self.towers = nn.ModuleList(

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hilbert_ray"
 ROWS = (
-    ("config", "document", "files"),
+    ("config", "document", "files", "dropout"),
     ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels", "mapped", "tracking"),
     ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate", "folders"),
     ("model", "dataset", "cluster", "shortcuts"),

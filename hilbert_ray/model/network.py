@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hilbert_ray import losses
 from hilbert_ray.batch import Batch, Features, Ragged
 from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
+from hilbert_ray.dropout import Dropout
 from hilbert_ray.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
 from hilbert_ray.mapped import BLOCK_ROWS, MappedRows
 from hilbert_ray.moe import Experts, OrdinalThresholds
@@ -92,7 +93,7 @@ class Stream(nn.Module):
         self.pool = SelfAttentivePool(dim, config.hops)
         self.wide_scale = Standardise(2 * feature_dim)
         self.wide = nn.Linear(2 * feature_dim, dim, bias=False) if config.wide else None
-        self.wide_dropout = nn.Dropout(config.wide_dropout)
+        self.wide_dropout = Dropout(config.wide_dropout)
         self.embedding_norm = nn.LayerNorm(dim)
 
     def segments(
@@ -142,11 +143,11 @@ class Network(nn.Module):
         self.audio_pool = SelfAttentivePool(dim, model.hops)
         self.text_pool = SelfAttentivePool(dim, model.hops)
         self.join = nn.Sequential(
-            nn.Linear(2 * dim, dim), nn.GELU(), nn.Dropout(model.dropout), nn.Linear(dim, dim)
+            nn.Linear(2 * dim, dim), nn.GELU(), Dropout(model.dropout), nn.Linear(dim, dim)
         )
         self.joint_norm = nn.LayerNorm(dim)
         widths = {name: losses.num_outputs(task) for name, task in tasks.items()}
-        self.head_dropout = nn.Dropout(model.dropout)
+        self.head_dropout = Dropout(model.dropout)
         self.experts = Experts(3 * dim, widths, config.moe, model.dropout)
         self.audio_heads = self._heads(widths, model)
         self.text_heads = self._heads(widths, model)
