@@ -15,7 +15,7 @@ from tests import make
 SETTINGS = """
 model: {dim: 8, hops: 2}
 fit: {epochs: 2, seeds: 1, batch_size: 16}
-folds: {folds: 2, repeats: 1, inner: 2}
+folds: {folds: 2, repeats: 1, inner: 2, cpus: 2}
 """
 
 
