@@ -82,6 +82,13 @@ def test_breaches_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_the_worker_of_a_fold_loads_what_it_trains_with_and_no_more() -> None:
+    slow = ("sklearn", "scipy.stats", "ray.data", "pandas", "transformers", "optuna")
+    code = f"import hilbert_ray.cross_validation, sys; print([m for m in {slow} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
 def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
     heavy = ("torch", "ray", "numpy", "pyarrow")
     code = f"import hilbert_ray, sys; print([m for m in {heavy} if m in sys.modules])"
