@@ -5,29 +5,32 @@ import sys
 import time
 
 BENCHMARKS = (
-    ("bench.startup", "--repeats", "7", "--jobs", "1"),
-    ("bench.decode", "--minutes", "3", "--repeats", "2"),
-    ("bench.encoders", "--threads", "1", "--repeats", "3", "--pipeline-repeats", "1"),
-    ("bench.embed", "--only", "minilm", "hubert-base", "--minutes", "0.5", "--repeats", "1"),
-    ("bench.features", "--repeats", "2"),
-    ("bench.training", "--repeats", "1"),
-    ("bench.objective", "--batch", "1024", "4096", "--repeats", "2"),
-    ("bench.evaluate", "--repeats", "1", "--rounds", "1", "--epochs", "8"),
-    ("bench.search", "--seeds", "2", "--trials", "20", "--busy-trials", "16"),
-    ("bench.planning", "--documents", "100000"),
-    ("bench.scale", "--documents", "1000", "10000", "--minutes", "1", "10", "100"),
-    ("bench.coverage", "--datasets", "20"),
+    "startup --repeats 5 --jobs 1",
+    "decode --minutes 2 --repeats 2",
+    "encoders --shapes wavlm-base whisper-base roberta-base --threads 1 --repeats 2 --pipeline-repeats 1",
+    "embed --only minilm hubert-base --minutes 0.5 --repeats 1",
+    "features --repeats 2",
+    "training --repeats 1",
+    "objective --batch 1024 4096 --repeats 2",
+    "evaluate --repeats 1 --rounds 1 --epochs 5",
+    "search --seeds 2 --trials 20 --busy-trials 12",
+    "planning --documents 30000",
+    "scale --documents 1000 10000 --minutes 1 10 60 --segments 10 100 1000 --ranks 1 2 --actors 1 2 --hours 2",
+    "coverage --datasets 10",
 )
 
 
 def main() -> int:
     """Run them; return the number that failed."""
     failed, took = 0, {}
-    for module, *arguments in BENCHMARKS:
-        print(f"\n== {module} {' '.join(arguments)}", flush=True)
+    for line in BENCHMARKS:
+        print(f"\n== bench.{line}", flush=True)
+        name, *arguments = line.split()
         began = time.monotonic()
-        failed += subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode != 0
-        took[module] = time.monotonic() - began
+        failed += (
+            subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], check=False).returncode != 0
+        )
+        took[name] = time.monotonic() - began
     print("\n== seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))
     print(f"{sum(took.values()) / 60:.1f} minutes, {failed} of {len(took)} failed")
     return failed

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 NOT_READ = (*APART, "folds", "search")  # what other steps keep in a run
 SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
+ASKED_S = "0.5"  # how often ranks are asked for news: a checkpoint waits for it, and so does the end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,7 @@ def _train(store: str, run: Folder, dataset: Dataset, mlflow: str) -> Summary:
     values = {**to_dict(dataset.config), "data": dataset.fingerprint}
     with tracking.run(mlflow, note, run.path.name, values) as run_id, _shown(run):
         connect()
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", ASKED_S)
         # Ray shows the settings of a loop, but not what lies in its store.
         _trainer(dataset, indices, run, name, ray.put((mlflow, run_id))).fit()
     finished = json.loads(run.read("training.json"))

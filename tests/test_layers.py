@@ -89,6 +89,17 @@ def test_the_worker_of_a_fold_loads_what_it_trains_with_and_no_more() -> None:
     assert shown.stdout.strip() == "[]"
 
 
+def test_the_driver_of_embed_loads_nothing_that_only_its_workers_compute_with() -> None:
+    slow = ("torch", "torchaudio", "sklearn", "transformers", "scipy")
+    code = (
+        "import sys; from hilbert_ray.config import Config; from hilbert_ray.embed import embed, prepare\n"
+        "for one in prepare.chosen_encoders(prepare.settled(Config())).values(): one.describe()\n"
+        f"print([m for m in {slow} if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
 def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
     heavy = ("torch", "ray", "numpy", "pyarrow")
     code = f"import hilbert_ray, sys; print([m for m in {heavy} if m in sys.modules])"

@@ -1,17 +1,23 @@
-"""The built-in encoders: offline, deterministic, without weights. Honest baselines; the demo uses them."""
+"""The built-in encoders: offline, deterministic, without weights. Honest baselines; the demo uses them.
+
+What they compute with (torch and scikit-learn, seconds to import) is imported at first use: a driver that
+only asks for a fingerprint computes nothing.
+"""
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torchaudio
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import AudioSegment, Hertz, Segment, TextSegment
 from hilbert_ray.encoders import fingerprint_of, segmentation
+
+if TYPE_CHECKING:
+    import torchaudio
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 _WORD = re.compile(r"\S+")
 
@@ -32,11 +38,6 @@ class Mfcc:
 
     def __init__(self, segment: SegmentConfig) -> None:
         self.segment = segment
-        self.transform = torchaudio.transforms.MFCC(
-            self.rate_hz,
-            n_mfcc=self.coefficients,
-            melkwargs={"n_fft": self.frame, "hop_length": 160, "n_mels": 64, "center": False},
-        )
         self.fingerprint = fingerprint_of(self._facts())
 
     def _facts(self) -> dict[str, Any]:
@@ -57,7 +58,21 @@ class Mfcc:
             features[row] = self._encode(segment.samples)
         return features
 
+    @cached_property
+    def transform(self) -> "torchaudio.transforms.MFCC":
+        """What turns samples into coefficients."""
+        import torchaudio
+
+        return torchaudio.transforms.MFCC(
+            self.rate_hz,
+            n_mfcc=self.coefficients,
+            melkwargs={"n_fft": self.frame, "hop_length": 160, "n_mels": 64, "center": False},
+        )
+
     def _encode(self, samples: np.ndarray) -> np.ndarray:
+        import torch
+        import torchaudio
+
         filled = np.zeros(max(len(samples), self.frame), np.float32)
         filled[: len(samples)] = samples
         cepstra = self.transform(torch.from_numpy(filled))  # [coefficients, frames]
@@ -87,13 +102,20 @@ class Hashing:
 
     def __init__(self, segment: SegmentConfig) -> None:
         self.segment = segment
-        self.words = HashingVectorizer(
+        self.fingerprint = fingerprint_of(self._facts())
+
+    @cached_property
+    def vectorizers(self) -> "tuple[HashingVectorizer, HashingVectorizer]":
+        """What hashes words, and what hashes characters."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        words = HashingVectorizer(
             n_features=self.half, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", dtype=np.float32
         )
-        self.characters = HashingVectorizer(
+        characters = HashingVectorizer(
             n_features=self.half, analyzer="char_wb", ngram_range=(3, 5), dtype=np.float32
         )
-        self.fingerprint = fingerprint_of(self._facts())
+        return words, characters
 
     def _facts(self) -> dict[str, Any]:
         return {"name": self.name, "version": 1, "cutting": segmentation(self.segment, "text")}
@@ -110,7 +132,7 @@ class Hashing:
         if not segments:
             return np.zeros((0, self.dim), np.float32)
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
-        return np.hstack([self.words.transform(texts).toarray(), self.characters.transform(texts).toarray()])
+        return np.hstack([vectorizer.transform(texts).toarray() for vectorizer in self.vectorizers])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of words between white space, of each text."""
