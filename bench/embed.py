@@ -4,8 +4,9 @@ Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through the whole of
 the shapes of published models (random weights), and transcripts through MiniLM (its own weights) or the
 shape of RoBERTa-base. The baseline is one process a worker that does nothing but forward passes, on batches
 of equal length that lie in memory. All have as many workers, of one thread each; their order alternates.
-The rate of `embed` is that between the first commits and those after which a worker has no more to do; what
-comes before is start-up and stated apart. What others would run is in `bench.peers`.
+The rate of `embed` is that between the first commits and those after which a worker has no more to do, at
+least four units a worker; what comes before is start-up and stated apart. What others would run is in
+`bench.peers`. What has the same rate throughout runs for half a minute.
 
 Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes.
 
@@ -33,6 +34,8 @@ from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, window_s
 
 BARE, EMBED = "bare forward", "embed"
 WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
+LEAST_UNITS = 4  # of a worker, in the time that counts
+STEADY_S = 30.0  # of what has the same rate throughout
 DEFAULT = ("memory", "minilm", "hubert-base")
 WORDS = (
     "the a we they went came said about nothing garden morning people work never always house and then "
@@ -96,6 +99,8 @@ def run_embed(
     commits = commits_of(store)
     # What the first commits hold was made before the clock starts; at the end a worker may be out of work.
     steady = commits[workers - 1 : 1 - workers or None]
+    if len(steady) <= LEAST_UNITS * workers:
+        sys.exit(f"{len(commits)} units say too little about {workers} workers: give more --minutes")
     amount = sum(amount for _, amount in steady[1:])
     return amount / (steady[-1][0] - steady[0][0]), steady[0][0] - began
 
@@ -202,7 +207,7 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
     spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
     samples = round(window_s(shape) * RATE_HZ)
     shapes = [(1, samples), (6, samples)]
-    guess = window_s(shape) * run_forward(spec, shapes, 20.0, workers)
+    guess = window_s(shape) * run_forward(spec, shapes, 10.0, workers)
     manifest = recordings(folder, guess * seconds, settings.longest)
     starts = []
 
@@ -214,10 +219,10 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
         return rate
 
     actions: dict[str, Callable[[], float]] = {
-        BARE: lambda: window_s(shape) * run_forward(spec, shapes, seconds, workers),
+        BARE: lambda: window_s(shape) * run_forward(spec, shapes, STEADY_S, workers),
         EMBED: embed,
-        "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, seconds, workers, shape),
-        "Ray Data script": partial(peer, "ray-data", spec, manifest, seconds, workers, shape),
+        "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, workers, shape),
+        "Ray Data script": partial(peer, "ray-data", spec, manifest, workers, shape),
     }
     found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
     title = f"{shape}, recordings of 5 to {settings.longest:g} s, {workers} workers of one thread"
@@ -240,7 +245,7 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
     texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
     tokens = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]
-    guess = run_forward(spec, shapes, 20.0, workers)
+    guess = run_forward(spec, shapes, 10.0, workers)
     manifest = transcripts(folder, round(guess * seconds))
     starts = []
 
@@ -251,13 +256,12 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
         starts.append(start)
         return rate
 
-    short = min(seconds, 60.0)  # of pipelines, which are slower by far
     rivals = ("sentence-transformers", "text-pipeline")
     actions: dict[str, Callable[[], float]] = {
-        BARE: lambda: tokens * run_forward(spec, shapes, seconds, workers),
+        BARE: lambda: tokens * run_forward(spec, shapes, STEADY_S, workers),
         EMBED: embed,
-        "sentence-transformers": lambda: tokens * peer(rivals[0], spec, manifest, short, workers, shape),
-        "transformers pipeline": lambda: tokens * peer(rivals[1], spec, manifest, short, workers, shape),
+        "sentence-transformers": lambda: tokens * peer(rivals[0], spec, manifest, workers, shape),
+        "transformers pipeline": lambda: tokens * peer(rivals[1], spec, manifest, workers, shape),
     }
     found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
     bars = [
@@ -270,9 +274,9 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
     record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
 
 
-def peer(way: str, spec: str, manifest: str, seconds: float, workers: int, shape: str) -> float:
+def peer(way: str, spec: str, manifest: str, workers: int, shape: str) -> float:
     """Return the rate of what a user would run instead."""
-    arguments = (way, spec, manifest, str(seconds), str(workers), str(window_s(shape)))
+    arguments = (way, spec, manifest, str(STEADY_S), str(workers), str(window_s(shape)))
     return float(in_process("bench.peers", *arguments)["rate"])
 
 
@@ -283,7 +287,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", choices=(*SHAPES, "memory"), default=DEFAULT)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--minutes", type=float, default=5.0, help="work of each measurement")
+    parser.add_argument("--minutes", type=float, default=5.0, help="work of `embed`, as bare passes")
     parser.add_argument("--longest", type=float, default=120.0, help="recording, seconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
