@@ -1,6 +1,7 @@
 """Embedding: nothing lost, nothing twice, whatever dies; and the numbers of a plain run."""
 
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -691,6 +692,27 @@ def test_a_worker_whose_encoder_is_another_than_planned_ends_the_run(tmp_path: P
     assert result.fault is not None
     assert f"audio encoder mfcc has fingerprint {units['audio'][0].fingerprint} on node" in result.fault
     assert "but the run was planned with 0123456789abcdef; features of both must not mix" in result.fault
+    assert rows_of(store.uri) == {}
+
+
+@pytest.mark.parametrize(
+    ("modality", "encoder", "library"),
+    [("audio", "mfcc", "torchaudio"), ("text", "hashing", "sklearn.feature_extraction.text")],
+)
+def test_a_library_that_a_node_cannot_load_ends_the_run_and_is_no_documents_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: Modality, encoder: str, library: str
+) -> None:
+    manifest = make.corpus(tmp_path, 2)
+    store = Store.create(str(tmp_path / "store"), 2)
+    number, units = planned(manifest, store)
+    monkeypatch.setitem(sys.modules, library, None)  # importing it raises ImportError
+    worker = EmbedUnits(store, number, CONFIG, {modality: units[modality][0].fingerprint})
+    [batch] = worker({"unit": np.array([unit.to_json() for unit in units[modality]])})
+    [result] = [Result.from_json(text) for text in batch["result"]]
+    assert result.fault is not None
+    assert f"{modality} encoder {encoder} cannot load what it computes with on node" in result.fault
+    assert "`hilbert-ray doctor` there says what to mend" in result.fault
+    assert result.quarantined == ()
     assert rows_of(store.uri) == {}
 
 

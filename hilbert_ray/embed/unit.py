@@ -88,7 +88,7 @@ class EmbedUnits:
         self.snapshot = store.snapshot(snapshot)
         self.config = config
         self.encoders = {modality: load_encoder(config, modality) for modality in fingerprints}
-        self.fault = _difference(self.encoders, fingerprints)
+        self.fault = _fault(self.encoders, fingerprints)
         self.tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
@@ -196,14 +196,21 @@ def _place(unit: Unit) -> tuple[Modality, str, int, str]:
     return unit.modality, unit.fingerprint, unit.bucket, unit.unit_id
 
 
-def _difference(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -> str | None:
-    """Return what is wrong if this worker's encoders are not those that the run was planned with."""
+def _fault(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -> str | None:
+    """Return what is wrong if this worker's encoders are not those of the plan, or cannot encode here."""
     for modality, encoder in found.items():
         if encoder.fingerprint != planned[modality]:
             return (
                 f"{modality} encoder {encoder.name} has fingerprint {encoder.fingerprint} on node "
                 f"{platform.node()}, but the run was planned with {planned[modality]}; features of both must "
                 "not mix: put the same weights and versions on every node"
+            )
+        try:
+            encoder.encode([])
+        except (ImportError, OSError) as error:  # a library that does not load is no document's fault
+            return (
+                f"{modality} encoder {encoder.name} cannot load what it computes with on node "
+                f"{platform.node()} ({error}); `hilbert-ray doctor` there says what to mend"
             )
     return None
 

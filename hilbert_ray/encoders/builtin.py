@@ -52,10 +52,11 @@ class Mfcc:
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, 120] of audio segments at 16 kHz."""
+        transform = self.transform  # loaded for no segment too, so that a worker knows at once whether it can
         features = np.zeros((len(segments), self.dim), np.float32)
         for row, segment in enumerate(segments):
             assert isinstance(segment, AudioSegment)
-            features[row] = self._encode(segment.samples)
+            features[row] = self._encode(segment.samples, transform)
         return features
 
     @cached_property
@@ -69,13 +70,13 @@ class Mfcc:
             melkwargs={"n_fft": self.frame, "hop_length": 160, "n_mels": 64, "center": False},
         )
 
-    def _encode(self, samples: np.ndarray) -> np.ndarray:
+    def _encode(self, samples: np.ndarray, transform: "torchaudio.transforms.MFCC") -> np.ndarray:
         import torch
         import torchaudio
 
         filled = np.zeros(max(len(samples), self.frame), np.float32)
         filled[: len(samples)] = samples
-        cepstra = self.transform(torch.from_numpy(filled))  # [coefficients, frames]
+        cepstra = transform(torch.from_numpy(filled))  # [coefficients, frames]
         first = torchaudio.functional.compute_deltas(cepstra)
         second = torchaudio.functional.compute_deltas(first)
         frames = torch.cat([cepstra, first, second])
@@ -129,10 +130,11 @@ class Hashing:
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, 512] of text segments."""
+        vectorizers = self.vectorizers  # as in `Mfcc.encode`
         if not segments:
             return np.zeros((0, self.dim), np.float32)
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
-        return np.hstack([vectorizer.transform(texts).toarray() for vectorizer in self.vectorizers])
+        return np.hstack([vectorizer.transform(texts).toarray() for vectorizer in vectorizers])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of words between white space, of each text."""
