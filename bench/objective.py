@@ -131,7 +131,8 @@ def contrast(record: Record, settings: argparse.Namespace) -> None:
             f"{title}; dense is {clip_loss()[0]} of both pairs", "s", found, base,
             [Bar(row="chunked", against="dense", most=1.2)],
         )  # fmt: skip
-        record.table(f"{title}, extra memory", "MB", megabytes, base, [Bar(row="chunked", most=300)])
+        limits = [Bar(row="chunked", most=300)] if rows <= 16_384 else []
+        record.table(f"{title}, extra memory", "MB", megabytes, base, limits)
         extra[rows] = max(megabytes["chunked"])
     by_size = {f"B = {rows}": [value] for rows, value in extra.items()}
     record.table(
