@@ -16,7 +16,7 @@ BENCHMARKS = (
     "training --repeats 1",
     "objective --batch 1024 4096 --repeats 2",
     "evaluate --repeats 1 --rounds 1 --epochs 5",
-    "search --seeds 2 --trials 20 --busy-trials 12",
+    "search --seeds 2 --trials 20 --busy-trials 16",
     "planning --documents 30000",
     "scale --documents 1000 10000 --minutes 1 10 60 --segments 10 100 1000 --actors 1 2 --hours 2",
     "coverage --datasets 10",
