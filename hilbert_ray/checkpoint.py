@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
+STATE_FILES = (WEIGHTS, "state.json")
+"""The files of a checkpoint."""
 
 
 class FolderError(ValueError):

@@ -346,6 +346,7 @@ EXPLAINED: Mapping[str, Mapping[str, int]] = {
     "document": {"DocumentError": 2, "ManifestError": 2},
     "store": {"StoreError": 2},
     "embed": {"EmbedError": 1},
+    "fit": {"NotFiniteError": 1},
     "folds": {"FoldsError": 2},
     "model": {"ModelError": 2},
     "checkpoint": {"CheckpointError": 2},

@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     import ray.data
 
 
+_started = ""  # address of the cluster that `connect` has started
+
+
+def is_given() -> bool:
+    """Whether RAY_ADDRESS names a cluster, or the program has called `ray.init`; if not, all runs here."""
+    if os.environ.get("RAY_ADDRESS"):
+        return True
+    return bool(ray.is_initialized()) and ray.get_runtime_context().gcs_address != _started
+
+
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray here; do nothing where Ray runs already.
 
     Raises:
         ConnectionError: when no cluster answers at RAY_ADDRESS.
     """
+    global _started
     if ray.is_initialized():
         return
     if address := os.environ.get("RAY_ADDRESS"):
@@ -36,6 +47,7 @@ def connect() -> None:
     # A local cluster asks for a token by default; that it does so is no warning to a user.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    _started = ray.get_runtime_context().gcs_address
 
 
 @contextmanager

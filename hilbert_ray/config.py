@@ -357,14 +357,15 @@ class TrainConfig:
     """How `train` uses the cluster."""
 
     workers: int = 1
-    """DDP ranks. One is fastest for hundreds of short documents; several share many or long ones. But for
-    dropout, the result does not depend on it."""
+    """DDP ranks. One is fastest for hundreds of short documents, and needs no Ray on one machine; several
+    share many or long ones. But for dropout, the result does not depend on it."""
     gpu: bool = False
     """One GPU a rank with NCCL; otherwise CPU with gloo."""
     cpus_per_worker: float = 1.0
-    """Logical CPUs of a rank."""
+    """Logical CPUs of a rank, and its threads."""
     max_failures: int = 3
-    """Worker or node losses after which the run resumes from its last checkpoint."""
+    """Worker or node losses after which the run resumes from its last checkpoint by itself. One rank without
+    a cluster is the command: run it again."""
     checkpoint_epochs: int = 10
     """Epochs between two checkpoints."""
     mlflow: str = ""

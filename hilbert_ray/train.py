@@ -1,39 +1,44 @@
-"""`fit` under Ray Train: DDP, checkpoints, resume after any failure, and the published folder."""
+"""`fit` with checkpoints, resume after any failure and the published folder.
+
+One rank on a machine of its own trains in the command's process. Several, or any on a cluster, are DDP ranks
+of Ray Train; either goes on from the checkpoints of the other.
+"""
 
 import hashlib
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-import ray.train
-import ray.train.torch
+import torch
 from tensorboardX import SummaryWriter
 
 from hilbert_ray import distributed, tracking
 from hilbert_ray.batch import Features
-from hilbert_ray.checkpoint import restore, save
-from hilbert_ray.cluster import connect, removed_at_the_end
+from hilbert_ray.checkpoint import STATE_FILES, CheckpointError, TrainingState, restore, save
+from hilbert_ray.cluster import connect, is_given, removed_at_the_end
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.dataset import Dataset, open_dataset, save_run
 from hilbert_ray.fit import Progress, fit
 from hilbert_ray.folders import APART, Folder, folder
-from hilbert_ray.store import absolute
+from hilbert_ray.store import Files, absolute
 
 log = logging.getLogger(__name__)
 
 NOT_READ = (*APART, "folds", "search")  # what other steps keep in a run
 SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
-ASKED_S = "0.5"  # how often ranks are asked for news: a checkpoint waits for it, and so does the end
+ASKED_S = "0.5"  # how often Ray asks ranks for news: a run ends when it hears that they have
+_CHECKPOINT = re.compile(r"/(\d{6}-[0-9a-f]{8})\.(model\.safetensors|state\.json)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +71,7 @@ def train(
 
     RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
     numbers go to MLflow. Run again after a kill, it goes on from the last checkpoint and ends with the same
-    losses.
+    losses. One rank trains in this process, unless RAY_ADDRESS names a cluster or the program started one.
 
     Args:
         store: feature store.
@@ -77,7 +82,7 @@ def train(
 
     Raises:
         ConfigError: for settings that do not fit the store, when no document is left to train on, or when
-            MLflow is asked for and cannot be used.
+            MLflow or a GPU is asked for and cannot be used.
     """
     if config.train.mlflow:
         tracking.require()
@@ -94,43 +99,77 @@ def _train(store: str, run: Folder, dataset: Dataset, mlflow: str) -> Summary:
             f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
             "`train` needs documents of split train, or without a split"
         )
+    settings = dataset.config.train
+    is_alone = settings.workers == 1 and not is_given()
+    if is_alone and settings.gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.gpu is set, but torch finds no GPU on this machine; leave it out, or set RAY_ADDRESS to a "
+            "cluster that has one"
+        )
     # The name holds what the run depends on: other settings or data never resume from its checkpoints.
     name = f"{dataset.fingerprint}-{_digest(dataset.config)}"
-    note = run.path / "mlflow" / name
+    work = Work(
+        config=dataset.config,
+        indices=indices,
+        encoders={str(modality): about for modality, about in dataset.encoders.items()},
+        run=absolute(run.uri),
+        name=name,
+    )
     values = {**to_dict(dataset.config), "data": dataset.fingerprint}
-    with tracking.run(mlflow, note, run.path.name, values) as run_id, _shown(run):
-        connect()
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", ASKED_S)
-        # Ray shows the settings of a loop, but not what lies in its store.
-        _trainer(dataset, indices, run, name, ray.put((mlflow, run_id))).fit()
+    with tracking.run(mlflow, run.path / "mlflow" / name, run.path.name, values) as run_id, _shown(run):
+        if is_alone:
+            _train_here(work, dataset.features, (mlflow, run_id), run)
+        else:
+            connect()
+            _train_on_ranks(work, dataset.features, (mlflow, run_id), run)
     finished = json.loads(run.read("training.json"))
     return Summary(
         model=f"{run.uri}/model",
         documents=len(indices),
-        workers=dataset.config.train.workers,
+        workers=settings.workers,
         temperature=finished["temperature"],
         last=finished["last"],
     )
 
 
-def _trainer(
-    dataset: Dataset,
-    indices: np.ndarray,
-    run: Folder,
-    name: str,
-    mlflow: Any,  # noqa: ANN401 - an object reference
-) -> ray.train.torch.TorchTrainer:
-    settings = dataset.config.train
-    return ray.train.torch.TorchTrainer(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What each rank is to do.
+
+    indices: the documents to train on, int64; encoders: descriptions that the model is published with; run:
+    URI of the run; name: of its checkpoints.
+    """
+
+    config: Config
+    indices: np.ndarray
+    encoders: Mapping[str, Any]
+    run: str
+    name: str
+
+
+def _train_here(work: Work, features: Features, mlflow: tuple[str, str], run: Folder) -> None:
+    """Train as the one rank, in this process: starting Ray would take longer than many a training."""
+    settings = work.config.train
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(int(settings.cpus_per_worker), 1))  # as many as Ray gives a rank
+    try:
+        newest = Checkpoints(work.run, work.name).newest()
+        device = torch.device("cuda" if settings.gpu else "cpu")
+        _train_rank(work, features, mlflow, run, newest, device)
+        run.save()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train_on_ranks(work: Work, features: Features, mlflow: tuple[str, str], run: Folder) -> None:
+    import ray.train.torch  # two seconds, which a rank in this process does without
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", ASKED_S)
+    settings = work.config.train
+    # Ray shows the settings of a loop, but not what lies in its store: MLflow's URI may hold a password.
+    ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={
-            "config": dataset.config,
-            "features": ray.put(dataset.features),
-            "indices": indices,
-            "encoders": dataset.encoders,
-            "run": absolute(run.uri),
-            "mlflow": mlflow,
-        },
+        train_loop_config={"work": work, "features": ray.put(features), "mlflow": ray.put(mlflow)},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
@@ -138,12 +177,11 @@ def _trainer(
             resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            name=name,
+            name=work.name,
             **run.storage("checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-    )
+    ).fit()
 
 
 def _training_documents(dataset: Dataset) -> np.ndarray:
@@ -230,45 +268,101 @@ class Journal:
         self.board.close()
 
 
+class Checkpoints:
+    """The checkpoints of a run, RUN/checkpoints/NAME/EPOCHS-RANDOM.state.json and the tensors of each.
+
+    A state.json is written last: a process that is killed leaves tensors without one, which count for
+    nothing. Workers of a killed driver may still write for seconds, so no name is used twice.
+    """
+
+    def __init__(self, run: str, name: str) -> None:
+        self._files, self._folder = Files(run), f"checkpoints/{name}"
+
+    def save(self, state: TrainingState) -> None:
+        """Write one, and delete all but the newest two."""
+        name = f"{len(state.history):06}-{secrets.token_hex(4)}"
+        with tempfile.TemporaryDirectory() as fresh:
+            save(Path(fresh) / "state", state)
+            for file in STATE_FILES:
+                self._files.put_from(self._path(name, file), f"{fresh}/state/{file}")
+        oldest_kept = self._names()[-2:][0]
+        for path in reversed(self._files.names(self._folder)):  # a state.json before its tensors
+            if _CHECKPOINT.search(path) and path < self._path(oldest_kept, ""):
+                self._files.delete(path)
+
+    def newest(self) -> str:
+        """Return the name of the newest one; empty where there is none."""
+        return (self._names() or [""])[-1]
+
+    def read(self, name: str) -> TrainingState:
+        """Read one back.
+
+        Raises:
+            CheckpointError: when it is damaged or of another schema version.
+        """
+        with tempfile.TemporaryDirectory() as fresh:
+            for file in STATE_FILES:
+                with suppress(FileNotFoundError):
+                    (Path(fresh) / file).write_bytes(self._files.read(self._path(name, file)))
+            try:
+                return restore(Path(fresh))
+            except CheckpointError as error:
+                where = f"{self._files.uri}/{self._path(name, '')}"
+                raise CheckpointError(str(error).replace(f"{fresh}/", where).replace(fresh, where)) from error
+
+    def _path(self, name: str, file: str) -> str:
+        return f"{self._folder}/{name}.{file}"
+
+    def _names(self) -> list[str]:
+        """Return the names of those that are whole, oldest first."""
+        found = map(_CHECKPOINT.search, self._files.names(self._folder))
+        return [match[1] for match in found if match and match[2] == STATE_FILES[-1]]
+
+
 def train_worker(settings: Mapping[str, Any]) -> None:
-    """One rank: `fit` with checkpoints; rank 0 writes metrics.jsonl and publishes the model."""
-    with folder(settings["run"], NOT_READ) if distributed.rank() == 0 else nullcontext() as run:
-        _train_rank(settings, run)
+    """One rank under Ray Train: rank 0 writes checkpoints and metrics.jsonl and publishes the model."""
+    import ray.train.collective
+    import ray.train.torch
+
+    work: Work = settings["work"]
+    features, mlflow = ray.get([settings["features"], settings["mlflow"]])
+    # One rank chooses: workers of a killed driver may write another checkpoint meanwhile.
+    newest = Checkpoints(work.run, work.name).newest() if distributed.rank() == 0 else ""
+    newest = ray.train.collective.broadcast_from_rank_zero(newest)
+    with folder(work.run, NOT_READ) if distributed.rank() == 0 else nullcontext() as run:
+        _train_rank(work, features, mlflow, run, newest, ray.train.torch.get_device())
 
 
-def _train_rank(settings: Mapping[str, Any], run: Folder | None) -> None:
-    config: Config = settings["config"]
-    features: Features = ray.get(settings["features"])
-    checkpoint = ray.train.get_checkpoint()
-    resume = None
-    if checkpoint is not None:
-        with checkpoint.as_directory() as held:
-            resume = restore(Path(held) / "state")
-    every = config.train.checkpoint_epochs
+def _train_rank(
+    work: Work,
+    features: Features,
+    mlflow: tuple[str, str],
+    run: Folder | None,
+    newest: str,
+    device: torch.device,
+) -> None:
+    """Train as one rank, from the checkpoint `newest` on; the one that has the run's folder writes to it."""
+    config = work.config
+    checkpoints = Checkpoints(work.run, work.name)
+    resume = checkpoints.read(newest) if newest else None
     journal = None
     if run:
-        uri, run_id = ray.get(settings["mlflow"])
+        uri, run_id = mlflow
         tracker = tracking.Tracker(uri, run_id) if uri else None
         journal = Journal(run.path, resume.history if resume else [], tracker)
 
     def report(progress: Progress) -> None:
-        record = progress.record
         if run and journal:
-            journal.write(record)
+            journal.write(progress.record)
             run.save(every_s=SHOWN_S)
-        if (int(record["epoch"]) + 1) % every and not progress.is_final:
-            return
-        with tempfile.TemporaryDirectory() as fresh:
-            made = None
-            if journal:
-                save(Path(fresh) / "state", progress.state())
-                made = ray.train.Checkpoint.from_directory(fresh)
-            ray.train.report({"loss": record["loss"], "epoch": record["epoch"]}, checkpoint=made)
+            done = int(progress.record["epoch"]) + 1
+            if done % config.train.checkpoint_epochs == 0 or progress.is_final:
+                checkpoints.save(progress.state())
 
-    fitted = fit(config, features, settings["indices"], report, resume, device=ray.train.torch.get_device())
+    fitted = fit(config, features, work.indices, report, resume, device=device)
     if run and journal:
         journal.close()
-        fitted.model(settings["encoders"]).save_pretrained(run.path / "model")
+        fitted.model(work.encoders).save_pretrained(run.path / "model")
         values = {"temperature": fitted.temperature, "last": fitted.history[-1]}
         (run.path / "training.json").write_text(json.dumps(values, indent=1))
 

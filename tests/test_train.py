@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import mlflow
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from hilbert_ray import mapped, metrics
+from hilbert_ray.checkpoint import CheckpointError, TrainingState
 from hilbert_ray.config import (
     Config,
     ConfigError,
@@ -36,8 +38,8 @@ from hilbert_ray.cross_validation import FoldResult, gather
 from hilbert_ray.dataset import Dataset, open_dataset
 from hilbert_ray.fit import Fitted, fit
 from hilbert_ray.model import Hilbert
-from hilbert_ray.store import Store
-from hilbert_ray.train import Summary, _training_documents, line, train
+from hilbert_ray.store import Files, Store
+from hilbert_ray.train import Checkpoints, Summary, _training_documents, line, train
 from tests import make
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
@@ -250,15 +252,39 @@ def test_mapped_features_train_as_those_in_memory_do(
 
 DRIVER = """
 import json, sys
+import ray
 from hilbert_ray.config import Config, from_dict
 from hilbert_ray.train import train
 
 train(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
+print("Ray runs:", ray.is_initialized())
 """
 
 
+def driver(store: str, run: str, config: Config) -> list[str]:
+    """Return a command that trains."""
+    return [sys.executable, "-c", DRIVER, store, run, json.dumps(to_dict(config))]
+
+
 def checkpoints_in(run: Path) -> int:
-    return len(list(run.glob("checkpoints/*/checkpoint_*/state/state.json")))
+    return len(list(run.glob("checkpoints/*/*.state.json")))
+
+
+def train_until_killed(store: str, run: Path, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Train with `OTHER` settings, kill the command after two checkpoints, and return the records so far."""
+    older = checkpoints_in(run)
+    command = subprocess.Popen(driver(store, str(run), OTHER), env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while checkpoints_in(run) < min(older, 2) + 2 or len(history(run)) < 4:
+        assert command.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run made no checkpoint"
+        time.sleep(0.005)
+    if "RAY_ADDRESS" not in environment:
+        assert not descendants(command.pid), "one rank without a cluster starts no other process"
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    assert not (run / "model").exists(), "nothing was left at the kill"
+    return history(run)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,20 +307,9 @@ def resumed(
 ) -> Resumed:
     run = tmp_path_factory.mktemp("resumed") / "run"
     shutil.copytree(trained.run / "checkpoints", run / "checkpoints")
-    older = checkpoints_in(run)
-    assert older == 2, "the last two are kept"
-    command = [sys.executable, "-c", DRIVER, embedded.store, str(run), json.dumps(to_dict(OTHER))]
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    driver = subprocess.Popen(command, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while checkpoints_in(run) < older + 2 or len(history(run)) < 4:
-        assert driver.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the run made no checkpoint"
-        time.sleep(0.005)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    before = history(run)
-    assert not (run / "model").exists(), "nothing was left at the kill"
+    assert checkpoints_in(run) == 2, "the last two are kept"
+    address = ray.get_runtime_context().gcs_address
+    before = train_until_killed(embedded.store, run, {**os.environ, "RAY_ADDRESS": address})
     summary = train(embedded.store, str(run), OTHER)
     config = replace(trained.dataset.config, fit=OTHER.fit)
     plain = fit(config, trained.dataset.features, trained.indices)
@@ -332,6 +347,9 @@ def test_a_finished_run_is_not_trained_anew(
     assert_same_training(run, resumed.run)
 
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+
+
 def descendants(pid: int) -> dict[int, str]:
     """Return the processes that a process started, and those that they did, each with its command line."""
     parents: dict[int, int] = {}
@@ -349,6 +367,75 @@ def descendants(pid: int) -> dict[int, str]:
         new = {child for child, parent in parents.items() if parent in new}
         found |= {child: commands.get(child, "") for child in new}
     return found
+
+
+@needs_proc
+def test_one_rank_without_a_cluster_trains_in_the_command_and_goes_on_with_or_without_one(
+    resumed: Resumed, embedded: make.Embedded, object_store: str, tmp_path: Path
+) -> None:
+    """Killed, it goes on here with a copy of its folder on an object store, and as a rank of Ray Train."""
+    run, away = tmp_path / "run", f"{object_store}/{tmp_path.name}/run"
+    before = train_until_killed(embedded.store, run, os.environ)
+    assert [r["loss"] for r in before] == [r["loss"] for r in history(resumed.run)[: len(before)]]
+    assert checkpoints_in(run) == 2
+    s3 = fsspec.filesystem("s3")
+    s3.put(f"{run}/", f"{away}/", recursive=True)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = replace(OTHER, train=replace(OTHER.train, mlflow=uri))
+    shown = subprocess.run(driver(embedded.store, away, config), capture_output=True, text=True, check=True)
+    assert shown.stdout == "Ray runs: False\n"
+    s3.get(f"{away}/", f"{tmp_path}/fetched/", recursive=True)
+    train(embedded.store, str(run), OTHER)
+    for finished in (tmp_path / "fetched", run):
+        assert_same_training(finished, resumed.run)
+        assert history(finished)[:2] == before[:2], "it was trained anew from the first epoch"
+        assert checkpoints_in(finished) == 2
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    [logged] = client.search_runs([client.get_experiment_by_name("hilbert-ray").experiment_id])
+    curve = client.get_metric_history(logged.info.run_id, "loss/seed_0")
+    wanted = [(r["epoch"], r["loss"]) for r in history(run) if r["job"] == "seed 0"]
+    assert sorted((metric.step, metric.value) for metric in curve) == wanted
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_training(embedded: make.Embedded, tmp_path: Path) -> None:
+    config = replace(OTHER, train=TrainConfig(gpu=True))
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = driver(embedded.store, str(tmp_path / "run"), config)
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "train.gpu is set, but torch finds no GPU on this machine; leave it out" in shown.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def state(epochs: int) -> TrainingState:
+    """Return a training state after so many epochs."""
+    return TrainingState(
+        job=0, epoch=epochs, network={"w": torch.full((3,), float(epochs))}, optimizer={}, finished={},
+        history=[{"epoch": i} for i in range(epochs)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["local", "object store"])
+def test_the_newest_two_checkpoints_are_kept_and_one_that_is_not_whole_is_none(
+    where: str, object_store: str, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run") if where == "local" else f"{object_store}/{tmp_path.name}/run"
+    checkpoints, others = Checkpoints(run, "a"), Checkpoints(run, "b")
+    assert checkpoints.newest() == ""
+    others.save(state(99))
+    for epochs in (1, 2, 3, 10):
+        checkpoints.save(state(epochs))
+        assert checkpoints.read(checkpoints.newest()).network["w"].tolist() == [epochs] * 3
+    checkpoints.save(state(2))  # by a worker that has outlived its driver
+    files = Files(run)
+    assert [int(name.partition("/a/")[2][:6]) for name in files.names("checkpoints/a")] == [3, 3, 10, 10]
+    found = checkpoints.read(checkpoints.newest())
+    assert (found.epoch, found.history) == (10, state(10).history)
+    newest = f"checkpoints/a/{checkpoints.newest()}"
+    files.put("checkpoints/a/000011-00000000.model.safetensors", files.read(f"{newest}.model.safetensors"))
+    assert f"checkpoints/a/{checkpoints.newest()}" == newest, "its state.json was never written"
+    files.put(f"{newest}.model.safetensors", b"damaged")
+    with pytest.raises(CheckpointError, match=rf"{newest}.* cannot be read: .*delete it to start afresh"):
+        checkpoints.read(checkpoints.newest())
 
 
 def train_with_a_rank_killed(
@@ -374,9 +461,6 @@ def train_with_a_rank_killed(
     finally:
         killer.join()
     assert len(killed) == 1
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
 
 
 @needs_proc

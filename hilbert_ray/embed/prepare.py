@@ -1,13 +1,12 @@
 """What `embed` does before anything runs: settle the encoders, read the manifest, plan what is left to do."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ray
 
 from hilbert_ray import vad
-from hilbert_ray.cluster import connect
+from hilbert_ray.cluster import connect, is_given
 from hilbert_ray.config import MODALITIES, Config, EmbedConfig, Modality
 from hilbert_ray.embed.plan import Job, Plan, plan_job
 from hilbert_ray.embed.unit import load_encoder
@@ -39,7 +38,7 @@ def settled(config: Config) -> Config:
 
 
 def _precision(config: EmbedConfig) -> str:
-    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+    if not is_given():
         return precision_here()
     connect()
     share = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
