@@ -19,7 +19,7 @@ from hilbert_ray.document import Seconds
 from hilbert_ray.store import Files
 
 APART = ("checkpoints",)
-"""The folder of a run that Ray itself writes, wherever it is."""
+"""The folder of a run that is written and read where it is, without a copy: by Ray, and for checkpoints."""
 UNFINISHED = ".tmp"
 """End of the names of files that are not finished; they stay here."""
 _AT_ONCE = 64
