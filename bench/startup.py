@@ -1,7 +1,8 @@
 """How long a user waits before anything happens: importing, `--help`, the first document, the first step.
 
 Each command is a process of its own, beside one that does nothing, in turn. `embed` is timed until its first
-commit, and `train` until its first epoch of 32 documents (one step) is recorded, Ray started by the command.
+commit, Ray started by the command; `train` of one rank, which needs no Ray, until its first epoch of 32
+documents (one step) is recorded.
 
     python -m bench.startup [--repeats 15] [--jobs 3]
 """
@@ -101,7 +102,7 @@ def main() -> None:
                 DOCUMENT: partial(until_document, manifest, folder),
                 STEP: partial(until_step, store, folder),
             }
-            record.table("jobs, Ray started by the command", "s", turns(jobs, settings.jobs), bars=BARS)
+            record.table("from the command on", "s", turns(jobs, settings.jobs), bars=BARS)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -404,6 +405,18 @@ def test_a_gpu_that_is_not_there_is_refused_before_training(embedded: make.Embed
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "train.gpu is set, but torch finds no GPU on this machine; leave it out" in shown.stderr
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_command_with_one_message(
+    embedded: make.Embedded, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "hilbert_ray.cli", "train", "--store", embedded.store]
+    words = ["--out", str(tmp_path / "run"), "--fit.learning-rate", "1e30", "--folds.inner", "0"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    message = r"hilbert-ray train: seed 0, epoch \d+, step \d+: .*Lower fit\.learning_rate, or look .*"
+    assert re.fullmatch(message, done.stderr.splitlines()[-1])
 
 
 def state(epochs: int) -> TrainingState:
