@@ -27,8 +27,8 @@ WAVEFORM = (
 )
 PADDABLE = ("wav2vec2", "hubert", "wavlm")
 """Encoders that masks make independent of padding, when their feature extractor uses layer norm."""
-BATCH_S = 60
-"""Most padded seconds of audio in a batch."""
+BATCH_S = {"cpu": 10, "cuda": 60}
+"""Most padded seconds of audio in a batch, by device: a GPU wants many, the caches of a CPU hold few."""
 OVERHEAD_S = 0.5
 """Seconds that take about as long as what a batch costs by itself."""
 WHISPER_S = 30
@@ -62,7 +62,7 @@ class Waveform(_Speech):
 
     def __init__(self, pretrained: Pretrained) -> None:
         super().__init__(pretrained)
-        self.budget = BATCH_S * self.rate_hz
+        self.budget = BATCH_S[self.device.type] * self.rate_hz
         norm = getattr(self.config, "feat_extract_norm", "group")
         self.pads = self.config.model_type in PADDABLE and norm == "layer"
         self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
@@ -122,7 +122,7 @@ class Whisper(_Speech):
             )
         super().__init__(pretrained)
         self.longest = WHISPER_S * self.rate_hz
-        self.budget = 4 * BATCH_S * self.rate_hz
+        self.budget = 4 * BATCH_S[self.device.type] * self.rate_hz
 
     def _load(self) -> Any:  # noqa: ANN401 - transformers gives no common type
         return super()._load().get_encoder()
