@@ -125,10 +125,14 @@ class Features:
         """Return features of a batch."""
         import torch
 
+        is_whisper = self.model.config.is_encoder_decoder
         inputs = self.extractor(
-            list(batch["samples"]), sampling_rate=RATE_HZ, padding=True, return_tensors="pt"
+            list(batch["samples"]),
+            sampling_rate=RATE_HZ,
+            padding="max_length" if is_whisper else True,
+            return_tensors="pt",
         )
-        network = self.model.get_encoder() if self.model.config.is_encoder_decoder else self.model
+        network = self.model.get_encoder() if is_whisper else self.model
         with torch.inference_mode():
             states = network(**inputs).last_hidden_state
         made = {"features": states.mean(1).numpy(), "seconds": batch["seconds"]}
