@@ -28,8 +28,9 @@ def is_given() -> bool:
     """Whether RAY_ADDRESS names a cluster, or the program has called `ray.init`; if not, all runs here."""
     if os.environ.get("RAY_ADDRESS"):
         return True
-    is_ours = bool(_started) and ray.is_initialized() and ray.get_runtime_context().gcs_address == _started
-    return bool(ray.is_initialized()) and not is_ours
+    if not ray.is_initialized():
+        return False
+    return not _started or ray.get_runtime_context().gcs_address != _started
 
 
 def connect() -> None:

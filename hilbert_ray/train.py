@@ -285,14 +285,15 @@ class Checkpoints:
             save(Path(fresh) / "state", state)
             for file in STATE_FILES:
                 self._files.put_from(self._path(name, file), f"{fresh}/state/{file}")
-        oldest_kept = self._names()[-2:][0]
-        for path in reversed(self._files.names(self._folder)):  # a state.json before its tensors
-            if _CHECKPOINT.search(path) and path < self._path(oldest_kept, ""):
-                self._files.delete(path)
+        found = self._found()
+        oldest_kept = _whole(found)[-2:][0]
+        for match in reversed(found):  # a state.json before its tensors
+            if match[1] < oldest_kept:
+                self._files.delete(match.string)
 
     def newest(self) -> str:
         """Return the name of the newest one; empty where there is none."""
-        return (self._names() or [""])[-1]
+        return (_whole(self._found()) or [""])[-1]
 
     def read(self, name: str) -> TrainingState:
         """Read one back.
@@ -313,10 +314,15 @@ class Checkpoints:
     def _path(self, name: str, file: str) -> str:
         return f"{self._folder}/{name}.{file}"
 
-    def _names(self) -> list[str]:
-        """Return the names of those that are whole, oldest first."""
+    def _found(self) -> list[re.Match[str]]:
+        """Return all their files, oldest first; of each, group 1 is the checkpoint's name, 2 the file's."""
         found = map(_CHECKPOINT.search, self._files.names(self._folder))
-        return [match[1] for match in found if match and match[2] == STATE_FILES[-1]]
+        return [match for match in found if match]
+
+
+def _whole(found: Sequence[re.Match[str]]) -> list[str]:
+    """Return the names of the checkpoints that are whole, oldest first."""
+    return [match[1] for match in found if match[2] == STATE_FILES[-1]]
 
 
 def train_worker(settings: Mapping[str, Any]) -> None:

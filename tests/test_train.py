@@ -398,6 +398,18 @@ def test_one_rank_without_a_cluster_trains_in_the_command_and_goes_on_with_or_wi
     assert sorted((metric.step, metric.value) for metric in curve) == wanted
 
 
+def test_ray_that_a_command_has_started_counts_as_no_cluster() -> None:
+    """In one program, `embed` may have started it; one rank then still trains in the process."""
+    code = (
+        "import ray; from hilbert_ray.cluster import connect, is_given\n"
+        "seen = [is_given()]; connect(); seen.append(is_given()); ray.shutdown(); seen.append(is_given())\n"
+        "ray.init('local', include_dashboard=False, log_to_driver=False); seen.append(is_given())\n"
+        "print(seen)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[False, False, False, True]"
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_training(embedded: make.Embedded, tmp_path: Path) -> None:
     config = replace(OTHER, train=TrainConfig(gpu=True))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
