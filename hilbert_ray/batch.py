@@ -23,7 +23,7 @@ from hilbert_ray.config import MODALITIES, Modality, TaskConfig
 from hilbert_ray.document import Document
 from hilbert_ray.labels import encode_labels
 from hilbert_ray.mapped import MappedFile, MappedRows, Piece, folder
-from hilbert_ray.store import FeatureRow, Store, StoreError
+from hilbert_ray.store import FeatureRow, Place, Placed, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -160,43 +160,39 @@ class Batch:
 
 def mean_std(values: np.ndarray) -> np.ndarray:
     """Return mean and deviation over segments: float32 [segments, dim] -> [2 dim]; zeros for none."""
-    if not len(values):
+    count = len(values)
+    if not count:
         return np.zeros(2 * values.shape[1], np.float32)
-    return np.concatenate([values.mean(0), values.std(0)])
+    # What `values.mean(0)` and `values.std(0)` do, with the same bits; most documents are short.
+    mean = np.add.reduce(values, 0) / count
+    centred = values - mean
+    return np.concatenate([mean, np.sqrt(np.add.reduce(centred * centred, 0) / count)])
 
 
 def read_features(
     store: Store,
-    audio: str | None,
-    text: str | None,
+    placed: Mapping[Modality, Placed],
     tasks: Mapping[str, TaskConfig],
     documents: Sequence[Document],
-    bucket: int | None = None,
     memory_bytes: float = math.inf,
 ) -> Features:
     """Read features of every document that has at least one of the wanted modalities stored.
 
     Args:
         store: where `embed` put them.
-        audio: fingerprint of the audio encoder, or None for no audio.
-        text: fingerprint of the text encoder, or None for no text.
+        placed: what `Store.placed` says of each wanted modality.
         tasks: what `targets` are made of.
         documents: which documents, in this order; those that have nothing stored are left out.
-        bucket: read this bucket of the store alone.
         memory_bytes: segments that take more than so much as float32 are mapped from files, see `mapped`.
 
     Raises:
         StoreError: when the store changes meanwhile.
         OSError: when the files find no room.
     """
-    wanted: dict[Modality, str | None] = {"audio": audio, "text": text}
-    placed = {m: store.placed(m, key, bucket) for m, key in wanted.items() if key is not None}
-    kept = [d for d in documents if any(d.doc_id in found for found in placed.values())]
+    kept = [d for d in documents if any(d.doc_id in found.places for found in placed.values())]
     doc_ids = np.array([d.doc_id for d in kept])
     stored = {
-        m: _Stored.of(store, m, str(wanted[m]), bucket, doc_ids, found)
-        for m, found in placed.items()
-        if found
+        m: _Stored.of(store, m, doc_ids, placed[m]) for m in MODALITIES if m in placed and placed[m].places
     }
     size = sum(4 * math.prod(one.shape) for one in stored.values())
     is_mapped = size > memory_bytes
@@ -207,7 +203,7 @@ def read_features(
             f"mapped from files in {folder()} (TMPDIR)" if is_mapped else "read into it",
         )  # fmt: skip
     duration = np.zeros(len(kept))
-    parts = {m: _read(one, duration, is_mapped) for m, one in stored.items()}
+    parts = {m: _read(one, placed[m].places, duration, is_mapped) for m, one in stored.items()}
     _, groups = np.unique([d.group for d in kept], return_inverse=True)
     return Features(
         doc_ids=doc_ids,
@@ -228,7 +224,6 @@ class _Stored:
     store: Store
     modality: Modality
     fingerprint: str
-    bucket: int | None
     doc_ids: np.ndarray
     offsets: np.ndarray
     dim: int
@@ -239,17 +234,16 @@ class _Stored:
         cls,
         store: Store,
         modality: Modality,
-        fingerprint: str,
-        bucket: int | None,
         doc_ids: np.ndarray,
-        placed: Mapping[str, tuple[str, int]],
+        placed: Placed,
     ) -> "_Stored":
         """Describe the features of `doc_ids`, in that order, which are where `Store.placed` says."""
-        lengths = [placed[doc_id][1] if doc_id in placed else 0 for doc_id in doc_ids.tolist()]
+        places, fingerprint = placed.places, placed.fingerprint
+        lengths = [places[doc_id].segments if doc_id in places else 0 for doc_id in doc_ids.tolist()]
         return cls(
-            store=store, modality=modality, fingerprint=fingerprint, bucket=bucket, doc_ids=doc_ids,
+            store=store, modality=modality, fingerprint=fingerprint, doc_ids=doc_ids,
             offsets=np.cumsum([0, *lengths], dtype=np.int64),
-            dim=int(store.encoders(modality)[fingerprint]["dim"]), content=_content(doc_ids, placed),
+            dim=int(store.encoders(modality)[fingerprint]["dim"]), content=_content(doc_ids, places),
         )  # fmt: skip
 
     @property
@@ -257,7 +251,7 @@ class _Stored:
         """Segments of all documents, and dim."""
         return int(self.offsets[-1]), self.dim
 
-    def rows(self) -> Iterator[tuple[int, FeatureRow]]:
+    def rows(self, places: Mapping[str, Place]) -> Iterator[tuple[int, FeatureRow]]:
         """Yield each document's number and its stored row, in the store's order.
 
         Raises:
@@ -265,7 +259,7 @@ class _Stored:
         """
         number = {doc_id: i for i, doc_id in enumerate(self.doc_ids.tolist())}
         lengths, segments = np.diff(self.offsets), 0
-        for row in self.store.read(self.modality, self.fingerprint, self.bucket):
+        for row in self.store.rows(self.modality, places):
             i = number.pop(row.doc_id, None)
             if i is not None:
                 if len(row.features) != lengths[i]:
@@ -281,10 +275,10 @@ class _Stored:
         Raises:
             StoreError: when the store no longer holds what it did.
         """
-        placed = self.store.placed(self.modality, self.fingerprint, self.bucket)
-        if _content(self.doc_ids, placed) != self.content:
+        places = self.store.placed(self.modality, self.fingerprint).places
+        if _content(self.doc_ids, places) != self.content:
             raise self._changed()
-        for i, row in self.rows():
+        for i, row in self.rows(places):
             yield int(self.offsets[i]), row.features
 
     def _changed(self) -> StoreError:
@@ -294,48 +288,53 @@ class _Stored:
         )
 
 
-def _content(doc_ids: np.ndarray, placed: Mapping[str, tuple[str, int]]) -> str:
+def _content(doc_ids: np.ndarray, places: Mapping[str, Place]) -> str:
     digest = hashlib.sha256()
     for doc_id in doc_ids.tolist():
-        digest.update(repr((doc_id, placed.get(doc_id))).encode())
+        digest.update(repr((doc_id, places.get(doc_id))).encode())
     return digest.hexdigest()[:32]
 
 
-def _read(stored: _Stored, duration: np.ndarray, is_mapped: bool) -> Ragged:
+def _read(stored: _Stored, places: Mapping[str, Place], duration: np.ndarray, is_mapped: bool) -> Ragged:
     """Read the features of one modality in one pass over the store.
 
     Args:
         stored: which.
+        places: where they are.
         duration: length of each document's recording in seconds, 0 where unknown: the last end of the row
             stands in then. That of audio is written here, for text to be read after it.
         is_mapped: whether the segments go to a file.
     """
     count, dim = stored.shape
-    start, end, position = (np.zeros(count, np.float32) for _ in range(3))
+    start, end = np.zeros(count, np.float32), np.zeros(count, np.float32)
     wide = np.zeros((len(stored.doc_ids), 2 * dim), np.float32)
+    whole = np.ones(len(stored.doc_ids), np.float32)  # what positions are shares of
 
     def pieces() -> Iterator[Piece]:
-        for i, row in stored.rows():
+        for i, row in stored.rows(places):
             if stored.modality == "audio":
                 duration[i] = row.present
             span = slice(stored.offsets[i], stored.offsets[i + 1])
             start[span], end[span] = row.start, row.end
-            last = float(end[span].max(initial=0.0))
-            whole = max(float(duration[i]), last) if row.timed else 1.0
-            position[span] = (start[span] + end[span]) / 2 / (whole or 1.0)
-            wide[i] = mean_std(row.features.astype(np.float32))
-            yield int(stored.offsets[i]), row.features
+            if row.timed:
+                whole[i] = max(duration[i], row.end.max(initial=0.0)) or 1.0
+            values = row.features.astype(np.float32)
+            wide[i] = mean_std(values)
+            yield int(stored.offsets[i]), row.features if is_mapped else values
 
-    values: Any
+    held: Any
     if is_mapped and count:
         file = MappedFile(f"{stored.modality}-{stored.content}", stored.shape, stored.pieces)
         file.write(pieces())
-        values = MappedRows(file)
+        held = MappedRows(file)
     else:
-        values = np.empty(stored.shape, np.float32)
+        held = np.empty(stored.shape, np.float32)
         for first, found in pieces():
-            values[first : first + len(found)] = found
-    return Ragged(values=values, position=position, start=start, end=end, offsets=stored.offsets, wide=wide)
+            held[first : first + len(found)] = found
+    position = start + end
+    position /= 2
+    position /= np.repeat(whole, np.diff(stored.offsets))
+    return Ragged(values=held, position=position, start=start, end=end, offsets=stored.offsets, wide=wide)
 
 
 def collate(features: Features, indices: np.ndarray) -> Batch:

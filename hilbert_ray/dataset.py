@@ -107,9 +107,9 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         )
     if not config.tasks:
         log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
-    heard, read = (encoders[m]["fingerprint"] if m in encoders else None for m in MODALITIES)
+    placed = {m: opened.placed(m, described["fingerprint"]) for m, described in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
-    features = read_features(opened, heard, read, tasks, documents, memory_bytes=memory_bytes)
+    features = read_features(opened, placed, tasks, documents, memory_bytes)
     if not len(features):
         raise ConfigError(
             f"store {store} holds no features of the chosen encoders; run `hilbert-ray embed` first"
@@ -117,7 +117,7 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     kept = set(features.doc_ids.tolist())
     documents = [document for document in documents if document.doc_id in kept]
     _check_labels(tasks, documents)
-    quarantined = {m: len(opened.quarantined(m, d["fingerprint"])) for m, d in encoders.items()}
+    quarantined = {m: found.quarantined for m, found in placed.items()}
     for modality, count in quarantined.items():
         if count:
             log.warning(

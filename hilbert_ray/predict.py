@@ -20,7 +20,7 @@ import torch
 
 from hilbert_ray.batch import Features, read_features
 from hilbert_ray.cluster import connect, data_context
-from hilbert_ray.config import MODALITIES, ConfigError, EmbedConfig
+from hilbert_ray.config import MODALITIES, ConfigError, EmbedConfig, Modality
 from hilbert_ray.embed import embed
 from hilbert_ray.encoders import load
 from hilbert_ray.folders import folder, output
@@ -106,7 +106,7 @@ def predict(
     summary = embed(manifest, store, settings)
     opened = Store.open(store)
     buckets = sorted({bucket_of(document.doc_id, opened.buckets) for document in opened.documents()})
-    fingerprints = {m: d["fingerprint"] for m, d in trained.encoders.items()}
+    fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
     connect()
     faults: dict[str, str] = {}
     for modality, one in summary.modalities.items():
@@ -147,7 +147,7 @@ class PredictBucket:
     """Actor that reads the features of one bucket's documents and predicts them."""
 
     def __init__(
-        self, model: str, store: str, fingerprints: Mapping[str, str], trust_remote_code: bool
+        self, model: str, store: str, fingerprints: Mapping[Modality, str], trust_remote_code: bool
     ) -> None:
         torch.set_num_threads(1)
         self.model = _load(model, trust_remote_code)
@@ -158,8 +158,8 @@ class PredictBucket:
         """Return the predictions of the bucket that the batch names."""
         bucket = int(batch["bucket"][0])
         documents = [stored.document for stored in self.store.stored_documents(buckets={bucket}, words=False)]
-        audio, text = (self.fingerprints.get(modality) for modality in MODALITIES)
-        features = read_features(self.store, audio, text, {}, documents, bucket)
+        placed = {m: self.store.placed(m, key, bucket) for m, key in self.fingerprints.items()}
+        features = read_features(self.store, placed, {}, documents)
         if not len(features):
             return schema(self.model).empty_table()
         return table(self.model, features, self.model.predict(features))

@@ -94,3 +94,11 @@ def test_evaluation_batches_hold_every_document_within_the_budget(lengths: list[
 def test_mean_and_standard_deviation_of_no_segments_are_zeros() -> None:
     assert mean_std(np.zeros((0, 3), np.float32)).tolist() == [0.0] * 6
     np.testing.assert_allclose(mean_std(np.array([[1.0], [3.0]], np.float32)), [2.0, 1.0])
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 3))
+def test_mean_and_standard_deviation_are_those_of_numpy_to_the_last_bit(n: int, dim: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(3.0, 5.0, (n, dim)).astype(np.float16).astype(np.float32)
+    found = mean_std(values)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.concatenate([values.mean(0), values.std(0)]))

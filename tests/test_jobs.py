@@ -21,7 +21,7 @@ import pytest
 
 from hilbert_ray.batch import Features, read_features
 from hilbert_ray.cli import COMMANDS, main
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.config import MODALITIES, Config, FitConfig, FoldsConfig, ModelConfig
 from hilbert_ray.dataset import open_dataset
 from hilbert_ray.fit import fit
 from hilbert_ray.model import Hilbert
@@ -167,8 +167,8 @@ def open_features(store: str, model: Hilbert) -> Features:
     """Return the features of all documents of a store, by a model's encoders."""
     opened = Store.open(store)
     documents = sorted(opened.documents(), key=lambda document: document.doc_id)
-    audio, text = (model.encoders[modality]["fingerprint"] for modality in ("audio", "text"))
-    return read_features(opened, audio, text, {}, documents)
+    placed = {m: opened.placed(m, model.encoders[m]["fingerprint"]) for m in MODALITIES}
+    return read_features(opened, placed, {}, documents)
 
 
 def test_a_wrong_token_is_refused(head: dict[str, str], tmp_path: Path) -> None:

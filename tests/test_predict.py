@@ -99,8 +99,8 @@ def features_of(predicted: Predicted, model: Hilbert) -> Features:
     """Return the features that `predict` stored, all documents together."""
     store = Store.open(str(predicted.store))
     documents = sorted(store.documents(), key=lambda document: document.doc_id)
-    audio, text = (model.encoders[modality]["fingerprint"] for modality in ("audio", "text"))
-    return read_features(store, audio, text, {}, documents)
+    placed = {m: store.placed(m, model.encoders[m]["fingerprint"]) for m in MODALITIES}
+    return read_features(store, placed, {}, documents)
 
 
 def test_every_document_that_can_be_read_is_predicted_once(predicted: Predicted) -> None:
@@ -256,7 +256,7 @@ def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Pa
     model = Hilbert.from_pretrained(published)
     store = Store.create(str(tmp_path / "store"), 1)
     store.write_documents(iter([make.stored("a")]))
-    fingerprints: dict[str, str] = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
+    fingerprints = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
     for modality in MODALITIES:
         store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
     rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})

@@ -441,6 +441,9 @@ def test_quarantined_documents_are_listed_until_they_are_stored_or_changed(tmp_p
     assert store.quarantined("audio", FINGERPRINT) == failures
     commit(store, items[0], unit="retry")
     assert store.quarantined("audio", FINGERPRINT) == failures[1:]
+    placed = store.placed("audio", FINGERPRINT)
+    assert (sorted(placed.places), placed.quarantined) == (["a"], 1)
+    assert placed.places["a"].segments == len(make.feature_row("a").features)
     store.write_documents(iter([items[0], make.stored("b", audio_version="mended")]))
     assert store.quarantined("audio", FINGERPRINT) == []
     [facts] = store.info()["encoders"]

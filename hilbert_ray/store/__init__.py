@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -50,6 +50,8 @@ __all__ = [
     "FeatureRow",
     "Files",
     "Format",
+    "Place",
+    "Placed",
     "Problem",
     "Quarantined",
     "Snapshot",
@@ -64,6 +66,7 @@ __all__ = [
 SCHEMA = 1
 _AT_ONCE = 16
 _READ_BYTES = 64 * 2**20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +75,26 @@ class Problem:
 
     path: str
     message: str
+
+
+class Place(NamedTuple):
+    """Where a document's features are: a data file, which never changes, its size, and how many segments."""
+
+    file: str
+    size_bytes: int
+    segments: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """What a store has of its newest manifest's documents, by one encoder.
+
+    `places` has those that are stored by id; `quarantined` counts those that could not be embedded.
+    """
+
+    fingerprint: str
+    places: Mapping[str, Place]
+    quarantined: int
 
 
 class Store:
@@ -307,44 +330,32 @@ class Store:
         """
         buckets = None if bucket is None else {bucket}
         for _, current, commits in self._blocks(modality, fingerprint, self.snapshot(), buckets):
-            yield from self._rows(modality, current, commits)
+            yield from self.rows(modality, _places(current, commits))
 
-    def placed(
-        self, modality: Modality, fingerprint: str, bucket: int | None = None
-    ) -> dict[str, tuple[str, int]]:
-        """Return where `read` finds each document: its data file (which never changes) and its segments.
-
-        Only commits are read, no data.
-        """
-        found: dict[str, tuple[str, int]] = {}
+    def placed(self, modality: Modality, fingerprint: str, bucket: int | None = None) -> Placed:
+        """Return where `read` finds each document. Only commits are read, no data."""
+        places: dict[str, Place] = {}
+        quarantined = 0
         buckets = None if bucket is None else {bucket}
         for _, current, commits in self._blocks(modality, fingerprint, self.snapshot(), buckets):
-            owner = _owners(current, commits)
-            for commit in commits:
-                for doc_id, source, n, _ in commit.stored:
-                    if owner.get(doc_id) == commit.unit and current[doc_id] == source:
-                        found[doc_id] = str(commit.file), n
-        return found
+            places |= _places(current, commits)
+            quarantined += len(_failures(current, commits))
+        return Placed(fingerprint=fingerprint, places=places, quarantined=quarantined)
 
-    def _rows(
-        self, modality: Modality, current: Mapping[str, str], commits: Sequence[Commit]
-    ) -> Iterator[FeatureRow]:
-        """Yield the features of the documents in `current`, which maps them to their sources."""
-        owner = _owners(current, commits)
-        wanted = [
-            commit for commit in commits if any(owner.get(key[0]) == commit.unit for key in commit.stored)
-        ]
-        for part in _by_size(wanted):
+    def rows(self, modality: Modality, places: Mapping[str, Place]) -> Iterator[FeatureRow]:
+        """Yield the features of documents from their places, file by file; see `placed`."""
+        for files in _by_size({place.file: place.size_bytes for place in places.values()}.items()):
             try:
-                found = self.files.read_many([commit.file for commit in part if commit.file])
+                found = self.files.read_many(files)
             except FileNotFoundError as error:
                 raise StoreError(
                     f"a data file that a commit of store {self.uri} names is gone ({error}); `hilbert-ray "
                     "store verify` lists what is missing"
                 ) from error
-            for commit in part:
-                for row in _decoded(modality, commit, found):
-                    if owner.get(row.doc_id) == commit.unit and current[row.doc_id] == row.source:
+            for file in files:
+                for row in _decoded(modality, file, found[file]):
+                    place = places.get(row.doc_id)
+                    if place is not None and place.file == file:
                         yield row
 
     def quarantined(self, modality: Modality, fingerprint: str) -> list[Quarantined]:
@@ -489,7 +500,7 @@ class Store:
             part.documents += len(wanted)
             items = self.stored_documents(snapshot, here, chosen, words=False)
             known = {item.document.doc_id: item.document for item in items}
-            for row in self._rows(part.modality, wanted, commits):
+            for row in self.rows(part.modality, _places(wanted, commits)):
                 part.exported.add(row.doc_id)
                 yield row, known[row.doc_id]
 
@@ -544,7 +555,7 @@ class Store:
                 else:
                     held |= {(commit.unit, commit.file): commit for commit in loaded}
             spoilt = []
-            for part in _by_size([commit for commit in held.values() if commit.file is not None]):
+            for part in _by_size((one, one.size_bytes) for one in held.values() if one.file is not None):
                 for commit, message in zip(
                     part, pool.map(partial(self._fault_of, modality), part), strict=True
                 ):
@@ -636,16 +647,25 @@ def _failures(current: Mapping[str, str], commits: Sequence[Commit]) -> dict[str
     }
 
 
-def _decoded(modality: Modality, commit: Commit, found: Mapping[str, bytes]) -> Iterator[FeatureRow]:
-    """Return the rows of a commit's data file, which is one of those found."""
-    if commit.file is None:
-        return iter(())
+def _places(current: Mapping[str, str], commits: Sequence[Commit]) -> dict[str, Place]:
+    """Return where the row is that counts for each stored document, for commits in rising order of units."""
+    owner = _owners(current, commits)
+    return {
+        doc_id: Place(str(commit.file), commit.size_bytes, segments)
+        for commit in commits
+        for doc_id, source, segments, _ in commit.stored
+        if owner.get(doc_id) == commit.unit and current[doc_id] == source
+    }
+
+
+def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]:
+    """Return the rows of a data file."""
     try:
-        return features.decode(modality, found[commit.file])
+        return features.decode(modality, data)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
-            f"data file {commit.file} is damaged ({error}); `hilbert-ray store verify` lists all such files, "
-            "and with --mend makes `embed` write them again"
+            f"data file {file} is damaged ({error}); `hilbert-ray store verify` lists all such files, and "
+            "with --mend makes `embed` write them again"
         ) from error
 
 
@@ -659,13 +679,13 @@ def _load(commits: Commits, name: str) -> list[Commit] | DamagedError:
         return error
 
 
-def _by_size(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
-    """Group commits whose data files make up some megabytes, to be fetched together."""
-    part: list[Commit] = []
+def _by_size(sizes: Iterable[tuple[_T, int]]) -> Iterator[list[_T]]:
+    """Group things of so many bytes that make up some megabytes, to be fetched together."""
+    part: list[_T] = []
     size = 0
-    for commit in commits:
-        part.append(commit)
-        size += commit.size_bytes
+    for one, size_bytes in sizes:
+        part.append(one)
+        size += size_bytes
         if size >= _READ_BYTES:
             yield part
             part, size = [], 0

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -144,24 +145,37 @@ def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
 def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
     """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
     # A file is small: a data set around it, or threads for its columns, cost more than reading it.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
-    columns = {name: table[name].combine_chunks() for name in table.column_names}
-    return (_row(modality, columns, i) for i in range(table.num_rows))
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    return _rows(modality, {name: table[name].combine_chunks() for name in table.column_names})
 
 
-def _row(modality: Modality, columns: Mapping[str, pa.Array], i: int) -> FeatureRow:
-    n, dim = columns["n"][i].as_py(), columns["dim"][i].as_py()
+def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[FeatureRow]:
     amount = AMOUNT[modality]
-    return FeatureRow(
-        doc_id=columns["doc_id"][i].as_py(),
-        source=columns["source"][i].as_py(),
-        features=np.frombuffer(columns["features"][i].as_buffer(), dtype="<f2").reshape(n, dim),
-        start=columns["start"][i].values.to_numpy(zero_copy_only=False),
-        end=columns["end"][i].values.to_numpy(zero_copy_only=False),
-        timed=columns["timed"][i].as_py(),
-        seen=columns[f"{amount}_seen"][i].as_py(),
-        present=columns[f"{amount}_present"][i].as_py(),
+    plain = ("doc_id", "source", "n", "dim", "timed", f"{amount}_seen", f"{amount}_present")
+    parts = zip(
+        columns["features"],
+        _views(columns["start"]),
+        _views(columns["end"]),
+        *(columns[name].to_pylist() for name in plain),
+        strict=True,
     )
+    for features, start, end, doc_id, source, n, dim, timed, seen, present in parts:
+        yield FeatureRow(
+            doc_id=doc_id,
+            source=source,
+            features=np.frombuffer(features.as_buffer(), dtype="<f2").reshape(n, dim),
+            start=start,
+            end=end,
+            timed=timed,
+            seen=seen,
+            present=present,
+        )
+
+
+def _views(lists: pa.ListArray) -> Iterator[np.ndarray]:
+    """Yield each list of a column, without a copy."""
+    values = lists.values.to_numpy()
+    return (values[first:end] for first, end in pairwise(lists.offsets.to_pylist()))
 
 
 def sha256_of(data: bytes) -> str:
