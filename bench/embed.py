@@ -99,8 +99,12 @@ def run_embed(
     commits = commits_of(store)
     # What the first commits hold was made before the clock starts; at the end a worker may be out of work.
     steady = commits[workers - 1 : 1 - workers or None]
-    if len(steady) <= LEAST_UNITS * workers:
-        sys.exit(f"{len(commits)} units say too little about {workers} workers: give more --minutes")
+    least = LEAST_UNITS * workers
+    if len(steady) <= least:
+        times = (least + 1) / max(len(steady), 1)
+        sys.exit(
+            f"{len(commits)} units say too little of {workers} workers: give {times:.1f} x the --minutes"
+        )
     amount = sum(amount for _, amount in steady[1:])
     return amount / (steady[-1][0] - steady[0][0]), steady[0][0] - began
 

@@ -30,7 +30,7 @@ from hilbert_ray.embed.prepare import settled
 from hilbert_ray.embed.rounds import pool
 from hilbert_ray.embed.unit import EmbedUnits, Result, embed_documents, load_encoder
 from hilbert_ray.store import Commit, FeatureRow, Store, StoredDocument, reads_turns
-from tests import fatal, make
+from tests import fatal, make, models
 from tests.faulty import Request, faulty_object_store
 
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
@@ -711,7 +711,23 @@ def test_a_library_that_a_node_cannot_load_ends_the_run_and_is_no_documents_faul
     [result] = [Result.from_json(text) for text in batch["result"]]
     assert result.fault is not None
     assert f"{modality} encoder {encoder} cannot load what it computes with on node" in result.fault
-    assert "`hilbert-ray doctor` there says what to mend" in result.fault
+    assert "`hilbert-ray doctor` there checks the libraries" in result.fault
+    assert result.quarantined == ()
+    assert rows_of(store.uri) == {}
+
+
+def test_weights_that_do_not_load_end_the_run_and_are_no_documents_fault(tmp_path: Path) -> None:
+    config = replace(CONFIG, text=models.made("bert", tmp_path / "bert"))
+    weights = tmp_path / "bert" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    store = Store.create(str(tmp_path / "store"), 2)
+    number, units = planned(make.corpus(tmp_path, 2), store, config)
+    worker = EmbedUnits(store, number, config, {"text": units["text"][0].fingerprint})
+    [batch] = worker({"unit": np.array([unit.to_json() for unit in units["text"]])})
+    [result] = [Result.from_json(text) for text in batch["result"]]
+    assert result.fault is not None
+    assert f"text encoder {config.text} cannot load what it computes with on node" in result.fault
+    assert "(SafetensorError: " in result.fault
     assert result.quarantined == ()
     assert rows_of(store.uri) == {}
 

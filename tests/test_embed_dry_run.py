@@ -10,7 +10,7 @@ from hilbert_ray.cli import main
 from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
 from hilbert_ray.embed import dry_run, embed, estimate
 from hilbert_ray.store import Store, StoreError
-from tests import make
+from tests import make, models
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -95,6 +95,19 @@ def test_documents_that_cannot_be_read_give_no_estimate_but_the_reason(tmp_path:
     assert found.modalities["audio"].time_s is None
     assert "no estimate: no sampled document could be read; " in found.text()
     assert "words.wav" in found.text()
+
+
+def test_an_encoder_that_does_not_load_is_refused_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, weights = models.made("bert", tmp_path / "bert"), tmp_path / "bert" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    arguments = ["--manifest", make.corpus(tmp_path, 2), "--store", str(tmp_path / "store")]
+    assert main(["embed", *arguments, "--audio", "none", "--text", spec, "--dry-run"]) == 1
+    shown = capsys.readouterr().err
+    assert f"hilbert-ray embed: text encoder {spec} cannot load what it computes with on node" in shown
+    assert "(SafetensorError: " in shown
+    assert "Traceback" not in shown
 
 
 def test_a_store_of_another_schema_is_refused_as_embed_refuses_it(tmp_path: Path) -> None:

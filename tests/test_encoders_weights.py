@@ -12,15 +12,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hilbert_ray import encoders
-from hilbert_ray.config import ConfigError, EncoderConfig, SegmentConfig
+from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.document import AudioSegment, Segment, TextSegment
 from hilbert_ray.encoders.weights import fetch, weights_hash
 from tests import models
 
 WEIGHTS = "model.safetensors"
+SEGMENTS: dict[Modality, Segment] = {
+    "audio": AudioSegment(start=0.0, end=1.0, samples=np.sin(np.arange(16000, dtype=np.float32))),
+    "text": TextSegment(start=0.0, end=1.0, text="the cold garden"),
+}
 NEEDED = {"config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS}
 
 
@@ -240,6 +247,49 @@ def test_a_folder_is_pinned_by_its_absolute_path(tmp_path: Path, monkeypatch: py
         assert encoders.pinned(f"hf:{tmp_path / name}") == f"hf:{tmp_path / name}"
     with pytest.raises(ConfigError, match="encoder folder model is local and has no revision 'main'"):
         fetch("hf:model@main")
+
+
+def without(folder: Path, part: str) -> None:
+    """Take a tensor out of a model's weights."""
+    tensors = load_file(folder / WEIGHTS)
+    [name] = [name for name in tensors if name.endswith(part)]
+    del tensors[name]
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def loaded(spec: str, modality: Modality) -> encoders.Encoder:
+    return encoders.load(spec, modality, EncoderConfig(precision="float32"), SegmentConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "part"),
+    [
+        ("bert", "text", "encoder.layer.1.output.dense.weight"),
+        ("hubert-group", "audio", "encoder.layers.0.attention.k_proj.bias"),
+        ("whisper", "audio", "encoder.layer_norm.weight"),
+    ],
+)
+def test_weights_that_lack_what_features_depend_on_are_refused(
+    name: str, modality: Modality, part: str, tmp_path: Path
+) -> None:
+    spec = models.made(name, tmp_path)
+    assert loaded(spec, modality).encode([]).shape[0] == 0
+    without(tmp_path, part)
+    with pytest.raises(ConfigError, match=rf"lack 1 of the tensors .* computes with, the first {part}; they"):
+        loaded(spec, modality).encode([])
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "part"),
+    [("bert", "text", "pooler.dense.weight"), ("wav2vec2-group", "audio", "masked_spec_embed")],
+)
+def test_weights_may_lack_what_no_feature_depends_on(
+    name: str, modality: Modality, part: str, tmp_path: Path
+) -> None:
+    spec = models.made(name, tmp_path)
+    before = loaded(spec, modality).encode([SEGMENTS[modality]])
+    without(tmp_path, part)
+    np.testing.assert_array_equal(loaded(spec, modality).encode([SEGMENTS[modality]]), before)
 
 
 def test_built_in_encoders_need_no_pin() -> None:

@@ -18,10 +18,10 @@ from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, Fault, Seconds, Segment
 from hilbert_ray.embed.plan import CHARACTERS_PER_S, Plan, look
-from hilbert_ray.embed.prepare import chosen_encoders, plan_all, require_documents, settled
+from hilbert_ray.embed.prepare import EmbedError, chosen_encoders, plan_all, require_documents, settled
 from hilbert_ray.embed.read import Ended, Reader, Work, read_ahead
 from hilbert_ray.embed.rounds import duration, pool
-from hilbert_ray.embed.unit import load_encoder, segments_of
+from hilbert_ray.embed.unit import load_encoder, load_fault, segments_of
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Quarantined, Snapshot, Store, StoredDocument
 from hilbert_ray.store.files import Files
@@ -120,7 +120,8 @@ def estimate(manifest: str, store: str, config: Config) -> Estimate:
             to estimate the time for (0: as many as the cluster has room for now).
 
     Raises:
-        ConfigError, ManifestError, StoreError, EmbedError: as `embed` does before anything runs.
+        ConfigError, ManifestError, StoreError, EmbedError: as `embed` does before anything runs, and where an
+        encoder does not load.
     """
     config = settled(config)
     chosen = chosen_encoders(config)
@@ -196,7 +197,13 @@ def _probe(
     room = total.get("GPU", 0.0) if "num_gpus" in resources else total.get("CPU", 1.0)
     here = max(1, min(workers, int(room / max(resources.values()))))
     task = ray.remote(measure).options(**resources)
-    found = ray.get([task.remote([*items[i:], *items[:i]], modality, config, PROBE_S) for i in range(here)])
+    tasks = [task.remote([*items[i:], *items[:i]], modality, config, PROBE_S) for i in range(here)]
+    try:
+        found = ray.get(tasks)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, EmbedError):
+            raise error.cause from None
+        raise
     done, passed, size = (sum(values) for values in zip(*(one[:3] for one in found), strict=True))
     fault = next((reason for *_, reason in found if reason is not None), None)
     if not done:
@@ -212,11 +219,16 @@ def measure(
     Returns:
         Seconds of the plan that were embedded, seconds that this took, bytes that a store would keep, and the
         first reason why a document could not be read.
+
+    Raises:
+        EmbedError: when the encoder does not load.
     """
     import torch
 
     torch.set_num_threads(config.embed.threads)
     encoder = load_encoder(config, modality)
+    if (unloaded := load_fault(encoder)) is not None:
+        raise EmbedError(unloaded)
     reader = Reader(modality=modality, rate_hz=encoder.rate_hz, config=config)
     done, size, ended, fault = 0.0, 0, 0, None
     began: float | None = None
@@ -246,7 +258,7 @@ def measure(
         if began is not None and not is_full:
             continue
         encoder.encode(batch)
-        if began is None:  # the first batch loads the encoder
+        if began is None:  # the first batch only warms up
             began = time.monotonic()
         else:
             done, size = done + pending, size + len(batch) * (2 * encoder.dim + _TIMES_BYTES)

@@ -197,7 +197,7 @@ def _place(unit: Unit) -> tuple[Modality, str, int, str]:
 
 
 def _fault(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -> str | None:
-    """Return what is wrong if this worker's encoders are not those of the plan, or cannot encode here."""
+    """Return what is wrong if this worker's encoders are not those of the plan, or do not load."""
     for modality, encoder in found.items():
         if encoder.fingerprint != planned[modality]:
             return (
@@ -205,13 +205,21 @@ def _fault(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -
                 f"{platform.node()}, but the run was planned with {planned[modality]}; features of both must "
                 "not mix: put the same weights and versions on every node"
             )
-        try:
-            encoder.encode([])
-        except (ImportError, OSError) as error:  # a library that does not load is no document's fault
-            return (
-                f"{modality} encoder {encoder.name} cannot load what it computes with on node "
-                f"{platform.node()} ({error}); `hilbert-ray doctor` there says what to mend"
-            )
+        if (fault := load_fault(encoder)) is not None:
+            return fault
+    return None
+
+
+def load_fault(encoder: Encoder) -> str | None:
+    """Return what keeps an encoder from loading its libraries and weights here: no document's fault."""
+    try:
+        encoder.encode([])
+    except Exception as error:
+        return (
+            f"{encoder.modality} encoder {encoder.name} cannot load what it computes with on node "
+            f"{platform.node()} ({type(error).__name__}: {error}); mend it and run again, "
+            "`hilbert-ray doctor` there checks the libraries"
+        )
     return None
 
 

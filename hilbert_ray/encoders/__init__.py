@@ -43,7 +43,10 @@ class Encoder(Protocol):
         """Return what makes the features, as plain values: the content of the store's encoder.json."""
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Return features float32 [n, dim], one a segment, the same for a segment in any batch."""
+        """Return features float32 [n, dim], one a segment, the same for a segment in any batch.
+
+        Given no segment, it loads what it computes with, and raises what keeps it from that.
+        """
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without special tokens."""

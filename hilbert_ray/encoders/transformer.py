@@ -19,6 +19,9 @@ from hilbert_ray.document import DocumentError, Hertz, Segment
 from hilbert_ray.encoders import fingerprint_of, segmentation
 from hilbert_ray.encoders.weights import has_safetensors, precision_here, weights_hash
 
+UNUSED = ("decoder", "masked_spec_embed", "pooler")
+"""Parts of networks that no feature depends on, so that weights may do without them."""
+
 
 class SegmentTooLongError(DocumentError):
     """A segment beyond what the encoder takes; nothing is cut off to make it fit."""
@@ -117,14 +120,30 @@ class Transformer:
             if self.config.model_type in ("t5", "mt5", "umt5")
             else transformers.AutoModel
         )
-        return kind.from_pretrained(
+        model, found = kind.from_pretrained(
             self.pretrained.folder,
             use_safetensors=has_safetensors(self.pretrained.folder),
             trust_remote_code=self.pretrained.options.trust_remote_code,
+            output_loading_info=True,
         )
+        lacking = sorted(name for name in found["missing_keys"] if not set(name.split(".")) & set(UNUSED))
+        if lacking:
+            raise ConfigError(
+                f"the weights of encoder {self.name} lack {len(lacking)} of the tensors that a network of "
+                f"type {self.config.model_type} computes with, the first {lacking[0]}; they would be random: "
+                "use weights that belong to this config.json, or fetch them again"
+            )
+        return model
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Return features float32 [n, dim]; batches are a function of the segments alone."""
+        """Return features float32 [n, dim]; batches are a function of the segments alone.
+
+        Given none it only loads the weights.
+
+        Raises:
+            ConfigError: when the weights lack what the network computes with.
+        """
+        _ = self.model
         features = np.zeros((len(segments), self.dim), np.float32)
         inputs = self._inputs(segments)
         lengths = np.array([len(one) for one in inputs], np.int64)
