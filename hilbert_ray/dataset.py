@@ -176,12 +176,14 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
     known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality).items()}
     if wanted == "none" or (wanted is None and not known):
         return None
+    local = Path(wanted.removeprefix("hf:")) if wanted and wanted.startswith("hf:") else None
+    spec = f"hf:{local.absolute()}" if local and local.is_dir() else wanted  # as `embed` notes a folder
     matching = [
         d
         for d in known.values()
-        if wanted is None
-        or wanted in (d["fingerprint"], d["name"], d["spec"])
-        or d["spec"].startswith(f"{wanted}@")
+        if spec is None
+        or spec in (d["fingerprint"], d["name"], d["spec"])
+        or d["spec"].startswith(f"{spec}@")
     ]
     if len(matching) == 1:
         return matching[0]

@@ -25,7 +25,7 @@ from hilbert_ray.labels import encode_labels
 from hilbert_ray.mapped import folder, remove
 from hilbert_ray.model import Network, network
 from hilbert_ray.store import Quarantined, Store, StoredDocument, StoreError, bucket_of
-from tests import make
+from tests import make, models
 
 CONFIG = Config()
 LABELS = {"a": "work", "b": "home", "c": "work", "d": None}
@@ -173,6 +173,19 @@ def test_the_only_encoder_is_taken_and_one_of_several_must_be_named(tmp_path: Pa
         assert dataset.config.segment.window_s == config.segment.window_s
         assert (dataset.config.audio, dataset.config.text) == ("mfcc", "hashing")
     assert open_dataset(uri, CONFIG, audio="none", text="hashing").features.audio is None
+
+
+def test_an_encoder_in_a_folder_may_be_named_as_it_was_for_embed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(CONFIG, text=models.made("bert", tmp_path / "bert"))
+    uri = store_of(tmp_path / "store", stored(), CONFIG, other)
+    monkeypatch.chdir(tmp_path)
+    for spec in ("hf:bert", "hf:./bert", other.text):
+        dataset = open_dataset(uri, CONFIG, text=spec)
+        assert dataset.encoders["text"]["fingerprint"] == fingerprint_of("text", other)
+    with pytest.raises(ConfigError, match="--text hf:other was given, and store"):
+        open_dataset(uri, CONFIG, text="hf:other")
 
 
 def test_an_encoder_that_the_store_does_not_hold_is_refused_with_those_that_it_holds(tmp_path: Path) -> None:
