@@ -306,9 +306,8 @@ def _read(stored: _Stored, places: Mapping[str, Place], duration: np.ndarray, is
         is_mapped: whether the segments go to a file.
     """
     count, dim = stored.shape
-    start, end = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    start, end, position = (np.zeros(count, np.float32) for _ in range(3))
     wide = np.zeros((len(stored.doc_ids), 2 * dim), np.float32)
-    whole = np.ones(len(stored.doc_ids), np.float32)  # what positions are shares of
 
     def pieces() -> Iterator[Piece]:
         for i, row in stored.rows(places):
@@ -316,8 +315,8 @@ def _read(stored: _Stored, places: Mapping[str, Place], duration: np.ndarray, is
                 duration[i] = row.present
             span = slice(stored.offsets[i], stored.offsets[i + 1])
             start[span], end[span] = row.start, row.end
-            if row.timed:
-                whole[i] = max(duration[i], row.end.max(initial=0.0)) or 1.0
+            whole = max(float(duration[i]), float(row.end.max(initial=0.0))) if row.timed else 1.0
+            position[span] = (row.start + row.end) / (2 * (whole or 1.0))
             values = row.features.astype(np.float32)
             wide[i] = mean_std(values)
             yield int(stored.offsets[i]), row.features if is_mapped else values
@@ -331,9 +330,6 @@ def _read(stored: _Stored, places: Mapping[str, Place], duration: np.ndarray, is
         held = np.empty(stored.shape, np.float32)
         for first, found in pieces():
             held[first : first + len(found)] = found
-    position = start + end
-    position /= 2
-    position /= np.repeat(whole, np.diff(stored.offsets))
     return Ragged(values=held, position=position, start=start, end=end, offsets=stored.offsets, wide=wide)
 
 

@@ -176,14 +176,14 @@ def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str
     known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality).items()}
     if wanted == "none" or (wanted is None and not known):
         return None
-    local = Path(wanted.removeprefix("hf:")) if wanted and wanted.startswith("hf:") else None
-    spec = f"hf:{local.absolute()}" if local and local.is_dir() else wanted  # as `embed` notes a folder
+    folder = f"hf:{Path((wanted or '').removeprefix('hf:')).absolute()}"  # as `embed` notes a folder
     matching = [
         d
         for d in known.values()
-        if spec is None
-        or spec in (d["fingerprint"], d["name"], d["spec"])
-        or d["spec"].startswith(f"{spec}@")
+        if wanted is None
+        or wanted in (d["fingerprint"], d["name"], d["spec"])
+        or d["spec"] == folder
+        or d["spec"].startswith(f"{wanted}@")
     ]
     if len(matching) == 1:
         return matching[0]

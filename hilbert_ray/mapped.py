@@ -23,7 +23,7 @@ BLOCK_ROWS = 4096
 """Rows to read at once where all are wanted one after another."""
 
 Piece = tuple[int, np.ndarray]
-"""Some rows of a file, float16 [n, dim], after the number of the first of them."""
+"""Some rows of a file, float16 [n, dim] or as float32, after the number of the first of them."""
 
 
 def folder() -> Path:

@@ -181,9 +181,11 @@ def test_an_encoder_in_a_folder_may_be_named_as_it_was_for_embed(
     other = replace(CONFIG, text=models.made("bert", tmp_path / "bert"))
     uri = store_of(tmp_path / "store", stored(), CONFIG, other)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "hashing").mkdir()  # a folder that is no encoder hides none
     for spec in ("hf:bert", "hf:./bert", other.text):
         dataset = open_dataset(uri, CONFIG, text=spec)
         assert dataset.encoders["text"]["fingerprint"] == fingerprint_of("text", other)
+    assert open_dataset(uri, CONFIG, text="hashing").encoders["text"]["name"] == "hashing"
     with pytest.raises(ConfigError, match="--text hf:other was given, and store"):
         open_dataset(uri, CONFIG, text="hf:other")
 

@@ -723,6 +723,8 @@ def test_weights_that_do_not_load_end_the_run_and_are_no_documents_fault(tmp_pat
     store = Store.create(str(tmp_path / "store"), 2)
     number, units = planned(make.corpus(tmp_path, 2), store, config)
     worker = EmbedUnits(store, number, config, {"text": units["text"][0].fingerprint})
+    loaded: Any = worker.encoders["text"]
+    assert "model" not in vars(loaded), "a death in the constructor is no try at a unit"
     [batch] = worker({"unit": np.array([unit.to_json() for unit in units["text"]])})
     [result] = [Result.from_json(text) for text in batch["result"]]
     assert result.fault is not None

@@ -292,6 +292,25 @@ def test_weights_may_lack_what_no_feature_depends_on(
     np.testing.assert_array_equal(loaded(spec, modality).encode([SEGMENTS[modality]]), before)
 
 
+def test_remote_code_may_load_its_weights_in_a_way_of_its_own(tmp_path: Path) -> None:
+    models.made("bert", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_own.Own"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modeling_own.py").write_text(
+        "from transformers import BertModel\n"
+        "class Own(BertModel):\n"
+        "    @classmethod\n"
+        "    def from_pretrained(cls, folder, **options):\n"
+        "        return BertModel.from_pretrained(folder)\n"
+    )
+    options = EncoderConfig(precision="float32", trust_remote_code=True)
+    encoder = encoders.load(f"hf:{tmp_path}", "text", options, SegmentConfig())
+    plain = loaded(f"hf:{tmp_path}", "text")
+    segments = [SEGMENTS["text"]]
+    np.testing.assert_array_equal(encoder.encode(segments), plain.encode(segments))
+
+
 def test_built_in_encoders_need_no_pin() -> None:
     assert [encoders.pinned(spec) for spec in ("mfcc", "hashing", "none")] == ["mfcc", "hashing", "none"]
 

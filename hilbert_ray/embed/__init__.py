@@ -100,7 +100,8 @@ def embed(manifest: str, store: str, config: Config) -> Summary:
         ConfigError: when an encoder cannot be had.
         ManifestError: when the manifest cannot be read at all.
         StoreError: when the store cannot be read, or is of another schema.
-        EmbedError: when the manifest has no valid document, the store cannot be written, or workers keep
+        EmbedError: when the manifest has no valid document, the store cannot be written, an encoder does
+            not load, or workers keep
         dying.
         TooManyQuarantinedError: when more documents fail than `config.embed.max_quarantined` allows.
     """

@@ -18,7 +18,7 @@ PLANNED_HERE = 50_000
 
 
 class EmbedError(RuntimeError):
-    """A run that cannot go on: no valid document, a store that cannot be written, workers that keep dying."""
+    """A run that cannot go on: no document, no way to write the store or load an encoder, dying workers."""
 
 
 def settled(config: Config) -> Config:

@@ -166,7 +166,7 @@ class _Progress:
         """Take the result of one unit.
 
         Raises:
-            EmbedError: when the store could not be written.
+            EmbedError: when the store could not be written or an encoder did not load.
             TooManyQuarantinedError: when too large a share of the planned documents failed.
         """
         if result.fault is not None:

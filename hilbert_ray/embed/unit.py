@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from itertools import groupby
@@ -51,7 +51,7 @@ class Result:
     """What a worker reports of one unit.
 
     `seconds` is the unit's weight in the plan; `amount` the seconds or tokens stored; `fault` why the store
-    could not be written or the encoder is another, which ends the run.
+    could not be written, or the encoder is another or does not load, which ends the run.
     """
 
     modality: Modality
@@ -87,10 +87,28 @@ class EmbedUnits:
         self.store = store
         self.snapshot = store.snapshot(snapshot)
         self.config = config
+        self.fingerprints = fingerprints
         self.encoders = {modality: load_encoder(config, modality) for modality in fingerprints}
-        self.fault = _fault(self.encoders, fingerprints)
         self.tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
+
+    @cached_property
+    def fault(self) -> str | None:
+        """What is wrong if the encoders are not those of the plan, or do not load.
+
+        Found when the first units come, so that a death while loading counts as a try at them.
+        """
+        for modality, encoder in self.encoders.items():
+            planned = self.fingerprints[modality]
+            if encoder.fingerprint != planned:
+                return (
+                    f"{modality} encoder {encoder.name} has fingerprint {encoder.fingerprint} on node "
+                    f"{platform.node()}, but the run was planned with {planned}; features of both must not "
+                    "mix: put the same weights and versions on every node"
+                )
+            if (fault := load_fault(encoder)) is not None:
+                return fault
+        return None
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
         """Embed the units of a batch (column `unit`, JSON); yield their results (column `result`, JSON)."""
@@ -194,20 +212,6 @@ class EmbedUnits:
 
 def _place(unit: Unit) -> tuple[Modality, str, int, str]:
     return unit.modality, unit.fingerprint, unit.bucket, unit.unit_id
-
-
-def _fault(found: Mapping[Modality, Encoder], planned: Mapping[Modality, str]) -> str | None:
-    """Return what is wrong if this worker's encoders are not those of the plan, or do not load."""
-    for modality, encoder in found.items():
-        if encoder.fingerprint != planned[modality]:
-            return (
-                f"{modality} encoder {encoder.name} has fingerprint {encoder.fingerprint} on node "
-                f"{platform.node()}, but the run was planned with {planned[modality]}; features of both must "
-                "not mix: put the same weights and versions on every node"
-            )
-        if (fault := load_fault(encoder)) is not None:
-            return fault
-    return None
 
 
 def load_fault(encoder: Encoder) -> str | None:

@@ -19,7 +19,7 @@ from hilbert_ray.document import DocumentError, Hertz, Segment
 from hilbert_ray.encoders import fingerprint_of, segmentation
 from hilbert_ray.encoders.weights import has_safetensors, precision_here, weights_hash
 
-UNUSED = ("decoder", "masked_spec_embed", "pooler")
+UNUSED = {"masked_spec_embed", "num_batches_tracked", "pooler"}
 """Parts of networks that no feature depends on, so that weights may do without them."""
 
 
@@ -120,13 +120,17 @@ class Transformer:
             if self.config.model_type in ("t5", "mt5", "umt5")
             else transformers.AutoModel
         )
-        model, found = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             self.pretrained.folder,
             use_safetensors=has_safetensors(self.pretrained.folder),
             trust_remote_code=self.pretrained.options.trust_remote_code,
             output_loading_info=True,
         )
-        lacking = sorted(name for name in found["missing_keys"] if not set(name.split(".")) & set(UNUSED))
+        if not isinstance(loaded, tuple):  # remote code with a way of its own to load weights
+            return loaded
+        model, found = loaded
+        unused = UNUSED | ({"decoder"} if self.config.model_type == "whisper" else set())
+        lacking = sorted(name for name in found["missing_keys"] if not unused & set(name.split(".")))
         if lacking:
             raise ConfigError(
                 f"the weights of encoder {self.name} lack {len(lacking)} of the tensors that a network of "

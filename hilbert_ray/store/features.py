@@ -145,8 +145,8 @@ def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
 def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
     """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
     # A file is small: a data set around it, or threads for its columns, cost more than reading it.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    return _rows(modality, {name: table[name].combine_chunks() for name in table.column_names})
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
+    return _rows(modality, {name: table[name].chunk(0) for name in table.column_names})
 
 
 def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[FeatureRow]:
