@@ -22,10 +22,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from hilbert_ray.config import Modality
+from hilbert_ray.config import EncoderConfig, Modality
 from hilbert_ray.embed import EmbedError, embed
 from hilbert_ray.store import FeatureRow, Store, StoreError
-from tests import fatal, make
+from tests import fatal, make, models
 from tests.faulty import Fault, Request, faulty_object_store
 from tests.test_embed import CONFIG, assert_same_rows, embed_here, rows_of
 
@@ -180,6 +180,30 @@ def test_runs_killed_at_random_moments_end_as_an_undisturbed_one(tmp_path: Path)
     plain = Store.create(str(tmp_path / "plain"), 4)
     embed_here(manifest, plain)
     assert_whole(f"fatal://{folder}/store", rows_of(plain.uri))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.soak
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_die_while_weights_load_end_the_run_and_blame_no_document(tmp_path: Path) -> None:
+    spec = models.made("bert", tmp_path / "bert")
+    about = tmp_path / "bert" / "config.json"
+    about.write_text(
+        json.dumps({**json.loads(about.read_text()), "auto_map": {"AutoModel": "modeling_dying.Dying"}})
+    )
+    (tmp_path / "bert" / "modeling_dying.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nclass Dying: pass\n"
+    )
+    manifest = make.corpus(tmp_path, 2)
+    options = EncoderConfig(trust_remote_code=True)
+    settings = replace(SETTINGS, audio="none", text=spec, text_encoder=options)
+    with pytest.raises(
+        EmbedError, match="2 documents of 2 are neither stored nor quarantined after 6 rounds"
+    ):
+        embed(manifest, str(tmp_path / "store"), settings)
+    [facts] = Store.open(str(tmp_path / "store")).info()["encoders"]
+    assert (facts["stored"], facts["quarantined"], facts["pending"]) == (0, 0, 2)
 
 
 @pytest.mark.ray
