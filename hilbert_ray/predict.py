@@ -113,7 +113,9 @@ def predict(
         for failure in one.quarantined:
             earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
             faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
-    with ray.data.DataContext.current(data_context()):
+    context = data_context()
+    context.execution_options.preserve_order = True  # the same run writes the same file
+    with ray.data.DataContext.current(context):
         rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
             PredictBucket,
             fn_constructor_kwargs={
