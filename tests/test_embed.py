@@ -729,7 +729,7 @@ def test_weights_that_do_not_load_end_the_run_and_are_no_documents_fault(tmp_pat
     [result] = [Result.from_json(text) for text in batch["result"]]
     assert result.fault is not None
     assert f"text encoder {config.text} cannot load what it computes with on node" in result.fault
-    assert "(SafetensorError: " in result.fault
+    assert f"(ConfigError: the weights of encoder {config.text} cannot be read: " in result.fault
     assert result.quarantined == ()
     assert rows_of(store.uri) == {}
 

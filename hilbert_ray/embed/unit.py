@@ -218,7 +218,7 @@ def load_fault(encoder: Encoder) -> str | None:
     """Return what keeps an encoder from loading its libraries and weights here: no document's fault."""
     try:
         encoder.encode([])
-    except Exception as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # libraries, files, memory, weights
         return (
             f"{encoder.modality} encoder {encoder.name} cannot load what it computes with on node "
             f"{platform.node()} ({type(error).__name__}: {error}); mend it and run again, "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
@@ -120,12 +121,17 @@ class Transformer:
             if self.config.model_type in ("t5", "mt5", "umt5")
             else transformers.AutoModel
         )
-        loaded = kind.from_pretrained(
-            self.pretrained.folder,
-            use_safetensors=has_safetensors(self.pretrained.folder),
-            trust_remote_code=self.pretrained.options.trust_remote_code,
-            output_loading_info=True,
-        )
+        try:
+            loaded = kind.from_pretrained(
+                self.pretrained.folder,
+                use_safetensors=has_safetensors(self.pretrained.folder),
+                trust_remote_code=self.pretrained.options.trust_remote_code,
+                output_loading_info=True,
+            )
+        except SafetensorError as error:
+            raise ConfigError(
+                f"the weights of encoder {self.name} cannot be read: {error}; fetch them again"
+            ) from error
         if not isinstance(loaded, tuple):  # remote code with a way of its own to load weights
             return loaded
         model, found = loaded
@@ -145,7 +151,7 @@ class Transformer:
         Given none it only loads the weights.
 
         Raises:
-            ConfigError: when the weights lack what the network computes with.
+            ConfigError: when the weights cannot be read or lack what the network computes with.
         """
         _ = self.model
         features = np.zeros((len(segments), self.dim), np.float32)
