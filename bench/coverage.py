@@ -22,10 +22,15 @@ from scipy import special, stats
 from bench.measure import Record
 from hilbert_ray.config import FoldsConfig
 from hilbert_ray.folds import Folds, FoldsError, make_folds
-from hilbert_ray.metrics import Predictions, compare_predictions, evaluate_predictions
-from hilbert_ray.metrics.intervals import resample_groups
-from hilbert_ray.metrics.predictions import headline
-from hilbert_ray.metrics.segments import defined_mean, ratio
+from hilbert_ray.metrics import (
+    Predictions,
+    compare_predictions,
+    defined_mean,
+    evaluate_predictions,
+    headline,
+    ratio,
+    resample_groups,
+)
 
 GROUPS = (10, 20, 40, 80)
 DIM = 5

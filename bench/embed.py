@@ -31,6 +31,7 @@ import numpy as np
 from bench.measure import Bar, Record, in_process, turns
 from bench.peers import rows
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, window_s
+from hilbert_ray.encoders import load_encoder_spec, precision_here
 
 BARE, EMBED = "bare forward", "embed"
 WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
@@ -122,10 +123,8 @@ def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, f
     import torch
     import transformers
 
-    from hilbert_ray import encoders
-
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if encoders.precision_here() == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision_here() == "bf16" else torch.float32
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(spec.removeprefix("hf:")).to(dtype).eval()
     mask = {}
@@ -244,11 +243,10 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
 
 def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
     """Print the speed of a text encoder."""
-    from hilbert_ray import encoders
     from hilbert_ray.config import EmbedConfig, EncoderConfig, SegmentConfig
 
     spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
-    encoder = encoders.load(spec, "text", EncoderConfig(), SegmentConfig())
+    encoder = load_encoder_spec(spec, "text", EncoderConfig(), SegmentConfig())
     texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
     tokens = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]

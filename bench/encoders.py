@@ -23,6 +23,7 @@ import numpy as np
 
 from bench.measure import Record, in_process, timed, turns
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, minilm, window_s
+from hilbert_ray.encoders import load_encoder_spec
 
 if TYPE_CHECKING:
     from hilbert_ray.document import TextSegment
@@ -117,7 +118,6 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     import torch
     import transformers
 
-    from hilbert_ray import encoders
     from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig
 
     transformers.utils.logging.set_verbosity_error()
@@ -126,7 +126,7 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     modality: Modality = "audio" if shape in SPEECH else "text"
     config = EncoderConfig(precision=options.precision)
     with tempfile.TemporaryDirectory() as folder:
-        encoder: Any = encoders.load(made(shape, Path(folder)), modality, config, SegmentConfig())
+        encoder: Any = load_encoder_spec(made(shape, Path(folder)), modality, config, SegmentConfig())
         if modality == "audio":
             segments, bare = speech(encoder, shape, options.windows, options.audio_batch)
         else:
@@ -158,7 +158,7 @@ def tokens(encoder: Any, segments: "Sequence[TextSegment]") -> list[int]:  # noq
 
 def padding(sizes: np.ndarray, encoder: Any) -> float:  # noqa: ANN401
     """Return the share of padding in the batches that an encoder makes of inputs of these sizes."""
-    from hilbert_ray.encoders.transformer import pack
+    from hilbert_ray.encoders import pack
 
     batches = list(pack(sizes, encoder.budget, encoder.overhead))
     return 1 - float(sizes.sum()) / sum(int(sizes[batch].max()) * len(batch) for batch in batches)

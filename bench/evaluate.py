@@ -21,15 +21,13 @@ import numpy as np
 import ray
 
 from bench.measure import Bar, Record, turns
-from hilbert_ray.batch import Features, Ragged, mean_std
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, Modality, TaskConfig, from_dict, load_file
-from hilbert_ray.cross_validation import _run_fold, run_folds
-from hilbert_ray.dataset import open_dataset
-from hilbert_ray.embed import embed
-from hilbert_ray.evaluate import variants
-from hilbert_ray.folders import Folder
+from hilbert_ray.embedding import embed
+from hilbert_ray.evaluation import choose_variants, run_fold_on_one_thread, run_folds
+from hilbert_ray.features import Features, Ragged, mean_std, open_dataset
 from hilbert_ray.folds import Folds, make_folds
+from hilbert_ray.storage import Workspace
 
 DIMS: dict[Modality, int] = {"audio": 120, "text": 512}
 TASKS, PLAIN = "Ray tasks", "one process"
@@ -93,9 +91,9 @@ def as_tasks(features: Features, folds: Folds, config: Config) -> tuple[float, i
     watcher.start()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        chosen = variants(config, features, compare=False)
+        chosen = choose_variants(config, features, compare=False)
         wanted = [(variant, part) for variant in chosen for part in folds]
-        run_folds(ray.put(features), wanted, Folder(scratch, Path(scratch)), "bench")
+        run_folds(ray.put(features), wanted, Workspace(scratch, Path(scratch)), "bench")
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
@@ -105,9 +103,9 @@ def as_tasks(features: Features, folds: Folds, config: Config) -> tuple[float, i
 def in_one_process(features: Features, folds: Folds, config: Config) -> float:
     """Return the seconds that the folds take one after another in this process."""
     began = time.perf_counter()
-    for variant in variants(config, features, compare=False):
+    for variant in choose_variants(config, features, compare=False):
         for part in folds:
-            _run_fold(features, variant, part)
+            run_fold_on_one_thread(features, variant, part)
     return time.perf_counter() - began
 
 

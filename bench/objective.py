@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.measure import FITTED, Bar, Record, in_process, turns
-from hilbert_ray import batch, losses
-from hilbert_ray.batch import Features, Ragged, collate, epoch_batches, mean_std
+from hilbert_ray import losses
 from hilbert_ray.config import Config, LossConfig, TaskConfig
-from hilbert_ray.fit import backward
+from hilbert_ray.features import LENGTH_BUCKETS_FROM, Features, Ragged, collate, epoch_batches, mean_std
 from hilbert_ray.model import Network
+from hilbert_ray.training import backward
 
 DIM = 256
 SCALE = 14.3
@@ -175,7 +175,7 @@ def documents(count: int) -> Features:
 
 def buckets(record: Record, count: int, settings: argparse.Namespace) -> None:
     """Compare an epoch of steps on batches drawn freely with one on batches of similar length."""
-    assert count > batch.LENGTH_BUCKETS_FROM, "fewer documents are never bucketed"
+    assert count > LENGTH_BUCKETS_FROM, "fewer documents are never bucketed"
     torch.set_num_threads(settings.threads)
     features, everyone = documents(count), np.arange(count)
     config = Config(tasks={"pattern": TaskConfig(classes=("a", "b", "c", "d"))})

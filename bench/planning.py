@@ -40,11 +40,9 @@ import soundfile
 
 from bench.measure import Record, in_process, peak_bytes
 from hilbert_ray.config import Config, EmbedConfig, TaskConfig
-from hilbert_ray.embed.plan import look
-from hilbert_ray.embed.prepare import chosen_encoders, plan_all
-from hilbert_ray.embed.unit import EmbedUnits
-from hilbert_ray.store import Commit, FeatureRow, Store, features
-from hilbert_ray.validate import PROBED, validate
+from hilbert_ray.embedding import EmbedUnits, chosen_encoders, plan_all, versioned_rows
+from hilbert_ray.store import Commit, FeatureRow, Store, encode_rows, sha256_of
+from hilbert_ray.validation import PROBED, validate
 
 COMMITTED = 0.99
 DOCUMENT_S, UNIT_S = 120.0, 1800.0
@@ -104,7 +102,7 @@ def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> in
     With `dim` the data files are written too: noise of that width, in place of the encoder's.
     """
     store, config = Store.create(uri, buckets), Config()
-    snapshot = store.write_documents(look(manifest, content_hash=False))
+    snapshot = store.write_documents(versioned_rows(manifest, content_hash=False))
     size = max(1, round(UNIT_S / DOCUMENT_S))
     noise = np.random.default_rng(0).standard_normal((1000, SEGMENTS, max(dim, 1))).astype(np.float16)
     start_s = np.linspace(0, DOCUMENT_S, SEGMENTS, endpoint=False, dtype=np.float32)
@@ -130,8 +128,8 @@ def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> in
                         )
                         for i, (doc_id, source) in enumerate(here)
                     ]  # fmt: skip
-                    data = features.encode(modality, made)
-                    sha256 = features.sha256_of(data)
+                    data = encode_rows(modality, made)
+                    sha256 = sha256_of(data)
                 commit = Commit(
                     unit=unit,
                     bucket=bucket,
@@ -178,7 +176,7 @@ def resume(manifest: str, store: str) -> dict[str, Any]:
     began = time.monotonic()
     chosen = chosen_encoders(config)
     target = Store.create(store)
-    snapshot = target.write_documents(look(manifest, content_hash=False))
+    snapshot = target.write_documents(versioned_rows(manifest, content_hash=False))
     looked = time.monotonic()
     for modality, encoder in chosen.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
@@ -314,7 +312,7 @@ def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
     """Let a worker embed one unit of audio into an empty store; leave the count of its requests alone."""
     config = Config(text="none")
     store = Store.create(uri, 4)
-    snapshot = store.write_documents(look(manifest, content_hash=False))
+    snapshot = store.write_documents(versioned_rows(manifest, content_hash=False))
     chosen = chosen_encoders(config)
     [plan] = plan_all(store, snapshot, chosen, replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0)))
     worker = EmbedUnits(store, snapshot.number, config, {m: one.fingerprint for m, one in chosen.items()})

@@ -68,7 +68,7 @@ def measure_plan(folder: str) -> Found:
     from hilbert_ray.cluster import connect
 
     def wake() -> None:
-        import hilbert_ray.embed.plan  # noqa: F401
+        from hilbert_ray.embedding import plan_job  # noqa: F401
 
         time.sleep(1.0)
 
@@ -107,8 +107,8 @@ def measure_read(folder: str) -> Found:
 
     from bench.planning import TASKS
     from hilbert_ray.config import Config, FitConfig, FoldsConfig
-    from hilbert_ray.dataset import Dataset, open_dataset
-    from hilbert_ray.fit import fit
+    from hilbert_ray.features import Dataset, open_dataset
+    from hilbert_ray.training import fit
 
     torch.set_num_threads(1)
     settings = FitConfig(epochs=1, seeds=1, patience=0, batch_size=EPOCH_BATCH)
@@ -134,8 +134,7 @@ def measure_duration(folder: str, minutes: float) -> Found:
 
     from hilbert_ray.config import Config
     from hilbert_ray.document import Document
-    from hilbert_ray.embed.plan import file_version
-    from hilbert_ray.embed.unit import embed_documents, load_encoder
+    from hilbert_ray.embedding import embed_documents, load_encoder, version_or_absent
     from hilbert_ray.store import StoredDocument
 
     config = Config()
@@ -147,7 +146,7 @@ def measure_duration(folder: str, minutes: float) -> Found:
         item = StoredDocument(
             document=Document(doc_id="noise", audio=uri),
             row=0,
-            audio_version=file_version(uri, content_hash=False),
+            audio_version=version_or_absent(uri, content_hash=False),
             text_version=None,
             turns_version=None,
         )
@@ -165,8 +164,8 @@ def measure_segments(segments: int) -> Found:
 
     from bench.evaluate import DIMS, made_up
     from hilbert_ray.config import Config, TaskConfig
-    from hilbert_ray.fit import backward
     from hilbert_ray.model import Network
+    from hilbert_ray.training import backward
 
     torch.set_num_threads(1)
     config = Config(tasks={"state": TaskConfig(classes=("a", "b", "c"))})
@@ -213,7 +212,7 @@ def one_rank(rank: int, ranks: int, folder: str) -> None:
 
     from bench.evaluate import made_up
     from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
-    from hilbert_ray.fit import Progress, fit
+    from hilbert_ray.training import EpochProgress, fit
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
@@ -226,7 +225,7 @@ def one_rank(rank: int, ranks: int, folder: str) -> None:
     steps = len(features) // GLOBAL_BATCH
     ends: list[tuple[float, float]] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: EpochProgress) -> None:
         ends.append((time.perf_counter(), time.process_time()))
 
     fit(config, features, np.arange(len(features)), report)
@@ -248,7 +247,7 @@ def measure_actors(folder: str, actors: int) -> Found:
 
     from bench.embed import commits_of
     from hilbert_ray.config import Config, EmbedConfig
-    from hilbert_ray.embed import embed
+    from hilbert_ray.embedding import embed
 
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}

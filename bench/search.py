@@ -28,23 +28,30 @@ from bench.evaluate import corpus
 from bench.measure import Bar, Record
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, SpaceConfig, TuneConfig
-from hilbert_ray.folders import Folder
 from hilbert_ray.folds import inner_folds
-from hilbert_ray.tune.search import choose, search
-from hilbert_ray.tune.space import defaults, make_space, nearest
-from hilbert_ray.tune.trials import Plan, concurrency, run_trials
+from hilbert_ray.storage import Workspace
+from hilbert_ray.tuning import (
+    SearchPlan,
+    choose_trial,
+    concurrency,
+    defaults,
+    make_space,
+    nearest,
+    run_search,
+    run_trials,
+)
 
 FOLDS = 3
 NOISE = 0.01  # standard deviation of one inner fold's score
 HEIGHT = 0.1  # what the worst value of the weight that matters costs
 
 
-def plan_of(config: Config, folder: Path, name: str, seed: int) -> Plan:
+def plan_of(config: Config, folder: Path, name: str, seed: int) -> SearchPlan:
     """Return what one search does, as `tune` plans it."""
     space = make_space(config)
-    return Plan(
+    return SearchPlan(
         name=name,
-        run=Folder(str(folder), folder),
+        run=Workspace(str(folder), folder),
         key=name,
         settings=config.tune,
         space=space,
@@ -82,7 +89,7 @@ def regrets(algorithm: str, seeds: int, trials: int, folder: Path) -> list[float
         plan = plan_of(config, folder, f"{algorithm}-{seed}", seed)
         known = ranges[matters]
         tried = run_trials(plan, trial, matters=matters, known=known, best=best, seed=seed)
-        chosen = choose(tried, config.tune.objectives)
+        chosen = choose_trial(tried, config.tune.objectives)
         assert chosen is not None
         found.append(regret_of(chosen["settings"][matters], known, best))
     return found
@@ -112,7 +119,7 @@ def show_idle(record: Record, trials: int, epochs: int, folder: Path) -> None:
     parts = inner_folds(np.arange(len(features)), features.groups, strata, config.folds, 0)
     plan = plan_of(config, folder, "idle", 0)
     began, cpu = time.time(), time.process_time()
-    search(plan, config, ray.put(features), parts)
+    run_search(plan, config, ray.put(features), parts)
     wall, driver = time.time() - began, time.process_time() - cpu
     ended: dict[int, float] = {}
     took, first = [], math.inf

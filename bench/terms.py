@@ -27,11 +27,10 @@ from sklearn.metrics import roc_auc_score
 
 from bench.measure import Record
 from hilbert_ray import losses
-from hilbert_ray.batch import Features, Ragged, mean_std
-from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig
-from hilbert_ray.fit import fit
-from hilbert_ray.metrics.retrieval import retrieval_ranks
-from hilbert_ray.presets import without
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, TaskConfig, without
+from hilbert_ray.features import Features, Ragged, mean_std
+from hilbert_ray.metrics import retrieval_ranks
+from hilbert_ray.training import fit
 
 CLASSES = ("a", "b", "c", "d")
 SHARED, PRIVATE, DIM = 6, 3, 48

@@ -30,11 +30,10 @@ import torch.distributed as dist
 from bench.features import commit, make_store, units
 from bench.measure import Bar, Record, in_process, turns
 from hilbert_ray import losses
-from hilbert_ray.batch import Batch, Features, collate, epoch_batches
 from hilbert_ray.config import MODALITIES, Config, FitConfig, FoldsConfig, TrainConfig
-from hilbert_ray.dataset import open_dataset
-from hilbert_ray.fit import Progress, columns, fit, objective
+from hilbert_ray.features import Batch, Features, collate, epoch_batches, open_dataset
 from hilbert_ray.model import Network
+from hilbert_ray.training import EpochProgress, columns, fit, objective_terms
 
 RANKS = 2
 RAY_CPUS = 4  # logical: the ranks, and what steers them
@@ -62,7 +61,7 @@ def fitted(config: Config, features: Features, started: list[float]) -> float:
     ends: list[float] = []
     began = time.perf_counter()
 
-    def report(progress: Progress) -> None:
+    def report(progress: EpochProgress) -> None:
         if not ends:
             started.append(time.perf_counter() - began - len(features) / progress.record["documents_per_s"])
         ends.append(time.perf_counter())
@@ -82,7 +81,7 @@ def preloaded(config: Config, features: Features, collating: list[float]) -> flo
     def step(batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
         given = columns(network(batch), batch, config)
-        losses.total(objective(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
+        losses.total(objective_terms(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     seconds = padding = 0.0
@@ -148,7 +147,7 @@ def by_ray(uri: str, epochs: int, began: float) -> None:
     """Train under Ray, which is started here, and print what was found."""
     import ray
 
-    from hilbert_ray.train import train
+    from hilbert_ray.training import train
 
     ray.init(num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     with tempfile.TemporaryDirectory() as run:
@@ -184,7 +183,7 @@ def by_torchrun(uri: str, epochs: int, began: float) -> None:
     seconds: list[float] = []
     ends: list[float] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: EpochProgress) -> None:
         seconds.append(documents / progress.record["documents_per_s"])
         ends.append(time.time())
 

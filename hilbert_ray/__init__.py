@@ -1,29 +1,58 @@
 """hilbert_ray: document embeddings of long recordings and their transcripts, trained on Ray.
 
-Importing this package loads nothing heavy; the names below load their module when first used.
+One function per step, one class per thing; each loads its module when first used, so that importing this
+package costs nothing. `docs/architecture.md` says where everything lives.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
-__all__ = ["Config", "Document", "Hilbert", "Store", "__version__"]
+from hilbert_ray.lazy import lazy_names
+from hilbert_ray.version import __version__
 
 if TYPE_CHECKING:
     from hilbert_ray.config import Config
     from hilbert_ray.document import Document
+    from hilbert_ray.embedding import embed
+    from hilbert_ray.errors import HilbertError
+    from hilbert_ray.evaluation import evaluate
     from hilbert_ray.model import Hilbert
+    from hilbert_ray.prediction import predict
+    from hilbert_ray.reporting import report
     from hilbert_ray.store import Store
+    from hilbert_ray.training import train
+    from hilbert_ray.tuning import tune
+    from hilbert_ray.validation import validate
 
-_HOMES = {"Config": "config", "Document": "document", "Hilbert": "model", "Store": "store"}
+__all__ = [
+    "Config",
+    "Document",
+    "Hilbert",
+    "HilbertError",
+    "Store",
+    "__version__",
+    "embed",
+    "evaluate",
+    "predict",
+    "report",
+    "train",
+    "tune",
+    "validate",
+]
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type depends on the name
-    """Load a public class on first use, so that `import hilbert_ray` stays instant."""
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module 'hilbert_ray' has no attribute {name!r}; it offers {', '.join(__all__)}"
-        )
-    from importlib import import_module
-
-    return getattr(import_module(f"hilbert_ray.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "config": ("Config",),
+        "document": ("Document",),
+        "embedding": ("embed",),
+        "errors": ("HilbertError",),
+        "evaluation": ("evaluate",),
+        "model": ("Hilbert",),
+        "prediction": ("predict",),
+        "reporting": ("report",),
+        "store": ("Store",),
+        "training": ("train",),
+        "tuning": ("tune",),
+        "validation": ("validate",),
+    },
+)

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from hilbert_ray import __version__
 from hilbert_ray.config import (
     Config,
     ConfigError,
@@ -31,14 +30,16 @@ from hilbert_ray.config import (
     TuneConfig,
     from_dict,
     load_file,
+    preset,
 )
-from hilbert_ray.presets import preset
+from hilbert_ray.errors import HilbertError
+from hilbert_ray.version import __version__
 
 log = logging.getLogger("hilbert_ray")
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CommandResult:
     """What a command prints: `values` as JSON with --json, else `text`; `ok` False ends with exit code 1."""
 
     values: Mapping[str, Any]
@@ -73,13 +74,13 @@ class Validate(_Common):
     roots: Roots = ()
     """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return the report; it is ok when no row has a fault."""
-        from hilbert_ray.validate import validate
+        from hilbert_ray.validation import validate
 
         roles, roots = config.segment.roles, config.roots
         report = validate(self.manifest, config.tasks, roles=roles, probe=self.probe, roots=roots)
-        return Result(report.to_dict(), report.text(), ok=not report.faults)
+        return CommandResult(report.to_dict(), report.text(), ok=not report.faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +110,19 @@ class Embed(_Common):
     storage_price: float = 0.0
     """With --plan: price of a gigabyte of storage for a month."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Embed what is not stored yet and return the summary."""
-        from hilbert_ray.embed import embed, estimate, plan_capacity
+        from hilbert_ray.embedding import embed, estimate, plan_capacity
 
         if self.plan is None:
             found = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
-            return Result(found.to_dict(), found.text())
+            return CommandResult(found.to_dict(), found.text())
         if not self.dry_run or self.plan <= 0:
             raise ConfigError(f"--plan is {self.plan:g}: it needs --dry-run, and hours above 0")
         estimated = estimate(self.manifest, self.store, config)
         capacity = plan_capacity(estimated, self.plan, self.price, self.storage_price)
         values = {**estimated.to_dict(), "capacity": capacity.to_dict()}
-        return Result(values, f"{estimated.text()}\n{capacity.text()}")
+        return CommandResult(values, f"{estimated.text()}\n{capacity.text()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +153,9 @@ class Evaluate(_Reading):
     subsets: bool = False
     """Also score the network of both modalities where it is given audio alone, and text alone."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return metrics.json of the run."""
-        from hilbert_ray.evaluate import evaluate, summarise
+        from hilbert_ray.evaluation import evaluate, summarise
 
         metrics = evaluate(
             self.store,
@@ -165,7 +166,7 @@ class Evaluate(_Reading):
             compare=self.compare,
             subsets=self.subsets,
         )
-        return Result(metrics, summarise(metrics))
+        return CommandResult(metrics, summarise(metrics))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +176,12 @@ class Train(_Reading):
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return where the model is and the last losses."""
-        from hilbert_ray.train import train
+        from hilbert_ray.training import train
 
         summary = train(self.store, self.out, config, audio=self.audio, text=self.text)
-        return Result(summary.to_dict(), summary.text())
+        return CommandResult(summary.to_dict(), summary.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +193,12 @@ class Tune(_Reading):
     resume: bool = False
     """Go on with the search in --out."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return the best settings beside the defaults' score."""
-        from hilbert_ray.tune import tune
+        from hilbert_ray.tuning import tune
 
         summary = tune(self.store, self.out, config, audio=self.audio, text=self.text, resume=self.resume)
-        return Result(summary.to_dict(), summary.text())
+        return CommandResult(summary.to_dict(), summary.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +221,9 @@ class Predict(_Common):
     roots: Roots = ()
     """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return counts of what was predicted and what was quarantined."""
-        from hilbert_ray.predict import explain, predict
+        from hilbert_ray.prediction import explain, predict
 
         summary = predict(
             self.folder,
@@ -236,7 +237,7 @@ class Predict(_Common):
         text = summary.text()
         if self.explain is not None:
             text += "\n" + explain(self.out, self.explain)
-        return Result(summary.to_dict(), text)
+        return CommandResult(summary.to_dict(), text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,12 +247,12 @@ class Report(_Common):
     folder: Annotated[str, tyro.conf.arg(name="run")]
     """Folder of the run."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return where the report is."""
-        from hilbert_ray.report import report
+        from hilbert_ray.reporting import report
 
         path = report(self.folder)
-        return Result({"report": path}, f"report: {path}")
+        return CommandResult({"report": path}, f"report: {path}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +279,7 @@ class StoreCommand(_Common):
     document: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """export: this document alone; give it again for more."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return what the action found or did."""
         from hilbert_ray.store import Store
 
@@ -289,23 +290,23 @@ class StoreCommand(_Common):
         store = Store.open(self.store)
         if self.action == "info":
             info = store.info()
-            return Result(info, json.dumps(info, indent=2))
+            return CommandResult(info, json.dumps(info, indent=2))
         if self.action == "verify":
             problems = [f"{problem.path}: {problem.message}" for problem in store.verify(self.mend)]
             text = "\n".join(problems) or "every committed file is whole"
-            return Result({"problems": problems, "mended": self.mend}, text, not problems)
+            return CommandResult({"problems": problems, "mended": self.mend}, text, not problems)
         if self.action == "gc":
             deleted = store.gc(self.min_age_h)
-            return Result({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
+            return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
         if self.action == "compact":
             made = store.compact(self.min_commits)
-            return Result({"indexes": made}, "\n".join([*made, f"{len(made)} indexes written"]))
+            return CommandResult({"indexes": made}, "\n".join([*made, f"{len(made)} indexes written"]))
         if self.out is None:
             raise ConfigError("`store export` needs --out, the folder to write to")
         form = self.format or ("numpy" if self.document else "huggingface")
         count = store.export(self.out, form, self.document)
         values = {"documents": count, "out": self.out, "format": form}
-        return Result(values, f"{count} documents exported to {self.out} ({form})")
+        return CommandResult(values, f"{count} documents exported to {self.out} ({form})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,17 +316,17 @@ class Doctor(_Common):
     mend: bool = False
     """Remove torchaudio's native libraries where they cannot load beside this torch."""
 
-    def run(self, config: Config) -> Result:
+    def run(self, config: Config) -> CommandResult:
         """Return the diagnosis; it is ok when there is no fault."""
         from hilbert_ray import cluster, doctor
 
-        removed = [str(path) for path in doctor.mend()] if self.mend else []
+        removed = [str(path) for path in doctor.repair()] if self.mend else []
         if removed:
             log.info("removed %d libraries of torchaudio that cannot load beside this torch", len(removed))
         found = doctor.diagnose()
         found.facts["ray resources"] = cluster.resources()
         values = {"facts": found.facts, "faults": found.faults, "removed": removed}
-        return Result(values, found.text(), ok=not found.faults)
+        return CommandResult(values, found.text(), ok=not found.faults)
 
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -339,20 +340,6 @@ COMMANDS: Mapping[str, type[Any]] = {
     "store": StoreCommand,
     "doctor": Doctor,
 }
-
-
-EXPLAINED: Mapping[str, Mapping[str, int]] = {
-    "config": {"ConfigError": 2},
-    "document": {"DocumentError": 2, "ManifestError": 2},
-    "store": {"StoreError": 2},
-    "embed": {"EmbedError": 1},
-    "fit": {"NotFiniteError": 1},
-    "folds": {"FoldsError": 2},
-    "model": {"ModelError": 2},
-    "checkpoint": {"CheckpointError": 2},
-    "report": {"ReportError": 2},
-}
-"""Errors by module that say all there is to say, and the exit code that each ends with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -373,20 +360,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, config = _parse(name, rest)
         result = command.run(config)
-    except tuple(_explained()) as error:
+    except HilbertError as error:  # any other is a fault of ours and shows its traceback
         print(f"hilbert-ray {name}: {error}", file=sys.stderr)
-        return next(code for kind, code in _explained().items() if isinstance(error, kind))
+        return error.exit_code
     print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
     return 0 if result.ok else 1
-
-
-def _explained() -> dict[type[Exception], int]:
-    """Return the errors that one message explains; any other is a fault of ours and shows its traceback."""
-    codes: dict[type[Exception], int] = {ConnectionError: 1}
-    for module, names in EXPLAINED.items():
-        loaded = sys.modules.get(f"hilbert_ray.{module}")  # what was never imported cannot have raised
-        codes |= {getattr(loaded, name): code for name, code in names.items() if loaded is not None}
-    return codes
 
 
 def _overview() -> str:

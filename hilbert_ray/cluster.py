@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hilbert_ray.mapped import remove
+from hilbert_ray.errors import HilbertError
+from hilbert_ray.features import remove_maps
 
 if TYPE_CHECKING:
     import ray.data
+
+
+class ClusterError(HilbertError, ConnectionError):
+    """No Ray cluster answers at RAY_ADDRESS."""
+
+    exit_code = 1
 
 
 _started = ""  # address of the cluster that `connect` has started
@@ -37,7 +44,7 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray here; do nothing where Ray runs already.
 
     Raises:
-        ConnectionError: when no cluster answers at RAY_ADDRESS.
+        ClusterError: when no cluster answers at RAY_ADDRESS.
     """
     global _started
     if ray.is_initialized():
@@ -53,13 +60,13 @@ def connect() -> None:
 
 
 @contextmanager
-def removed_at_the_end(names: Sequence[str]) -> Iterator[None]:
+def maps_removed_at_exit(names: Sequence[str]) -> Iterator[None]:
     """Delete mapped files of these names on every node when the context ends, however it ends."""
     try:
         yield
     finally:
         if names and ray.is_initialized():
-            task = ray.remote(num_cpus=0, max_retries=0)(remove)
+            task = ray.remote(num_cpus=0, max_retries=0)(remove_maps)
             nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
             places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
             asked = [task.options(scheduling_strategy=place).remote(*names) for place in places]
@@ -85,7 +92,7 @@ def _require_listener(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise ConnectionError(
+        raise ClusterError(
             f"no cluster answers at RAY_ADDRESS {address} ({error}); start it, mend the address, or unset "
             "RAY_ADDRESS to run on this machine"
         ) from None
@@ -98,7 +105,7 @@ def resources() -> str:
         return f"no RAY_ADDRESS: commands start Ray on this machine ({os.cpu_count()} CPUs)"
     try:
         connect()
-    except ConnectionError as error:
+    except ClusterError as error:
         return str(error)
     found = sorted(ray.cluster_resources().items())
     return f"{address}: " + ", ".join(f"{name} {amount:g}" for name, amount in found)

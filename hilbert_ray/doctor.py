@@ -69,7 +69,7 @@ def torchaudio_error() -> str:
     return shown.stderr.strip().splitlines()[-1] if shown.returncode else ""
 
 
-def mend() -> list[Path]:
+def repair() -> list[Path]:
     """Remove torchaudio's native libraries where they cannot load; return what was removed.
 
     Raises:

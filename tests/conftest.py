@@ -86,8 +86,8 @@ def ray_cluster(ray_home: Path, object_store: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> make.Embedded:
     """Embed `make.labelled` once; what evaluate, train, tune and predict read. Do not write to its store."""
-    from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
-    from hilbert_ray.embed import embed
+    from hilbert_ray.config.settings import Config, EmbedConfig, SegmentConfig
+    from hilbert_ray.embedding.driver import embed
 
     folder = tmp_path_factory.mktemp("labelled")
     records = make.labelled(folder)

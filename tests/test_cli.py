@@ -12,7 +12,8 @@ import pytest
 
 from hilbert_ray import __version__
 from hilbert_ray.cli import COMMANDS, main
-from hilbert_ray.store import Store, bucket_of
+from hilbert_ray.store.snapshot import bucket_of
+from hilbert_ray.store.store import Store
 from tests import make
 
 

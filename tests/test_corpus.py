@@ -12,15 +12,18 @@ import pytest
 import ray
 
 from hilbert_ray import audio, metrics
-from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, from_dict, load_file
-from hilbert_ray.cross_validation import Variant, gather, run_fold_remotely
-from hilbert_ray.dataset import open_dataset
-from hilbert_ray.document import Document, read_manifest
-from hilbert_ray.embed import embed
-from hilbert_ray.folds import choose_strata, make_folds
-from hilbert_ray.presets import ablations
-from hilbert_ray.store import Store
-from hilbert_ray.validate import validate
+from hilbert_ray.config.presets import ablations
+from hilbert_ray.config.reading import from_dict, load_file
+from hilbert_ray.config.settings import Config, EmbedConfig, FitConfig, FoldsConfig
+from hilbert_ray.document.manifest import read_manifest
+from hilbert_ray.document.records import Document
+from hilbert_ray.embedding.driver import embed
+from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
+from hilbert_ray.evaluation.variants import Variant
+from hilbert_ray.features.dataset import open_dataset
+from hilbert_ray.folds.draw import choose_strata, make_folds
+from hilbert_ray.store.store import Store
+from hilbert_ray.validation import validate
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CORPUS = EXAMPLES / "corpus"

@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hilbert_ray.batch import Features, read_features
 from hilbert_ray.cli import COMMANDS, main
-from hilbert_ray.config import MODALITIES, Config, FitConfig, FoldsConfig, ModelConfig
-from hilbert_ray.dataset import open_dataset
-from hilbert_ray.fit import fit
-from hilbert_ray.model import Hilbert
-from hilbert_ray.store import Store
+from hilbert_ray.config.settings import MODALITIES, Config, FitConfig, FoldsConfig, ModelConfig
+from hilbert_ray.features.arrays import Features
+from hilbert_ray.features.dataset import open_dataset
+from hilbert_ray.features.reading import read_features
+from hilbert_ray.model.hilbert import Hilbert
+from hilbert_ray.store.store import Store
+from hilbert_ray.training.loop import fit
 from tests import make
 
 ROOT = Path(__file__).parent.parent

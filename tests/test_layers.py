@@ -1,107 +1,189 @@
-"""The order of the modules: each imports only from rows above its own, and only some may import Ray."""
+"""The order of the rooms: files import only from rooms above their own, through faces, without cycles."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "hilbert_ray"
-ROWS = (
-    ("config", "document", "files", "dropout"),
-    ("audio", "vad", "store", "distributed", "presets", "checkpoint", "labels", "mapped", "tracking"),
-    ("segment", "encoders", "batch", "folds", "fusion", "moe", "losses", "metrics", "validate", "folders"),
-    ("model", "dataset", "cluster", "shortcuts"),
-    ("embed", "fit"),
-    ("baselines",),
-    ("cross_validation",),
-    ("train", "evaluate", "predict"),
-    ("tune", "report", "doctor"),
+ROOT = Path(__file__).parent.parent
+PACKAGE = "hilbert_ray"
+ROWS: Sequence[Sequence[str]] = (
+    ("version", "lazy", "errors", "doctor"),
+    ("config",),
+    ("document", "folds", "losses", "metrics"),
+    ("storage", "segmentation"),
+    ("audio", "encoders", "store"),
+    ("features", "validation"),
+    ("model", "cluster"),
+    ("run", "embedding"),
+    ("training", "prediction", "reporting"),
+    ("evaluation",),
+    ("tuning",),
     ("cli",),
+    ("jobs", "bench"),
 )
-MAY_IMPORT_RAY = {"cluster", "embed", "cross_validation", "train", "evaluate", "tune", "predict", "cli"}
-ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+"""Bottom up: a room imports from the rows before its own. `jobs` and `bench` lie outside the package."""
+ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+OUTSIDE = ROWS[-1]
+MAY_IMPORT_RAY = {"cluster", "embedding", "training", "prediction", "evaluation", "tuning", "cli", *OUTSIDE}
+MAY_IMPORT_LATE = {PACKAGE, "cli", *OUTSIDE}
+"""Only the public face and the commands import our own modules inside functions: to start quickly."""
+FILES = sorted(path for top in (PACKAGE, *OUTSIDE) for path in (ROOT / top).rglob("*.py"))
 
 
-def module_of(path: Path) -> str:
-    """Return the module (file or folder of the package) that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path, root: Path = ROOT) -> str:
+    """Return the dotted name of a file: `hilbert_ray.store.commits`, `bench.measure`."""
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted name of each import of a file, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def room_of(module: str) -> str:
+    """Return the room of a module: its first part below the package; the package itself for its face."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else parts[0]
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield each module that a file imports, and whether inside a function.
+
+    `from package import name` gives `package.name` where that is a module. Strings like
+    `hilbert_ray.encoders.builtin:Mfcc`, by which registries name what they load on use, count as imports.
+    """
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in ast.walk(tree) if getattr(node, "col_offset", 1) == 0}
+    guarded = {
+        id(inner)
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in node.body
+    }
+    for node in ast.walk(tree):
+        is_late = id(node) not in top | guarded
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, is_late) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            base = node.module or ""
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            module = node.module or ""
+            for alias in node.names:
+                inner = ROOT.joinpath(*module.split("."), alias.name)
+                is_module = inner.with_suffix(".py").exists() or (inner / "__init__.py").exists()
+                yield (f"{module}.{alias.name}" if is_module else module), is_late
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            module, colon, name = node.value.partition(":")
+            if module.startswith(f"{PACKAGE}.") and colon and name.isidentifier():
+                yield module, False
 
 
-def breaches(path: Path) -> list[str]:
+def breaches(path: Path, module: str) -> list[str]:
     """Return what is wrong with the imports of a file."""
-    here = module_of(path)
-    found = []
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "ray" and here not in MAY_IMPORT_RAY:
-            found.append(f"{here} imports Ray")
-        if parts[0] != "hilbert_ray" or len(parts) < 2 or parts[1] == "__version__" or parts[1] == here:
+    here = room_of(module)
+    wrong = []
+    for name, is_late in imports(path):
+        if name.split(".")[0] == "ray" and here not in MAY_IMPORT_RAY:
+            wrong.append(f"{module} imports Ray")
+        if name.split(".")[0] != PACKAGE:
             continue
-        if parts[1] not in ROW_OF:
-            found.append(f"{here} imports {parts[1]}, which is in no row")
-        elif ROW_OF[parts[1]] >= ROW_OF[here]:
-            found.append(f"{here} (row {ROW_OF[here]}) imports {parts[1]} (row {ROW_OF[parts[1]]})")
-    return found
+        room = room_of(name)
+        if is_late and here not in MAY_IMPORT_LATE:
+            wrong.append(f"{module} imports {name} inside a function")
+        if name == PACKAGE and here not in OUTSIDE:
+            wrong.append(f"{module} imports the face of the package")
+        elif room == here:
+            if name == f"{PACKAGE}.{here}":
+                wrong.append(f"{module} imports the face of its own room")
+        elif name != PACKAGE and here != PACKAGE:
+            if ROW_OF[room] >= ROW_OF[here]:
+                wrong.append(f"{module} (row {ROW_OF[here]}) imports {room} (row {ROW_OF[room]})")
+            if name != f"{PACKAGE}.{room}":
+                wrong.append(f"{module} imports {name}, past the face of {room}")
+    return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_rows_above_its_own(path: Path) -> None:
-    assert module_of(path) in ROW_OF, f"{path} is in no row of the table"
-    assert not breaches(path)
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_file_imports_only_from_rooms_above_its_own_and_through_their_faces(path: Path) -> None:
+    module = module_of(path)
+    assert module == PACKAGE or room_of(module) in ROW_OF, f"{path} is in no row of the table"
+    assert not breaches(path, module)
 
 
-def test_every_module_of_the_table_exists() -> None:
-    assert {module_of(path) for path in FILES} == set(ROW_OF)
+def test_every_room_of_the_table_exists() -> None:
+    assert {room_of(module_of(path)) for path in FILES} - {PACKAGE} == set(ROW_OF)
 
 
-def test_breaches_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
-    source = tmp_path / "losses.py"
+def test_the_files_of_the_package_import_each_other_without_cycles() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        module = module_of(path)
+        names = {name for name, _ in imports(path)} - {module}
+        # A room's face imports its files, and outside the room only the face is imported.
+        graph[module] = {name for name in names if name.split(".")[0] == PACKAGE and name != PACKAGE}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"files import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("face", sorted((ROOT / PACKAGE).glob("*/__init__.py")), ids=module_of)
+def test_no_name_of_a_face_is_the_name_of_a_module_behind_it(face: Path) -> None:
+    # Importing the module would put it in the place of the name.
+    names = ast.literal_eval(face.read_text().partition("__all__ = ")[2].partition("]")[0] + "]")
+    assert not set(names) & {path.stem for path in face.parent.glob("*.py")}
+
+
+def test_breaches_are_found(tmp_path: Path) -> None:
+    source = tmp_path / "nce.py"
     source.write_text(
-        "import ray\n\ndef f():\n    from hilbert_ray.model import Hilbert\n    import hilbert_ray.metrics\n"
+        "import ray\nimport hilbert_ray\nfrom hilbert_ray.losses import nce\n"
+        "from hilbert_ray.document.records import Document\n\n"
+        "def f():\n    from hilbert_ray.model import Hilbert\n\n"
+        'HOME = "hilbert_ray.config.settings:Config"\n'
     )
-    assert breaches(source) == [
-        "losses imports Ray",
-        "losses (row 2) imports model (row 3)",
-        "losses (row 2) imports metrics (row 2)",
+    assert breaches(source, "hilbert_ray.losses.nce") == [
+        "hilbert_ray.losses.nce imports Ray",
+        "hilbert_ray.losses.nce imports the face of the package",
+        "hilbert_ray.losses.nce imports the face of its own room",
+        "hilbert_ray.losses.nce (row 2) imports document (row 2)",
+        "hilbert_ray.losses.nce imports hilbert_ray.document.records, past the face of document",
+        "hilbert_ray.losses.nce imports hilbert_ray.model inside a function",
+        "hilbert_ray.losses.nce (row 2) imports model (row 6)",
+        "hilbert_ray.losses.nce imports hilbert_ray.config.settings, past the face of config",
     ]
 
 
+def loaded(code: str, names: Sequence[str]) -> list[str]:
+    """Return which of some modules a fresh process has loaded after running some code."""
+    script = f"{code}\nimport sys; print(*[name for name in {tuple(names)} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return shown.stdout.split()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded("import hilbert_ray", ("torch", "ray", "numpy", "pyarrow", "tyro")) == []
+
+
 def test_the_worker_of_a_fold_loads_what_it_trains_with_and_no_more() -> None:
-    slow = ("sklearn", "scipy.stats", "ray.data", "pandas", "transformers", "optuna")
-    code = f"import hilbert_ray.cross_validation, sys; print([m for m in {slow} if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    slow = (
+        "sklearn",
+        "scipy.stats",
+        "ray.data",
+        "ray.train",
+        "pandas",
+        "transformers",
+        "optuna",
+        "soundfile",
+        "soxr",
+    )
+    assert loaded("import hilbert_ray.evaluation.cross_validation", slow) == []
 
 
 def test_the_driver_of_embed_loads_nothing_that_only_its_workers_compute_with() -> None:
     slow = ("torch", "torchaudio", "sklearn", "transformers", "scipy")
     code = (
-        "import sys; from hilbert_ray.config import Config; from hilbert_ray.embed import embed, prepare\n"
-        "for one in prepare.chosen_encoders(prepare.settled(Config())).values(): one.describe()\n"
-        f"print([m for m in {slow} if m in sys.modules])"
+        "from hilbert_ray.config import Config\nfrom hilbert_ray.embedding import embed\n"
+        "from hilbert_ray.embedding import resolve\n"
+        "for one in resolve.chosen_encoders(resolve.resolve_encoders(Config())).values(): one.describe()"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
-
-
-def test_importing_the_package_loads_neither_torch_nor_ray() -> None:
-    heavy = ("torch", "ray", "numpy", "pyarrow")
-    code = f"import hilbert_ray, sys; print([m for m in {heavy} if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    assert loaded(code, slow) == []

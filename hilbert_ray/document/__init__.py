@@ -1,17 +1,7 @@
-"""A document, its segments, its transcript, and the manifest that lists documents.
+"""What a document is, its manifest and transcript readers, and its labels."""
 
-Records are small frozen values; audio and text files are opened only when someone asks.
-"""
-
-from hilbert_ray.document.manifest import (
-    Block,
-    Fault,
-    ManifestError,
-    duplicate_fault,
-    files_of,
-    map_blocks,
-    read_manifest,
-)
+from hilbert_ray.document.labels import LabelSurvey, class_name, encode_label, encode_labels, infer_tasks
+from hilbert_ray.document.manifest import Block, Fault, duplicate_fault, files_of, map_blocks
 from hilbert_ray.document.records import (
     AudioSegment,
     Document,
@@ -22,10 +12,7 @@ from hilbert_ray.document.records import (
     Seconds,
     Segment,
     TextSegment,
-    TimesError,
     Utterance,
-    parse_document,
-    resolve,
 )
 from hilbert_ray.document.transcript import check_text_kind, check_times, load_text
 
@@ -37,20 +24,20 @@ __all__ = [
     "Fault",
     "Hertz",
     "Label",
-    "ManifestError",
+    "LabelSurvey",
     "Samples",
     "Seconds",
     "Segment",
     "TextSegment",
-    "TimesError",
     "Utterance",
     "check_text_kind",
     "check_times",
+    "class_name",
     "duplicate_fault",
+    "encode_label",
+    "encode_labels",
     "files_of",
+    "infer_tasks",
     "load_text",
     "map_blocks",
-    "parse_document",
-    "read_manifest",
-    "resolve",
 ]

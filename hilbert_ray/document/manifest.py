@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 import msgspec
 
 from hilbert_ray.document.records import Document, DocumentError, below, parse_document
+from hilbert_ray.errors import HilbertError
 
 T = TypeVar("T")
 _ROWS_LISTED = 10
@@ -24,7 +25,7 @@ _RECORD_BYTES = 128
 """What a record takes in a block besides its strings."""
 
 
-class ManifestError(ValueError):
+class ManifestError(HilbertError, ValueError):
     """A manifest that cannot be read at all."""
 
 

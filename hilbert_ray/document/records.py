@@ -8,17 +8,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hilbert_ray.errors import HilbertError
+
 Seconds: TypeAlias = float
 Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
-
 FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
 _FIELDS = frozenset(FIELDS)
 SPLITS = ("train", "validation", "test")
 
 
-class DocumentError(ValueError):
+class DocumentError(HilbertError, ValueError):
     """A fault of one document; its message names the document, the value, the rule and what to do."""
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import AudioSegment, Hertz, Segment, TextSegment
-from hilbert_ray.encoders import fingerprint_of, segmentation
+from hilbert_ray.encoders.protocol import fingerprint_of
+from hilbert_ray.segmentation import segmentation
 
 if TYPE_CHECKING:
     import torchaudio

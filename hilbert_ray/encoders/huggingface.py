@@ -3,7 +3,7 @@
 import transformers
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
-from hilbert_ray.encoders import Encoder
+from hilbert_ray.encoders.protocol import Encoder
 from hilbert_ray.encoders.speech import WAVEFORM, Waveform, Whisper
 from hilbert_ray.encoders.text import Text
 from hilbert_ray.encoders.transformer import Pretrained

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
-from hilbert_ray.encoders import fingerprint_of, segmentation
+from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.encoders.weights import has_safetensors, precision_here, weights_hash
+from hilbert_ray.segmentation import segmentation
 
 UNUSED = {"masked_spec_embed", "num_batches_tracked", "pooler"}
 """Parts of networks that no feature depends on, so that weights may do without them."""

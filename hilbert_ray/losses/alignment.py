@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from hilbert_ray.losses.precision import full_precision
 
-Scale = Float[Tensor, ""] | float
+LogitScale = Float[Tensor, ""] | float
 Present = Bool[Tensor, " batch"] | None
 CHUNK = 128  # rows of logits made at a time: products stay large, and they are 8 MB at B = 16,384
 STRIP = 256  # rows of kept logits worked on at a time, which stay in the cache
@@ -82,7 +82,7 @@ def _logits(x: Tensor, y: Tensor, group: Tensor | None, rows: slice, out: Tensor
 def nce(
     x: Float[Tensor, "batch dim"],
     y: Float[Tensor, "batch dim"],
-    scale: Scale,
+    scale: LogitScale,
     group: Int[Tensor, " batch"] | None = None,
     *,
     chunk: int | None = None,
@@ -122,7 +122,7 @@ def _mean_over_contrasted(rows: Tensor, group: Tensor | None) -> Tensor:
 def info_nce(
     x: Float[Tensor, "batch dim"],
     y: Float[Tensor, "batch dim"],
-    scale: Scale,
+    scale: LogitScale,
     group: Int[Tensor, " batch"] | None = None,
     *,
     present: Present = None,
@@ -146,7 +146,7 @@ def contrastive(
     audio: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     joint: Float[Tensor, "batch dim"],
-    scale: Scale,
+    scale: LogitScale,
     group: Int[Tensor, " batch"] | None = None,
     *,
     audio_present: Present = None,
@@ -167,7 +167,7 @@ def contrastive(
 def information(
     x: Float[Tensor, "batch dim"],
     joint: Float[Tensor, "batch dim"],
-    scale: Scale,
+    scale: LogitScale,
     estimator: Literal["infonce", "smile"] = "infonce",
     clip: float = 5.0,
     *,
@@ -195,7 +195,7 @@ def balance(
     audio: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     joint: Float[Tensor, "batch dim"],
-    scale: Scale,
+    scale: LogitScale,
     estimator: Literal["infonce", "smile"] = "infonce",
     gradient: Literal["both", "weaker"] = "both",
     clip: float = 5.0,

@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from hilbert_ray.losses.alignment import Present, Scale, information
+from hilbert_ray.losses.alignment import LogitScale, Present, information
 from hilbert_ray.losses.structure import MINIMUM, cka
 
 
 @torch.no_grad()
-def diagnostics(
+def alignment_diagnostics(
     audio: Tensor,
     text: Tensor,
     joint: Tensor,
-    scale: Scale,
+    scale: LogitScale,
     *,
     audio_present: Present = None,
     text_present: Present = None,

@@ -26,7 +26,6 @@ from hilbert_ray.losses.precision import full_precision
 
 Targets: TypeAlias = Num[Tensor, "batch ..."]
 Statistics: TypeAlias = Float[Tensor, "..."]
-
 BETA = 0.999  # of the effective number of samples
 GAMMA = 2.0  # of the focal loss
 UNSEEN = 0.5  # a class without a training case counts as half a case, so that its prior and weight are finite

@@ -1,9 +1,4 @@
-"""Scores of out-of-fold predictions and embeddings, their intervals, and tests of differences.
-
-Pure NumPy and SciPy: nothing here knows the network or Ray. `evaluate_predictions` gives all metrics of a
-task, `compare_predictions` sets two systems against each other, `evaluate_embeddings` measures retrieval and
-geometry.
-"""
+"""Scores of out-of-fold predictions and embeddings, their intervals, and tests of differences."""
 
 from hilbert_ray.metrics.calibration import reliability
 from hilbert_ray.metrics.evaluation import (
@@ -12,21 +7,26 @@ from hilbert_ray.metrics.evaluation import (
     evaluate_predictions,
     permutation_null,
 )
-from hilbert_ray.metrics.predictions import Predictions, Problem, problems
-from hilbert_ray.metrics.retrieval import evaluate_embeddings
-from hilbert_ray.metrics.significance import corrected_resampled_t, holm, smallest_detectable_difference
+from hilbert_ray.metrics.intervals import resample_groups
+from hilbert_ray.metrics.partition import defined_mean, ratio
+from hilbert_ray.metrics.predictions import Predictions, Problem, headline, problems
+from hilbert_ray.metrics.retrieval import evaluate_embeddings, retrieval_ranks
+from hilbert_ray.metrics.significance import holm
 
 __all__ = [
     "Predictions",
     "Problem",
     "compare_predictions",
-    "corrected_resampled_t",
     "decision_curves",
+    "defined_mean",
     "evaluate_embeddings",
     "evaluate_predictions",
+    "headline",
     "holm",
     "permutation_null",
     "problems",
+    "ratio",
     "reliability",
-    "smallest_detectable_difference",
+    "resample_groups",
+    "retrieval_ranks",
 ]

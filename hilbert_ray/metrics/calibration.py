@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
-from hilbert_ray.metrics.segments import Segments, ratio
+from hilbert_ray.metrics.partition import Partition, ratio
 
 BINS = 15
 LOGIT_LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before their logit is taken
@@ -20,7 +20,7 @@ LOGIT_LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before their 
 def expected_calibration_error(
     probabilities: Float[np.ndarray, "rows classes"],
     targets: Int[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
     bins: int = BINS,
 ) -> Float[np.ndarray, "segments draws"]:
@@ -31,7 +31,7 @@ def expected_calibration_error(
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
     cell = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence) - 1, 0, bins - 1)
-    gap = Segments(index=segments.index * bins + cell, count=segments.count * bins).sums(
+    gap = Partition(index=segments.index * bins + cell, count=segments.count * bins).sums(
         correct - confidence, weights
     )
     total = segments.sums(np.ones(len(targets)), weights)
@@ -41,7 +41,7 @@ def expected_calibration_error(
 def brier(
     probabilities: Float[np.ndarray, "rows classes"],
     targets: Int[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Float[np.ndarray, "segments draws"]:
     """Return the Brier score (Brier 1950): 0 to 2; halved with two classes, to be the usual 0 to 1."""

@@ -7,7 +7,7 @@ Counts carry a last axis of bootstrap draws. A class absent from a test set has 
 import numpy as np
 from jaxtyping import Float, Int
 
-from hilbert_ray.metrics.segments import Segments, ratio
+from hilbert_ray.metrics.partition import Partition, ratio
 
 Confusion = Float[np.ndarray, "segments true decided draws"]
 
@@ -16,7 +16,7 @@ def confusion(
     targets: Int[np.ndarray, " rows"],
     decisions: Int[np.ndarray, " rows"],
     classes: int,
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Confusion:
     """Return the weight of each (true class, decided class) in each segment."""

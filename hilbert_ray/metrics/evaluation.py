@@ -23,8 +23,8 @@ from hilbert_ray.metrics.intervals import (
     resample_groups,
     t_interval,
 )
+from hilbert_ray.metrics.partition import Partition, defined_mean, ratio
 from hilbert_ray.metrics.predictions import Metric, Predictions, headline, metrics, problems
-from hilbert_ray.metrics.segments import Segments, defined_mean, ratio
 from hilbert_ray.metrics.significance import (
     EXPLORATORY_GROUPS,
     bootstrap_t,
@@ -35,7 +35,6 @@ from hilbert_ray.metrics.significance import (
 
 CHUNK = 1 << 20  # numbers in one [rows, draws] array
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
-
 Scores = dict[str, Any]
 
 
@@ -112,12 +111,12 @@ def _over_draws(
     return np.concatenate(parts, 1) if parts else score(np.ones((len(group), 1)))[:, :0]
 
 
-def _pooled(metric: Metric, repeats: Segments, weights: np.ndarray) -> np.ndarray:
+def _pooled(metric: Metric, repeats: Partition, weights: np.ndarray) -> np.ndarray:
     """Return the mean over repeats of each part: [parts, draws]."""
     return defined_mean(metric.values(repeats, weights), 1)
 
 
-def _within(metric: Metric, test_sets: Segments, weights: np.ndarray) -> np.ndarray:
+def _within(metric: Metric, test_sets: Partition, weights: np.ndarray) -> np.ndarray:
     """Return the share of concordant pairs within test sets: [parts, draws]."""
     assert metric.pairs is not None
     concordant, compared = metric.pairs(test_sets, weights)
@@ -186,7 +185,7 @@ def _slope_score(predictions: Predictions, units: int) -> Scores:
         np.repeat(np.arange(len(asked)), [len(problem.rows) for problem in asked]),
     ]
 
-    def slopes(segments: Segments) -> list[calibration.Slope]:
+    def slopes(segments: Partition) -> list[calibration.Slope]:
         index = segments.index[rows]
         return [
             calibration.calibration_slope(*(v[index == s] for v in values)) for s in range(segments.count)
@@ -309,7 +308,7 @@ def permutation_null(
     }
 
 
-def _null_values(predictions: Predictions, test_sets: Segments, sources: np.ndarray) -> np.ndarray:
+def _null_values(predictions: Predictions, test_sets: Partition, sources: np.ndarray) -> np.ndarray:
     """Return the headline for labels taken from the rows `sources` [rows, draws]."""
     if predictions.kind == "regression":
         p, y = predictions.probabilities.astype(np.float64), predictions.targets.astype(np.float64)

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special, stats
+from scipy import special
 
-Scale = Literal["share", "double_share", "correlation", "positive", "at_most_one", "real"]
+IntervalScale = Literal["share", "double_share", "correlation", "positive", "at_most_one", "real"]
 RESAMPLES = 1000
 LEVEL = 0.95
 
@@ -60,7 +60,7 @@ def resample_groups(
     return np.ascontiguousarray(np.concatenate(accepted).T)
 
 
-def _to_line(values: np.ndarray, scale: Scale, margin: float) -> np.ndarray:
+def _to_line(values: np.ndarray, scale: IntervalScale, margin: float) -> np.ndarray:
     """Map scores to a scale without bounds; `margin` keeps shares off 0 and 1."""
     match scale:
         case "share":
@@ -77,7 +77,7 @@ def _to_line(values: np.ndarray, scale: Scale, margin: float) -> np.ndarray:
             return values
 
 
-def _from_line(values: np.ndarray, scale: Scale) -> np.ndarray:
+def _from_line(values: np.ndarray, scale: IntervalScale) -> np.ndarray:
     match scale:
         case "share":
             return np.asarray(special.expit(values))
@@ -106,7 +106,7 @@ def _spread(
     draws: Float[np.ndarray, "parts draws"],
     support: Int[np.ndarray, " parts"],
     groups: int,
-    scale: Scale,
+    scale: IntervalScale,
     margin: float,
 ) -> tuple[Float[np.ndarray, " draws"], float]:
     """Return resampled means over parts, widened for small samples, and their degrees of freedom.
@@ -147,7 +147,7 @@ def bootstrap_interval(
     support: Int[np.ndarray, " parts"],
     groups: int,
     documents: int,
-    scale: Scale,
+    scale: IntervalScale,
     level: float = LEVEL,
 ) -> Interval:
     """Return the t interval of a mean over parts (classes), with the spread of its resamples.
@@ -175,7 +175,7 @@ def bootstrap_interval(
         inner = float(special.logit(((1 - level) / 2) ** (1 / support[np.isfinite(values)].min())))
         low, high = (min(centre, inner), np.inf) if centre > 0 else (-np.inf, max(centre, -inner))
     else:
-        reach = float(stats.t.ppf(0.5 + level / 2, df)) * error
+        reach = float(special.stdtrit(df, 0.5 + level / 2)) * error
         low, high = centre - reach, centre + reach
     ends = _from_line(np.array([low, high]), scale)
     return Interval(low=float(ends[0]), high=float(ends[1]))
@@ -185,5 +185,5 @@ def t_interval(value: float, error: Error, level: float = LEVEL) -> Interval:
     """Return value -+ t * standard error; NaN where undefined."""
     if not np.isfinite(value + error.value):
         return Interval(low=np.nan, high=np.nan)
-    reach = float(stats.t.ppf(0.5 + level / 2, error.df)) * error.value
+    reach = float(special.stdtrit(error.df, 0.5 + level / 2)) * error.value
     return Interval(low=value - reach, high=value + reach)

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from hilbert_ray.config import TaskKind
 from hilbert_ray.metrics import calibration, decisions, ranking
-from hilbert_ray.metrics.intervals import Scale
-from hilbert_ray.metrics.segments import Segments, defined_mean, ratio
+from hilbert_ray.metrics.intervals import IntervalScale
+from hilbert_ray.metrics.partition import Partition, defined_mean, ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,18 +100,18 @@ class Predictions:
             document=self.document[rows],
         )
 
-    def test_sets(self) -> Segments:
+    def test_sets(self) -> Partition:
         """Return one segment for each test set (repeat and fold)."""
-        return _segments(np.stack([self.repeat, self.fold], 1))
+        return _partition(np.stack([self.repeat, self.fold], 1))
 
-    def repeats(self) -> Segments:
+    def repeats(self) -> Partition:
         """Return one segment for each repeat."""
-        return _segments(self.repeat[:, None])
+        return _partition(self.repeat[:, None])
 
 
-def _segments(keys: np.ndarray) -> Segments:
+def _partition(keys: np.ndarray) -> Partition:
     unique, index = np.unique(keys, axis=0, return_inverse=True)
-    return Segments(index=index.reshape(-1).astype(np.int64), count=len(unique))
+    return Partition(index=index.reshape(-1).astype(np.int64), count=len(unique))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +167,7 @@ class Choice:
     true: Int[np.ndarray, " answered"]
     decided: Int[np.ndarray, " answered"]
 
-    def confusion(self, segments: Segments, weights: np.ndarray) -> decisions.Confusion:
+    def confusion(self, segments: Partition, weights: np.ndarray) -> decisions.Confusion:
         """Return the confusion counts of this choice in each segment."""
         return decisions.confusion(self.true, self.decided, self.probabilities.shape[1], segments, weights)
 
@@ -191,7 +191,7 @@ def choices(predictions: Predictions) -> list[Choice]:
     ]
 
 
-class Part(Protocol):
+class MacroPart(Protocol):
     """What a macro metric is a mean over: a problem or a choice."""
 
     @property
@@ -199,9 +199,9 @@ class Part(Protocol):
         """Which rows of the predictions it is about."""
 
 
-P = TypeVar("P", bound=Part)
-Values = Callable[[Segments, np.ndarray], np.ndarray]
-PairCounts = Callable[[Segments, np.ndarray], tuple[np.ndarray, np.ndarray]]
+P = TypeVar("P", bound=MacroPart)
+Values = Callable[[Partition, np.ndarray], np.ndarray]
+PairCounts = Callable[[Partition, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,14 +215,14 @@ class Metric:
     """
 
     name: str
-    scale: Scale
+    scale: IntervalScale
     support: Int[np.ndarray, " parts"]
     values: Values
     parts: tuple[str, ...] = ()
     pairs: PairCounts | None = None
 
 
-def _over(parts: Sequence[P], score: Callable[[P, Segments, np.ndarray], np.ndarray]) -> Values:
+def _over(parts: Sequence[P], score: Callable[[P, Partition, np.ndarray], np.ndarray]) -> Values:
     """Join the values [parts, segments, draws] of several parts, each seeing only its own rows."""
     return lambda segments, weights: np.concatenate(
         [score(part, segments[part.rows], weights[part.rows]) for part in parts]
@@ -241,7 +241,7 @@ def _rarer_side(predictions: Predictions, rows: np.ndarray, positive: np.ndarray
 def _share_of_pairs(
     name: str, parts: tuple[str, ...], support: Sequence[int], counts: Sequence[PairCounts]
 ) -> Metric:
-    def pairs(segments: Segments, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(segments: Partition, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         concordant, compared = zip(*(count(segments, weights) for count in counts), strict=True)
         return np.stack(concordant), np.stack(compared)
 
@@ -282,21 +282,21 @@ def metrics(predictions: Predictions) -> list[Metric]:
     asked, made, several = problems(predictions), choices(predictions), predictions.kind == "multilabel"
     labels = predictions.classes if several else ()
 
-    def recall(choice: Choice, segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def recall(choice: Choice, segments: Partition, weights: np.ndarray) -> np.ndarray:
         recalls = decisions.recall(choice.confusion(segments, weights))
         return defined_mean(recalls)[None] if several else recalls
 
-    def f1(choice: Choice, segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def f1(choice: Choice, segments: Partition, weights: np.ndarray) -> np.ndarray:
         return decisions.f1(choice.confusion(segments, weights))[1 if several else 0 :]
 
-    def precision(problem: Problem, segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def precision(problem: Problem, segments: Partition, weights: np.ndarray) -> np.ndarray:
         return ranking.average_precision(problem.score, problem.positive, segments, weights)[None]
 
     def of_counts(score: Callable[[decisions.Confusion], np.ndarray]) -> Values:
         return _over(made, lambda choice, s, w: score(choice.confusion(s, w))[None])
 
     def of_probabilities(
-        score: Callable[[np.ndarray, np.ndarray, Segments, np.ndarray], np.ndarray],
+        score: Callable[[np.ndarray, np.ndarray, Partition, np.ndarray], np.ndarray],
     ) -> Values:
         return _over(made, lambda choice, s, w: score(choice.probabilities, choice.true, s, w)[None])
 
@@ -305,7 +305,7 @@ def metrics(predictions: Predictions) -> list[Metric]:
         values: Values,
         support: Sequence[int],
         parts: tuple[str, ...] = labels,
-        scale: Scale = "share",
+        scale: IntervalScale = "share",
     ) -> Metric:
         return Metric(name=name, scale=scale, support=np.array(support), values=values, parts=parts)
 
@@ -354,16 +354,16 @@ def _number_metrics(predictions: Predictions) -> list[Metric]:
     centred = y - (y.mean() if len(y) else 0.0)  # sums of squares lose digits far from 0
     columns = np.stack([np.ones(len(y)), centred, centred**2, (y - p) ** 2, np.abs(y - p)], 1)
 
-    def r2(segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def r2(segments: Partition, weights: np.ndarray) -> np.ndarray:
         total, linear, square, error, _ = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
         spread = square - ratio(linear**2, total)
         return np.asarray(1 - ratio(error, np.where(spread > 1e-12 * square, spread, 0.0)))[None]
 
-    def absolute_error(segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def absolute_error(segments: Partition, weights: np.ndarray) -> np.ndarray:
         total, _, _, _, error = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
         return ratio(error, total)[None]
 
-    def correlation(segments: Segments, weights: np.ndarray) -> np.ndarray:
+    def correlation(segments: Partition, weights: np.ndarray) -> np.ndarray:
         return ranking.spearman(p, y, segments[rows], weights[rows])[None]
 
     support = np.array([_groups(predictions, rows)])

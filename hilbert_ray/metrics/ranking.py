@@ -8,13 +8,13 @@ into scores.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hilbert_ray.metrics.segments import Segments, ratio
+from hilbert_ray.metrics.partition import Partition, ratio
 
 Pairs = tuple[Float[np.ndarray, "segments draws"], Float[np.ndarray, "segments draws"]]
 PAIR_ROWS = 512  # rows of the pair matrix of `number_pairs` that are in memory at once
 
 
-def _keys(values: np.ndarray, segments: Segments) -> Int[np.ndarray, " rows"]:
+def _keys(values: np.ndarray, segments: Partition) -> Int[np.ndarray, " rows"]:
     """Return integers that order rows by segment, then value; equal where both are equal."""
     order = np.lexsort((values, segments.index))
     changes = (np.diff(values[order]) != 0) | (np.diff(segments.index[order]) != 0)
@@ -34,7 +34,7 @@ def _cumulated(weights: np.ndarray) -> np.ndarray:
 def class_pairs(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Pairs:
     """Return concordant pairs (ties count half) and all pairs of a positive with a negative of its segment.
@@ -51,7 +51,7 @@ def shuffled_pairs(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, "rows draws"],
     negative: Bool[np.ndarray, "rows draws"],
-    segments: Segments,
+    segments: Partition,
 ) -> Pairs:
     """Return the counts of `class_pairs` for labels that differ from draw to draw; unlabelled is neither."""
     keys = _keys(scores, segments)
@@ -60,10 +60,10 @@ def shuffled_pairs(
 
 def _pairs(
     low_keys: np.ndarray,
-    low_segments: Segments,
+    low_segments: Partition,
     low_weights: np.ndarray,
     high_keys: np.ndarray,
-    high_segments: Segments,
+    high_segments: Partition,
     high_weights: np.ndarray,
 ) -> Pairs:
     """Count, by weight, rows of the high side that beat rows of the low side in their segment."""
@@ -86,7 +86,7 @@ def _pairs(
 def average_precision(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Float[np.ndarray, "segments draws"]:
     """Return the area under precision over recall, the sum of (R_n - R_n-1) P_n; NaN without positives."""
@@ -108,7 +108,7 @@ def average_precision(
 def number_pairs(
     predictions: Float[np.ndarray, " rows"],
     targets: Float[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Pairs:
     """Return concordant pairs (tied predictions count half) and all pairs with different targets.
@@ -129,7 +129,7 @@ def number_pairs(
     return concordant, pairs
 
 
-def _ranks(values: np.ndarray, segments: Segments, weights: np.ndarray) -> np.ndarray:
+def _ranks(values: np.ndarray, segments: Partition, weights: np.ndarray) -> np.ndarray:
     """Return mid-ranks within a segment, up to a constant of it: float64 [rows, draws]."""
     keys = _keys(values, segments)
     order = np.argsort(keys, kind="stable")
@@ -142,7 +142,7 @@ def _ranks(values: np.ndarray, segments: Segments, weights: np.ndarray) -> np.nd
 def spearman(
     predictions: Float[np.ndarray, " rows"],
     targets: Float[np.ndarray, " rows"],
-    segments: Segments,
+    segments: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Float[np.ndarray, "segments draws"]:
     """Return Spearman's rank correlation in each segment; NaN where either side is constant."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hilbert_ray.metrics.intervals import RESAMPLES, Scale, bootstrap_interval, resample_groups
-from hilbert_ray.metrics.segments import Segments, ratio
+from hilbert_ray.metrics.intervals import RESAMPLES, IntervalScale, bootstrap_interval, resample_groups
+from hilbert_ray.metrics.partition import Partition, ratio
 
 DEPTHS = (1, 5, 10)
 Embeddings = Float[np.ndarray, "rows dim"]
@@ -85,12 +85,12 @@ def evaluate_embeddings(
         return {}
     rows = np.concatenate(sets)
     sizes = np.concatenate([np.full(len(part), len(part)) for part in sets])
-    segments = Segments(index=np.repeat(np.arange(len(sets)), [len(part) for part in sets]), count=len(sets))
+    segments = Partition(index=np.repeat(np.arange(len(sets)), [len(part) for part in sets]), count=len(sets))
     units, codes = np.unique(group[usable][rows], return_inverse=True)
     draws = resample_groups(len(units), resamples, np.random.default_rng(seed))
-    everything = Segments(index=np.zeros(len(rows), np.int64), count=1)
+    everything = Partition(index=np.zeros(len(rows), np.int64), count=1)
 
-    def entry(values: np.ndarray, chance: np.ndarray, scale: Scale) -> dict[str, Any]:
+    def entry(values: np.ndarray, chance: np.ndarray, scale: IntervalScale) -> dict[str, Any]:
         weights = draws[codes]
         total = everything.sums(np.ones(len(values)), weights)
         drawn = ratio(everything.sums(values, weights), total)[0]

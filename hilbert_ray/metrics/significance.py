@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import special
 
 from hilbert_ray.metrics.intervals import Error
 
@@ -58,7 +58,7 @@ def _t_test(mean: float, error: float, df: float) -> TTest:
             t=0.0 if mean == 0 else float(np.copysign(np.inf, mean)), df=df, p=1.0 if mean == 0 else 0.0
         )
     t = mean / error
-    return TTest(t=t, df=df, p=float(2 * stats.t.sf(abs(t), df)))
+    return TTest(t=t, df=df, p=float(2 * special.stdtr(df, -abs(t))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -77,7 +77,7 @@ def smallest_detectable_difference(error: Error, power: float = 0.8, level: floa
 
     (t_{1 - level/2} + t_{power}) * standard error (Bloom 1995).
     """
-    return float((stats.t.ppf(1 - level / 2, error.df) + stats.t.ppf(power, error.df)) * error.value)
+    return float((special.stdtrit(error.df, 1 - level / 2) + special.stdtrit(error.df, power)) * error.value)
 
 
 def shuffled_documents(

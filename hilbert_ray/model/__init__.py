@@ -1,10 +1,18 @@
-"""The assembled network: three document embeddings and the logits of each task.
+"""The network: three document embeddings and the logits of each task."""
 
-`Network` is what one seed trains; `Hilbert` holds the networks of all seeds with their temperature, and is
-what `from_pretrained` gives a user. Both read a `Batch` and return an `Output`.
-"""
-
-from hilbert_ray.model.hilbert import Embeddings, Hilbert, ModelError, Prediction
+from hilbert_ray.model.fusion import redundancy_penalty
+from hilbert_ray.model.hilbert import Hilbert, ModelError, Prediction
+from hilbert_ray.model.moe import effective_experts, load_balance_loss, router_z_loss
 from hilbert_ray.model.network import Network, Output
 
-__all__ = ["Embeddings", "Hilbert", "ModelError", "Network", "Output", "Prediction"]
+__all__ = [
+    "Hilbert",
+    "ModelError",
+    "Network",
+    "Output",
+    "Prediction",
+    "effective_experts",
+    "load_balance_loss",
+    "redundancy_penalty",
+    "router_z_loss",
+]

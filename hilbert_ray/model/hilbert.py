@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hilbert_ray import __version__, losses
-from hilbert_ray.batch import Batch, Features, Ragged, collate, eval_batches
-from hilbert_ray.checkpoint import FolderError, read_folder, write_folder
+from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, from_dict, to_dict
+from hilbert_ray.errors import HilbertError
+from hilbert_ray.features import Batch, Features, Ragged, collate, eval_batches
 from hilbert_ray.model.network import Network, Output
+from hilbert_ray.storage import TensorFolderError, read_tensor_folder, write_tensor_folder
+from hilbert_ray.version import __version__
 
 SCHEMA = 1
 
 
-class ModelError(ValueError):
+class ModelError(HilbertError, ValueError):
     """A published folder that cannot be loaded, or features that do not fit the model."""
 
 
@@ -219,7 +221,7 @@ class Hilbert(nn.Module):
         )  # fmt: skip
         values = {**to_dict(about), "encoders": self.encoders}
         files = {"config.json": json.dumps(values, indent=1), "README.md": self._card()}
-        write_folder(Path(folder), self.state_dict(), files)
+        write_tensor_folder(Path(folder), self.state_dict(), files)
         return Path(folder)
 
     @classmethod
@@ -237,8 +239,8 @@ class Hilbert(nn.Module):
         """
         path = Path(folder)
         try:
-            values, tensors = read_folder(path, "config.json", SCHEMA)
-        except FolderError as error:
+            values, tensors = read_tensor_folder(path, "config.json", SCHEMA)
+        except TensorFolderError as error:
             raise ModelError(f"model folder {error}, as `hilbert-ray train` publishes them") from error
         encoders = values.pop("encoders", None)
         try:
@@ -311,8 +313,9 @@ The features must come from these encoders; `hilbert-ray predict` refuses others
 
 or, on features that are embedded already, in Python:
 
-    from hilbert_ray import Config, Hilbert
-    from hilbert_ray.dataset import open_dataset
+    from hilbert_ray.config import Config
+    from hilbert_ray.model.hilbert import Hilbert
+    from hilbert_ray.features import open_dataset
 
     features = open_dataset("STORE", Config()).features
     audio, text, joint = Hilbert.from_pretrained("THIS_FOLDER").embed(features)

@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hilbert_ray import losses
-from hilbert_ray.batch import Batch, Features, Ragged
 from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
-from hilbert_ray.dropout import Dropout
-from hilbert_ray.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
-from hilbert_ray.mapped import BLOCK_ROWS, MappedRows
-from hilbert_ray.moe import Experts, OrdinalThresholds
+from hilbert_ray.features import BLOCK_ROWS, Batch, Features, MappedRows, Ragged
+from hilbert_ray.model.dropout import Dropout
+from hilbert_ray.model.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
+from hilbert_ray.model.moe import Experts, OrdinalThresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from hilbert_ray.storage import DamagedError, Entry, Files, StorageError
 from hilbert_ray.store.features import Commit, commit_from_json, sha256_of
-from hilbert_ray.store.files import DamagedError, Entry, Files, StoreError
 
 _AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * 2**20
 """Files that one reader asks for together, and their bytes: in memory they take ten times as much."""
@@ -186,7 +186,7 @@ class Commits:
             except FileNotFoundError:
                 names = self.names(listed.keys())
                 listed = {bucket: names.get(bucket, []) for bucket in listed}
-        raise StoreError(
+        raise StorageError(
             f"commits below {self.folder} of store {self.files.uri} were deleted {_TRIES} times while they "
             "were read; leave `store gc` its --min-age-h, and run again"
         )

@@ -29,8 +29,8 @@ import yaml
 
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Document
+from hilbert_ray.storage import TEMPORARY, StorageError
 from hilbert_ray.store.features import AMOUNT, FeatureRow
-from hilbert_ray.store.files import TEMPORARY, StoreError
 
 Format: TypeAlias = Literal["huggingface", "numpy", "arrow"]
 """What `Store.export` writes."""
@@ -40,7 +40,7 @@ _GROUP_BYTES, _SHARD_BYTES = 32 * 2**20, 512 * 2**20
 
 
 @dataclass(kw_only=True, slots=True)
-class Part:
+class ExportPart:
     """What an export holds of one modality and encoder; it is filled while the export is written.
 
     `documents` have the modality; those `exported` have features too.
@@ -60,19 +60,19 @@ class Part:
 
 
 @contextmanager
-def whole(folder: str) -> Iterator[Path]:
+def new_folder(folder: str) -> Iterator[Path]:
     """Give a folder to write to, which becomes `folder` if all goes well and vanishes if not.
 
     Raises:
         StoreError: when there is something in `folder` already, or it cannot be written.
     """
     if "://" in folder:
-        raise StoreError(
+        raise StorageError(
             f"--out is {folder}; an export is written to a local folder: give a path, then copy it"
         )
     target = Path(os.path.abspath(folder))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StoreError(
+        raise StorageError(
             f"{folder} is there and not empty; an export is written whole, to a folder of its own: delete "
             "it, or choose another --out"
         )
@@ -82,7 +82,7 @@ def whole(folder: str) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, target)
     except OSError as error:
-        raise StoreError(
+        raise StorageError(
             f"cannot write the export to {folder}: {error}; nothing of it is left there: free space or mend "
             "the permissions, and run again"
         ) from error
@@ -126,7 +126,7 @@ def write_parquet(rows: Iterable[Row], modality: Modality, folder: Path) -> None
         shard += 1
 
 
-def write_card(parts: Sequence[Part], store: str, folder: Path) -> None:
+def write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
     """Write the README.md by which `datasets` finds the configurations, and people what they are."""
     configs = [
         {

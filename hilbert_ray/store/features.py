@@ -118,7 +118,7 @@ def commit_from_json(data: bytes) -> Commit:
     )
 
 
-def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
+def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
     """Return rows as the bytes of a Parquet file; the same rows always give the same bytes."""
     amount = AMOUNT[modality]
     times = pa.list_(pa.float32())
@@ -142,7 +142,7 @@ def encode(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
     return data
 
 
-def decode(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
+def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
     """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
     # A file is small: a data set around it, or threads for its columns, cost more than reading it.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()

@@ -1,0 +1,10 @@
+"""Audio as a checked stream of mono blocks, one module per container format."""
+
+from hilbert_ray.audio.decoding import probe, stream
+from hilbert_ray.audio.header import AudioInfo
+
+__all__ = [
+    "AudioInfo",
+    "probe",
+    "stream",
+]

@@ -1,0 +1,99 @@
+"""Complete named configurations as functions; a variant calls one and replaces fields.
+
+`small` is the default and meant for hundreds of documents, `large` for tens of thousands, `paper` for the
+published system as its abstract describes it. The paper (arXiv 2604.16247) does not state its
+hyper-parameters in full, so every number here is this project's own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from hilbert_ray.config.reading import from_dict
+from hilbert_ray.config.settings import Config, ConfigError, FitConfig, LossConfig, ModelConfig, MoEConfig
+
+BASELINE = "mean_std_logistic"
+VARIANTS = {
+    "hilbert": "HILBERT",
+    "audio_only": "Audio only",
+    "text_only": "Text only",
+    "hilbert_audio": "HILBERT on audio alone",
+    "hilbert_text": "HILBERT on text alone",
+    BASELINE: "Mean + std, logistic",
+    "late_fusion": "Late fusion",
+    "paper": "As published (paper)",
+    "direct_contrast": "Direct contrast",
+    "no_fusion": "No fusion layer",
+    "mlp_head": "MLP, no experts",
+    "without_wide": "No wide paths",
+    "without_unimodal": "No single-modality heads",
+    "without_contrastive": "No contrastive loss",
+    "without_cka": "No CKA loss",
+    "without_balance": "No balance loss",
+    "without_router_losses": "No router losses",
+    "without_redundancy": "No redundancy penalty",
+    "task_only": "Task loss only",
+}
+"""What `evaluate` sets side by side, by name, and what readers call it."""
+
+
+def small() -> Config:
+    """Return the default: wide paths and single-modality heads, strong dropout, few epochs."""
+    return Config()
+
+
+def paper() -> Config:
+    """Return the published system: fusion, pooling, dual contrast, CKA, balance and experts."""
+    return Config(model=ModelConfig(wide=False, unimodal_heads=False), loss=LossConfig(unimodal=0.0))
+
+
+def large() -> Config:
+    """Return a wider and deeper network with larger batches, for tens of thousands of documents."""
+    return Config(
+        model=ModelConfig(dim=128, layers=2, heads=8, dropout=0.2, wide_dropout=0.3),
+        moe=MoEConfig(experts=8, hidden_dim=128),
+        fit=FitConfig(batch_size=256, learning_rate=1e-3, epochs=20, seeds=1),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], Config]] = {"small": small, "paper": paper, "large": large}
+
+
+def preset(name: str) -> Config:
+    """Return the preset called `name`.
+
+    Raises:
+        ConfigError: when there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset is {name!r}; the choices are {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def without(config: Config, *terms: str) -> Config:
+    """Return the configuration with the weights of some loss terms at 0 (an ablation)."""
+    return from_dict(Config, {"loss": dict.fromkeys(terms, 0.0)}, config)
+
+
+def ablations(config: Config) -> dict[str, Config]:
+    """Return the network variants that `evaluate --compare` sets beside `config`, by name."""
+    published = paper()
+    return {
+        "paper": replace(
+            config, model=replace(config.model, wide=False, unimodal_heads=False), loss=published.loss
+        ),
+        "direct_contrast": without(replace(config, loss=replace(config.loss, direct=True)), "cka", "balance"),
+        "no_fusion": replace(config, model=replace(config.model, layers=0)),
+        "mlp_head": replace(config, moe=replace(config.moe, kind="mlp")),
+        "without_wide": replace(config, model=replace(config.model, wide=False)),
+        "without_unimodal": without(
+            replace(config, model=replace(config.model, unimodal_heads=False)), "unimodal"
+        ),
+        "without_contrastive": without(config, "contrastive"),
+        "without_cka": without(config, "cka"),
+        "without_balance": without(config, "balance"),
+        "without_router_losses": without(config, "load_balance", "router_z"),
+        "without_redundancy": without(config, "redundancy"),
+        "task_only": without(
+            config, "contrastive", "cka", "balance", "load_balance", "router_z", "redundancy"
+        ),
+    }

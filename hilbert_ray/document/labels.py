@@ -1,0 +1,161 @@
+"""Labels to targets: declared classes, the numbers that training reads, and tasks inferred from labels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hilbert_ray.config import ConfigError, TaskConfig
+from hilbert_ray.document.records import Document, Label
+
+
+def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) -> np.ndarray:
+    """Return the targets of one task for B documents.
+
+    binary, multiclass, ordinal: int64 [B], -1 unlabelled; multilabel: float32 [B, K] of 0 and 1, NaN
+    unlabelled;
+    regression: float32 [B], NaN unlabelled.
+
+    Raises:
+        ConfigError: for a label outside the task, naming document, label and classes.
+    """
+    shape = (len(documents), len(task.classes)) if task.kind == "multilabel" else (len(documents),)
+    whole = task.kind in ("binary", "multiclass", "ordinal")
+    targets = np.full(shape, -1, np.int64) if whole else np.full(shape, np.nan, np.float32)
+    for i, document in enumerate(documents):
+        label = document.labels.get(name)
+        if label is not None:
+            try:
+                targets[i] = encode_label(task, label)
+            except ValueError as error:
+                raise ConfigError(f"document {document.doc_id!r}, task `{name}`: {error}") from None
+    return targets
+
+
+def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
+    """Return one label as a target.
+
+    A multilabel task takes a list of the labels that hold, or a mapping of label to 0, 1 or null
+    (unlabelled).
+
+    Raises:
+        ValueError: when the task has no such label.
+    """
+    if task.kind == "regression":
+        if isinstance(label, bool) or not isinstance(label, int | float) or not np.isfinite(label):
+            raise ValueError(f"label {label!r} is no finite number, which a regression task needs")
+        return float(label)
+    if task.kind == "multilabel":
+        return _encode_multilabel(task, label)
+    name = class_name(label)
+    if name not in task.classes:
+        raise ValueError(f"label {name!r} is no class of it; the classes are {', '.join(task.classes)}")
+    return task.classes.index(name)
+
+
+def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
+    held: Mapping[str, object]
+    if isinstance(label, list):
+        held = {**dict.fromkeys(task.classes, 0), **{class_name(item): 1 for item in label}}
+    elif isinstance(label, Mapping):
+        held = {class_name(key): value for key, value in label.items()}
+    else:
+        held = {class_name(label): None}
+    unknown = sorted(set(held) - set(task.classes))
+    if unknown or not isinstance(label, list | Mapping):
+        raise ValueError(
+            f"label {label!r} must be a list of labels that hold, or map labels to 0, 1 or null; the labels "
+            f"are {', '.join(task.classes)}"
+        )
+    targets = []
+    for name in task.classes:
+        value = held.get(name)
+        if value not in (None, 0, 1):
+            raise ValueError(f"label {name!r} is {value!r}; it must be 0, 1 or null")
+        targets.append(float("nan") if value is None else 1.0 if value else 0.0)
+    return targets
+
+
+def class_name(label: object) -> str:
+    """Return the name under which a label is listed among a task's classes."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+ORDINAL_MOST = 10
+"""Most distinct whole numbers that are taken for the steps of an ordinal task; more are a regression."""
+
+
+def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
+    """Return the tasks that the labels speak of.
+
+    Truth values, two distinct strings and two whole numbers make a binary task (the last in order is the
+    positive class); more strings a multiclass, 3 to 10 whole numbers an ordinal, other numbers a regression,
+    lists and mappings a multilabel one. A task whose labels are all alike is left out.
+
+    Raises:
+        ConfigError: when the labels of one task are of several sorts.
+    """
+    labels = LabelSurvey()
+    for document in documents:
+        labels.add(document)
+    return labels.tasks()
+
+
+@dataclass(kw_only=True, slots=True)
+class LabelSurvey:
+    """The sorts of labels of each task, and their values (of numbers only as many as tell the kind)."""
+
+    sorts: dict[str, set[str]] = field(default_factory=dict)
+    values: dict[str, set[Label]] = field(default_factory=dict)
+
+    def add(self, document: Document) -> None:
+        """Take the labels of a document."""
+        for name, label in document.labels.items():
+            sort = _sort_of(label)
+            self._hold(name, {sort}, label if sort == "list" else [label])  # type: ignore[arg-type]
+
+    def merge(self, other: "LabelSurvey") -> None:
+        """Take what another survey saw."""
+        for name, sorts in other.sorts.items():
+            self._hold(name, sorts, other.values[name])
+
+    def _hold(self, name: str, sorts: set[str], values: Iterable[Label]) -> None:
+        self.sorts.setdefault(name, set()).update(sorts)
+        held = self.values.setdefault(name, set())
+        if len(held) <= ORDINAL_MOST or not sorts <= {"int", "float"}:
+            held.update(values)
+
+    def tasks(self) -> dict[str, TaskConfig]:
+        """Return what `infer_tasks` does."""
+        tasks = {}
+        for name in sorted(self.values):
+            sorts = self.sorts[name]
+            kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
+            if len(kinds) > 1:
+                raise ConfigError(
+                    f"task `{name}` has labels of several sorts ({', '.join(sorted(sorts))}), so its kind "
+                    "cannot be inferred; make them alike, or declare the task in the settings"
+                )
+            task = _infer_task("float" if "float" in sorts else kinds.pop(), self.values[name])
+            if task is not None:
+                tasks[name] = task
+        return tasks
+
+
+def _sort_of(label: Label) -> str:
+    if isinstance(label, (list, dict, Mapping)):
+        return "list"
+    return type(label).__name__
+
+
+def _infer_task(sort: str, values: set[Label]) -> TaskConfig | None:
+    if sort == "list":
+        return TaskConfig(kind="multilabel", classes=tuple(sorted(map(class_name, values))))
+    if len(values) < 2:
+        return None
+    if sort == "float" or (sort == "int" and len(values) > ORDINAL_MOST):
+        return TaskConfig(kind="regression")
+    classes = tuple(class_name(value) for value in sorted(values))  # type: ignore[type-var]
+    if len(values) == 2:
+        return TaskConfig(kind="binary", classes=classes)
+    return TaskConfig(kind="ordinal" if sort == "int" else "multiclass", classes=classes)

@@ -1,0 +1,53 @@
+"""From a manifest to a store in which every document is stored or quarantined with a reason."""
+
+from typing import TYPE_CHECKING
+
+from hilbert_ray.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hilbert_ray.embedding.capacity import plan_capacity
+    from hilbert_ray.embedding.driver import embed
+    from hilbert_ray.embedding.dry_run import estimate
+    from hilbert_ray.embedding.features import embed_documents
+    from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_job, version_or_absent, versioned_rows
+    from hilbert_ray.embedding.resolve import chosen_encoders, plan_all
+    from hilbert_ray.embedding.worker import EmbedUnits, load_encoder
+
+__all__ = [
+    "SPEECH_PER_UNIT",
+    "EmbedUnits",
+    "chosen_encoders",
+    "embed",
+    "embed_documents",
+    "estimate",
+    "load_encoder",
+    "plan_all",
+    "plan_capacity",
+    "plan_job",
+    "version_or_absent",
+    "versioned_rows",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "capacity": ("plan_capacity",),
+        "driver": ("embed",),
+        "dry_run": ("estimate",),
+        "features": ("embed_documents",),
+        "plan": (
+            "SPEECH_PER_UNIT",
+            "plan_job",
+            "version_or_absent",
+            "versioned_rows",
+        ),
+        "resolve": (
+            "chosen_encoders",
+            "plan_all",
+        ),
+        "worker": (
+            "EmbedUnits",
+            "load_encoder",
+        ),
+    },
+)

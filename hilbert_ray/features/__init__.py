@@ -1,0 +1,66 @@
+"""Documents as arrays: features read from a store, padded batches, and memory maps."""
+
+from typing import TYPE_CHECKING
+
+from hilbert_ray.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hilbert_ray.features.arrays import Features, Ragged, mean_std
+    from hilbert_ray.features.batch import (
+        LENGTH_BUCKETS_FROM,
+        Batch,
+        collate,
+        epoch_batches,
+        eval_batches,
+        rank_share,
+    )
+    from hilbert_ray.features.dataset import Dataset, open_dataset
+    from hilbert_ray.features.memory_map import BLOCK_ROWS, MappedRows, remove_maps
+    from hilbert_ray.features.reading import read_features
+
+__all__ = [
+    "BLOCK_ROWS",
+    "LENGTH_BUCKETS_FROM",
+    "Batch",
+    "Dataset",
+    "Features",
+    "MappedRows",
+    "Ragged",
+    "collate",
+    "epoch_batches",
+    "eval_batches",
+    "mean_std",
+    "open_dataset",
+    "rank_share",
+    "read_features",
+    "remove_maps",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "arrays": (
+            "Features",
+            "Ragged",
+            "mean_std",
+        ),
+        "batch": (
+            "Batch",
+            "LENGTH_BUCKETS_FROM",
+            "collate",
+            "epoch_batches",
+            "eval_batches",
+            "rank_share",
+        ),
+        "dataset": (
+            "Dataset",
+            "open_dataset",
+        ),
+        "memory_map": (
+            "BLOCK_ROWS",
+            "MappedRows",
+            "remove_maps",
+        ),
+        "reading": ("read_features",),
+    },
+)

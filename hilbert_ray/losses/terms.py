@@ -1,0 +1,43 @@
+"""The terms of the objective in one record, and their weighted total."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hilbert_ray.config import LossConfig
+
+
+def _zero() -> Tensor:
+    return torch.zeros(())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """The terms of the objective, scalars before weighting; names as in `LossConfig` and in the logs.
+
+    A term left out is 0.
+    """
+
+    task: Tensor = field(default_factory=_zero)
+    contrastive: Tensor = field(default_factory=_zero)
+    cka: Tensor = field(default_factory=_zero)
+    balance: Tensor = field(default_factory=_zero)
+    unimodal: Tensor = field(default_factory=_zero)
+    load_balance: Tensor = field(default_factory=_zero)
+    router_z: Tensor = field(default_factory=_zero)
+    redundancy: Tensor = field(default_factory=_zero)
+
+    def values(self) -> dict[str, float]:
+        """Return the terms as numbers for the log."""
+        return {name: float(getattr(self, name).detach()) for name in LossConfig.WEIGHTS}
+
+
+def total(terms: Terms, weights: LossConfig) -> Tensor:
+    """Return sum over terms of weight * term.
+
+    A weight of 0 multiplies instead of dropping its term: the graph stays the same for every setting, which
+    DDP and the collectives' backward rely on.
+    """
+    weighted = (getattr(weights, name) * getattr(terms, name) for name in LossConfig.WEIGHTS)
+    return sum(weighted, start=torch.zeros(()))

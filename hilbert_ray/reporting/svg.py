@@ -1,0 +1,182 @@
+"""How figures are drawn: matplotlib's vector output, cleaned so that it lives inside the page.
+
+Colours are marker values that become the page's CSS variables, so that one drawing serves light, dark and
+print; text stays text in the page's font. The global state of matplotlib is left alone: no pyplot, settings
+in a context.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hilbert_ray.reporting.html import Html
+
+WIDTH = 400  # units of a drawing's width; a unit is 0.85 pixels on a narrow phone and 1.1 on a desktop
+NAMES = ("ink", "muted", "rule", "panel", "accent", "good", "bad", *(f"c{i}" for i in range(8)))
+INK, MUTED, RULE, PANEL, ACCENT, GOOD, BAD, *SERIES = (f"#0a0a{i:02x}" for i in range(len(NAMES)))
+STYLES = ("-", "--", ":", "-.")
+SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hilbert-ray",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelsize": 12,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 4 / 72,
+    "figure.constrained_layout.w_pad": 4 / 72,
+    "path.simplify": True,
+}
+
+
+def draw(
+    height: float,
+    label: str,
+    paint: Callable[[Sequence[Axes]], None],
+    rows: int = 1,
+    columns: int = 1,
+    height_ratios: Sequence[float] | None = None,
+) -> Html:
+    """Return a drawing as inline SVG.
+
+    Args:
+        height: in units, where the width is `WIDTH`.
+        label: what the picture shows, in words, for those who do not see it.
+        paint: called with all axes, row by row; draws into them.
+        rows: of axes.
+        columns: of axes.
+        height_ratios: of the rows; equal where None.
+    """
+    with settings():
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
+        paint([axis for line in axes for axis in line])
+        raw = io.StringIO()
+        figure.savefig(raw, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return inline(raw.getvalue(), label)
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """Hold the report's settings of matplotlib, and say nothing of letters that its font lacks.
+
+    The reader's browser sets the text, with fonts of its own.
+    """
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def inline(svg: str, label: str) -> Html:
+    """Return matplotlib's SVG file as an element of a page: no prolog, metadata, styles or shared ids."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]*)"', body)
+    assert box, "matplotlib writes a viewBox"
+    inside = body[body.index(">") + 1 : body.rindex("</svg>")]
+    inside = in_tags(_clean, inside)
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', inside))
+    inside = in_tags(
+        lambda tag: re.sub(r' id="([\w.-]+)"', lambda m: m[0] if m[1] in used else "", tag), inside
+    )
+    inside = re.sub(r"\s*\n\s*", "\n", inside)
+    for _ in range(4):
+        inside = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", inside)
+    name = html.escape(label)
+    return Html(f'<svg viewBox="{box[1]}" role="img" aria-label="{name}">{inside.strip()}</svg>')
+
+
+def in_tags(change: Callable[[str], str], markup: str) -> str:
+    """Return markup with `change` done to its tags and not to the text between them."""
+    return re.sub(r"<[^>]*>", lambda match: change(match[0]), markup)
+
+
+def _clean(tag: str) -> str:
+    """Return a tag with the page's colours and font, and with coordinates of two digits."""
+    tag = re.sub(r"#0a0a([0-9a-f]{2})", lambda m: f"var(--{NAMES[int(m[1], 16)]})", tag)
+    tag = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _font, tag)
+    return re.sub(r"(\d+\.\d{2})\d+", r"\1", tag.replace("xlink:href", "href"))
+
+
+def _font(match: re.Match[str]) -> str:
+    weight = f"; font-weight: {match[1]}" if match[1] else ""
+    return f"font-size: {match[2]}px{weight}"
+
+
+def numbered(page: str) -> str:
+    """Return a page in which the ids of each drawing are its own: equal shapes have equal ids before."""
+    pictures = iter(range(page.count("<svg ")))
+
+    def own(match: re.Match[str]) -> str:
+        prefix = f"p{next(pictures)}-"
+        return in_tags(
+            lambda tag: re.sub(r'( id="|url\(#|href="#)(?=[\w-])', rf"\g<1>{prefix}", tag), match[0]
+        )
+
+    return re.sub(r"<svg .*?</svg>", own, page, flags=re.DOTALL)
+
+
+def shorten(name: str, most: int = 24) -> str:
+    """Return a name that fits a picture; tables hold the whole."""
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
+
+
+def colour(k: int) -> str:
+    """Return the colour of series k."""
+    return SERIES[k % len(SERIES)]
+
+
+def style(k: int) -> str:
+    """Return the line of series k: another dash where colours come round again."""
+    return STYLES[(k // len(SERIES)) % len(STYLES)]
+
+
+def legend(axes: Sequence[Axes], columns: int = 2, is_reversed: bool = False) -> None:
+    """Put one legend above all axes, each name once."""
+    named: dict[str, Artist] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    entries = list(named.items())[:: -1 if is_reversed else 1]
+    names, handles = [name for name, _ in entries], [handle for _, handle in entries]
+    axes[0].figure.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2)

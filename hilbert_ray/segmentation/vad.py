@@ -1,0 +1,123 @@
+"""Voice activity: how likely each 32 ms of a recording are speech, and where its pauses are.
+
+The detector is Silero VAD, run by onnxruntime as a stream in constant memory. The package `silero_vad` gives
+the model file and is never imported, because importing it sets the whole process to one torch thread.
+`segment` cuts at the pauses; `encoders` makes `identity` part of what identifies features.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hilbert_ray.config import ConfigError
+from hilbert_ray.document import Hertz, Samples
+
+RATE_HZ: Hertz = 16_000
+FRAME: Samples = 512
+"""Samples that one probability stands for."""
+SPEECH = 0.5
+"""Probability from which a frame counts as speech."""
+SHORTEST_PAUSE = 6
+"""Frames (0.19 s) without speech that make a pause; closures inside words are shorter."""
+_CONTEXT: Samples = 64
+_FRAMES_AT_ONCE = 64
+
+
+def require_vad(rate_hz: Hertz) -> None:
+    """Check that the detector is installed and takes audio of this rate.
+
+    Raises:
+        ConfigError: naming the extra to install, or the rate.
+    """
+    if find_spec("onnxruntime") is None or not _model_file().is_file():
+        raise ConfigError(
+            "segment.audio is `pause`, which needs onnxruntime and silero-vad 6.2.3 or newer, and they are "
+            "not installed: pip install 'hilbert-ray[pause]' on every node, or use `window` or `turns`"
+        )
+    if rate_hz != RATE_HZ:
+        raise ConfigError(
+            f"segment.audio is `pause` and the audio encoder takes {rate_hz} Hz; the detector of pauses "
+            f"takes {RATE_HZ} Hz only: take an encoder of that rate, or use `window` or `turns`"
+        )
+
+
+def vad_identity() -> dict[str, Any]:
+    """Return what pauses depend on besides the recording, as plain values.
+
+    Raises:
+        ConfigError: when the detector is not installed.
+    """
+    require_vad(RATE_HZ)
+    digest = hashlib.sha256(_model_file().read_bytes()).hexdigest()
+    return {"model": digest[:16], "speech": SPEECH, "shortest_pause": SHORTEST_PAUSE}
+
+
+def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (samples, probabilities of speech) of a recording in parts of 2 s, the last one shorter.
+
+    The parts, and so the probabilities, do not depend on the sizes of the blocks.
+
+    Args:
+        blocks: mono float32 samples at `RATE_HZ`.
+
+    Yields:
+        samples float32 [n], and probabilities float32 [ceil(n / FRAME)], the last frame filled up with zeros.
+    """
+    session = _session()
+    hidden = cell = np.zeros((1, 1, 128), np.float32)
+    context = np.zeros(_CONTEXT, np.float32)
+    for samples in _regrouped(blocks, _FRAMES_AT_ONCE * FRAME):
+        frames = np.zeros((-(-len(samples) // FRAME), FRAME), np.float32)
+        frames.reshape(-1)[: len(samples)] = samples
+        contexts = np.concatenate([context[None], frames[:-1, -_CONTEXT:]])
+        context = frames[-1, -_CONTEXT:]
+        heard = {"input": np.concatenate([contexts, frames], axis=1), "h": hidden, "c": cell}
+        speech, hidden, cell = session.run(["speech_probs", "hn", "cn"], heard)
+        yield samples, speech
+
+
+def find_pauses(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frames and the ends of the pauses in some frames' probabilities, both int [pauses]."""
+    is_quiet = np.concatenate([[False], speech < SPEECH, [False]])
+    edges = np.flatnonzero(is_quiet[1:] != is_quiet[:-1])
+    begins, ends = edges[::2], edges[1::2]
+    is_long = ends - begins >= SHORTEST_PAUSE
+    return begins[is_long], ends[is_long]
+
+
+def _regrouped(blocks: Iterator[np.ndarray], size: Samples) -> Iterator[np.ndarray]:
+    """Yield the samples of some blocks in groups of one size, the last one shorter."""
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(held)
+            whole = count - count % size
+            yield from (joined[at : at + size] for at in range(0, whole, size))
+            held, count = [joined[whole:].copy()], count - whole
+    if count:
+        yield np.concatenate(held)
+
+
+def _model_file() -> Path:
+    found = find_spec("silero_vad")
+    folder = found.submodule_search_locations[0] if found and found.submodule_search_locations else "absent"
+    return Path(folder) / "data" / "silero_vad_16k_sequence.onnx"
+
+
+@cache
+def _session() -> Any:  # noqa: ANN401 - onnxruntime has no types
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        str(_model_file()), sess_options=options, providers=["CPUExecutionProvider"]
+    )

@@ -1,0 +1,327 @@
+"""Files of a store on a local disk or on any object store that fsspec knows.
+
+The one operation that the store's promises rest on is `create`: a file appears whole or not at all, and of
+several writers of one name exactly one wins. Locally that is a synced temporary file and `os.link`; on object
+stores it is a put that the server refuses when the name exists. A request whose answer is lost is sent again
+by the client below, so a refusal may mean that our own first put came through: the file's content decides.
+"""
+
+import http.client
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hilbert_ray.errors import HilbertError
+from hilbert_ray.storage.uri import absolute
+
+TEMPORARY = ".writing"
+"""End of the names of files that are not finished; readers never look at them, `Store.gc` deletes them."""
+_BLOCK_BYTES = 2**20
+"""What is read ahead of an open file: about a row group of the manifest, not the 50 MiB that s3fs takes."""
+_AT_ONCE = 16
+_CONFLICTS = 5
+
+
+class StorageError(HilbertError, RuntimeError):
+    """A feature store that is absent, of another schema, damaged, or that cannot be read or written."""
+
+
+class DamagedError(StorageError):
+    """A file of a store whose content is not what it was written with."""
+
+
+class Entry(NamedTuple):
+    """What a listing tells of a file."""
+
+    size_bytes: int
+    age_h: float
+
+
+class Files:
+    """Access to the files below one folder. Paths are relative to it, with `/` between their parts.
+
+    A file that is not there raises FileNotFoundError, as always; whatever else keeps a file from being read
+    or written, once the client has tried again, is a StoreError.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = absolute(uri)
+        options = {} if "://" not in uri or uri.startswith("file:") else {"use_listings_cache": False}
+        self.filesystem, self.root = fsspec.core.url_to_fs(self.uri, **options)
+        self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        self._errors: tuple[type[Exception], ...] = (OSError,)
+        if not self.is_local:
+            self._errors += _network_errors()
+
+    def path(self, name: str) -> str:
+        """Return the path of a file as the file system spells it."""
+        return f"{self.root}/{name}"
+
+    # Writing
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that must not exist yet; return whether it holds these bytes now.
+
+        False means that another writer made it, and it stays as it is. Writers of the same bytes all win.
+
+        Raises:
+            StoreError: when the file cannot be written (disk full, no permission, connection lost).
+        """
+        for _ in range(_CONFLICTS):
+            with self._writing(name, len(data)):
+                try:
+                    if self.is_local:
+                        _write_local(self.path(name), data, os.link)
+                    else:
+                        self.filesystem.pipe_file(self.path(name), data, mode="create")
+                except FileExistsError:
+                    return self._holds(name, data)
+                except FileNotFoundError:
+                    # The second try to complete an upload in parts: the first ended it.
+                    if not self._holds(name, data):
+                        raise
+                except OSError as error:
+                    # S3 cannot tell yet which of several writers wins, and asks for another try.
+                    if "ConditionalRequestConflict" in str(error):
+                        continue
+                    raise
+            return True
+        raise StorageError(f"cannot write {name} in {self.uri}: too many writers at once; run again")
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file whose name holds its content's hash; one that is there already is as if new.
+
+        Raises:
+            StoreError: when the file cannot be written.
+        """
+        with self._writing(name, len(data)):
+            if self.is_local:
+                _write_local(self.path(name), data, os.replace)
+            else:
+                self.filesystem.pipe_file(self.path(name), data)
+
+    def put_from(self, name: str, local: str) -> None:
+        """Copy a local file of any size into the store under a name that holds its content's hash."""
+        with self._writing(name, os.path.getsize(local)):
+            if not self.is_local:
+                self.filesystem.put_file(local, self.path(name))
+                return
+            with _finishing(self.path(name), os.replace) as unfinished:
+                shutil.copyfile(local, unfinished)
+                with open(unfinished, "rb") as file:
+                    os.fsync(file.fileno())
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def _writing(self, name: str, size_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise StorageError(
+                f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is committed is "
+                "unharmed: free space or mend the permissions and run again"
+            ) from error
+
+    # Reading
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: when there is none.
+        """
+        with self._reading(name):
+            if self.is_local:
+                with open(self.path(name), "rb") as file:
+                    return file.read()
+            try:
+                # Asked for a range, s3fs sends one request; for a whole file it would first ask for its size.
+                data: bytes = self.filesystem.cat_file(self.path(name), start=0)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                # A file of no bytes has no range that could be asked for.
+                if _entry(self.filesystem.info(self.path(name))).size_bytes:
+                    raise
+                return b""
+        return data
+
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of several files; object stores are asked for many at a time."""
+        if self.is_local or len(names) < 2:
+            return {name: self.read(name) for name in names}
+        found = self.filesystem.cat_ranges([self.path(name) for name in names], 0, None, on_error="return")
+        return {
+            # What failed is read once more by itself, to fail with its name.
+            name: data if isinstance(data, bytes) else self.read(name)
+            for name, data in zip(names, found, strict=True)
+        }
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """Open a file to read ranges of it."""
+        with (
+            self._reading(name),
+            self.filesystem.open(self.path(name), "rb", block_size=_BLOCK_BYTES) as file,
+        ):
+            yield file
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self.entry(name) is not None
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what the file system tells of one file, or None where there is none."""
+        with self._reading(name):
+            try:
+                return _entry(self.filesystem.info(self.path(name)))
+            except FileNotFoundError:
+                return None
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        """Return the names of all finished files below a folder, sorted; none where there is no folder.
+
+        Args:
+            folder: the folder.
+            prefix: what the names must begin with inside the folder.
+        """
+        return [name for name in self.entries(folder, prefix) if not name.endswith(TEMPORARY)]
+
+    def entries(self, folder: str, prefix: str = "") -> dict[str, Entry]:
+        """Return all files below a folder, unfinished ones too, by name.
+
+        Raises:
+            StoreError: when any folder cannot be listed: what is not listed would count as not there.
+        """
+        start = f"{folder}/{prefix}" if folder else prefix
+        with self._reading(start):
+            if self.is_local:
+                found = dict(_walk(self.path(folder)))
+            else:
+                # One request a thousand files, and none to find out what an empty answer means.
+                listed = self.filesystem.find(self.root, detail=True, prefix=start)
+                found = {path: _entry(info) for path, info in listed.items()}
+        names = {path[len(self.root) + 1 :]: entry for path, entry in found.items()}
+        return {name: names[name] for name in sorted(names) if name.startswith(start)}
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders and files in a folder, sorted; none where there is no folder."""
+        with self._reading(folder):
+            try:
+                listed = self.filesystem.ls(self.path(folder), detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except self._errors as error:
+            raise StorageError(
+                f"cannot read {name} in {self.uri}: {error}; nothing is harmed: see that the place can "
+                "be reached and read, and run again"
+            ) from error
+
+    # Deleting
+
+    def delete(self, name: str) -> None:
+        """Delete a file; no fault where it is gone already."""
+        with self._writing(name, 0):
+            try:
+                self.filesystem.rm_file(self.path(name))
+            except FileNotFoundError:
+                return
+
+    def delete_old(self, names: Sequence[str], min_age_h: float) -> list[str]:
+        """Delete those of some files that are, seen again just before, still older; return their names."""
+
+        def delete(name: str) -> bool:
+            entry = self.entry(name)
+            if entry is None or entry.age_h < min_age_h:
+                return False
+            self.delete(name)
+            return True
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return [name for name, is_gone in zip(names, pool.map(delete, names), strict=True) if is_gone]
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the network that s3fs hands on as they are when its tries are used up."""
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
+
+    return BotoCoreError, ClientError, http.client.HTTPException
+
+
+def _write_local(path: str, data: bytes, finish: Callable[[str, str], None]) -> None:
+    with _finishing(path, finish) as unfinished, open(unfinished, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _finishing(path: str, finish: Callable[[str, str], None]) -> Iterator[str]:
+    """Give the name of a file to write, which `finish` (link, replace) then gives its real name."""
+    folder, _, name = path.rpartition("/")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{folder} is a file, not a folder") from None
+    unfinished = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
+    try:
+        yield unfinished
+        finish(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
+    """Yield the files below a local folder; unlike fsspec, raise where a folder cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            for item in found:
+                if item.is_dir():
+                    yield from _walk(item.path)
+                    continue
+                try:
+                    status = item.stat()
+                except FileNotFoundError:  # a writer has finished it, or `gc` deleted it, just now
+                    continue
+                yield item.path, Entry(status.st_size, _age_h(status.st_mtime))
+    except FileNotFoundError:
+        return
+
+
+def _entry(info: dict[str, Any]) -> Entry:
+    modified = info.get("mtime", info.get("LastModified", info.get("last_modified")))
+    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified or time.time())
+    return Entry(int(info["size"] or 0), _age_h(seconds))
+
+
+def _age_h(modified: float) -> float:
+    return (time.time() - modified) / 3600

@@ -1,0 +1,84 @@
+"""A folder of tensors and settings without pickle: safetensors for tensors, JSON for everything else.
+
+It is written under a temporary name and renamed, so a reader sees a whole folder or none. Nothing is read
+but its JSON file and model.safetensors, and nothing in it is executed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from hilbert_ray.errors import HilbertError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+
+
+class TensorFolderError(HilbertError, ValueError):
+    """A folder of tensors and settings that cannot be read."""
+
+
+def write_tensor_folder(folder: Path, tensors: "Mapping[str, Tensor]", files: Mapping[str, str]) -> None:
+    """Write `folder`/model.safetensors beside text files by name, replacing an older one as a whole.
+
+    What else the folder holds is kept; its files are then replaced one by one.
+    """
+    from safetensors.torch import save_file  # loads torch, which not everything in this room needs
+
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, fresh / WEIGHTS)
+    for name, text in files.items():
+        (fresh / name).write_text(text, encoding="utf-8")
+    if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, *files}:
+        for path in fresh.iterdir():
+            path.replace(folder / path.name)
+        fresh.rmdir()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+
+
+def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str, Any], dict[str, Tensor]]":
+    """Return the JSON object `folder`/`name` and the tensors of `folder`/model.safetensors.
+
+    Raises:
+        FolderError: when either is absent, damaged or a link that leaves the folder, or of another schema.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        paths = [folder / name, folder / WEIGHTS]
+        for path in paths:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise TensorFolderError(
+                    f"{path} is a link to {path.resolve()}, outside the folder; a folder must hold its files "
+                    "itself, so that nothing else is read: copy them there"
+                )
+        values = json.loads(paths[0].read_text(encoding="utf-8"))
+        tensors = load_file(paths[1])
+    except TensorFolderError:
+        raise
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise TensorFolderError(
+            f"{folder} cannot be read: {error}; it must hold {name} and {WEIGHTS}"
+        ) from error
+    if not isinstance(values, dict):
+        raise TensorFolderError(
+            f"{folder / name} holds a {type(values).__name__}; it must hold a JSON object"
+        )
+    if values.get("schema") != schema:
+        writer = values.get("version")
+        raise TensorFolderError(
+            f"{folder} has schema {values.get('schema')!r}; this version reads schema {schema}: use "
+            f"{f'hilbert-ray {writer}' if writer else 'the version'}, which wrote it"
+        )
+    return values, tensors

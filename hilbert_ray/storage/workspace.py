@@ -1,0 +1,136 @@
+"""Where results go: a local folder, or a working copy here of a folder on an object store.
+
+Results are appended to, renamed and read again, which object stores cannot do. So a run on one works in a
+copy: what is there is fetched first, and what has changed is uploaded at each `save`, oldest first. A file
+arrives whole or not at all; a run that was killed resumes from what its last `save` left.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+
+from hilbert_ray.document import Seconds
+from hilbert_ray.storage.files import Files
+
+UNFINISHED = ".tmp"
+"""End of the names of files that are not finished; they stay here."""
+_AT_ONCE = 64
+
+
+class Workspace:
+    """A folder of results. `path` is local; `uri` names it for other processes and machines."""
+
+    def __init__(self, uri: str, path: Path) -> None:
+        self.uri, self.path = uri.rstrip("/"), path
+        self._files = Files(uri)
+        self._saved: dict[str, tuple[int, int]] = {}
+        self._saved_at = -math.inf
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is no copy."""
+        return self._files.is_local
+
+    def fetch(self, apart: Sequence[str] = ()) -> None:
+        """Copy to `path` what is at `uri`, but for the folders named in `apart`, and what is here already."""
+        if self.is_local:
+            return
+        names = [name for name in self._files.names("") if name.split("/")[0] not in apart]
+        names = [name for name in names if not (self.path / name).exists()]
+        for first in range(0, len(names), _AT_ONCE):
+            for name, data in self._files.read_many(names[first : first + _AT_ONCE]).items():
+                target = self.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+                self._saved[name] = _state(target)
+
+    def save(self, every_s: Seconds = 0.0) -> None:
+        """Make what is at `uri` what is here: upload what is new or has changed, delete what is gone.
+
+        Nothing happens where the last time was less than `every_s` ago.
+        """
+        if self.is_local or time.monotonic() < self._saved_at + every_s:
+            return
+        self._saved_at = time.monotonic()
+        paths = [p for p in self.path.rglob("*") if p.is_file() and p.suffix != UNFINISHED]
+        present = {path.relative_to(self.path).as_posix(): _state(path) for path in paths}
+        for name, state in sorted(present.items(), key=lambda item: item[1]):
+            if self._saved.get(name) != state:
+                self._files.put_from(name, str(self.path / name))
+        for name in self._saved.keys() - present.keys():
+            self._files.delete(name)
+        self._saved = present
+
+    def read(self, name: str) -> bytes:
+        """Return the newest content of a file, whoever wrote it; nothing where there is none."""
+        try:
+            return self._files.read(name)
+        except FileNotFoundError:
+            return b""
+
+    def storage(self, name: str) -> dict[str, Any]:
+        """Return the folder `name` inside as arguments of Ray's `RunConfig`."""
+        if self.is_local:
+            return {"storage_path": str(self.path / name)}
+        handler = pyarrow.fs.FSSpecHandler(self._files.filesystem)
+        return {
+            "storage_path": self._files.path(name),
+            "storage_filesystem": pyarrow.fs.PyFileSystem(handler),
+        }
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def open_workspace(uri: str, apart: Sequence[str] = ()) -> Iterator[Workspace]:
+    """Give a folder to read results from and write them to; at the end, whatever happens, it is saved.
+
+    Args:
+        uri: path or URI.
+        apart: folders inside of which no copy is made.
+
+    Raises:
+        StoreError: when the place cannot be read or written.
+    """
+    files = Files(uri)
+    if files.is_local:
+        yield Workspace(uri, Path(files.root))
+        return
+    with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as scratch:
+        found = Workspace(uri, Path(scratch) / (uri.rstrip("/").rpartition("/")[2] or "run"))
+        found.path.mkdir()
+        found.fetch(apart)
+        try:
+            yield found
+        finally:
+            found.save()
+
+
+@contextmanager
+def open_output(uri: str) -> Iterator[Path]:
+    """Give a local path; what is written there is afterwards at `uri` (path or URI), whole or not at all."""
+    parent, _, name = uri.rpartition("/")
+    files = Files(parent or ".")
+    if not files.is_local:
+        with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as scratch:
+            fresh = Path(scratch) / name
+            yield fresh
+            files.put_from(name, str(fresh))
+        return
+    target = Path(files.path(name))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{name}{UNFINISHED}")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""One record per epoch: RUN/metrics.jsonl, TensorBoard, MLflow, and the line in the log."""
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from hilbert_ray.storage import Workspace
+from hilbert_ray.training.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
+
+
+@contextmanager
+def log_progress(run: Workspace, every_s: float = SHOWN_S) -> Iterator[None]:
+    """Log the newest record that rank 0 has written, every few seconds, as long as the context lasts."""
+    done = threading.Event()
+
+    def follow() -> None:
+        seen = 0
+        while not done.wait(every_s):
+            written = run.read("metrics.jsonl").decode()
+            lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
+            if len(lines) > seen:
+                log.info("%s", epoch_line(json.loads(lines[-1])))
+            seen = len(lines)
+
+    (run.path / "metrics.jsonl").unlink(missing_ok=True)
+    run.save()
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join()
+
+
+class EpochRecords:
+    """Writes a run's records, one an epoch, to RUN/metrics.jsonl, RUN/tensorboard and MLflow."""
+
+    def __init__(
+        self, run: Path, history: Sequence[Mapping[str, Any]], tracker: Tracker | None = None
+    ) -> None:
+        """Begin with the records up to the checkpoint; what was logged after it happens again."""
+        self.path = run / "metrics.jsonl"
+        self.path.write_text("")
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+        self.board = SummaryWriter(str(run / "tensorboard"))
+        self.tracker = tracker
+        for record in history:
+            self.write(record)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record; TensorBoard and MLflow show each number over epochs, a curve a network."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
+        for name, value in record.items():
+            if isinstance(value, float):
+                self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
+        self.board.flush()
+        if self.tracker:
+            self.tracker.write(network, record)
+
+    def close(self) -> None:
+        """Finish the TensorBoard files."""
+        self.board.close()
+
+
+def epoch_line(record: Mapping[str, Any]) -> str:
+    """Return one epoch's record as a line: losses, information, saturation, expert use, speed, time left."""
+    shown = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
+    return f"{record['job']} epoch {record['epoch']} {shown}"

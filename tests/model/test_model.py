@@ -1,0 +1,329 @@
+"""The network: what an embedding may see, padding, publishing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hilbert_ray.config.settings import Config, EncoderConfig, ModelConfig, MoEConfig, TaskConfig
+from hilbert_ray.features.arrays import Features
+from hilbert_ray.features.batch import collate
+from hilbert_ray.model.hilbert import Hilbert, ModelError
+from hilbert_ray.model.network import Network
+from tests import make
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TASKS = {
+    "state": TaskConfig(classes=("a", "b", "c", "d")),
+    "level": TaskConfig(kind="ordinal", classes=("low", "mid", "high")),
+    "heard": TaskConfig(kind="binary", classes=("no", "yes")),
+}
+CONFIG = Config(tasks=TASKS, model=ModelConfig(dim=16, hops=2))
+EVERYONE = np.arange(20)
+
+
+def network(config: Config = CONFIG, features: Features | None = None) -> Network:
+    """Return a network with statistics taken and every weight disturbed, so that no path is silent."""
+    features = features or make.features(20)
+    torch.manual_seed(0)
+    made = Network(config, {"audio": 12, "text": 20})
+    made.fit_statistics(features, EVERYONE)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return made.eval()
+
+
+def changed(features: Features, modality: str) -> Features:
+    """Return the same documents with other values of one modality."""
+    part = getattr(features, modality)
+    other = replace(part, values=part.values + 1.5, wide=part.wide - 0.5)
+    return replace(features, **{modality: other})
+
+
+@pytest.mark.parametrize(("modality", "other"), [("audio", "text"), ("text", "audio")])
+def test_an_embedding_does_not_see_the_other_modality(modality: str, other: str) -> None:
+    features, net = make.features(20), network()
+    before = net(collate(features, EVERYONE))
+    after = net(collate(changed(features, other), EVERYONE))
+    assert torch.equal(getattr(before, modality), getattr(after, modality))
+    assert not torch.allclose(getattr(before, other), getattr(after, other), atol=1e-3)
+    assert not torch.allclose(before.joint, after.joint, atol=1e-3)
+
+
+def test_padding_and_order_change_nothing() -> None:
+    features, net = make.features(20, absent=0.2), network()
+    together = net(collate(features, EVERYONE))
+    order = np.random.default_rng(0).permutation(20)
+    shuffled = net(collate(features, order))
+    for i in EVERYONE:
+        alone = net(collate(features, np.array([i])))
+        for name in ("audio", "text", "joint"):
+            torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[i], atol=1e-5, rtol=0)
+    for task in TASKS:
+        torch.testing.assert_close(shuffled.logits[task], together.logits[task][order], atol=1e-5, rtol=0)
+
+
+def test_attention_sums_to_one_over_valid_segments() -> None:
+    features, net = make.features(20), network()
+    batch = collate(features, EVERYONE)
+    output = net(batch)
+    torch.testing.assert_close(output.audio_attention.sum(-1), torch.ones(20, 2))
+    assert batch.audio_mask is not None
+    heard = output.audio_present
+    assert not (output.audio_attention * ~batch.audio_mask[:, None, :])[heard].any()
+
+
+def test_an_absent_modality_is_one_learned_token_and_adds_no_head_of_its_own() -> None:
+    features, net = make.features(20, absent=0.2), network()
+    output = net(collate(features, EVERYONE))
+    absent = ~output.audio_present
+    assert absent.sum() >= 2
+    rows = output.audio[absent]
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+    assert torch.isfinite(output.joint).all()
+    assert all(torch.isfinite(logits).all() for logits in output.logits.values())
+
+
+def test_statistics_come_from_the_training_part_alone() -> None:
+    features, train = make.features(20, absent=0.0), np.arange(12)
+    assert features.audio is not None
+    net = Network(CONFIG, {"audio": 12, "text": 20})
+    net.fit_statistics(features, train)
+    own = features.audio.values[: features.audio.offsets[12]]
+    np.testing.assert_allclose(net.audio.scale.mean.numpy(), own.mean(0), atol=1e-6)
+    np.testing.assert_allclose(net.audio.scale.scale.numpy(), 1 / own.std(0), rtol=1e-5)
+    assert net.labels["heard"].tolist() == np.bincount(features.targets["heard"][:12], minlength=2).tolist()
+
+
+def test_a_constant_feature_column_becomes_zero() -> None:
+    from hilbert_ray.model.network import Standardise
+
+    scale = Standardise(2)
+    scale.fit(np.array([[5.0, 1.0], [5.0, 3.0]], np.float32), np.arange(2))
+    assert scale(torch.tensor([[5.0, 3.0], [9.0, 1.0]])).tolist() == [[0.0, 1.0], [0.0, -1.0]]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(dim=16, layers=0),
+        ModelConfig(dim=16, wide=False),
+        ModelConfig(dim=16, unimodal_heads=False),
+        ModelConfig(dim=16, layers=2, heads=2),
+    ],
+)
+def test_every_switch_gives_a_working_network(config: ModelConfig) -> None:
+    net = network(replace(CONFIG, model=config, moe=MoEConfig(kind="mlp")))
+    output = net(collate(make.features(20), EVERYONE))
+    assert output.router_logits is None
+    assert output.logits["state"].shape == (20, 4)
+    assert output.logits["level"].shape == (20, 2)
+    assert bool(output.audio_logits) == config.unimodal_heads
+
+
+def model() -> Hilbert:
+    return Hilbert([network(), network()], CONFIG, {"state": 1.5}, {"audio": {"name": "mfcc"}}).eval()
+
+
+def test_a_published_folder_predicts_the_same(tmp_path: Path) -> None:
+    features, made = make.features(20, absent=0.1), model()
+    loaded = Hilbert.from_pretrained(made.save_pretrained(tmp_path / "model"))
+    before, after = made.predict(features), loaded.predict(features)
+    for task in TASKS:
+        np.testing.assert_array_equal(before.probabilities[task], after.probabilities[task])
+        np.testing.assert_allclose(before.probabilities[task].sum(1), 1, atol=1e-5)
+    np.testing.assert_array_equal(before.joint, after.joint)
+    assert loaded.config == CONFIG
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_joined_embeddings_have_the_mean_cosine_of_the_networks() -> None:
+    features = make.features(20, absent=0.0)
+    first, second = network(), network()
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(0.1)
+    joint = Hilbert([first, second], CONFIG, {}, {}).predict(features).joint
+    batch = collate(features, EVERYONE)
+    each = [torch.nn.functional.normalize(net(batch).joint, dim=1) for net in (first, second)]
+    expected = (each[0] @ each[0].T + each[1] @ each[1].T) / 2
+    np.testing.assert_allclose(joint @ joint.T, expected.detach().numpy(), atol=1e-5)
+
+
+def test_attention_of_a_prediction_covers_each_documents_own_segments() -> None:
+    features = make.features(20, absent=0.2)
+    prediction = model().predict(features)
+    assert features.audio is not None
+    for weights, length in zip(prediction.audio_attention, features.audio.lengths, strict=True):
+        assert len(weights) == length
+        assert length == 0 or abs(weights.sum() - 1) < 1e-5
+    absent = features.audio.lengths == 0
+    assert not prediction.audio[absent].any()
+    assert prediction.audio[~absent].any(1).all()
+
+
+def test_a_folder_of_another_version_or_with_missing_files_is_refused(tmp_path: Path) -> None:
+    folder = model().save_pretrained(tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"schema": 99}))
+    with pytest.raises(ModelError, match="has schema 99; this version reads schema 1"):
+        Hilbert.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "model.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
+        Hilbert.from_pretrained(folder)
+    with pytest.raises(ModelError, match=r"must hold config\.json and model\.safetensors"):
+        Hilbert.from_pretrained(tmp_path / "absent")
+
+
+def without(name: str, tensors: dict[str, Tensor]) -> None:
+    del tensors[name]
+
+
+def replaced(name: str, change: Callable[[Tensor], Tensor], tensors: dict[str, Tensor]) -> None:
+    tensors[name] = change(tensors[name])
+
+
+WEIGHT = "networks.0.audio.project.weight"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda tensors: without(WEIGHT, tensors), f'Missing key.*"{WEIGHT}"'),
+        (lambda tensors: tensors.update(stray=torch.ones(1)), 'Unexpected key.*"stray"'),
+        (lambda tensors: replaced(WEIGHT, lambda w: w[:-1].clone(), tensors), f"size mismatch for {WEIGHT}"),
+        (
+            lambda tensors: replaced(WEIGHT, lambda w: w.T.contiguous(), tensors),
+            f"size mismatch for {WEIGHT}",
+        ),
+        (
+            lambda tensors: replaced(WEIGHT, Tensor.double, tensors),
+            f"{WEIGHT} is of torch.float64, and must be",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_settings_are_refused(
+    tmp_path: Path, tamper: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(path)
+    tamper(tensors)
+    save_file(tensors, path)
+    with pytest.raises(
+        ModelError, match=rf"(?s)model.safetensors of .* does not fit its config.json: .*{message}"
+    ):
+        Hilbert.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "../../elsewhere.safetensors"}, "unknown setting `weights`"),
+        ({"networks": 3}, r"tells of 3 networks, but model\.safetensors holds 2"),
+        ({"networks": 10**12}, f"tells of {10**12} networks, but"),
+        ({"networks": 0}, "`networks` is 0; it must be 1 or more"),
+        ({"networks": "2"}, "`networks` is '2'; it must be of type int"),
+        ({"dims": {"audio": 10**12, "text": 20}}, "size mismatch for networks.0.audio"),
+        ({"dims": {"audio": 12, "smell": 20}}, "`dims` gives 'smell' width 20; it must give audio or text"),
+        ({"dims": [12]}, "`dims` is .*; it must be a mapping"),
+        ({"temperature": {"state": float("nan")}}, "`temperature` of task 'state' is nan; it must be finite"),
+        ({"temperature": {"state": 0.0}}, "`temperature` of task 'state' is 0.0"),
+        ({"encoders": None}, "`encoders` None; it must map"),
+        ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be even"),
+        ({"config": {"model": {"width": 7}}}, r"unknown setting `config\.model\.width`"),
+        ({"config": None}, "is damaged: config is None"),
+    ],
+)
+def test_damaged_settings_are_refused_with_the_rule(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=rf"(?s)model.*{message}"):
+        Hilbert.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["schema", "version", "config", "dims", "networks", "temperature", "encoders"]
+)
+def test_every_setting_of_a_published_folder_is_demanded(tmp_path: Path, name: str) -> None:
+    path = model().save_pretrained(tmp_path / "model") / "config.json"
+    values = json.loads(path.read_text())
+    del values[name]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=name):
+        Hilbert.from_pretrained(path.parent)
+
+
+def test_a_folder_alone_cannot_turn_on_code_of_others(tmp_path: Path) -> None:
+    config = replace(CONFIG, text_encoder=EncoderConfig(trust_remote_code=True))
+    folder = Hilbert([network()], config, {}, {}).save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        ModelError, match="asks for text encoders that run code published beside their weights"
+    ):
+        Hilbert.from_pretrained(folder)
+    assert Hilbert.from_pretrained(folder, trust_remote_code=True).config == config
+
+
+def test_loading_draws_no_random_number_and_gives_trainable_weights(tmp_path: Path) -> None:
+    made = model()
+    folder = made.save_pretrained(tmp_path / "model")
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    loaded = Hilbert.from_pretrained(folder)
+    assert torch.equal(torch.rand(3), expected)
+    assert not loaded.training
+    for (name, p), q in zip(made.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        assert q.requires_grad
+    loaded(collate(make.features(5), np.arange(5))).joint.sum().backward()
+
+
+def test_the_model_card_gives_each_tasks_label_map(tmp_path: Path) -> None:
+    folder = model().save_pretrained(tmp_path / "model")
+    card, values = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
+    assert "- `level`: ordinal\n  - 0: low\n  - 1: mid\n  - 2: high\n" in card
+    assert {name: tuple(task["classes"]) for name, task in values["config"]["tasks"].items()} == {
+        name: task.classes for name, task in TASKS.items()
+    }
+    assert "`mfcc`" in card
+
+
+def test_features_become_the_three_embeddings_of_each_document() -> None:
+    features, made = make.features(20, absent=0.2), model()
+    audio, text, joint = made.embed(features)
+    output = made(collate(features, EVERYONE))
+    for found, expected in ((audio, output.audio), (text, output.text), (joint, output.joint)):
+        assert found.shape == (20, 2 * 16)
+        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    assert features.text is not None
+    lacking = features.text.lengths == 0
+    assert lacking.any()
+    assert not text[lacking].any()
+    np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(made.embed(features.take(EVERYONE[3:5])).joint, joint[3:5], atol=1e-5)
+    alone = made.embed(features.only("audio"))
+    np.testing.assert_allclose(alone.audio, audio, atol=1e-5)
+    assert not alone.text.any()
+
+
+def test_features_of_another_width_are_refused() -> None:
+    features = make.features(5)
+    assert features.audio is not None
+    narrow = replace(features.audio, values=features.audio.values[:, :6])
+    with pytest.raises(ModelError, match="features have width 6, but the model was trained on width 12"):
+        model().predict(replace(features, audio=narrow))

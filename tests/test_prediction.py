@@ -1,0 +1,299 @@
+"""Prediction: what the model says of a new manifest, each document once, and what is wrong with the rest."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray.exceptions
+
+from hilbert_ray.config.settings import (
+    MODALITIES,
+    Config,
+    ConfigError,
+    EmbedConfig,
+    FitConfig,
+    FoldsConfig,
+    ModelConfig,
+)
+from hilbert_ray.features.arrays import Features
+from hilbert_ray.features.dataset import open_dataset
+from hilbert_ray.features.reading import read_features
+from hilbert_ray.model.hilbert import Hilbert, ModelError
+from hilbert_ray.prediction import PredictBucket, PredictSummary, explain, predict, schema
+from hilbert_ray.store.store import Store
+from hilbert_ray.training.loop import fit
+from tests import make
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
+
+EMBED = EmbedConfig(buckets=4, unit_s=16.0, workers=1)
+PREDICTED = ("d100", "d101", "d102", "deaf", "mute", "silent", "untold")
+
+
+@pytest.fixture(scope="module")
+def published(one_thread: None, embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Publish a model of two small networks that know all five kinds of task."""
+    config = Config(
+        model=ModelConfig(dim=8, hops=2),
+        fit=FitConfig(epochs=2, seeds=2, batch_size=16),
+        folds=FoldsConfig(inner=2),
+    )
+    dataset = open_dataset(embedded.store, config)
+    model = fit(dataset.config, dataset.features, np.arange(32)).model(
+        {str(m): d for m, d in dataset.encoders.items()}
+    )
+    return model.save_pretrained(tmp_path_factory.mktemp("published") / "model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """One run of `predict` that several tests look at."""
+
+    summary: PredictSummary
+    manifest: str
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "predictions.parquet.store"
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The rows of the Parquet file by document."""
+        return {row["doc_id"]: row for row in pq.read_table(self.out).to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Predicted:
+    """Predict good and broken documents; paths are relative, to a folder that Ray was not started in."""
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "words.wav").write_text("these are words, not audio")
+    records = [
+        *(make.record(folder, number, labels=None) for number in (100, 101, 102)),
+        make.record(folder, 103, doc_id="silent", audio=None),
+        make.record(folder, 104, doc_id="mute", text=None),
+        make.record(folder, 105, doc_id="deaf", audio="words.wav"),
+        make.record(folder, 106, doc_id="untold", text=None, text_file="nowhere.txt"),
+        {"doc_id": "words", "audio": "words.wav"},
+        {"doc_id": "both", "audio": "words.wav", "text_file": "nowhere.txt"},
+        {"doc_id": "empty"},
+        {"doc_id": "outside", "audio": "/elsewhere/a.wav"},
+    ]
+    make.manifest(folder / "manifest.jsonl", records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        summary = predict(str(published), "manifest.jsonl", "predictions.parquet", EMBED, roots=["."])
+    return Predicted(summary=summary, manifest=str(folder / "manifest.jsonl"), folder=folder)
+
+
+def features_of(predicted: Predicted, model: Hilbert) -> Features:
+    """Return the features that `predict` stored, all documents together."""
+    store = Store.open(str(predicted.store))
+    documents = sorted(store.documents(), key=lambda document: document.doc_id)
+    placed = {m: store.placed(m, model.encoders[m]["fingerprint"]) for m in MODALITIES}
+    return read_features(store, placed, {}, documents)
+
+
+def test_every_document_that_can_be_read_is_predicted_once(predicted: Predicted) -> None:
+    assert sorted(pq.read_table(predicted.out)["doc_id"].to_pylist()) == sorted(PREDICTED)
+    assert predicted.summary.predicted == len(PREDICTED)
+    assert sorted(path.name for path in predicted.folder.iterdir() if path.suffix != ".wav") == [
+        "manifest.jsonl",
+        "predictions.parquet",
+        "predictions.parquet.store",
+    ]
+
+
+def test_rows_say_what_the_model_says_of_the_features_itself(predicted: Predicted, published: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    features, tasks = features_of(predicted, model), model.config.tasks
+    direct = model.predict(features)
+    assert features.doc_ids.tolist() == sorted(PREDICTED)
+    for i, doc_id in enumerate(features.doc_ids.tolist()):
+        row = predicted.rows[doc_id]
+        for name in ("audio", "text", "joint"):
+            vector = getattr(direct, name)[i]
+            np.testing.assert_allclose(row[name] or np.zeros(len(vector)), vector, atol=1e-5)
+        for task, settings in tasks.items():
+            for k, label in enumerate(settings.classes):
+                assert row[f"{task}.{label}"] == pytest.approx(
+                    float(direct.probabilities[task][i, k]), abs=1e-5
+                )
+        assert row["age"] == pytest.approx(float(direct.decisions["age"][i]), rel=1e-4)
+        for task in ("topic", "place", "mood"):
+            assert row[task] == tasks[task].classes[direct.decisions[task][i]]
+        assert row["themes"] == [
+            label
+            for label, held in zip(tasks["themes"].classes, direct.decisions["themes"][i], strict=True)
+            if held
+        ]
+        if not row["themes.art"] == row["themes.law"] == row["themes.sea"] == 0.5:
+            assert sum(row[f"place.{label}"] for label in tasks["place"].classes) == pytest.approx(
+                1, abs=1e-5
+            )
+
+
+def test_an_absent_modality_has_no_embedding(predicted: Predicted) -> None:
+    rows = predicted.rows
+    assert {doc_id for doc_id, row in rows.items() if row["audio"] is None} == {"silent", "deaf"}
+    assert {doc_id for doc_id, row in rows.items() if row["text"] is None} == {"mute", "untold"}
+    for row in rows.values():
+        assert len(row["joint"]) == 2 * 8
+        for name in ("audio", "text"):
+            assert row[name] is None or np.linalg.norm(row[name]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_file_has_a_column_for_each_embedding_decision_probability_and_fault(
+    predicted: Predicted,
+) -> None:
+    vectors = pa.list_(pa.float32())
+    classes = {
+        "mood": ("0", "1", "2"), "place": ("car", "office", "street"), "themes": ("art", "law", "sea"),
+        "topic": ("home", "work"),
+    }  # fmt: skip
+    fields = [("doc_id", pa.string()), ("audio", vectors), ("text", vectors), ("joint", vectors)]
+    fields.append(("age", pa.float32()))
+    for task, labels in classes.items():
+        fields.append((task, pa.list_(pa.string()) if task == "themes" else pa.string()))
+        fields += [(f"{task}.{label}", pa.float32()) for label in labels]
+    spans = [(f"{m}_{what}", vectors) for m in MODALITIES for what in ("start", "end", "weight")]
+    expected = pa.schema([*fields, *spans, ("fault", pa.string())])
+    assert pq.read_schema(predicted.out).equals(expected)
+
+
+def test_a_document_with_one_broken_modality_is_predicted_with_its_fault(predicted: Predicted) -> None:
+    faults = {doc_id: row["fault"] for doc_id, row in predicted.rows.items()}
+    assert {doc_id for doc_id, fault in faults.items() if fault is not None} == {"deaf", "untold"}
+    assert faults["deaf"].startswith("audio: ")
+    assert "words.wav" in faults["deaf"]
+    assert faults["untold"].startswith("text: ")
+    assert "nowhere.txt" in faults["untold"]
+    assert predicted.summary.partly == {doc_id: faults[doc_id] for doc_id in ("deaf", "untold")}
+    assert f"deaf: one modality only; {faults['deaf']}" in predicted.summary.text().splitlines()
+
+
+def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predicted) -> None:
+    failed = predicted.summary.failed
+    assert sorted(failed) == ["both", "row 10", "row 11", "words"]
+    assert "words.wav" in failed["words"]
+    sound, words = failed["both"].split("; text: ")
+    assert sound.startswith("audio: ")
+    assert "nowhere.txt" in words
+    assert failed["row 10"] == "document 'empty' has neither audio nor text; at least one must be given"
+    assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav lies outside ")
+    assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
+    assert predicted.summary.to_dict()["failed"] == failed
+
+
+def test_running_again_embeds_nothing_anew_and_writes_the_same(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    """From an empty manifest of new work: all features and faults are those of the first run's store."""
+
+    def stored() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in predicted.store.rglob("*") if path.is_file()}
+
+    before = stored()
+    out, roots = tmp_path / "again" / "out.parquet", [str(predicted.folder)]
+    store = str(predicted.store)
+    summary = predict(str(published), predicted.manifest, str(out), EMBED, store=store, roots=roots)
+    assert stored() == before
+    assert not (tmp_path / "again" / "out.parquet.store").exists()
+    assert replace(summary, out=predicted.summary.out) == predicted.summary
+    again = {row["doc_id"]: row for row in pq.read_table(out).to_pylist()}
+    assert again == predicted.rows
+
+
+def test_a_run_that_fails_leaves_no_half_written_file(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(predicted.store, store)
+    [*_, damaged] = sorted(store.glob("features/text/*/data/*/*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    out = tmp_path / "out" / "out.parquet"
+    out.parent.mkdir()
+    out.write_text("what an earlier run wrote")
+    with pytest.raises((ray.exceptions.RayError, OSError, ValueError)):
+        predict(str(published), predicted.manifest, str(out), EMBED, store=str(store))
+    assert out.read_text() == "what an earlier run wrote"
+    assert [path.name for path in out.parent.iterdir()] == ["out.parquet"]
+
+
+def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedded(
+    predicted: Predicted, published: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(published, tmp_path / "model")
+    values = json.loads((published / "config.json").read_text())
+    here = values["encoders"]["text"]["fingerprint"]
+    values["encoders"]["text"]["fingerprint"] = "0123456789abcdef"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError) as caught:
+        predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+    assert str(caught.value) == (
+        f"model {tmp_path / 'model'} was trained on text features of encoder hashing with fingerprint "
+        f"0123456789abcdef, but that encoder has fingerprint {here} here: use the same weights, revision and "
+        "versions"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_no_model_is_refused(predicted: Predicted, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
+        predict(str(tmp_path / "none"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+
+
+def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Path, tmp_path: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    store = Store.create(str(tmp_path / "store"), 1)
+    store.write_documents(iter([make.stored("a")]))
+    fingerprints = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
+    for modality in MODALITIES:
+        store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
+    rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})
+    assert rows.num_rows == 0
+    assert rows.schema.equals(schema(model))
+
+
+def test_each_segment_has_its_times_and_weight(predicted: Predicted, published: Path) -> None:
+    model = Hilbert.from_pretrained(published)
+    features = features_of(predicted, model)
+    expected = model.predict(features)
+    for i, doc_id in enumerate(features.doc_ids.tolist()):
+        row = predicted.rows[doc_id]
+        for modality in MODALITIES:
+            ragged, weights = getattr(features, modality), getattr(expected, f"{modality}_attention")[i]
+            if not len(weights):
+                assert row[f"{modality}_weight"] is row[f"{modality}_start"] is row[f"{modality}_end"] is None
+                continue
+            own = slice(ragged.offsets[i], ragged.offsets[i + 1])
+            assert row[f"{modality}_start"] == ragged.start[own].tolist()
+            assert row[f"{modality}_end"] == ragged.end[own].tolist()
+            np.testing.assert_allclose(row[f"{modality}_weight"], weights, atol=1e-6)
+            assert sum(row[f"{modality}_weight"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_explanation_lists_the_heaviest_segments_first_and_counts_the_rest(predicted: Predicted) -> None:
+    row = predicted.rows["d100"]
+    lines = explain(str(predicted.out), "d100").splitlines()[1:]
+    for modality in MODALITIES:
+        shown = [line for line in lines if line.split()[0] == modality]
+        weights = sorted(row[f"{modality}_weight"], reverse=True)
+        places = sorted(range(len(weights)), key=lambda i: -row[f"{modality}_weight"][i])
+        top = places[0]
+        assert f"{row[f'{modality}_start'][top]:.2f} to" in shown[0]
+        assert float(shown[0].split()[-1].rstrip("%")) == pytest.approx(100 * weights[0], abs=0.06)
+        stated = sum(float(line.split()[-1].rstrip("%")) for line in shown)
+        assert stated == pytest.approx(100, abs=0.06 * len(shown))
+    with pytest.raises(ConfigError, match="no prediction of document 'nobody'"):
+        explain(str(predicted.out), "nobody")
