@@ -37,6 +37,7 @@ DIM = 5
 COLUMNS = {  # and the width of each in the table
     "within": 8, "pooled": 8, "percentile": 12, "width": 8, "given": 8, "bootstrap": 12, "corrected t": 12,
 }  # fmt: skip
+FORMATS = {name: ".2f" if name in ("width", "given") else ".3f" for name in COLUMNS}
 FRESH = 6000  # documents on which the truth is measured
 
 
@@ -240,13 +241,12 @@ def main() -> None:
             for groups in GROUPS:
                 one = partial(simulate, cohort, groups, settings.resamples)
                 found = concluded(list(pool.map(one, range(settings.datasets), chunksize=4)))
-                cells = (
-                    f"{found[name]:{width}.{2 if name in ('width', 'given') else 3}f}"
-                    for name, width in COLUMNS.items()
-                )
+                cells = (f"{found[name]:{width}{FORMATS[name]}}" for name, width in COLUMNS.items())
                 print(f"{groups:<8}" + "".join(cells), flush=True)
                 rows[f"{groups} groups"] = found
-            record.keep(cohort.name, rows, datasets=settings.datasets, resamples=settings.resamples)
+            record.keep(
+                cohort.name, rows, datasets=settings.datasets, resamples=settings.resamples, formats=FORMATS
+            )
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -191,7 +191,8 @@ def main() -> None:
             rates = {name: [1 / one for one in values] for name, values in seconds.items()}
             title = f"{shape}, {found['precision']}, {threads} threads, {what} a turn"
             record.table(title, "turns a second", rates, "encode")
-        print(f"padding {found['padding']:.1f} %")
+        title = f"{shape}, {found['precision']}, {threads} threads, padding"
+        record.table(title, "%", {"encode": [found["padding"]]})
 
 
 if __name__ == "__main__":

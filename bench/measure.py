@@ -2,7 +2,7 @@
 
 A table holds repeats of some rows and compares medians with one of them; a bar says what a row is to reach.
 Each record lies in out/bench/<name>.json and is rewritten with every table, so that what was measured stays
-when a later part fails.
+when a later part fails. `python -m bench.results --adopt` puts a record into RESULTS.md.
 """
 
 import importlib.metadata
@@ -70,24 +70,16 @@ class Record:
             sizes: what each row is measured at, in the order of `found`.
         """
         medians = {row: statistics.median(values) for row, values in found.items()}
-        width = max(28, *(len(row) + 2 for row in found))
-        print(f"\n{title}\n{unit:{width}}{'median':>10}{'least':>10}{'most':>10}{'ratio':>9}")
-        for row, values in found.items():
-            ratio = f"{medians[row] / medians[base]:9.3f}" if base else ""
-            cells = "".join(f"{shown(value):>10}" for value in (medians[row], min(values), max(values)))
-            print(f"{row:{width}}{cells}{ratio}")
-        exponents = growth(sizes, [*medians.values()]) if sizes else {}
-        for name, value in exponents.items():
-            print(f"{name}: {value:.3f}")
-        medians |= exponents
-        judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
-        for one in judged:
-            print(verdict(one))
         rows = {
             row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
             for row, values in found.items()
         }
-        self.keep(title, rows, unit=unit, base=base, exponents=exponents, bars=judged)
+        exponents = growth(sizes, [*medians.values()]) if sizes else {}
+        medians |= exponents
+        judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
+        about = {"unit": unit, "base": base, "exponents": exponents, "bars": judged}
+        print(f"\n{title}\n{drawn({'rows': rows, **about})}")
+        self.keep(title, rows, **about)
 
     def keep(self, title: str, rows: Mapping[str, Mapping[str, Any]], **about: Any) -> None:  # noqa: ANN401
         """Keep a table that its benchmark prints itself: values by row and column, and what else is said."""
@@ -95,6 +87,43 @@ class Record:
         self._values["tables"].append({"title": title, "rows": rows, **about})
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(self._values, indent=1))
+
+
+def drawn(table: Mapping[str, Any]) -> str:
+    """Return a kept table as text: columns of its rows, ratios to the base, exponents and bars.
+
+    The single repeats are left out. The table's `formats` say how numbers of a column are written. A row that
+    has a ratio keeps it: that of a printed table was computed from more digits than its medians show.
+    """
+    rows = {name: {**row} for name, row in table["rows"].items()}
+    for row in rows.values():
+        row.pop("all", None)
+        if base := table.get("base"):
+            row.setdefault("ratio", row["median"] / rows[base]["median"])
+    columns = [*dict.fromkeys(column for row in rows.values() for column in row)]
+    formats = {"ratio": ".3f", **table.get("formats", {})}
+    grid = [[table.get("unit") or "", *columns]]
+    for name, row in rows.items():
+        grid.append([name, *(cell(row.get(column), formats.get(column)) for column in columns)])
+    first, *others = ([len(text) + 2 for text in column] for column in zip(*grid, strict=True))
+    lines = []
+    for name, *texts in grid:
+        padded = (f"{text:>{max(10, *widths)}}" for text, widths in zip(texts, others, strict=True))
+        lines.append((f"{name:{max(28, *first)}}" + "".join(padded)).rstrip())
+    lines += [f"{name}: {value:.3f}" for name, value in table.get("exponents", {}).items()]
+    return "\n".join(lines + [verdict(bar) for bar in table.get("bars", ())])
+
+
+def cell(value: Any, form: str | None = None) -> str:  # noqa: ANN401
+    """Return a value of a table as text; three values are a mean and its interval."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        mean, low, high = (cell(one, form) for one in value)
+        return f"{mean} ({low}, {high})"
+    if form:
+        return f"{value:{form}}"
+    return str(value) if isinstance(value, int) else shown(value)
 
 
 FITTED, LAST = "exponent", "exponent of the last step"

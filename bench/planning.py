@@ -214,6 +214,7 @@ MEASURES: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "compacted": resume,
     "first": first,
 }
+FORMATS = {"seconds": ".1f", "rows/s": ".0f", "ratio": ".1f", "CPU s": ".1f", "peak MB": ".0f"}
 
 
 def cpu_s() -> float:
@@ -252,16 +253,19 @@ def bench_local(record: Record, folder: Path, documents: int, names: list[str]) 
     table = {}
     for name in names:
         found = in_process("bench.planning", "--measure", name, manifest, store)
-        table[name] = dict(found)
         rows, seconds, used_s, peak = (found.pop(key) for key in ("rows", "seconds", "cpu_s", "peak"))
         base = base or seconds
+        table[name] = {
+            "seconds": seconds, "rows/s": rows / seconds, "ratio": seconds / base, "CPU s": used_s,
+            "peak MB": peak / 1e6, **found,
+        }  # fmt: skip
         rest = ", ".join(f"{key} {round(value, 1)}" for key, value in found.items())
         print(
             f"{name:10}{seconds:9.1f}{rows / seconds:9.0f}{seconds / base:7.1f}{used_s:8.1f}{peak / 1e6:9.0f}"
             f"  {rest}",
             flush=True,
         )
-    record.keep(f"{documents} documents, {commits} commits in the store", table)
+    record.keep(f"{documents} documents, {commits} commits in the store", table, formats=FORMATS)
 
 
 def bench_objects(record: Record, folder: Path, documents: int) -> None:

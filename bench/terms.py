@@ -153,7 +153,10 @@ def main() -> None:
                 print(f"D = {width}: {len(found)} of {given.seeds} seeds", file=sys.stderr)
             title = f"D = {width}, {given.seeds} seeds"
             show(title, effects(found))
-            record.keep(title, effects(found), documents=given.documents, epochs=given.epochs)
+            formats = dict.fromkeys(MEASURES, ".3f")
+            record.keep(
+                title, effects(found), documents=given.documents, epochs=given.epochs, formats=formats
+            )
 
 
 if __name__ == "__main__":

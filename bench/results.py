@@ -1,0 +1,108 @@
+"""Render RESULTS.md from the records in bench/results.
+
+    python -m bench.results                                         # after an edit of a record
+    python -m bench.results --adopt out/bench/embed.json --machine EPYC --variant minilm
+
+The second form first copies a fresh record to bench/results/EPYC-embed-minilm.json, over an earlier one and
+its note. Files are named <machine>-<benchmark>[-<variant>].json; bench/machines.json describes the machines.
+
+A record is what `measure.Record` writes, and a `note`, added by hand, on what the tables do not say. Records
+made from tables printed before hold what was printed: no date, no single repeats, rounded medians.
+"""
+
+import argparse
+import itertools
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.measure import drawn
+
+HERE = Path(__file__).parent
+PAGE, RECORDS, MACHINES = HERE / "RESULTS.md", HERE / "results", HERE / "machines.json"
+SECTIONS = {  # of each benchmark, in the order of the page
+    "startup": "Start",
+    "embed": "Embedding",
+    "encoders": "Embedding",
+    "decode": "Decoding",
+    "planning": "Planning and validating",
+    "objective": "Objective",
+    "features": "Store",
+    "training": "Training",
+    "evaluate": "Folds",
+    "coverage": "Intervals and tests",
+    "search": "Search",
+    "scale": "How cost grows",
+    "terms": "What the terms of the objective do",
+}
+INTRODUCTION = """\
+# Measured results
+
+<!-- Made by `python -m bench.results` from bench/results and bench/machines.json: edit those. -->
+
+Each heading gives the machine and the command. Compare machines only by the ratios within a table. Single
+repeats, where they were kept, are in bench/results; what was learnt on the way is in [NOTES.md](NOTES.md).
+The machines were idle unless a note says otherwise:
+"""
+
+
+def page(records: Mapping[str, Mapping[str, Any]], machines: Mapping[str, str]) -> str:
+    """Return RESULTS.md: the records by section, benchmark and name.
+
+    Args:
+        records: records by the names of their files, without the suffix.
+        machines: what each machine is, by name.
+
+    Raises:
+        ValueError: the benchmark of a record has no section.
+    """
+    order = [*SECTIONS]
+    files = sorted(records, key=lambda file: (order.index(records[file]["name"]), file))
+    parts = [INTRODUCTION, "".join(f"- {name}: {text}\n" for name, text in machines.items())]
+    for section, inside in itertools.groupby(files, lambda file: SECTIONS[records[file]["name"]]):
+        parts += [f"## {section}\n", *(entry(file, records[file]) for file in inside)]
+    return "\n".join(parts)
+
+
+def entry(file: str, record: Mapping[str, Any]) -> str:
+    """Return a record as Markdown: machine and command, date and versions, its note, its tables."""
+    known = [record["began"][:10]] if "began" in record else []
+    known += [f"{name} {version}" for name, version in record.get("versions", {}).items()]
+    texts = [", ".join(known), record.get("note", "")]
+    parts = [f"### {file.partition('-')[0]}: `{record['command']}`"]
+    parts += [
+        textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) for text in texts if text
+    ]
+    for table in record["tables"]:
+        parts.append(textwrap.indent(f"{table['title']}\n{drawn(table)}", "    "))
+    return "\n\n".join(parts) + "\n"
+
+
+def rendered() -> str:
+    """Return RESULTS.md as the committed records have it."""
+    records = {path.stem: json.loads(path.read_text()) for path in RECORDS.glob("*.json")}
+    return page(records, json.loads(MACHINES.read_text()))
+
+
+def main() -> None:
+    """Adopt a record where one is given, then write RESULTS.md."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adopt", type=Path, help="a record of out/bench")
+    parser.add_argument("--machine", choices=json.loads(MACHINES.read_text()), help="where it was measured")
+    parser.add_argument("--variant", help="what tells it from other records of its benchmark")
+    settings = parser.parse_args()
+    if settings.adopt:
+        if not settings.machine:
+            parser.error("--adopt needs --machine")
+        record = json.loads(settings.adopt.read_text())
+        file = "-".join(filter(None, [settings.machine, record["name"], settings.variant]))
+        (RECORDS / f"{file}.json").write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(rendered())
+
+
+if __name__ == "__main__":
+    main()
