@@ -1,6 +1,6 @@
 """Settings: declared with their constraints, read from files and flags, and named presets."""
 
-from hilbert_ray.config.presets import BASELINE, VARIANTS, ablations, preset, without
+from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict
 from hilbert_ray.config.settings import (
     MODALITIES,
@@ -26,6 +26,7 @@ from hilbert_ray.config.settings import (
 
 __all__ = [
     "BASELINE",
+    "HILBERT",
     "MODALITIES",
     "VARIANTS",
     "Config",

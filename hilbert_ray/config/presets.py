@@ -11,9 +11,12 @@ from dataclasses import replace
 from hilbert_ray.config.reading import from_dict
 from hilbert_ray.config.settings import Config, ConfigError, FitConfig, LossConfig, ModelConfig, MoEConfig
 
+HILBERT = "hilbert"
+"""Name of the variant that everything else is compared with: the network with the settings as they are."""
 BASELINE = "mean_std_logistic"
+"""Name of the baseline to beat: a linear model on the mean and standard deviation of the frozen features."""
 VARIANTS = {
-    "hilbert": "HILBERT",
+    HILBERT: "HILBERT",
     "audio_only": "Audio only",
     "text_only": "Text only",
     "hilbert_audio": "HILBERT on audio alone",
