@@ -10,13 +10,13 @@ setup: .venv/ready
 
 # torch goes first and pinned: a bare `torch` would be the CUDA build of several gigabytes.
 # open_clip, a peer in tests, would draw in torchvision, which has no build beside a CPU-only torch.
-# Beside a CPU-only torch, torchaudio's native libraries cannot load; `doctor --mend` removes them.
+# With a CPU-only torch, torchaudio's native libraries fail to load; `doctor --fix` removes them.
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,video]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps open_clip_torch
-	$(BIN)/hilbert-ray doctor --mend
+	$(BIN)/hilbert-ray doctor --fix
 	@touch $@
 
 demo: setup

@@ -52,7 +52,7 @@ class _Common:
     """Flags that every command has."""
 
     config: str | None = None
-    """YAML file of settings (local or on any fsspec store); flags override it."""
+    """YAML file of settings, local or on any fsspec store; flags override it."""
     preset: Literal["small", "large", "paper"] = "small"
     """Named configuration to start from."""
     json: bool = False
@@ -62,20 +62,25 @@ class _Common:
 Roots = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="root")]
 
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Validate(_Common):
-    """Check a manifest: counts, durations, label balance, groups, and each fault with its row."""
+    """Check a manifest: counts, durations, label balance, groups, and every invalid row with its reason."""
 
     manifest: Positional[str]
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
     probe: int | Literal["all"] = 10_000
-    """Documents whose files are opened, audio by its header: of more documents a random sample; or `all`."""
+    """Open the files of at most this many documents, drawn at random (audio: headers only), or of `all`."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     roots: Roots = ()
-    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
+    """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
 
     def run(self, config: Config) -> CommandResult:
-        """Return the report; it is ok when no row has a fault."""
+        """Return the report; it is ok when every row is valid."""
         from hilbert_ray.validation import validate
 
         roles, roots = config.segment.roles, config.roots
@@ -85,12 +90,12 @@ class Validate(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(_Common):
-    """Stream documents through the encoders into a feature store; run again, it goes on where it stopped."""
+    """Stream documents through the encoders into a feature store; rerun to resume."""
 
     manifest: str
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
     store: str
-    """Feature store, made if it is not there."""
+    """Feature store; created if absent."""
     audio: str = "mfcc"
     """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
     text: str = "hashing"
@@ -100,15 +105,15 @@ class Embed(_Common):
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     roots: Roots = ()
-    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
+    """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
     dry_run: bool = False
-    """Write nothing; print what is left to do and, from a short measurement, time and space."""
+    """Write nothing; print what is left to do and, from a short measurement, how long and how much space."""
     plan: float | None = None
-    """With --dry-run and a new store: also print what so many hours of such recordings take."""
+    """With --dry-run: also print what this many hours of such recordings would take."""
     price: float = 0.0
-    """With --plan: price of one worker (its GPU or CPUs) for an hour."""
+    """With --plan: price per hour of one worker (its GPU or CPUs)."""
     storage_price: float = 0.0
-    """With --plan: price of a gigabyte of storage for a month."""
+    """With --plan: price per gigabyte and month of storage."""
 
     def run(self, config: Config) -> CommandResult:
         """Embed what is not stored yet and return the summary."""
@@ -118,7 +123,7 @@ class Embed(_Common):
             found = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
             return CommandResult(found.to_dict(), found.text())
         if not self.dry_run or self.plan <= 0:
-            raise ConfigError(f"--plan is {self.plan:g}: it needs --dry-run, and hours above 0")
+            raise ConfigError(f"--plan is {self.plan:g}; it needs --dry-run and more than 0 hours")
         estimated = estimate(self.manifest, self.store, config)
         capacity = plan_capacity(estimated, self.plan, self.price, self.storage_price)
         values = {**estimated.to_dict(), "capacity": capacity.to_dict()}
@@ -132,11 +137,11 @@ class _Reading(_Common):
     store: str
     """Feature store that `embed` filled."""
     out: str
-    """Folder of the run; made if it is not there."""
+    """Run folder; created if absent."""
     audio: str | None = None
-    """Audio encoder whose features to use (`none`: no audio); needed only if the store holds several."""
+    """Audio encoder whose features to use, or `none`; needed only if the store holds several."""
     text: str | None = None
-    """Text encoder whose features to use (`none`: no text); needed only if the store holds several."""
+    """Text encoder whose features to use, or `none`; needed only if the store holds several."""
     model: ModelConfig = field(default_factory=ModelConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -145,13 +150,13 @@ class _Reading(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Reading):
-    """Cross-validate on group-disjoint folds, beside baselines; run again, it goes on where it stopped."""
+    """Cross-validate HILBERT and its baselines on group-disjoint folds; rerun to resume."""
 
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     compare: bool = False
-    """Add all named baselines and ablations on the same folds."""
+    """Add every baseline and ablation, on the same folds."""
     subsets: bool = False
-    """Also score the network of both modalities where it is given audio alone, and text alone."""
+    """Also score the network, trained on both modalities, on audio alone and on text alone."""
 
     def run(self, config: Config) -> CommandResult:
         """Return metrics.json of the run."""
@@ -171,7 +176,7 @@ class Evaluate(_Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class Train(_Reading):
-    """Train on all documents with DDP and publish the model folder RUN/model."""
+    """Train on all documents and publish the model folder RUN/model; rerun to resume."""
 
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -186,12 +191,12 @@ class Train(_Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(_Reading):
-    """Search the loss weights (or any named field) on inner folds."""
+    """Search loss weights, or any named settings, on inner folds."""
 
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     resume: bool = False
-    """Go on with the search in --out."""
+    """Resume the search in --out."""
 
     def run(self, config: Config) -> CommandResult:
         """Return the best settings beside the defaults' score."""
@@ -210,16 +215,16 @@ class Predict(_Common):
     manifest: str
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
     out: str
-    """Parquet file of embeddings and probabilities."""
+    """Parquet file to write: embeddings, decisions and probabilities, one row per document."""
     store: str | None = None
-    """Feature store to reuse and fill; by default one beside --out."""
+    """Feature store to reuse and fill. Default: a store next to --out."""
     trust_remote_code: bool = False
-    """Let the model's encoders run the Python code that comes with their weights."""
+    """Allow the model's encoders to run the Python code that comes with their weights."""
     explain: str | None = None
-    """Document whose segments to list afterwards, by their weight."""
+    """Afterwards, list this document's segments by their weight."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     roots: Roots = ()
-    """Folder or URI prefix below which all files must lie; give it again for more. Without: any file."""
+    """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
 
     def run(self, config: Config) -> CommandResult:
         """Return counts of what was predicted and what was quarantined."""
@@ -256,77 +261,116 @@ class Report(_Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreCommand(_Common):
-    """Look at a feature store, check it, keep it small, or take features out of it."""
+class _StoreCommand(_Common):
+    """Flags of every `store` command."""
 
-    action: Positional[Literal["info", "verify", "gc", "compact", "export"]]
-    """info: counts and sizes; verify: read every committed file again; gc: delete what nothing needs any
-    more; compact: fold the commits of each bucket into one index; export: features as files for others."""
     store: Positional[str]
     """Feature store."""
-    mend: bool = False
-    """verify: delete damaged files and the commits that name them, so that `embed` makes them again. Nothing
-    else may write to the store meanwhile."""
-    min_age_h: float = 24.0
-    """gc: hours for which a file stays after it became superfluous; no run may last longer."""
-    min_commits: int = 32
-    """compact: fold a bucket once so many of its commits are in no index."""
-    out: str | None = None
-    """export: folder to write to; it must not hold anything."""
-    format: Literal["huggingface", "numpy", "arrow"] | None = None
-    """export: a folder for Hugging Face `datasets` (the default), NumPy files a document (the default with
-    --document), or an Arrow file a modality and encoder."""
-    document: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """export: this document alone; give it again for more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo(_StoreCommand):
+    """Count what a store holds: documents, features by encoder, quarantined and pending documents, bytes."""
 
     def run(self, config: Config) -> CommandResult:
-        """Return what the action found or did."""
+        """Return the counts."""
         from hilbert_ray.store import Store
 
-        if self.min_age_h < 0:
-            raise ConfigError(f"--min-age-h is {self.min_age_h}: it must be 0 or more")
-        if self.min_commits < 1:
-            raise ConfigError(f"--min-commits is {self.min_commits}: it must be 1 or more")
-        store = Store.open(self.store)
-        if self.action == "info":
-            info = store.info()
-            return CommandResult(info, json.dumps(info, indent=2))
-        if self.action == "verify":
-            problems = [f"{problem.path}: {problem.message}" for problem in store.verify(self.mend)]
-            text = "\n".join(problems) or "every committed file is whole"
-            return CommandResult({"problems": problems, "mended": self.mend}, text, not problems)
-        if self.action == "gc":
-            deleted = store.gc(self.min_age_h)
-            return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
-        if self.action == "compact":
-            made = store.compact(self.min_commits)
-            return CommandResult({"indexes": made}, "\n".join([*made, f"{len(made)} indexes written"]))
-        if self.out is None:
-            raise ConfigError("`store export` needs --out, the folder to write to")
+        info = Store.open(self.store).info()
+        return CommandResult(info, json.dumps(info, indent=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreVerify(_StoreCommand):
+    """Read every committed file again and report what is missing or damaged."""
+
+    repair: bool = False
+    """Delete damaged files and the commits that name them, so that the next `embed` writes them again.
+    Nothing else may write to the store meanwhile."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Return the problems; it is ok when there are none."""
+        from hilbert_ray.store import Store
+
+        problems = [
+            f"{problem.path}: {problem.message}" for problem in Store.open(self.store).verify(self.repair)
+        ]
+        text = "\n".join(problems) or "every committed file is intact"
+        return CommandResult({"problems": problems, "repaired": self.repair}, text, not problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCompact(_StoreCommand):
+    """Fold the commits of each bucket into one index, so that a store of many commits opens faster."""
+
+    min_commits: int = 32
+    """Only fold buckets with at least this many commits outside an index."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Return the names of the indexes written."""
+        from hilbert_ray.store import Store
+
+        _require(self.min_commits >= 1, f"--min-commits is {self.min_commits}; it must be 1 or more")
+        indexes = Store.open(self.store).compact(self.min_commits)
+        return CommandResult({"indexes": indexes}, "\n".join([*indexes, f"{len(indexes)} indexes written"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreGc(_StoreCommand):
+    """Delete files that nothing refers to: leftovers of killed runs, and what compaction replaced."""
+
+    min_age_h: float = 24.0
+    """Keep files younger than this many hours; must exceed the longest run that may be under way."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Return the names of the files deleted."""
+        from hilbert_ray.store import Store
+
+        _require(self.min_age_h >= 0, f"--min-age-h is {self.min_age_h:g}; it must be 0 or more")
+        deleted = Store.open(self.store).gc(self.min_age_h)
+        return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreExport(_StoreCommand):
+    """Write features as files that other programs read."""
+
+    out: str
+    """Local folder to write to; it must be empty or absent."""
+    format: Literal["huggingface", "numpy", "arrow"] | None = None
+    """huggingface: a folder for `datasets.load_dataset` (default); numpy: one file per document (default with
+    --document); arrow: one file per modality and encoder."""
+    document: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Export only this document (repeatable)."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Return how many documents were exported."""
+        from hilbert_ray.store import Store
+
         form = self.format or ("numpy" if self.document else "huggingface")
-        count = store.export(self.out, form, self.document)
+        count = Store.open(self.store).export(self.out, form, self.document)
         values = {"documents": count, "out": self.out, "format": form}
         return CommandResult(values, f"{count} documents exported to {self.out} ({form})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(_Common):
-    """Print versions, devices, codecs and Ray resources, and what to mend."""
+    """Print versions, devices, codecs and Ray resources, and how to fix what is wrong."""
 
-    mend: bool = False
-    """Remove torchaudio's native libraries where they cannot load beside this torch."""
+    fix: bool = False
+    """Remove torchaudio's native libraries where they fail to load with this torch (a CPU-only build)."""
 
     def run(self, config: Config) -> CommandResult:
         """Return the diagnosis; it is ok when there is no fault."""
         from hilbert_ray import cluster, doctor
 
-        removed = [str(path) for path in doctor.repair()] if self.mend else []
+        removed = [str(path) for path in doctor.fix()] if self.fix else []
         if removed:
-            log.info("removed %d libraries of torchaudio that cannot load beside this torch", len(removed))
-        found = doctor.diagnose()
-        found.facts["ray resources"] = cluster.resources()
-        values = {"facts": found.facts, "faults": found.faults, "removed": removed}
-        return CommandResult(values, found.text(), ok=not found.faults)
+            log.info("removed %d torchaudio libraries that fail to load with this torch", len(removed))
+        diagnosis = doctor.diagnose()
+        diagnosis.facts["ray resources"] = cluster.resources()
+        values = {"facts": diagnosis.facts, "faults": diagnosis.faults, "removed": removed}
+        return CommandResult(values, diagnosis.text(), ok=not diagnosis.faults)
 
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -334,47 +378,69 @@ COMMANDS: Mapping[str, type[Any]] = {
     "embed": Embed,
     "evaluate": Evaluate,
     "train": Train,
-    "predict": Predict,
     "tune": Tune,
+    "predict": Predict,
     "report": Report,
-    "store": StoreCommand,
+    "store info": StoreInfo,
+    "store verify": StoreVerify,
+    "store compact": StoreCompact,
+    "store gc": StoreGc,
+    "store export": StoreExport,
     "doctor": Doctor,
 }
+"""By the words that call them, in the order in which a user meets them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 1 (it found or met a fault) or 2 (wrong argument or setting)."""
+    """Run one command; return its exit code.
+
+    0: done; 1: the command found or met a fault; 2: a wrong argument, setting or input, refused before work
+    began. A `HilbertError` is one message and its own exit code; any other exception is a bug of ours and
+    shows its traceback.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if arguments[0] == "--version":
+    if arguments == ["--version"]:
         print(__version__)
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name = _command_name(arguments)
     if name not in COMMANDS:
-        print(f"hilbert-ray: no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return _show_overview(arguments)
+    rest = arguments[len(name.split()) :]
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
         command, config = _parse(name, rest)
         result = command.run(config)
-    except HilbertError as error:  # any other is a fault of ours and shows its traceback
+    except HilbertError as error:
         print(f"hilbert-ray {name}: {error}", file=sys.stderr)
         return error.exit_code
     print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
     return 0 if result.ok else 1
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [
-        f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
-    ]
-    head = "usage: hilbert-ray COMMAND [--help] [flags]"
-    about = "Document embeddings of long recordings with transcripts, and predictions to trust, on Ray."
-    return "\n".join([head, "", about, "", *lines])
+def _command_name(arguments: Sequence[str]) -> str:
+    """Return the words that name a command: one, or two where the first is a group such as `store`."""
+    first = " ".join(arguments[:1])
+    is_group = any(name.startswith(f"{first} ") for name in COMMANDS) and bool(first)
+    return " ".join(arguments[:2]) if is_group else first
+
+
+def _show_overview(arguments: Sequence[str]) -> int:
+    """Print the commands, all or those of a group; an unknown command is refused with exit code 2."""
+    words = [argument for argument in arguments[:2] if argument not in ("-h", "--help")]
+    group = f"{words[0]} " if words else ""
+    listed = {name: kind for name, kind in COMMANDS.items() if name.startswith(group)}
+    if len(words) > 1 or not listed:
+        choices = ", ".join(listed or dict.fromkeys(name.split()[0] for name in COMMANDS))
+        print(f"hilbert-ray: no command {' '.join(words)!r}; the commands are {choices}", file=sys.stderr)
+        return 2
+    width = max(map(len, listed))
+    print(f"usage: hilbert-ray {group}COMMAND [--help] [flags]\n")
+    if not group:
+        print("Document embeddings of long recordings with transcripts, and predictions to trust, on Ray.\n")
+    for name, kind in listed.items():
+        print(f"  {name:<{width}}  {(kind.__doc__ or '').splitlines()[0]}")
+    return 0
 
 
 def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
