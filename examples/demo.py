@@ -1,6 +1,6 @@
-"""`make demo`: the main job on the sample corpus, offline, each step as the command that a user would type.
+"""`make demo`: the whole pipeline on the sample corpus, offline, each step as the command a user would type.
 
-validate -> embed -> evaluate (cross-validation) -> train -> predict on a manifest with broken documents ->
+validate -> embed -> evaluate (cross-validation) -> train -> predict (on a manifest with broken documents) ->
 report.
 """
 
@@ -19,7 +19,7 @@ CORPUS = Path(os.path.relpath(Path(__file__).parent / "corpus"))
 
 
 def step(*words: str | Path, ok: tuple[int, ...] = (0,)) -> None:
-    """Print a command and run it; end the demo where it fails."""
+    """Print a command and run it; exit if it fails."""
     arguments = [str(word) for word in words]
     print(f"\n$ hilbert-ray {shlex.join(arguments)}", flush=True)
     began = time.monotonic()
@@ -30,7 +30,7 @@ def step(*words: str | Path, ok: tuple[int, ...] = (0,)) -> None:
 
 
 def headline(metrics: dict[str, Any]) -> str:
-    """Return the headline figures of the main task."""
+    """Return the headline figures of task `pattern` as text."""
     names = {
         "hilbert": "HILBERT",
         "mean_std_logistic": "mean + std, logistic regression",
@@ -43,9 +43,9 @@ def headline(metrics: dict[str, Any]) -> str:
 
 
 def demo() -> None:
-    """Run all steps."""
-    parser = argparse.ArgumentParser(description="run the main job on the sample corpus")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    """Run all steps and print the headline figures."""
+    parser = argparse.ArgumentParser(description="run the whole pipeline on the sample corpus")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write")
     out: Path = parser.parse_args().out
     manifest, settings = CORPUS / "manifest.jsonl", ("--config", CORPUS / "tasks.yaml")
     store, run = out / "store", out / "run"

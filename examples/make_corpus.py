@@ -1,8 +1,8 @@
-"""Speak the sample corpus: interviews by synthetic voices, with timed transcripts and labels of three tasks.
+"""Make the sample corpus: interviews by synthetic voices, with timed transcripts and labels for three tasks.
 
 A plan deals classes to speakers, a small grammar writes the turns, espeak-ng speaks each sentence, and noise,
-room level and word errors are laid over it. Running it again with the same seed and the same espeak-ng gives
-the same bytes of both manifests; examples/README.md says what the corpus is and what it is not.
+room level and word errors are added. The same seed and the same espeak-ng give the same bytes of both
+manifests; examples/README.md says what the corpus is and what it is not.
 """
 
 import argparse
@@ -32,16 +32,16 @@ Record: TypeAlias = dict[str, Any]
 
 DOCUMENTS = 132
 RATE_HZ = 16000
-COMPRESSION = 0.986  # of libsndfile's Opus: about 9.5 kbit/s, the least that still keeps 8 kHz of bandwidth
+COMPRESSION = 0.986  # for libsndfile's Opus: about 9.5 kbit/s, the lowest rate that keeps 8 kHz of bandwidth
 SHORTEST_S, LONGEST_S = 40.0, 80.0
 
 # What the labels depend on
 
 TOPICS = {"plans": ("trip", "garden"), "troubles": ("repairs", "bills")}
-"""The theme of an interview is heard in its words: what most of the participant's sentences are about."""
+"""The theme of an interview is in its words: what most of the participant's sentences are about."""
 
 MANNERS = ("measured", "animated")
-"""The manner is heard in the voice only: rate, pitch range and pauses of the participant."""
+"""The manner is in the voice only: rate, pitch range and pauses of the participant."""
 
 PATTERN = {
     ("plans", "measured"): ("settled", 0.55),
@@ -50,7 +50,7 @@ PATTERN = {
     ("troubles", "animated"): ("vexed", 0.06),
 }
 """Task `pattern`: each cell of theme and manner is a class. Theme and manner are independent (0.55 : 0.25 is
-nearly 0.14 : 0.06), so that words tell nothing about the manner, nor the voice about the theme.
+nearly 0.14 : 0.06), so the words say nothing about the manner, nor the voice about the theme.
 """
 
 PACES = (("unhurried", 0.40), ("moderate", 0.35), ("brisk", 0.25))
@@ -76,7 +76,7 @@ tasks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speaker:
-    """A synthetic voice: espeak-ng's name, words a minute, pitch (0 to 99) and its range in percent."""
+    """A synthetic voice: espeak-ng's name, words per minute, pitch (0 to 99) and its range in percent."""
 
     voice: str
     rate_wpm: int
@@ -227,7 +227,7 @@ OPENERS = ("", "", "", "well, ", "so, ", "you know, ", "honestly, ", "I think ",
 
 
 def write_sentence(kind: str, rng: random.Random) -> str:
-    """Return a sentence of the grammar, in the spelling that is spoken."""
+    """Return a sentence of the grammar, as espeak-ng is to speak it."""
     template = rng.choice(SENTENCES[kind])
     words = re.sub(
         r"{(\w+)}", lambda slot: rng.choice(NEXT if slot[1] == "when_next" else SLOTS[slot[1]]), template
@@ -261,7 +261,7 @@ def mishear(sentence: str, error_rate: float, rng: random.Random) -> str:
 
 @functools.cache
 def similar_words(word: str) -> list[str]:
-    """Return up to four words of the vocabulary that are spelt most like this one."""
+    """Return up to four words of the vocabulary with the most similar spelling."""
     vocabulary = {w for group in (SENTENCES, SLOTS) for lines in group.values() for line in lines
                   for w in re.findall(r"[a-z']+", re.sub(r"{\w+}", "", line.lower()))}  # fmt: skip
     return get_close_matches(word, sorted(vocabulary - {word}), n=4, cutoff=0.3) or ["uh"]
@@ -272,10 +272,10 @@ def similar_words(word: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is decided about an interview before a word is written.
+    """Everything decided about an interview before a word is written.
 
-    `animation` is the manner's strength, about -1 where measured and +1 where animated. Labels hold every
-    task; None where the label is to be missing.
+    `animation` is the manner's strength, about -1 if measured and +1 if animated. `labels` has every task;
+    None for a missing label.
     """
 
     doc_id: str
@@ -302,7 +302,7 @@ def plan_interviews(documents: int, seed: int) -> list[Plan]:
     """Deal themes, manners, labels and gaps to speakers.
 
     Cells of theme and manner are dealt to the speakers in turn, the rarest first, so that a class of n
-    documents stands in as many speakers as can be; the manner belongs to the interview, not to the speaker.
+    documents is spread over as many speakers as possible; the manner belongs to the interview, not to the speaker.
     """
     rng = random.Random(f"plan {seed}")
     cells = sorted(PATTERN, key=lambda cell: PATTERN[cell][1])
@@ -359,7 +359,7 @@ class Delivery:
 
 
 def deliver(speaker: Speaker, animation: float, rng: random.Random) -> Delivery:
-    """Lay a manner over a speaker's own habits; each cue follows the manner with an error of its own."""
+    """Add a manner to a speaker's own habits; each cue follows the manner with an independent error."""
     rate, pitch_range, gap, pause, latency = (animation + rng.gauss(0.0, 0.35) for _ in range(5))
     return Delivery(
         voice=speaker.voice,
@@ -376,7 +376,7 @@ def speak(sentence: str, delivery: Delivery) -> Samples:
     """Return a spoken sentence, float64 mono at RATE_HZ.
 
     Raises:
-        RuntimeError: when espeak-ng does not speak it, naming the voice and what espeak-ng said.
+        RuntimeError: espeak-ng failed; the message has the voice and what espeak-ng printed.
     """
     markup = f'<prosody range="{delivery.pitch_range}%">{escape(sentence)}</prosody>'
     command = ["espeak-ng", "-m", "-z", "--stdout", "-v", delivery.voice]
@@ -384,7 +384,7 @@ def speak(sentence: str, delivery: Delivery) -> Samples:
     done = subprocess.run(command, input=markup.encode(), capture_output=True, check=False)
     if done.returncode or done.stderr or not done.stdout:
         raise RuntimeError(
-            f"espeak-ng did not speak {sentence!r} with voice {delivery.voice!r}: it ended with code "
+            f"espeak-ng cannot speak {sentence!r} with voice {delivery.voice!r}: it exited with code "
             f"{done.returncode} and {done.stderr.decode(errors='replace').strip()!r}; `espeak-ng "
             "--voices=en` and `--voices=variant` list the voices"
         )
@@ -453,7 +453,7 @@ def record_interview(plan: Plan, seed: int) -> tuple[Samples, list[Record]]:
 
 
 def _draw_kinds(plan: Plan, rng: random.Random) -> Callable[[], str]:
-    """Return a drawer of sentence kinds: mostly the topic, and neutral talk and other topics in between."""
+    """Return a function that draws kinds of sentences: mostly the topic, mixed with neutral talk and others."""
     others = [topic for topics in TOPICS.values() for topic in topics if topic != plan.topic]
     on_topic, off_topic = rng.uniform(0.40, 0.65), rng.uniform(0.08, 0.24)
     kinds = [plan.topic, *others, "neutral"]
@@ -462,7 +462,7 @@ def _draw_kinds(plan: Plan, rng: random.Random) -> Callable[[], str]:
 
 
 def _place_callbacks(plan: Plan, target_s: float, rng: random.Random) -> list[tuple[float, str]]:
-    """Return when (seconds) a request to be called again, or a sentence that only resembles one, is due."""
+    """Return when (seconds) to insert a request to be called again, or a sentence that only resembles one."""
     if plan.asks_callback:
         count, kind = rng.choice((1, 2)), "wanted"
     else:
@@ -471,8 +471,8 @@ def _place_callbacks(plan: Plan, target_s: float, rng: random.Random) -> list[tu
 
 
 def _add_noise(speech: Samples, rng: random.Random) -> Samples:
-    """Add noise between white and pink, 15 to 35 dB below speech, in a third of files a mains hum too."""
-    # A power of 2, because transforms of odd lengths can be 100 times slower.
+    """Add noise between white and pink, 15 to 35 dB below speech, and mains hum to a third of the files."""
+    # A power of 2, because transforms of other lengths can be 100 times slower.
     size = 1 << (len(speech) - 1).bit_length()
     spectrum = np.fft.rfft(np.random.default_rng(rng.getrandbits(64)).standard_normal(size))
     tilt = rng.uniform(0.0, 0.5)  # 0 is white, 0.5 is pink
@@ -495,15 +495,15 @@ def write_opus(path: Path, samples: Samples) -> None:
 
 
 def write_manifest(path: Path, lines: Sequence[Record | str]) -> None:
-    """Write JSON lines; a string stands for itself, which is how a broken line gets in."""
+    """Write JSON lines; a string is written as it is, so that a line can be invalid JSON."""
     written = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
     path.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
 
 
 def make_broken(out: Path, good: Sequence[Record], speech: Samples) -> list[Record | str]:
-    """Write files with faults beside the corpus and return the rows of a manifest: good, then broken ones.
+    """Write broken files next to the corpus and return the rows of a manifest: the good ones, then the broken.
 
-    Each broken row has exactly the fault that its id tells; its other fields are sound.
+    Each broken row has exactly the fault that its id names; its other fields are valid.
     """
     folder = out / "broken"
     folder.mkdir(exist_ok=True)
@@ -551,18 +551,18 @@ def make_corpus(out: Path, documents: int = DOCUMENTS, seed: int = 0) -> list[Re
     """Write the corpus into a folder and return the rows of its manifest.
 
     Raises:
-        FileNotFoundError: when espeak-ng is not installed.
-        ValueError: when `documents` is below 4.
+        FileNotFoundError: espeak-ng is not installed.
+        ValueError: `documents` is below 4.
     """
     if documents < 4:
         raise ValueError(f"documents is {documents}; a corpus needs at least 4, one of each class")
     if shutil.which("espeak-ng") is None:
         raise FileNotFoundError(
-            "the corpus is spoken by espeak-ng, which is not on the PATH; install it, on Debian and Ubuntu "
-            "with `apt-get install espeak-ng`"
+            "espeak-ng, which speaks the corpus, is not on the PATH; install it (Debian and Ubuntu: "
+            "`apt-get install espeak-ng`)"
         )
     (out / "audio").mkdir(parents=True, exist_ok=True)
-    # A smaller corpus must not keep the recordings of a larger one.
+    # Otherwise a smaller corpus would keep recordings of an earlier, larger one.
     for old in (out / "audio").glob("interview-*.opus"):
         old.unlink()
     rows: list[Record] = []
@@ -590,11 +590,11 @@ def make_corpus(out: Path, documents: int = DOCUMENTS, seed: int = 0) -> list[Re
 
 
 def main() -> int:
-    """Read the command line, make the corpus, and say what was made."""
+    """Make the corpus that the command line describes and print a summary."""
     parser = argparse.ArgumentParser(description="Speak the sample corpus with espeak-ng.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "corpus", help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="base of every random number")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="interviews to make")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="number of interviews")
     options = parser.parse_args()
     try:
         rows = make_corpus(options.out, options.documents, options.seed)

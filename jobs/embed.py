@@ -1,4 +1,4 @@
-"""`hilbert-ray embed` as a job: a manifest into a feature store.
+"""`hilbert-ray embed` as a job: turns a manifest into a feature store.
 
 ray job submit --working-dir . -- python jobs/embed.py --help
 """

@@ -1,4 +1,4 @@
-"""`hilbert-ray evaluate` as a job: a feature store into cross-validated scores.
+"""`hilbert-ray evaluate` as a job: turns a feature store into cross-validated scores.
 
 ray job submit --working-dir . -- python jobs/evaluate.py --help
 """

@@ -1,8 +1,8 @@
-"""All steps as one job: embed, evaluate, train, report. Run again after a failure, it goes on from there.
+"""All steps as one job: embed, evaluate, train, report. Submit it again after a failure to resume.
 
     ray job submit --working-dir . -- python jobs/pipeline.py --manifest M --store S --out RUN
 
-Each step goes on where it stopped, so what is finished is not computed again.
+Each step resumes where it stopped, so finished work is never repeated.
 """
 
 import argparse
@@ -12,27 +12,25 @@ from hilbert_ray.cli import main
 
 
 def run() -> int:
-    """Run the steps in order; stop at the first that fails and return its exit code."""
+    """Run the steps in order; stop at the first that fails, and return its exit code."""
     parser = argparse.ArgumentParser(description="embed, evaluate, train and report as one job")
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--config")
-    given = parser.parse_args()
-    settings = ["--config", given.config] if given.config else []
-    read = ["--store", given.store, "--out", given.out, *settings]
+    parser.add_argument("--manifest", required=True, help="manifest (.jsonl, .csv or .parquet), path or URI")
+    parser.add_argument("--store", required=True, help="feature store; created if absent")
+    parser.add_argument("--out", required=True, help="run folder; created if absent")
+    parser.add_argument("--config", help="YAML file of settings")
+    options = parser.parse_args()
+    settings = ["--config", options.config] if options.config else []
+    store_and_run = ["--store", options.store, "--out", options.out, *settings]
     steps = [
-        ["embed", "--manifest", given.manifest, "--store", given.store, *settings],
-        ["evaluate", *read],
-        ["train", *read],
-        ["report", "--run", given.out],
+        ["embed", "--manifest", options.manifest, "--store", options.store, *settings],
+        ["evaluate", *store_and_run],
+        ["train", *store_and_run],
+        ["report", "--run", options.out],
     ]
     for step in steps:
         code = main(step)
         if code:
-            print(
-                f"step {step[0]} ended with exit code {code}; submit the job again to go on", file=sys.stderr
-            )
+            print(f"{step[0]} failed with exit code {code}; submit the job again to resume", file=sys.stderr)
             return code
     return 0
 

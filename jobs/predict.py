@@ -1,4 +1,4 @@
-"""`hilbert-ray predict` as a job: a published model and a manifest into predictions.
+"""`hilbert-ray predict` as a job: applies a published model to a manifest.
 
 ray job submit --working-dir . -- python jobs/predict.py --help
 """

@@ -1,4 +1,4 @@
-"""`hilbert-ray train` as a job: a feature store into a published model.
+"""`hilbert-ray train` as a job: turns a feature store into a published model.
 
 ray job submit --working-dir . -- python jobs/train.py --help
 """

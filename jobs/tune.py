@@ -1,4 +1,4 @@
-"""`hilbert-ray tune` as a job: a feature store into searched settings.
+"""`hilbert-ray tune` as a job: searches settings on a feature store.
 
 ray job submit --working-dir . -- python jobs/tune.py --help
 """
