@@ -31,7 +31,7 @@ import numpy as np
 from bench.measure import Bar, Record, in_process, turns
 from bench.peers import rows
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, window_s
-from hilbert_ray.encoders import load_encoder_spec, precision_here
+from hilbert_ray.encoders import build_encoder, resolve_precision
 
 BARE, EMBED = "bare forward", "embed"
 WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
@@ -124,7 +124,7 @@ def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, f
     import transformers
 
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if precision_here() == "bf16" else torch.float32
+    dtype = torch.bfloat16 if resolve_precision() == "bf16" else torch.float32
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(spec.removeprefix("hf:")).to(dtype).eval()
     mask = {}
@@ -170,13 +170,12 @@ DECODE = "import sys; from hilbert_ray import audio\nfor block in audio.stream(s
 EMBED_ONE = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.embed.plan import look
-from hilbert_ray.embed.unit import embed_documents, load_encoder
+from hilbert_ray.embedding import configured_encoder, embed_documents, versioned_rows
 from hilbert_ray.store import Store
 config = Config()
-encoder = load_encoder(config, "audio")
+encoder = configured_encoder(config, "audio")
 store = Store.create(sys.argv[1] + ".store", 1)
-documents = list(store.stored_documents(store.write_documents(look(sys.argv[1], False))))
+documents = list(store.stored_documents(store.write_documents(versioned_rows(sys.argv[1], False))))
 rows, failures = embed_documents(documents, ["k"], "audio", encoder, config)
 assert len(rows) == 1 and rows[0].seen == rows[0].present, failures
 """
@@ -246,7 +245,7 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
     from hilbert_ray.config import EmbedConfig, EncoderConfig, SegmentConfig
 
     spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
-    encoder = load_encoder_spec(spec, "text", EncoderConfig(), SegmentConfig())
+    encoder = build_encoder(spec, "text", EncoderConfig(), SegmentConfig())
     texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
     tokens = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.measure import Record, in_process, timed, turns
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, minilm, window_s
-from hilbert_ray.encoders import load_encoder_spec
+from hilbert_ray.encoders import build_encoder
 
 if TYPE_CHECKING:
     from hilbert_ray.document import TextSegment
@@ -126,7 +126,7 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     modality: Modality = "audio" if shape in SPEECH else "text"
     config = EncoderConfig(precision=options.precision)
     with tempfile.TemporaryDirectory() as folder:
-        encoder: Any = load_encoder_spec(made(shape, Path(folder)), modality, config, SegmentConfig())
+        encoder: Any = build_encoder(made(shape, Path(folder)), modality, config, SegmentConfig())
         if modality == "audio":
             segments, bare = speech(encoder, shape, options.windows, options.audio_batch)
         else:
@@ -143,7 +143,7 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     return {
         "precision": encoder.precision,
         "tables": tables,
-        "padding": 100 * max(waste, encoder.waste.share),
+        "padding": 100 * max(waste, encoder.padding.fraction),
     }
 
 

@@ -30,7 +30,7 @@ from bench.measure import Bar, Record, timed, turns
 from hilbert_ray.config import MODALITIES, Config, FitConfig, Modality
 from hilbert_ray.document import Document
 from hilbert_ray.embedding import SPEECH_PER_UNIT
-from hilbert_ray.encoders import load_encoder_spec
+from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, collate, epoch_batches, open_dataset
 from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of
 
@@ -67,7 +67,7 @@ def make_store(uri: str, documents: int, dims: Sequence[int]) -> Store:
     )  # fmt: skip
     for modality, dim in zip(MODALITIES, dims, strict=True):
         options = getattr(config, f"{modality}_encoder")
-        encoder = load_encoder_spec(getattr(config, modality), modality, options, config.segment)
+        encoder = build_encoder(getattr(config, modality), modality, options, config.segment)
         store.add_encoder(modality, encoder.fingerprint, {**encoder.describe(), "dim": dim})
     return store
 

@@ -134,12 +134,12 @@ def measure_duration(folder: str, minutes: float) -> Found:
 
     from hilbert_ray.config import Config
     from hilbert_ray.document import Document
-    from hilbert_ray.embedding import embed_documents, load_encoder, version_or_absent
+    from hilbert_ray.embedding import configured_encoder, embed_documents, version_or_absent
     from hilbert_ray.store import StoredDocument
 
     config = Config()
     torch.set_num_threads(config.embed.threads)
-    encoder = load_encoder(config, "audio")
+    encoder = configured_encoder(config, "audio")
 
     def embed(minutes: float) -> None:
         uri = recording(folder, minutes)

@@ -147,8 +147,8 @@ def features_store(folder: Path, audio: Sequence[int], text: Sequence[int], dim:
 
     The rows of all documents differ; their topic is `work` or `home`, and they are in four groups.
     """
-    from hilbert_ray.config.settings import Config
-    from hilbert_ray.encoders.load import load_encoder_spec
+    from hilbert_ray.config import Config
+    from hilbert_ray.encoders.registry import build_encoder
 
     config, store = Config(), Store.create(str(folder), 4)
     rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def features_store(folder: Path, audio: Sequence[int], text: Sequence[int], dim:
         for i in range(len(audio))
     )  # fmt: skip
     for modality, spec, lengths in (("audio", config.audio, audio), ("text", config.text, text)):
-        encoder = load_encoder_spec(spec, modality, config.audio_encoder, config.segment)  # type: ignore[arg-type]
+        encoder = build_encoder(spec, modality, config.audio_encoder, config.segment)  # type: ignore[arg-type]
         store.add_encoder(encoder.modality, encoder.fingerprint, {**encoder.describe(), "dim": dim})
         rows: dict[int, list[FeatureRow]] = {}
         for item in store.stored_documents():

@@ -1,4 +1,4 @@
-"""Audio as a checked stream of mono blocks, one module per container format."""
+"""Audio as a checked stream of mono blocks, one module per container format (see `decoding.FORMATS`)."""
 
 from hilbert_ray.audio.decoding import probe, stream
 from hilbert_ray.audio.header import AudioInfo

@@ -1,12 +1,12 @@
 """Any supported recording, local or on an object store, as mono blocks at one rate.
 
 `probe` reads headers; `stream` decodes and resamples in constant memory and checks on the way that the file
-is whole, so that partial audio is never taken for complete audio. The first bytes of a file, not its name,
-say which module of this room reads it.
+is complete, so that partial audio is never taken for all of it. The first bytes of a file, not its name,
+decide which format of the table `FORMATS` reads it.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -14,90 +14,121 @@ import fsspec
 import numpy as np
 import soxr
 
-from hilbert_ray.audio.containers import EBML, ContainerAudio, check_boxes, check_segment
 from hilbert_ray.audio.errors import (
     CONVERT,
     FETCH_AGAIN,
     REPACK,
+    SET_NULL,
     AudioNotFoundError,
     LengthError,
     NonFiniteAudioError,
     UnsupportedAudioError,
 )
+from hilbert_ray.audio.flac import FLAC
+from hilbert_ray.audio.format import START_BYTES, AudioFormat, AudioSource, Decoder
 from hilbert_ray.audio.header import AudioInfo
-from hilbert_ray.audio.libsndfile import ByteRange, LibsndfileAudio
-from hilbert_ray.audio.mp3 import after_id3, before_tags, open_mp3, parse_frame
-from hilbert_ray.audio.riff import check_chunks
-from hilbert_ray.document import Hertz, Seconds
+from hilbert_ray.audio.matroska import MATROSKA
+from hilbert_ray.audio.mp3 import MP3
+from hilbert_ray.audio.mp4 import MP4
+from hilbert_ray.audio.ogg import OGG
+from hilbert_ray.audio.riff import RIFF
+from hilbert_ray.audio.tags import end_of_leading_tags
+from hilbert_ray.document import Hertz, Samples, Seconds
 from hilbert_ray.storage import local_path
 
-FORMATS = "WAV, AIFF, FLAC, MP3, Ogg Vorbis, Opus, and, with the extra `video`, M4A, MP4, MOV, MKV and WebM"
+FORMATS: Sequence[AudioFormat] = (RIFF, OGG, FLAC, MP4, MATROSKA, MP3)
+"""The formats that can be read, in the order in which they are tried.
+
+MP3 comes last: its files have no signature, and what begins one may stand anywhere.
+"""
 _FETCH_BYTES = 4 * 2**20
+"""How much is fetched from an object store at a time: few requests, yet little is wasted on a header."""
 
 
 def probe(uri: str) -> AudioInfo:
     """Return what the header of an audio file says, after checking it against the bounds.
 
-    An MP3 is walked from frame to frame to its end: only the frames tell its length and whether it is whole.
+    An MP3 is walked from frame to frame to its end: only the frames show its length and whether it is
+    complete.
 
     Args:
         uri: a local path, or the URI of an object on any fsspec store.
 
     Raises:
-        AudioError: when there is no such file, its kind is not supported, or its header breaks a rule.
+        AudioError: when there is no such file, its format is not supported, or its header breaks a rule.
     """
     with _opened(uri) as file:
-        return _open(file, uri).info
+        return _decoder(file, uri).info
 
 
 def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0) -> Iterator[np.ndarray]:
     """Yield the audio as float32 [samples] mono blocks at `rate_hz`: the mean of the channels, resampled.
 
     The blocks together equal the whole file decoded and resampled at once. Memory does not grow with the
-    file. A caller must draw all blocks before trusting any: a fault may show only at the end. One cannot
-    show: an MP3 whose header does not count its frames, cut off exactly between two of them.
+    file. A caller must draw all blocks before trusting any: a fault may show only at the end. One fault
+    cannot show: an MP3 whose header does not count its frames, cut off exactly between two of them.
 
     Args:
         uri: a local path, or the URI of an object on any fsspec store; objects are read by ranges.
-        rate_hz: rate of the blocks, samples a second.
+        rate_hz: rate of the blocks, samples per second.
         block_s: about how much audio is decoded at a time, seconds.
 
     Raises:
-        AudioError: when the file is not whole, not readable, or breaks a bound; the class says which.
+        AudioError: when the file is incomplete, unreadable, or breaks a bound; the class says which.
     """
     with _opened(uri) as file:
-        opened = _open(file, uri)
-        info = opened.info
+        decoder = _decoder(file, uri)
+        info = decoder.info
         resampler = soxr.ResampleStream(info.rate_hz, rate_hz, 1, dtype="float32")
-        frames = 0
-        for block in opened.decode(max(1, round(block_s * info.rate_hz))):
-            if not np.isfinite(block).all():
-                at = (frames + int(np.argwhere(~np.isfinite(block))[0, 0])) / info.rate_hz
-                raise NonFiniteAudioError(
-                    f"{uri} holds samples that are NaN or infinite, the first at {at:.3f} s; samples must be "
-                    "finite numbers: export the recording again"
-                )
-            frames += len(block)
+        decoded = 0
+        for block in decoder.decode(max(1, round(block_s * info.rate_hz))):
+            _check_finite(block, decoded, info, uri)
+            decoded += len(block)
             mono = mean_of_channels(block)
             mono = mono if info.rate_hz == rate_hz else resampler.resample_chunk(mono)
             if len(mono):
                 yield mono
-        if abs(frames - info.frames) > opened.tolerance:
-            raise LengthError(
-                f"{uri} states {info.frames} samples ({info.duration_s:.2f} s), but {frames} "
-                f"({frames / info.rate_hz:.2f} s) could be decoded; they must agree: "
-                f"{FETCH_AGAIN}, or {REPACK}"
-            )
+        # Checked before the last samples leave, so that a caller who counts blocks cannot miss the fault.
+        _check_length(decoded, decoder, uri)
         if info.rate_hz != rate_hz:
+            # The resampler holds back what its filter needs; an empty last chunk makes it give that out.
             rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             if len(rest):
                 yield rest
 
 
+def _check_finite(block: np.ndarray, decoded: Samples, info: AudioInfo, uri: str) -> None:
+    """Check a block that follows `decoded` samples: one NaN would spread over a whole feature."""
+    is_finite = np.isfinite(block)
+    if not is_finite.all():
+        first_s = (decoded + int(np.argwhere(~is_finite)[0, 0])) / info.rate_hz
+        raise NonFiniteAudioError(
+            f"{uri} holds samples that are NaN or infinite, the first at {first_s:.3f} s; samples must be "
+            "finite numbers: export the recording again"
+        )
+
+
+def _check_length(decoded: Samples, decoder: Decoder, uri: str) -> None:
+    info = decoder.info
+    if abs(decoded - info.frames) > decoder.tolerance:
+        raise LengthError(
+            f"{uri} states {info.frames} samples ({info.duration_s:.2f} s), but {decoded} "
+            f"({decoded / info.rate_hz:.2f} s) could be decoded; they must agree: "
+            f"{FETCH_AGAIN}, or {REPACK}"
+        )
+
+
 def mean_of_channels(block: np.ndarray) -> np.ndarray:
     """Return what `block.mean(axis=1)` does, for few channels ten times as fast and with the same bits.
 
-    NumPy adds the channels of one frame after another; only from eight on does it add them in another order.
+    NumPy adds the channels of one frame one after another; only from eight channels on does it add them
+    pairwise, in another order and so with other rounding.
+
+    Args:
+        block: float32 [samples, channels].
+
+    Returns:
+        float32 [samples].
     """
     channels = block.shape[1]
     if channels >= 8:
@@ -110,47 +141,48 @@ def mean_of_channels(block: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[BinaryIO]:
-    """Open a file for reading at any place; objects are fetched by ranges of a few megabytes."""
+    """Open a file for reading at any position; objects are fetched by ranges of a few megabytes."""
     path = local_path(uri)
     try:
         if path is not None:
             file: Any = open(path, "rb", buffering=2**16)  # noqa: SIM115 - closed below
         else:
+            # Without the cache of listings: a file that has appeared since must be seen.
             filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
             file = filesystem.open(path, "rb", block_size=_FETCH_BYTES, cache_type="readahead")
     except (FileNotFoundError, IsADirectoryError):
-        raise AudioNotFoundError(f"no audio file at {uri}; mend the path or write null") from None
+        raise AudioNotFoundError(f"no audio file at {uri}; correct the path, or {SET_NULL}") from None
     with file:
         try:
             file.seek(0, io.SEEK_END)
         except ValueError:
             raise UnsupportedAudioError(
-                f"{uri} can be read from start to end only; audio is read by ranges: use a store that serves "
-                "ranges, or copy the file to one"
+                f"{uri} can be read from start to end only; audio is read by ranges: use a server that "
+                "serves ranges, or copy the file to one"
             ) from None
         yield file
 
 
-def _open(file: BinaryIO, uri: str) -> "LibsndfileAudio | ContainerAudio":
-    """Open with the decoder that the first bytes ask for."""
+def _decoder(file: BinaryIO, uri: str) -> Decoder:
+    """Open a file with the first format of the table that recognises it."""
     size = file.seek(0, io.SEEK_END)
-    begin = after_id3(file, 0)
+    begin = end_of_leading_tags(file, 0)
     file.seek(begin)
-    head = file.read(16)
-    if head[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
-        check_chunks(file, size, uri)
-        return LibsndfileAudio(ByteRange(file, 0, size), uri)
-    if head[:4] == b"OggS":
-        return LibsndfileAudio(ByteRange(file, 0, size), uri)
-    if head[:4] == b"fLaC":
-        return LibsndfileAudio(ByteRange(file, begin, before_tags(file, size)), uri)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
-        check_boxes(file, size, uri)
-        return ContainerAudio(file, uri, "MP4")
-    if head[:4] == EBML:
-        check_segment(file, size, uri)
-        return ContainerAudio(file, uri, "Matroska")
-    if first := parse_frame(head[:4]):
-        return open_mp3(file, begin, before_tags(file, size), first, uri)
-    what = f"begins with the bytes {head[:8]!r}, which is no audio format known here" if size else "is empty"
-    raise UnsupportedAudioError(f"{uri} {what}; the formats are {FORMATS}: {CONVERT}")
+    start = file.read(START_BYTES)
+    source = AudioSource(file=file, uri=uri, size=size, begin=begin)
+    for format_ in FORMATS:
+        if format_.recognises(start):
+            return format_.open(source)
+    problem = (
+        f"begins with the bytes {start[:8]!r}, which is not a supported audio format" if size else "is empty"
+    )
+    raise UnsupportedAudioError(f"{uri} {problem}; the formats are {supported_formats()}: {CONVERT}")
+
+
+def supported_formats() -> str:
+    """Return the names of all formats as part of a sentence, those of each optional dependency together."""
+    listed = ", ".join(format_.names for format_ in FORMATS if not format_.extra)
+    for extra in dict.fromkeys(format_.extra for format_ in FORMATS if format_.extra):
+        names = ", ".join(format_.names for format_ in FORMATS if format_.extra == extra)
+        listed += f", and, with the extra `{extra}`, {names}"
+    return listed

@@ -1,14 +1,16 @@
-"""What can be wrong with a recording, one class for each fault, and the advice that messages share."""
+"""What can be wrong with a recording, one class per fault, and the advice that messages share."""
 
 from hilbert_ray.document import DocumentError
 
+# The remedies, each the end of a message. Every recording can be saved by one of them.
 CONVERT = "convert it, for example `ffmpeg -i FILE out.flac`"
 REPACK = "repack it, for example `ffmpeg -i FILE -c copy OUT`"
 FETCH_AGAIN = "fetch or export it again"
+SET_NULL = "set `audio` to null in the manifest"
 
 
 class AudioError(DocumentError):
-    """Audio that cannot be read whole and as it was meant."""
+    """A recording that cannot be read completely and exactly."""
 
 
 class AudioNotFoundError(AudioError):
@@ -16,7 +18,7 @@ class AudioNotFoundError(AudioError):
 
 
 class UnsupportedAudioError(AudioError):
-    """A file of a kind that is not read, or that cannot be read by ranges."""
+    """A file in an unsupported format, or on a server that does not serve byte ranges."""
 
 
 class MissingExtraError(AudioError):
@@ -28,11 +30,11 @@ class NoAudioStreamError(AudioError):
 
 
 class RateError(AudioError):
-    """A sampling rate out of bounds, or one that changes on the way."""
+    """A sampling rate out of bounds, or one that changes within the file."""
 
 
 class ChannelError(AudioError):
-    """Too many channels, none, or a number that changes on the way."""
+    """No channels, too many, or a number of channels that changes within the file."""
 
 
 class EmptyAudioError(AudioError):
@@ -48,34 +50,34 @@ class TruncatedAudioError(AudioError):
 
 
 class UnfinishedAudioError(AudioError):
-    """A file whose writer never stated how much it holds, so that nobody can tell whether it is whole."""
+    """A file whose writer never stated how much it holds, so that nothing shows whether it is complete."""
 
 
 class CorruptAudioError(AudioError):
-    """A file with damage inside: a bad header, checksum, page or frame."""
+    """A file with damage inside: an invalid header, checksum, page or frame."""
 
 
 class LengthError(AudioError):
-    """More or fewer samples than the file states."""
+    """More or fewer samples than the header states."""
 
 
 class GapError(AudioError):
-    """A sound track with a hole, which would shift everything after it against the transcript."""
+    """A sound track with a gap, which would shift everything after it against the transcript."""
 
 
-def cut_off(uri: str, what: str) -> TruncatedAudioError:
-    """Return the error of a file that ends too early; `what` continues its name."""
-    return TruncatedAudioError(f"{uri} {what}; it is cut off: fetch it again")
+def truncated(uri: str, problem: str) -> TruncatedAudioError:
+    """Return the error for a file that ends too early; `problem` completes a sentence begun by its name."""
+    return TruncatedAudioError(f"{uri} {problem}; it is truncated: {FETCH_AGAIN}")
 
 
-def damaged(uri: str, what: str) -> CorruptAudioError:
-    """Return the error of a damaged file; `what` continues its name."""
-    return CorruptAudioError(f"{uri} {what}; it is damaged: {FETCH_AGAIN}")
+def damaged(uri: str, problem: str) -> CorruptAudioError:
+    """Return the error for a damaged file; `problem` completes a sentence begun by its name."""
+    return CorruptAudioError(f"{uri} {problem}; it is damaged: {FETCH_AGAIN}")
 
 
-def unfinished(uri: str, what: str) -> UnfinishedAudioError:
-    """Return the error of a file whose writer did not finish; `what` continues its name."""
+def unfinished(uri: str, problem: str) -> UnfinishedAudioError:
+    """Return the error for a file whose writer did not finish; `problem` completes a sentence as above."""
     return UnfinishedAudioError(
-        f"{uri} {what}: it was written live, or its writer did not finish, so it may be cut off; if you "
-        f"know that it is whole, {REPACK}"
+        f"{uri} {problem}: it was streamed live or its writer did not finish, so it may be truncated; if you "
+        f"know that it is complete, {REPACK}"
     )

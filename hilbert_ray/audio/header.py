@@ -1,4 +1,4 @@
-"""What an audio file's header says, and the bounds it must keep."""
+"""What the header of an audio file says, and the bounds it must keep."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,13 +6,15 @@ from typing import Protocol
 from hilbert_ray.audio.errors import CONVERT, FETCH_AGAIN, ChannelError, RateError
 from hilbert_ray.document import Hertz, Samples, Seconds
 
+# No recorder for speech works outside these bounds; a header that does has damaged bytes, and following it
+# would resample hours of audio to nonsense or allocate memory for thousands of channels.
 LOWEST_HZ, HIGHEST_HZ = 4_000, 384_000
 MOST_CHANNELS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioInfo:
-    """What the header says: `frames` samples a channel at `rate_hz`, in a `format` such as `WAV`."""
+    """What the header says: `frames` samples per channel at `rate_hz`, in a `format` such as `WAV`."""
 
     rate_hz: Hertz
     channels: int
@@ -39,7 +41,8 @@ def check_bounds(rate_hz: Hertz, channels: int, uri: str) -> None:
     """Check a stated rate and number of channels against the bounds.
 
     Raises:
-        RateError, ChannelError: when one is out of bounds; no real recording is, so the header is damaged.
+        RateError: when the rate is outside `LOWEST_HZ` to `HIGHEST_HZ`.
+        ChannelError: when there are no channels or more than `MOST_CHANNELS`.
     """
     if not LOWEST_HZ <= rate_hz <= HIGHEST_HZ:
         raise RateError(
@@ -53,17 +56,22 @@ def check_bounds(rate_hz: Hertz, channels: int, uri: str) -> None:
         )
 
 
-def check_same(rate_hz: Hertz, channels: int, first: Sampled, where: str, uri: str) -> None:
+def check_unchanged(rate_hz: Hertz, channels: int, first: Sampled, where: str, uri: str) -> None:
     """Check that a later part of a stream has the rate and channels of its first.
 
+    Decoders go on without a word when either changes, and play what follows at the wrong speed.
+
     Raises:
-        RateError, ChannelError: when one changes.
+        RateError: when the rate changes.
+        ChannelError: when the number of channels changes.
     """
     if rate_hz != first.rate_hz:
         raise RateError(
-            f"{uri} changes from {first.rate_hz} to {rate_hz} Hz {where}, but must not: {CONVERT}"
+            f"{uri} changes from {first.rate_hz} to {rate_hz} Hz {where}; the rate must stay the same: "
+            f"{CONVERT}"
         )
     if channels != first.channels:
         raise ChannelError(
-            f"{uri} changes from {first.channels} to {channels} channels {where}, but must not: {CONVERT}"
+            f"{uri} changes from {first.channels} to {channels} channels {where}; the number must stay the "
+            f"same: {CONVERT}"
         )

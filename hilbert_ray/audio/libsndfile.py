@@ -1,7 +1,7 @@
-"""WAV, AIFF, FLAC, Ogg and MP3 through libsndfile."""
+"""Decoding with libsndfile: WAV, AIFF, FLAC, Ogg and MP3."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,24 +10,24 @@ import soundfile
 from hilbert_ray.audio.errors import (
     CONVERT,
     FETCH_AGAIN,
+    SET_NULL,
     CorruptAudioError,
     EmptyAudioError,
     damaged,
     unfinished,
 )
 from hilbert_ray.audio.header import AudioInfo, check_bounds
-from hilbert_ray.audio.ogg import check_pages
 from hilbert_ray.document import Samples
 
-# WAV, AIFF, FLAC, Ogg and MP3: libsndfile
-
 _UNKNOWN_LENGTH = 2**63 - 1
+"""What libsndfile says where the header does not state the length (`SF_COUNT_MAX`)."""
 
 
 class ByteRange:
     """Bytes `begin` to `end` of a file as libsndfile reads them; carries errors past the C library.
 
     An exception inside a callback of libsndfile would be printed and then read as the end of the file.
+    `stated_size` makes the range look longer than it is; what lies behind its end reads as zeros.
     """
 
     def __init__(self, file: BinaryIO, begin: int, end: int, stated_size: int | None = None) -> None:
@@ -68,48 +68,69 @@ class ByteRange:
             raise self.error
 
 
-class LibsndfileAudio:
-    """A file that libsndfile decodes; `frames` where it would not know their number."""
+class LibsndfileDecoder:
+    """A file that libsndfile decodes.
 
-    tolerance = 0
-    """By how many samples the decoded length may differ from the stated one."""
+    Args:
+        content: where its bytes are.
+        uri: names it in messages.
+        frames: samples per channel, where libsndfile would not know their number.
+        check_before_decoding: a check that is too slow for `probe`.
 
-    def __init__(self, source: ByteRange, uri: str, frames: Samples | None = None) -> None:
-        self.source, self.uri = source, uri
+    Raises:
+        CorruptAudioError: when libsndfile cannot open it.
+        RateError, ChannelError: when the header is out of bounds.
+        UnfinishedAudioError: when it does not state its length.
+        EmptyAudioError: when it holds no samples.
+    """
+
+    tolerance: Samples = 0
+
+    def __init__(
+        self,
+        content: ByteRange,
+        uri: str,
+        frames: Samples | None = None,
+        check_before_decoding: Callable[[], None] | None = None,
+    ) -> None:
+        self.content, self.uri = content, uri
+        self._check_before_decoding = check_before_decoding
         try:
-            self.file = soundfile.SoundFile(source)
+            self.file = soundfile.SoundFile(content)
         except soundfile.SoundFileError as error:
-            source.raise_error()
+            content.raise_error()
             raise CorruptAudioError(
                 f"{uri} cannot be opened: {_reason(error)}; its header is damaged or unusual: "
                 f"{FETCH_AGAIN}, or {CONVERT}"
             ) from error
-        source.raise_error()
-        # Else each read would end in a seek, after which an MP3 is not decoded as it is from its start.
+        content.raise_error()
+        # Otherwise each read would end in a seek, after which an MP3 decodes differently than from its start.
         self.file.seekable = lambda: False
         rate, frames = self.file.samplerate, self.file.frames if frames is None else frames
         check_bounds(rate, self.file.channels, uri)
         if frames == _UNKNOWN_LENGTH:
             raise unfinished(uri, "does not state how many samples it holds")
         if frames == 0:
-            raise EmptyAudioError(f"{uri} holds no samples; record or export it again, or write null")
+            raise EmptyAudioError(f"{uri} holds no samples; record or export it again, or {SET_NULL}")
         self.info = AudioInfo(
             rate_hz=rate, channels=self.file.channels, frames=frames, format=self.file.format
         )
 
     def decode(self, block: Samples) -> Iterator[np.ndarray]:
-        """Yield float32 [samples, channels] blocks of about `block` samples."""
-        if self.info.format == "OGG":
-            check_pages(self.source.file, self.uri)
+        """Yield float32 [samples, channels] blocks of `block` samples, the last one shorter."""
+        if self._check_before_decoding is not None:
+            self._check_before_decoding()
         # `SoundFile.blocks` repeats stale samples after a short read, so the loop is spelt out.
         while True:
             try:
                 samples = self.file.read(block, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                self.source.raise_error()
-                done = f"{self.file.tell() / self.info.rate_hz:.2f} s"
-                raise damaged(self.uri, f"cannot be decoded after {done}: {_reason(error)}") from error
-            self.source.raise_error()
+                self.content.raise_error()
+                decoded_s = self.file.tell() / self.info.rate_hz
+                raise damaged(
+                    self.uri, f"cannot be decoded after {decoded_s:.2f} s: {_reason(error)}"
+                ) from error
+            self.content.raise_error()
             if len(samples):
                 yield samples
             if len(samples) < block:

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from hilbert_ray.embedding.features import embed_documents
     from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_job, version_or_absent, versioned_rows
     from hilbert_ray.embedding.resolve import chosen_encoders, plan_all
-    from hilbert_ray.embedding.worker import EmbedUnits, load_encoder
+    from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
 
 __all__ = [
     "SPEECH_PER_UNIT",
     "EmbedUnits",
     "chosen_encoders",
+    "configured_encoder",
     "embed",
     "embed_documents",
     "estimate",
-    "load_encoder",
     "plan_all",
     "plan_capacity",
     "plan_job",
@@ -47,7 +47,7 @@ __getattr__ = lazy_names(
         ),
         "worker": (
             "EmbedUnits",
-            "load_encoder",
+            "configured_encoder",
         ),
     },
 )

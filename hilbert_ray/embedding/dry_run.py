@@ -28,7 +28,7 @@ from hilbert_ray.embedding.resolve import (
     require_documents,
     resolve_encoders,
 )
-from hilbert_ray.embedding.worker import load_encoder, load_fault
+from hilbert_ray.embedding.worker import configured_encoder, load_fault
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.storage import Files
 from hilbert_ray.store import Quarantined, Snapshot, Store, StoredDocument
@@ -233,7 +233,7 @@ def measure(
     import torch
 
     torch.set_num_threads(config.embed.threads)
-    encoder = load_encoder(config, modality)
+    encoder = configured_encoder(config, modality)
     if (unloaded := load_fault(encoder)) is not None:
         raise EmbedError(unloaded)
     reader = DocumentReader(modality=modality, rate_hz=encoder.rate_hz, config=config)

@@ -30,7 +30,7 @@ from hilbert_ray.document import (
     load_text,
 )
 from hilbert_ray.embedding.plan import version_or_absent
-from hilbert_ray.segmentation import audio_segments, characters, wanted_seconds
+from hilbert_ray.segmentation import audio_segments, characters, expected_seconds
 from hilbert_ray.store import Quarantined, StoredDocument
 
 SEGMENTS_AHEAD = 64
@@ -189,7 +189,7 @@ def _read_audio(item: StoredDocument, rate_hz: Hertz, config: Config) -> Iterato
     blocks = counted(audio.stream(uri, rate_hz))
     yield from audio_segments(document, blocks, rate_hz, config.segment)
     _require_version(item, uri, item.audio_version, config)
-    wanted = wanted_seconds(document, config.segment, samples / rate_hz)
+    wanted = expected_seconds(document, config.segment, samples / rate_hz)
     yield DocumentEnd(amount=wanted, timed=True)
 
 

@@ -8,8 +8,8 @@ import ray
 from hilbert_ray.cluster import connect, is_given
 from hilbert_ray.config import MODALITIES, Config, EmbedConfig, Modality
 from hilbert_ray.embedding.plan import EmbedPlan, EncodingJob, plan_job
-from hilbert_ray.embedding.worker import load_encoder
-from hilbert_ray.encoders import Encoder, pinned, precision_here
+from hilbert_ray.embedding.worker import configured_encoder
+from hilbert_ray.encoders import Encoder, pin_revision, resolve_precision
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.segmentation import require_vad
 from hilbert_ray.store import Snapshot, Store, reads_turns
@@ -33,7 +33,7 @@ def resolve_encoders(config: Config) -> Config:
         spec, options = getattr(config, modality), getattr(config, f"{modality}_encoder")
         if not spec.startswith("hf:"):
             continue
-        spec = pinned(spec)
+        spec = pin_revision(spec)
         if options.precision == "auto":
             options = replace(options, precision=_precision(config.embed))
         config = replace(config, **{modality: spec, f"{modality}_encoder": options})
@@ -42,10 +42,10 @@ def resolve_encoders(config: Config) -> Config:
 
 def _precision(config: EmbedConfig) -> str:
     if not is_given():
-        return precision_here()
+        return resolve_precision()
     connect()
     share = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
-    found: str = ray.get(ray.remote(precision_here).options(**share).remote())
+    found: str = ray.get(ray.remote(resolve_precision).options(**share).remote())
     return found
 
 
@@ -61,7 +61,7 @@ def chosen_encoders(config: Config) -> dict[Modality, Encoder]:
         ConfigError: when one cannot be had, or recordings cannot be cut as it would need them.
     """
     chosen = {
-        modality: load_encoder(config, modality)
+        modality: configured_encoder(config, modality)
         for modality in MODALITIES
         if getattr(config, modality) != "none"
     }

@@ -23,7 +23,7 @@ from hilbert_ray.embedding.features import encode_parts
 from hilbert_ray.embedding.plan import Unit
 from hilbert_ray.embedding.reading import DocumentPart, DocumentProgress, DocumentReader, read, read_ahead
 from hilbert_ray.embedding.remote_decoding import read_remotely
-from hilbert_ray.encoders import Encoder, load_encoder_spec
+from hilbert_ray.encoders import Encoder, build_encoder
 from hilbert_ray.storage import StorageError
 from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store
 from hilbert_ray.version import __version__
@@ -76,7 +76,7 @@ class EmbedUnits:
         self.snapshot = store.snapshot(snapshot)
         self.config = config
         self.fingerprints = fingerprints
-        self.encoders = {modality: load_encoder(config, modality) for modality in fingerprints}
+        self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
         self.tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
@@ -240,11 +240,11 @@ class _Timed:
         return time.monotonic() - self._began
 
 
-def load_encoder(config: Config, modality: Modality) -> Encoder:
+def configured_encoder(config: Config, modality: Modality) -> Encoder:
     """Load the encoder that the settings name for a modality."""
     if modality == "audio":
-        return load_encoder_spec(config.audio, modality, config.audio_encoder, config.segment)
-    return load_encoder_spec(config.text, modality, config.text_encoder, config.segment)
+        return build_encoder(config.audio, modality, config.audio_encoder, config.segment)
+    return build_encoder(config.text, modality, config.text_encoder, config.segment)
 
 
 def _suspected(doc_id: str, key: str) -> Quarantined:

@@ -1,32 +1,32 @@
-"""Frozen encoders behind one protocol: segments in, one float32 vector out for each."""
+"""Frozen encoders behind one protocol: segments in, one float32 vector out per segment."""
 
 from typing import TYPE_CHECKING
 
 from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hilbert_ray.encoders.load import load_encoder_spec
     from hilbert_ray.encoders.protocol import Encoder
+    from hilbert_ray.encoders.registry import build_encoder
     from hilbert_ray.encoders.transformer import pack
-    from hilbert_ray.encoders.weights import pinned, precision_here
+    from hilbert_ray.encoders.weights import pin_revision, resolve_precision
 
 __all__ = [
     "Encoder",
-    "load_encoder_spec",
+    "build_encoder",
     "pack",
-    "pinned",
-    "precision_here",
+    "pin_revision",
+    "resolve_precision",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "load": ("load_encoder_spec",),
+        "registry": ("build_encoder",),
         "protocol": ("Encoder",),
         "transformer": ("pack",),
         "weights": (
-            "pinned",
-            "precision_here",
+            "pin_revision",
+            "resolve_precision",
         ),
     },
 )

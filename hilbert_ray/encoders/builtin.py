@@ -1,7 +1,7 @@
 """The built-in encoders: offline, deterministic, without weights. Honest baselines; the demo uses them.
 
-What they compute with (torch and scikit-learn, seconds to import) is imported at first use: a driver that
-only asks for a fingerprint computes nothing.
+torch and scikit-learn, which take seconds to import, are imported at first use: a driver that only needs a
+fingerprint computes nothing.
 """
 
 import re
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from sklearn.feature_extraction.text import HashingVectorizer
 
 _WORD = re.compile(r"\S+")
+VERSION = 1
+"""Version of what both encoders compute, part of the fingerprint. Raise it when the same segment gives a new
+feature, whatever the cause, so that stores embed it again."""
 
 
 class Mfcc:
     """Mean and deviation of 20 mel-frequency cepstral coefficients (25 ms, 10 ms hop) and their deltas.
 
-    Segments are computed one by one, so batches cannot matter. Those below 25 ms are filled up with zeros.
+    Segments are computed one by one, so batches cannot matter. Those below 25 ms are padded with zeros.
     """
 
     modality: Modality = "audio"
@@ -34,18 +37,19 @@ class Mfcc:
     rate_hz: Hertz = 16_000
     max_tokens: int | None = None
     coefficients = 20
-    frame = 400
-    dim = 6 * coefficients
+    frame = 400  # samples, 25 ms
+    hop = 160  # samples, 10 ms
+    dim = 6 * coefficients  # mean and deviation of coefficients, first and second deltas
 
     def __init__(self, segment: SegmentConfig) -> None:
         self.segment = segment
         self.fingerprint = fingerprint_of(self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        return {"name": self.name, "version": 1, "cutting": segmentation(self.segment, "audio")}
+        return {"name": self.name, "version": VERSION, "cutting": segmentation(self.segment, "audio")}
 
     def describe(self) -> dict[str, Any]:
-        """Return what makes the features, as plain values."""
+        """Return what decides the features, as plain values."""
         return {
             **self._facts(), "spec": self.name, "dim": self.dim, "options": to_dict(EncoderConfig()),
             "segment": to_dict(self.segment), "rate_hz": self.rate_hz, "fingerprint": self.fingerprint,
@@ -53,7 +57,7 @@ class Mfcc:
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, 120] of audio segments at 16 kHz."""
-        transform = self.transform  # loaded for no segment too, so that a worker knows at once whether it can
+        transform = self.transform  # loaded even without segments; see `Encoder.encode`
         features = np.zeros((len(segments), self.dim), np.float32)
         for row, segment in enumerate(segments):
             assert isinstance(segment, AudioSegment)
@@ -62,22 +66,22 @@ class Mfcc:
 
     @cached_property
     def transform(self) -> "torchaudio.transforms.MFCC":
-        """What turns samples into coefficients."""
+        """The function from samples to coefficients."""
         import torchaudio
 
         return torchaudio.transforms.MFCC(
             self.rate_hz,
             n_mfcc=self.coefficients,
-            melkwargs={"n_fft": self.frame, "hop_length": 160, "n_mels": 64, "center": False},
+            melkwargs={"n_fft": self.frame, "hop_length": self.hop, "n_mels": 64, "center": False},
         )
 
     def _encode(self, samples: np.ndarray, transform: "torchaudio.transforms.MFCC") -> np.ndarray:
         import torch
         import torchaudio
 
-        filled = np.zeros(max(len(samples), self.frame), np.float32)
-        filled[: len(samples)] = samples
-        cepstra = transform(torch.from_numpy(filled))  # [coefficients, frames]
+        padded = np.zeros(max(len(samples), self.frame), np.float32)
+        padded[: len(samples)] = samples
+        cepstra = transform(torch.from_numpy(padded))  # [coefficients, frames]
         first = torchaudio.functional.compute_deltas(cepstra)
         second = torchaudio.functional.compute_deltas(first)
         frames = torch.cat([cepstra, first, second])
@@ -93,7 +97,11 @@ class Mfcc:
 
 
 class Hashing:
-    """Hashed words, word pairs and character 3- to 5-grams, each half L2-normalised (Weinberger 2009)."""
+    """Hashed words and word pairs, and hashed character 3- to 5-grams, each half L2-normalised.
+
+    Words carry the topic; character n-grams match inflected and misspelt words too. Source: Weinberger et
+    al. 2009, "Feature hashing for large scale multitask learning".
+    """
 
     modality: Modality = "text"
     name = "hashing"
@@ -108,7 +116,7 @@ class Hashing:
 
     @cached_property
     def vectorizers(self) -> "tuple[HashingVectorizer, HashingVectorizer]":
-        """What hashes words, and what hashes characters."""
+        """The vectorizer of words and the one of characters."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
         words = HashingVectorizer(
@@ -120,10 +128,10 @@ class Hashing:
         return words, characters
 
     def _facts(self) -> dict[str, Any]:
-        return {"name": self.name, "version": 1, "cutting": segmentation(self.segment, "text")}
+        return {"name": self.name, "version": VERSION, "cutting": segmentation(self.segment, "text")}
 
     def describe(self) -> dict[str, Any]:
-        """Return what makes the features, as plain values."""
+        """Return what decides the features, as plain values."""
         return {
             **self._facts(), "spec": self.name, "dim": self.dim, "options": to_dict(EncoderConfig()),
             "segment": to_dict(self.segment), "fingerprint": self.fingerprint,
@@ -131,20 +139,20 @@ class Hashing:
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, 512] of text segments."""
-        vectorizers = self.vectorizers  # as in `Mfcc.encode`
+        vectorizers = self.vectorizers  # loaded even without segments; see `Encoder.encode`
         if not segments:
             return np.zeros((0, self.dim), np.float32)
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
         return np.hstack([vectorizer.transform(texts).toarray() for vectorizer in vectorizers])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of words between white space, of each text."""
+        """Return how many words, separated by white space, each text has."""
         return [len(_WORD.findall(text)) for text in texts]
 
     def split(self, text: str, limit: int) -> list[str]:
         """Return pieces of at most `limit` words."""
         words = list(_WORD.finditer(text))
         return [
-            text[part[0].start() : part[-1].end()]
-            for part in (words[i : i + limit] for i in range(0, len(words), limit))
+            text[piece[0].start() : piece[-1].end()]
+            for piece in (words[i : i + limit] for i in range(0, len(words), limit))
         ]

@@ -1,4 +1,4 @@
-"""What every encoder offers, and the fingerprint that names what it makes."""
+"""What every encoder provides, and the fingerprint that names the features it computes."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ class Encoder(Protocol):
     """What turns segments into features.
 
     modality: which segments it takes. name: as in the settings. dim: width of a feature. fingerprint: hash of
-    all that features depend on besides the document: weights, layer, pooling, precision, segmentation.
-    rate_hz: sampling rate of audio segments. max_tokens: longest text segment, without special tokens; None
-    where there is no limit.
+    everything that features depend on besides the document: weights, layer, pooling, precision, segmentation.
+    rate_hz: sampling rate of audio segments, 0 for text. max_tokens: longest text segment, without special
+    tokens; None where there is no limit.
     """
 
     modality: Modality
@@ -28,12 +28,13 @@ class Encoder(Protocol):
     max_tokens: int | None
 
     def describe(self) -> dict[str, Any]:
-        """Return what makes the features, as plain values: the content of the store's encoder.json."""
+        """Return what decides the features, as plain values: the content of the store's encoder.json."""
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Return features float32 [n, dim], one a segment, the same for a segment in any batch.
+        """Return features float32 [n, dim], one per segment; a segment has the same feature in any batch.
 
-        Given no segment, it loads what it computes with, and raises what keeps it from that.
+        Called without segments, it only loads libraries and weights: a worker does so first, so that what
+        keeps them from loading is raised before any document is read, and no document is blamed for it.
         """
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -44,5 +45,5 @@ class Encoder(Protocol):
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that stand for some plain values."""
+    """Return 16 hexadecimal digits that identify plain values: the start of the SHA-256 of their JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Speech encoders from transformers: wav2vec2 and its kin on the raw waveform, the encoder half of Whisper.
 
-How segments may share a batch depends on the architecture: encoders whose features change with padding take
-segments of exactly equal length together, others pad, mask and pool what is real.
+Whether segments may share a batch depends on the architecture. Encoders whose features change with padding
+get segments of exactly equal length together; others pad, mask, and pool the frames that are real.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from hilbert_ray.config import ConfigError, Modality
 from hilbert_ray.document import AudioSegment, Samples, Segment
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
 
-WAVEFORM = (
+WAVEFORM_TYPES = (
     "wav2vec2",
     "hubert",
     "wavlm",
@@ -25,24 +25,27 @@ WAVEFORM = (
     "unispeech",
     "unispeech-sat",
 )
-PADDABLE = ("wav2vec2", "hubert", "wavlm")
-"""Encoders that masks make independent of padding, when their feature extractor uses layer norm."""
+"""Model types whose input is the raw waveform."""
+PADDABLE_TYPES = ("wav2vec2", "hubert", "wavlm")
+"""Those that masks make independent of padding, if their feature extractor uses layer norm."""
 BATCH_S = {"cpu": 10, "cuda": 60}
-"""Most padded seconds of audio in a batch, by device: a GPU wants many, the caches of a CPU hold few."""
+"""Most padded seconds of audio in a batch, by device: a GPU needs many, the caches of a CPU hold few."""
 OVERHEAD_S = 0.5
-"""Seconds that take about as long as what a batch costs by itself."""
+"""The fixed cost of a batch, as the seconds of audio that take as long."""
 WHISPER_S = 30
+"""What Whisper was trained on: it pads or cuts every input to 30 s."""
 
 
 class _Speech(Transformer):
-    """What both kinds share: segments are samples, and no token stands for a whole one."""
+    """What both kinds share: segments are samples, and there is no token for a whole segment."""
 
     modality: Modality = "audio"
 
     def __init__(self, pretrained: Pretrained) -> None:
         if pretrained.options.pooling == "cls":
             raise ConfigError(
-                f"speech encoder {pretrained.spec} has no cls token; set pooling to mean or mean_std"
+                f"audio encoder {pretrained.spec} is a speech model, which has no cls token; set pooling to "
+                "mean or mean_std"
             )
         super().__init__(pretrained)
         self.extractor = transformers.AutoFeatureExtractor.from_pretrained(pretrained.folder)
@@ -52,24 +55,25 @@ class _Speech(Transformer):
         return [segment.samples for segment in segments if isinstance(segment, AudioSegment)]
 
 
-class Waveform(_Speech):
+class WaveformEncoder(_Speech):
     """wav2vec2 and its kin, on the raw waveform.
 
-    With a group-norm feature extractor the statistics run over padded time too, so only segments of exactly
-    equal length share a batch; so it is for data2vec, whose positional convolutions see padding. Layer-norm
-    wav2vec2, HuBERT and WavLM pad, mask, and pool valid frames.
+    A feature extractor with group norm takes its statistics over padded time too, and the positional
+    convolutions of data2vec see padding: there only segments of exactly equal length share a batch. wav2vec2,
+    HuBERT and WavLM with layer norm pad, mask, and pool valid frames.
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
         super().__init__(pretrained)
         self.budget = BATCH_S[self.device.type] * self.rate_hz
         norm = getattr(self.config, "feat_extract_norm", "group")
-        self.pads = self.config.model_type in PADDABLE and norm == "layer"
+        self.pads = self.config.model_type in PADDABLE_TYPES and norm == "layer"
         self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
-        self.least = self._least_samples()
+        self.shortest = self._samples_of_one_frame()
 
-    def _least_samples(self) -> Samples:
-        """Return the samples that the convolutions need for one frame."""
+    def _samples_of_one_frame(self) -> Samples:
+        """Return the fewest samples from which the convolutions compute a frame (400 for wav2vec2)."""
+        # Backwards through the layers: what a layer needs to give `samples` outputs.
         samples = 1
         for kernel, stride in zip(
             reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True
@@ -78,18 +82,20 @@ class Waveform(_Speech):
         return samples
 
     def _sizes(self, lengths: np.ndarray) -> np.ndarray:
-        sizes: np.ndarray = np.maximum(lengths, self.least)
+        sizes: np.ndarray = np.maximum(lengths, self.shortest)
         return sizes
 
     def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
-        lengths = [max(len(samples), self.least) for samples in inputs]
+        lengths = [max(len(samples), self.shortest) for samples in inputs]
         values = np.zeros((len(inputs), max(lengths)), np.float32)
         for row, samples in enumerate(inputs):
+            # Normalised before padding: otherwise mean and variance would depend on the batch.
             values[row, : len(samples)] = self._normalised(samples)
         mask = torch.arange(values.shape[1])[None] < torch.tensor(lengths)[:, None]
         attention = mask.to(self.device, torch.int64)
         output = self.model(
             torch.from_numpy(values).to(self.device, self.dtype),
+            # Models with group norm were trained without a mask.
             attention_mask=attention if self.pads else None,
             output_hidden_states=self.layers is not None,
         )
@@ -101,14 +107,14 @@ class Waveform(_Speech):
         return self._pool(states, valid)
 
     def _normalised(self, samples: np.ndarray) -> np.ndarray:
-        """Return a waveform as the model's feature extractor gives it, of a segment by itself."""
+        """Return a segment as the model's feature extractor would prepare it alone."""
         wave: np.ndarray = samples.astype(np.float32)
         if self.extractor.do_normalize and len(wave):
-            wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)  # the extractor's epsilon
         return wave
 
 
-class Whisper(_Speech):
+class WhisperEncoder(_Speech):
     """The encoder half of Whisper: always 30 s of log-mel frames, pooled over those that the audio covers."""
 
     def __init__(self, pretrained: Pretrained) -> None:
@@ -122,9 +128,10 @@ class Whisper(_Speech):
             )
         super().__init__(pretrained)
         self.longest = WHISPER_S * self.rate_hz
+        # Log-mel frames are far fewer than samples, so more seconds fit: 1 segment on a CPU, 8 on a GPU.
         self.budget = 4 * BATCH_S[self.device.type] * self.rate_hz
 
-    def _load(self) -> Any:  # noqa: ANN401 - transformers gives no common type
+    def _load(self) -> Any:  # noqa: ANN401 - transformers has no common type
         return super()._load().get_encoder()
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
@@ -132,7 +139,7 @@ class Whisper(_Speech):
             if isinstance(segment, AudioSegment) and len(segment.samples) > self.longest:
                 raise SegmentTooLongError(
                     f"segment from {segment.start:.2f} to {segment.end:.2f} s is longer than the "
-                    f"{WHISPER_S} s that {self.name} takes; set segment.window_s or max_s to at most "
+                    f"{WHISPER_S} s that {self.name} takes; set segment.window_s or segment.max_s to at most "
                     f"{WHISPER_S}"
                 )
         return super()._inputs(segments)
@@ -141,14 +148,16 @@ class Whisper(_Speech):
         return np.full_like(lengths, self.longest)
 
     def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
-        made = self.extractor(
+        mel = self.extractor(
             list(inputs), sampling_rate=self.rate_hz, padding="max_length", return_tensors="pt"
         )
         output = self.model(
-            made.input_features.to(self.device, self.dtype), output_hidden_states=self.layers is not None
+            mel.input_features.to(self.device, self.dtype), output_hidden_states=self.layers is not None
         )
         states = self._states(output)
-        step = 2 * self.extractor.hop_length  # the second convolution halves the mel frames
+        # One state per two mel frames: the second convolution has a stride of 2. Beyond the audio, states are
+        # those of padding, and would pull the mean of a short segment towards silence.
+        step = 2 * self.extractor.hop_length
         covered = torch.tensor([max(-(-len(samples) // step), 1) for samples in inputs])
         valid = torch.arange(states.shape[1])[None] < covered[:, None]
         return self._pool(states, valid.to(self.device))

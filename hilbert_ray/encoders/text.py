@@ -14,15 +14,19 @@ from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Tr
 BATCH_TOKENS = 8192
 """Most padded tokens in a batch."""
 BATCH_OVERHEAD = 32
-"""Tokens that take about as long as what a batch costs by itself."""
-OFFSET = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xmod")
-"""Types that count positions from their padding token's number on, so that the first ones are lost."""
-NO_LIMIT = 100_000  # tokenizers without a limit report an astronomic one
+"""The fixed cost of a batch, as the tokens that take as long."""
+OFFSET_TYPES = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xmod")
+"""Model types that count positions from the id of their padding token on, so the first ones are unused."""
+RELATIVE_TYPES = ("t5", "mt5", "umt5")
+"""Model types with relative positions, which limit nothing."""
+NO_LIMIT = 100_000
+"""Limits from here on mean none: tokenizers without one report an astronomic number."""
 DEFAULT_TOKENS = 512
+"""What a model takes that states no limit: what nearly all text encoders were trained on."""
 
 
-class Text(Transformer):
-    """Token states, pooled over those that are real; nothing is ever truncated."""
+class TextEncoder(Transformer):
+    """Token states, pooled over the real tokens; nothing is ever truncated."""
 
     modality: Modality = "text"
     budget = BATCH_TOKENS
@@ -35,35 +39,37 @@ class Text(Transformer):
         )
         if not tokenizer.is_fast:
             raise ConfigError(
-                f"text encoder {self.name} has no fast tokenizer (tokenizer.json), which splitting needs"
+                f"text encoder {self.name} has no fast tokenizer, which splitting long texts needs; use a "
+                "model that has a tokenizer.json"
             )
+        # Any token pads as well as another, since the mask hides it; GPT-like tokenizers have none for it.
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         self.pad_id = int(tokenizer.pad_token_id)
         self.special = int(tokenizer.num_special_tokens_to_add(False))
         self.max_tokens = self._limit(int(tokenizer.model_max_length)) - self.special
         self.tokenizer = tokenizer.backend_tokenizer
-        # Its file may ask for either; here nothing is cut off, and batches are padded when they are made.
+        # Its file may enable both; here nothing may be cut off, and `_encode` pads.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
 
     def _limit(self, tokenizer_limit: int) -> int:
-        """Return the longest input with special tokens: the tokenizer's limit or the positions'."""
+        """Return the longest input with special tokens: the lower limit of tokenizer and positions."""
         limits = [tokenizer_limit]
         positions = getattr(self.config, "max_position_embeddings", None)
-        if positions and self.config.model_type not in ("t5", "mt5", "umt5"):
-            is_offset = any(name in self.config.model_type for name in OFFSET)
+        if positions and self.config.model_type not in RELATIVE_TYPES:
+            is_offset = any(name in self.config.model_type for name in OFFSET_TYPES)
             limits.append(int(positions) - (int(self.config.pad_token_id or 0) + 1 if is_offset else 0))
         known = [limit for limit in limits if 0 < limit < NO_LIMIT]
         return min(known, default=DEFAULT_TOKENS)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without special tokens."""
-        coded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [len(one) for one in coded]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
 
     def split(self, text: str, limit: int) -> list[str]:
-        """Return pieces of at most `limit` tokens, cut where a word begins where that is possible."""
+        """Return pieces of at most `limit` tokens, cut between words where that is possible."""
         pieces: list[str] = []
         rest = text
         while rest.strip():
@@ -77,29 +83,36 @@ class Text(Transformer):
         return pieces
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]], limit: int) -> int:
-        """Return where to cut so that the first piece, tokenised by itself, stays within the limit."""
+        """Return where to cut so that the first piece, tokenised alone, stays within the limit.
+
+        Args:
+            text: more than `limit` tokens.
+            spans: begin and end of each token in the text, characters.
+            limit: most tokens of the first piece.
+        """
+        # A piece may have more tokens alone than it had in the whole text, so each cut is tried out.
         for last in range(limit, 0, -1):
             cut = spans[last - 1][1]
             starts_word = cut < len(text) and text[cut].isspace()
             if starts_word and self.count_tokens([text[:cut]])[0] <= limit:
                 return cut
-        for last in range(limit, 0, -1):  # one word alone is longer than the limit
+        for last in range(limit, 0, -1):  # a single word is longer than the limit
             cut = spans[last - 1][1]
             if cut and self.count_tokens([text[:cut]])[0] <= limit:
                 return cut
-        return 1
+        return 1  # a character always makes progress, even if it has more tokens than the limit
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
-        tokens = [np.array(coded.ids, np.int64) for coded in self.tokenizer.encode_batch_fast(texts)]
+        inputs = [np.array(encoding.ids, np.int64) for encoding in self.tokenizer.encode_batch_fast(texts)]
         assert self.max_tokens is not None
-        for text, one in zip(texts, tokens, strict=True):
-            if len(one) - self.special > self.max_tokens:
+        for text, ids in zip(texts, inputs, strict=True):
+            if len(ids) - self.special > self.max_tokens:
                 raise SegmentTooLongError(
-                    f"text {text[:40]!r}... has {len(one) - self.special} tokens, more than the "
-                    f"{self.max_tokens} that {self.name} takes; cut it with `segment.text_segments`"
+                    f"text {text[:40]!r}... has {len(ids) - self.special} tokens, more than the "
+                    f"{self.max_tokens} that {self.name} takes; cut it with `segmentation.text_segments`"
                 )
-        return tokens
+        return inputs
 
     def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
         lengths = torch.tensor([len(tokens) for tokens in inputs])

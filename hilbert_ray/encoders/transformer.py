@@ -1,9 +1,9 @@
 """What encoders from transformers share: packing segments into batches, hidden states, pooling.
 
-`speech` and `text` say what a segment's input is and how inputs may share a batch.
+`speech` and `text` define what the input for a segment is and how inputs may share a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,15 +18,18 @@ from torch import Tensor
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
 from hilbert_ray.encoders.protocol import fingerprint_of
-from hilbert_ray.encoders.weights import has_safetensors, precision_here, weights_hash
+from hilbert_ray.encoders.weights import has_safetensors, resolve_precision, weights_hash
 from hilbert_ray.segmentation import segmentation
 
 UNUSED = {"masked_spec_embed", "num_batches_tracked", "pooler"}
-"""Parts of networks that no feature depends on, so that weights may do without them."""
+"""Parts of networks that no feature depends on, so weights may lack them: what only training uses, and the
+head on top of a text encoder."""
+ENCODER_OF_TWO = ("t5", "mt5", "umt5")
+"""Model types with a decoder of which `AutoModelForTextEncoding` gives the encoder half."""
 
 
 class SegmentTooLongError(DocumentError):
-    """A segment beyond what the encoder takes; nothing is cut off to make it fit."""
+    """A segment longer than the encoder takes; nothing is cut off to make it fit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +44,15 @@ class Pretrained:
 
 
 @dataclass(kw_only=True, slots=True)
-class Waste:
-    """How much was computed for padding: real and padded amounts (samples or tokens) so far."""
+class PaddingCount:
+    """How much was computed for padding: samples or tokens so far, without padding and with it."""
 
     real: int = 0
     padded: int = 0
 
     @property
-    def share(self) -> float:
-        """Padding's share of all that was computed."""
+    def fraction(self) -> float:
+        """The fraction of what was computed that was padding, 0 to 1."""
         return 1 - self.real / self.padded if self.padded else 0.0
 
 
@@ -62,11 +65,11 @@ class Transformer:
     budget: int
     """Most samples or tokens in a batch, padding included; a segment above it has a batch to itself."""
     overhead: int = 0
-    """What a batch costs by itself, in samples or tokens; with 0 only inputs of equal size share one."""
+    """The fixed cost of a batch, in samples or tokens; with 0 only inputs of equal size share one."""
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.pretrained, self.name, self.config = pretrained, pretrained.spec, pretrained.config
-        self.precision = precision_here(pretrained.options.precision)
+        self.precision = resolve_precision(pretrained.options.precision)
         self.dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[self.precision]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.pooling = pretrained.options.pooling
@@ -74,20 +77,22 @@ class Transformer:
         width = int(self.config.hidden_size)
         self.dim = 2 * width if self.pooling == "mean_std" else width
         self.fingerprint = fingerprint_of(self._facts())
-        self.waste = Waste()
+        self.padding = PaddingCount()
 
     def _layers(self) -> tuple[int, int] | None:
         """Return the first and last hidden state to average, None for the model's output."""
         layer = self.pretrained.options.layer
         if layer == "last":
             return None
-        parts = [int(part) for part in layer.split(":")]
-        count = int(getattr(self.config, "encoder_layers", None) or self.config.num_hidden_layers)
-        if parts[-1] > count:
+        numbers = [int(number) for number in layer.split(":")]
+        # Models with a decoder too name the layers of the encoder apart.
+        last = int(getattr(self.config, "encoder_layers", None) or self.config.num_hidden_layers)
+        if numbers[-1] > last:
             raise ConfigError(
-                f"encoder {self.name} has hidden states 0 to {count}, but layer {layer} was asked for"
+                f"encoder {self.name} has hidden states 0 to {last}, but layer is {layer}; set it to `last` "
+                "or to numbers in this range"
             )
-        return parts[0], parts[-1]
+        return numbers[0], numbers[-1]
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -99,7 +104,7 @@ class Transformer:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return what makes the features, as plain values."""
+        """Return what decides the features, as plain values."""
         return {
             **self._facts(), "name": self.name, "spec": self.name, "dim": self.dim,
             "type": self.config.model_type, "options": to_dict(self.pretrained.options),
@@ -108,22 +113,24 @@ class Transformer:
         }  # fmt: skip
 
     @cached_property
-    def model(self) -> Any:  # noqa: ANN401 - transformers gives no common type
-        """The network, in the chosen precision, on the GPU where there is one."""
+    def model(self) -> Any:  # noqa: ANN401 - transformers has no common type
+        """The network, in the chosen precision, on the GPU if there is one; loaded at first use."""
         # Weights converted in inference mode need no gradient, and torch then multiplies by a copy of them
         # for every frame when a batch holds two segments or more: WavLM becomes seven times slower.
         with torch.inference_mode(False):
             return self._load().to(self.device, self.dtype).eval()
 
     def _load(self) -> Any:  # noqa: ANN401
-        transformers.utils.logging.disable_progress_bar()  # logs of many workers are no terminal
-        kind = (
-            transformers.AutoModelForTextEncoding
-            if self.config.model_type in ("t5", "mt5", "umt5")
-            else transformers.AutoModel
-        )
+        """Return the network with its weights.
+
+        Raises:
+            ConfigError: when the weights cannot be read or lack what the network computes with.
+        """
+        transformers.utils.logging.disable_progress_bar()  # it would fill the logs of every worker
+        is_encoder_of_two = self.config.model_type in ENCODER_OF_TWO
+        auto_class = transformers.AutoModelForTextEncoding if is_encoder_of_two else transformers.AutoModel
         try:
-            loaded = kind.from_pretrained(
+            loaded = auto_class.from_pretrained(
                 self.pretrained.folder,
                 use_safetensors=has_safetensors(self.pretrained.folder),
                 trust_remote_code=self.pretrained.options.trust_remote_code,
@@ -131,47 +138,53 @@ class Transformer:
             )
         except SafetensorError as error:
             raise ConfigError(
-                f"the weights of encoder {self.name} cannot be read: {error}; fetch them again"
+                f"the weights of encoder {self.name} cannot be read: {error}; they may be truncated: fetch "
+                "them again"
             ) from error
-        if not isinstance(loaded, tuple):  # remote code with a way of its own to load weights
+        if not isinstance(loaded, tuple):  # remote code may load its weights itself and report nothing
             return loaded
-        model, found = loaded
-        unused = UNUSED | ({"decoder"} if self.config.model_type == "whisper" else set())
-        lacking = sorted(name for name in found["missing_keys"] if not unused & set(name.split(".")))
-        if lacking:
-            raise ConfigError(
-                f"the weights of encoder {self.name} lack {len(lacking)} of the tensors that a network of "
-                f"type {self.config.model_type} computes with, the first {lacking[0]}; they would be random: "
-                "use weights that belong to this config.json, or fetch them again"
-            )
+        model, report = loaded
+        self._check_weights(report["missing_keys"])
         return model
 
-    def encode(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Return features float32 [n, dim]; batches are a function of the segments alone.
+    def _check_weights(self, missing: Iterable[str]) -> None:
+        """Check that no tensor that features depend on is missing: transformers would draw it at random."""
+        unused = UNUSED | ({"decoder"} if self.config.model_type == "whisper" else set())
+        needed = sorted(name for name in missing if not unused & set(name.split(".")))
+        if needed:
+            raise ConfigError(
+                f"the weights of encoder {self.name} lack {len(needed)} of the tensors that a network of "
+                f"type {self.config.model_type} computes with, the first {needed[0]}; they would be random: "
+                "use weights that belong to this config.json, or fetch them again"
+            )
 
-        Given none it only loads the weights.
+    def encode(self, segments: Sequence[Segment]) -> np.ndarray:
+        """Return features float32 [n, dim]; how they are batched depends on the segments alone.
+
+        Called without segments, it only loads the weights.
 
         Raises:
             ConfigError: when the weights cannot be read or lack what the network computes with.
+            SegmentTooLongError: when a segment is longer than the encoder takes.
         """
         _ = self.model
         features = np.zeros((len(segments), self.dim), np.float32)
         inputs = self._inputs(segments)
-        lengths = np.array([len(one) for one in inputs], np.int64)
+        lengths = np.array([len(values) for values in inputs], np.int64)
         sizes = self._sizes(lengths)
         for rows in pack(sizes, self.budget, self.overhead):
             with torch.inference_mode():
                 features[rows] = self._encode([inputs[row] for row in rows]).cpu().numpy()
-            self.waste.real += int(lengths[rows].sum())
-            self.waste.padded += int(sizes[rows].max()) * len(rows)
+            self.padding.real += int(lengths[rows].sum())
+            self.padding.padded += int(sizes[rows].max()) * len(rows)
         return features
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
-        """Return what the model sees of each segment: samples or token numbers."""
+        """Return what the model gets of each segment: float32 samples or int64 token ids."""
         raise NotImplementedError
 
     def _sizes(self, lengths: np.ndarray) -> np.ndarray:
-        """Return what inputs of these lengths take of a batch."""
+        """Return how much of a batch inputs of these lengths take, in the unit of `budget`."""
         return lengths
 
     def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
@@ -183,14 +196,16 @@ class Transformer:
         if self.layers is None:
             return output.last_hidden_state.float()  # type: ignore[no-any-return]
         first, last = self.layers
+        # In float32, because a sum in bf16 would be rounded once per layer.
         return torch.stack([state.float() for state in output.hidden_states[first : last + 1]]).mean(0)
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return float32 [batch, dim] from states [batch, time, width] over places where `mask` is True."""
+        """Return float32 [batch, dim] from states [batch, time, width] where `mask` [batch, time] is True."""
         if self.pooling == "cls":
             return states[:, 0]
         weights = mask[..., None].to(states.dtype)
         count = weights.sum(1)
+        # Filled, not only weighted: padding may hold NaN, and 0 * NaN is NaN.
         states = states.masked_fill(~mask[..., None], 0)
         mean = states.sum(1) / count
         if self.pooling == "mean":
@@ -208,24 +223,31 @@ class Transformer:
 
 
 def pack(sizes: np.ndarray, budget: int, overhead: int) -> Iterator[np.ndarray]:
-    """Yield batches of indices, largest first, cut so that all together cost least.
+    """Yield batches of indices, largest first, cut so that together they cost least.
 
-    A batch costs its padded size and `overhead`: many small ones waste time, few large ones padding. With an
-    overhead of 0 only equal sizes share a batch.
+    A batch costs its padded size plus `overhead`: many small ones waste time, few large ones padding. With an
+    overhead of 0, only equal sizes share a batch.
 
     Args:
-        sizes: int [n], what each input takes.
-        budget: most that a batch takes, padding included; an input above it gets a batch to itself.
-        overhead: what a batch costs by itself, in the same unit.
+        sizes: int [n], the size of each input.
+        budget: largest padded size of a batch; an input above it gets a batch to itself.
+        overhead: fixed cost of a batch, in the same unit.
+
+    Yields:
+        int [batch], indices into `sizes`; every index once.
     """
+    # Some cheapest batches are runs of the sorted inputs: moving the larger inputs of two batches together
+    # never costs more. So dynamic programming over the places to cut finds the optimum.
+    # A stable sort keeps the order of equal sizes, which makes batches a function of the inputs alone.
     order = np.argsort(-sizes, kind="stable")
     ordered = sizes[order]
-    least = np.zeros(len(sizes) + 1, np.int64)  # cost of the first so many inputs
-    cuts = np.zeros(len(sizes) + 1, np.int64)  # where the last batch of these begins
-    first = 0
+    least = np.zeros(len(sizes) + 1, np.int64)  # least[i]: cost of the first i inputs
+    cuts = np.zeros(len(sizes) + 1, np.int64)  # cuts[i]: where the last batch of the first i inputs begins
+    first = 0  # the earliest start of a batch that ends at `stop` within the budget; it never moves back
     for stop in range(1, len(sizes) + 1):
         while first < stop - 1 and ordered[first] * (stop - first) > budget:
             first += 1
+        # The first input of a batch is its largest, so all are padded to `ordered[start]`.
         costs = least[first:stop] + ordered[first:stop] * np.arange(stop - first, 0, -1)
         cuts[stop] = first + np.argmin(costs)
         least[stop] = costs.min() + overhead

@@ -3,23 +3,29 @@
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from hilbert_ray.config import ConfigError
 
-Precision = Literal["bf16", "float32"]
-FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+Precision: TypeAlias = Literal["bf16", "float32"]
+FileStamps: TypeAlias = tuple[tuple[str, int, int], ...]
+"""Name, size in bytes and time of change in nanoseconds of some files."""
+
+# Only what an encoder needs: hubs also hold the same weights for other frameworks, many gigabytes.
+_DOWNLOADED = ("*.json", "*.txt", "*.model", "*.safetensors")
 _READ = {
     "config.json", "merges.txt", "preprocessor_config.json", "special_tokens_map.json", "spiece.model",
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt",
 }  # fmt: skip
+"""What features depend on besides the weights. Other files of a folder, such as a README, may change."""
+_HASHED_AT_ONCE = 4 * 2**20
 
 
-def pinned(spec: str) -> str:
+def pin_revision(spec: str) -> str:
     """Return a spec that means the same weights on every node and at any later time.
 
     `hf:<id>[@revision]` becomes `hf:<id>@<commit>`, a folder's path absolute; built-in encoders stay as they
-    are. To learn the commit, the model is fetched, so that its files then lie in this node's cache.
+    are. To learn the commit, the model is fetched, so its files are in this node's cache afterwards.
 
     Raises:
         ConfigError: when the model or the revision cannot be found.
@@ -30,14 +36,14 @@ def pinned(spec: str) -> str:
     folder = Path(fetch(spec))
     if revision is None and Path(name).is_dir():
         return f"hf:{folder.absolute()}"
-    return f"hf:{name}@{folder.name}"
+    return f"hf:{name}@{folder.name}"  # the cache names its folders by commit
 
 
 def fetch(spec: str) -> str:
-    """Return the folder of `hf:<id or folder>[@revision]`; what is no folder is fetched, once a node.
+    """Return the folder of `hf:<id or folder>[@revision]`; an id is downloaded, once per node.
 
     The cache of Hugging Face locks each file, so processes that start together download it once. A commit
-    that the cache holds is not asked about again.
+    that is already in the cache needs no network.
 
     Raises:
         ConfigError: when the model or the revision cannot be found.
@@ -46,26 +52,29 @@ def fetch(spec: str) -> str:
     if Path(name).is_dir():
         if revision is not None:
             raise ConfigError(
-                f"encoder folder {name} is local and has no revision {revision!r}; leave it out"
+                f"encoder folder {name} is local, but revision {revision!r} is set; folders have no "
+                "revisions: leave it out"
             )
         return name
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=[*FILES])
-        if not list(Path(found).glob("*.safetensors")):
-            found = snapshot_download(name, revision=Path(found).name, allow_patterns=[*FILES, "*.bin"])
+        folder = snapshot_download(name, revision=revision, allow_patterns=[*_DOWNLOADED])
+        if not list(Path(folder).glob("*.safetensors")):
+            # Older models only have pickled weights. The commit is repeated: the branch may have moved.
+            commit = Path(folder).name
+            folder = snapshot_download(name, revision=commit, allow_patterns=[*_DOWNLOADED, "*.bin"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ConfigError(
-            f"encoder {spec} is no folder here and cannot be fetched: {error}; give the path of a folder "
-            "with config.json and model.safetensors, or mend the name, the revision or the network"
+            f"encoder {spec} is not a local folder and cannot be fetched: {error}; give the path of a folder "
+            "with config.json and model.safetensors, or correct the name, the revision or the network"
         ) from error
-    return str(found)
+    return str(folder)
 
 
 def _parse(spec: str) -> tuple[str, str | None]:
-    """Split `hf:<id or folder>[@revision]`; a folder whose own name holds an @ is taken whole."""
+    """Split `hf:<id or folder>[@revision]`; a folder whose own name contains an @ is taken whole."""
     name = spec.removeprefix("hf:")
     if Path(name).is_dir() or "@" not in name:
         return name, None
@@ -75,42 +84,43 @@ def _parse(spec: str) -> tuple[str, str | None]:
 
 def weights_hash(folder: str) -> str:
     """Return the SHA-256 over the files that features depend on."""
-    return _hash(folder, _stamp(folder))
+    return _hash(folder, _stamps(folder))
 
 
 def has_safetensors(folder: str) -> bool:
     """Return whether the weights are read from safetensors."""
-    return any(name.endswith(".safetensors") for name, _, _ in _stamp(folder))
+    return any(name.endswith(".safetensors") for name, _, _ in _stamps(folder))
 
 
-@cache
-def _hash(folder: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+@cache  # gigabytes are hashed once per process; stamps are part of the key so that changed files are seen
+def _hash(folder: str, stamps: FileStamps) -> str:
     digest = hashlib.sha256()
-    for name, _, _ in stamp:
+    for name, _, _ in stamps:
         digest.update(name.encode())
         with (Path(folder) / name).open("rb") as file:
-            while block := file.read(2**22):
+            while block := file.read(_HASHED_AT_ONCE):
                 digest.update(block)
     return digest.hexdigest()
 
 
-def _stamp(folder: str) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of each file that features depend on: a changed one is hashed again."""
+def _stamps(folder: str) -> FileStamps:
+    """Return the stamps of the files that features depend on, weights first."""
     files = sorted(Path(folder).iterdir())
     weights = [f for f in files if f.suffix == ".safetensors"] or [f for f in files if f.suffix == ".bin"]
     if not weights:
-        raise ConfigError(f"encoder folder {folder} has no weights; it must hold model.safetensors")
-    chosen = [*weights, *(f for f in files if f.name in _READ)]
-    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in chosen)
+        raise ConfigError(f"encoder folder {folder} has no weights; it must contain model.safetensors")
+    others = [f for f in files if f.name in _READ]
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in [*weights, *others])
 
 
-def precision_here(wanted: str = "auto") -> Precision:
+def resolve_precision(setting: str = "auto") -> Precision:
     """Return the arithmetic for `auto`, `float32` or `bf16`: `auto` is bf16 where this device has it."""
     import torch
 
-    if wanted != "auto":
-        return "bf16" if wanted == "bf16" else "float32"
+    if setting != "auto":
+        return "bf16" if setting == "bf16" else "float32"
     if torch.cuda.is_available():
+        # From Ampere (compute capability 8.0) on; older cards emulate bf16, slower than float32.
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "float32"
     return "bf16" if _cpu_has_bf16() else "float32"
 

@@ -1,14 +1,18 @@
-"""The latest part of a stream, addressed by place: what cutting holds in memory."""
+"""Streams of samples: the latest part of one, addressed by position, and the count of what has passed."""
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 
+from hilbert_ray.document import Samples
+
 
 class Buffer:
-    """Consecutive float32 arrays of a stream, of which the oldest may be forgotten.
+    """Consecutive float32 arrays of a stream, of which the oldest may be dropped.
 
-    `first` and `end` are the places of the first value that is held and of the next that will come.
+    This is all that cutting holds in memory. Positions count from the start of the stream: `first` is that of
+    the first value still held, `end` that of the next value to come.
     """
 
     def __init__(self) -> None:
@@ -20,15 +24,30 @@ class Buffer:
         self.blocks.append(block)
         self.end += len(block)
 
-    def forget(self, until: int) -> None:
-        """Let go of blocks that lie before a place entirely."""
+    def drop(self, until: int) -> None:
+        """Drop the blocks that lie entirely before a position."""
         while self.blocks and self.first + len(self.blocks[0]) <= until:
             self.first += len(self.blocks.popleft())
 
-    def take(self, start: int, end: int) -> np.ndarray:
-        """Return a copy of the values from `start`, which must be held still, to `end` or to what is held."""
-        parts, at = [np.zeros(0, np.float32)], self.first
+    def copy(self, start: int, end: int) -> np.ndarray:
+        """Return the values from `start`, which must still be held, up to `end` or the last one held."""
+        # The empty array gives the result its dtype where nothing is held.
+        pieces, position = [np.zeros(0, np.float32)], self.first
         for block in self.blocks:
-            parts.append(block[max(start - at, 0) : max(end - at, 0)])
-            at += len(block)
-        return np.concatenate(parts)
+            pieces.append(block[max(start - position, 0) : max(end - position, 0)])
+            position += len(block)
+        return np.concatenate(pieces)
+
+
+class CountedBlocks(Iterator[np.ndarray]):
+    """Passes the blocks of a stream on; `samples` is how many samples have passed."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]) -> None:
+        self._blocks = blocks
+        self.samples: Samples = 0
+
+    def __next__(self) -> np.ndarray:
+        """Return the next block."""
+        block = next(self._blocks)
+        self.samples += len(block)
+        return block

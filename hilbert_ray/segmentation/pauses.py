@@ -15,42 +15,43 @@ def cut_at_pauses(
     """Yield (start, samples) of segments that together are exactly each stretch; see `cut_frame` for where.
 
     Args:
-        blocks: mono float32 samples at `RATE_HZ`; read as far as the last stretch.
-        stretches: (begin, end), apart from one another and in order; an end may lie beyond the recording.
-        longest: the most samples of a segment; twice as many are held, to see how a pause goes on.
+        blocks: mono float32 samples at `vad.RATE_HZ`; read as far as the last stretch.
+        stretches: (begin, end), in order and without overlaps; an end may lie beyond the recording.
+        longest: the most samples of a segment; twice as many are held, to see where a pause ends.
     """
-    parts = speech_probabilities(blocks)
-    samples, speech = Buffer(), Buffer()
+    detected = speech_probabilities(blocks)
+    samples, speech = Buffer(), Buffer()  # `speech` is addressed by frame
     for start, limit in stretches:
         while start < limit:
-            begin = start // FRAME
+            first_frame = start // FRAME
             while samples.end < min(limit, start + 2 * longest):
-                part = next(parts, None)
-                if part is None:
+                step = next(detected, None)
+                if step is None:
                     limit = samples.end
                     break
-                samples.append(part[0])
-                speech.append(part[1])
-                samples.forget(start)
-                speech.forget(begin)
+                samples.append(step[0])
+                speech.append(step[1])
+                samples.drop(start)
+                speech.drop(first_frame)
             if start >= limit:  # the recording is over
                 return
             end = limit
             if limit - start > longest:
-                ahead = speech.take(begin, -(-min(limit, start + 2 * longest) // FRAME))
-                cut = cut_frame(ahead, (start + longest) // FRAME - begin)
-                end = (begin + cut) * FRAME if cut else start + longest
-            yield start, samples.take(start, end)
+                # Frames are counted from the stream's start, not the segment's: round outwards.
+                seen = speech.copy(first_frame, -(-min(limit, start + 2 * longest) // FRAME))
+                cut = cut_frame(seen, (start + longest) // FRAME - first_frame)
+                end = (first_frame + cut) * FRAME if cut else start + longest
+            yield start, samples.copy(start, end)
             start = end
 
 
 def cut_frame(speech: np.ndarray, limit: int) -> int:
     """Return before which frame a segment that begins in frame 0 ends: as late as possible up to `limit`.
 
-    That is the middle of the last pause, or the limit if it comes sooner and the pause has begun well before.
-    The pause that the segment begins in counts only if it reaches the limit, else it would make a segment of
-    its own. Without a pause: where speech is least likely in the second half, the last of equals. 0 if there
-    is no frame to choose, because the limit is 0.
+    That is the middle of the last pause, or the limit if it comes sooner and the pause began well before.
+    The pause that the segment begins in counts only if it reaches the limit; otherwise it would become a
+    segment of its own. Without a pause: where speech is least likely in the second half, the last of equals.
+    0 if there is no frame to choose, because the limit is 0.
 
     Args:
         speech: probabilities float32 [frames], from the segment's first frame to twice the limit, or to the
@@ -61,9 +62,11 @@ def cut_frame(speech: np.ndarray, limit: int) -> int:
     if len(begins) and begins[0] == 0 and ends[0] >= limit:
         return limit
     cuts = np.minimum((begins + ends) // 2, limit)
+    # "Well before": a cut just where a pause begins would clip the end of the word before it.
     cuts = cuts[(begins > 0) & (cuts - begins >= SHORTEST_PAUSE // 2)]
     if len(cuts):
         return int(cuts[-1])
+    # Not in the first half: somebody who never pauses would be cut into crumbs.
     half = (limit + 1) // 2
-    late = speech[half:limit]
-    return limit - 1 - int(late[::-1].argmin()) if len(late) else limit
+    second_half = speech[half:limit]
+    return limit - 1 - int(second_half[::-1].argmin()) if len(second_half) else limit

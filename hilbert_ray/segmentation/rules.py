@@ -6,13 +6,15 @@ from hilbert_ray.config import Modality, SegmentConfig, to_dict
 from hilbert_ray.segmentation.vad import vad_identity
 
 CUTTING_RULES = 2
-"""Version of how `segment` cuts: to be raised when the same settings give other segments."""
+"""Version of the code that cuts. Raise it when the same settings give other segments: stores are then
+embedded again instead of mixing features of both."""
 
 
 def cutting(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
     """Return the segmentation settings that a modality's features depend on.
 
-    Roles are left out: they decide which part of a document is read, and so belong to the document's key.
+    Roles are left out: they decide which part of a document is read, and so are part of the hash of its
+    source.
     """
     values = to_dict(segment)
     names = ("audio", "window_s", "hop_s", "max_s") if modality == "audio" else ("target_tokens",)
@@ -20,10 +22,10 @@ def cutting(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
 
 
 def segmentation(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
-    """Return all that decides how a modality is cut: the settings, and the detector where it cuts at pauses.
+    """Return everything that decides how a modality is cut: settings, rules, and the detector of pauses.
 
     Raises:
-        ConfigError: when pauses are asked for and the detector is not installed.
+        ConfigError: when the settings cut at pauses and the detector is not installed.
     """
     facts = {**cutting(segment, modality), "rules": CUTTING_RULES}
     if facts.get("audio") == "pause":

@@ -1,8 +1,8 @@
 """Voice activity: how likely each 32 ms of a recording are speech, and where its pauses are.
 
-The detector is Silero VAD, run by onnxruntime as a stream in constant memory. The package `silero_vad` gives
-the model file and is never imported, because importing it sets the whole process to one torch thread.
-`segment` cuts at the pauses; `encoders` makes `identity` part of what identifies features.
+The detector is Silero VAD, run by onnxruntime as a stream in constant memory. The package `silero_vad` only
+provides the model file and is never imported, because importing it sets the whole process to one torch
+thread. `pauses` cuts at the pauses; `rules` makes `vad_identity` part of what identifies features.
 """
 
 import hashlib
@@ -17,22 +17,27 @@ import numpy as np
 from hilbert_ray.config import ConfigError
 from hilbert_ray.document import Hertz, Samples
 
+# The model fixes these: other rates and frames need other weights.
 RATE_HZ: Hertz = 16_000
 FRAME: Samples = 512
-"""Samples that one probability stands for."""
+"""Samples per probability."""
 SPEECH = 0.5
-"""Probability from which a frame counts as speech."""
+"""Probability from which a frame counts as speech, the default of Silero's own tools."""
 SHORTEST_PAUSE = 6
 """Frames (0.19 s) without speech that make a pause; closures inside words are shorter."""
 _CONTEXT: Samples = 64
+"""Samples of the frame before that the model sees in front of each frame."""
 _FRAMES_AT_ONCE = 64
+"""Frames per call of the model (2 s), to save the overhead of a call per frame."""
+_STATE_SHAPE = (1, 1, 128)
+"""The recurrent state that is carried from call to call."""
 
 
 def require_vad(rate_hz: Hertz) -> None:
-    """Check that the detector is installed and takes audio of this rate.
+    """Check that the detector is installed and works at this rate.
 
     Raises:
-        ConfigError: naming the extra to install, or the rate.
+        ConfigError: when it is not installed, or needs another rate.
     """
     if find_spec("onnxruntime") is None or not _model_file().is_file():
         raise ConfigError(
@@ -41,8 +46,8 @@ def require_vad(rate_hz: Hertz) -> None:
         )
     if rate_hz != RATE_HZ:
         raise ConfigError(
-            f"segment.audio is `pause` and the audio encoder takes {rate_hz} Hz; the detector of pauses "
-            f"takes {RATE_HZ} Hz only: take an encoder of that rate, or use `window` or `turns`"
+            f"segment.audio is `pause` and the audio encoder takes {rate_hz} Hz; the pause detector takes "
+            f"{RATE_HZ} Hz only: choose an encoder with that rate, or use `window` or `turns`"
         )
 
 
@@ -58,9 +63,9 @@ def vad_identity() -> dict[str, Any]:
 
 
 def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (samples, probabilities of speech) of a recording in parts of 2 s, the last one shorter.
+    """Yield (samples, probabilities of speech) of a recording in steps of 2 s, the last one shorter.
 
-    The parts, and so the probabilities, do not depend on the sizes of the blocks.
+    The steps, and so the probabilities, do not depend on the sizes of the blocks.
 
     Args:
         blocks: mono float32 samples at `RATE_HZ`.
@@ -69,20 +74,25 @@ def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndar
         samples float32 [n], and probabilities float32 [ceil(n / FRAME)], the last frame filled up with zeros.
     """
     session = _session()
-    hidden = cell = np.zeros((1, 1, 128), np.float32)
+    hidden = cell = np.zeros(_STATE_SHAPE, np.float32)
     context = np.zeros(_CONTEXT, np.float32)
-    for samples in _regrouped(blocks, _FRAMES_AT_ONCE * FRAME):
+    for samples in _equal_blocks(blocks, _FRAMES_AT_ONCE * FRAME):
         frames = np.zeros((-(-len(samples) // FRAME), FRAME), np.float32)
         frames.reshape(-1)[: len(samples)] = samples
         contexts = np.concatenate([context[None], frames[:-1, -_CONTEXT:]])
         context = frames[-1, -_CONTEXT:]
-        heard = {"input": np.concatenate([contexts, frames], axis=1), "h": hidden, "c": cell}
-        speech, hidden, cell = session.run(["speech_probs", "hn", "cn"], heard)
+        inputs = {"input": np.concatenate([contexts, frames], axis=1), "h": hidden, "c": cell}
+        speech, hidden, cell = session.run(["speech_probs", "hn", "cn"], inputs)
         yield samples, speech
 
 
 def find_pauses(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames and the ends of the pauses in some frames' probabilities, both int [pauses]."""
+    """Return where pauses begin and end, both int [pauses], an end being the first frame after its pause.
+
+    Args:
+        speech: probabilities float32 [frames].
+    """
+    # Padded with speech on both sides, every run of quiet frames has two edges.
     is_quiet = np.concatenate([[False], speech < SPEECH, [False]])
     edges = np.flatnonzero(is_quiet[1:] != is_quiet[:-1])
     begins, ends = edges[::2], edges[1::2]
@@ -90,26 +100,28 @@ def find_pauses(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return begins[is_long], ends[is_long]
 
 
-def _regrouped(blocks: Iterator[np.ndarray], size: Samples) -> Iterator[np.ndarray]:
-    """Yield the samples of some blocks in groups of one size, the last one shorter."""
-    held: list[np.ndarray] = []
+def _equal_blocks(blocks: Iterator[np.ndarray], size: Samples) -> Iterator[np.ndarray]:
+    """Yield the samples of blocks of any size in blocks of one size, the last one shorter."""
+    collected: list[np.ndarray] = []
     count = 0
     for block in blocks:
-        held.append(block)
+        collected.append(block)
         count += len(block)
         if count >= size:
-            joined = np.concatenate(held)
+            joined = np.concatenate(collected)
             whole = count - count % size
-            yield from (joined[at : at + size] for at in range(0, whole, size))
-            held, count = [joined[whole:].copy()], count - whole
+            yield from (joined[start : start + size] for start in range(0, whole, size))
+            # A copy, so that the few samples that are left do not keep all of `joined` in memory.
+            collected, count = [joined[whole:].copy()], count - whole
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(collected)
 
 
 def _model_file() -> Path:
-    found = find_spec("silero_vad")
-    folder = found.submodule_search_locations[0] if found and found.submodule_search_locations else "absent"
-    return Path(folder) / "data" / "silero_vad_16k_sequence.onnx"
+    """Return where the model lies in the package; a path that does not exist where that is not installed."""
+    package = find_spec("silero_vad")
+    folders = package.submodule_search_locations if package else None
+    return Path(folders[0] if folders else "absent") / "data" / "silero_vad_16k_sequence.onnx"
 
 
 @cache
@@ -117,6 +129,7 @@ def _session() -> Any:  # noqa: ANN401 - onnxruntime has no types
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # The model is small: more threads only take CPU from the encoder.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(
         str(_model_file()), sess_options=options, providers=["CPUExecutionProvider"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray.cli import main
-from hilbert_ray.config.settings import Config, EmbedConfig, SegmentConfig
+from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
 from hilbert_ray.embedding import dry_run
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.dry_run import estimate

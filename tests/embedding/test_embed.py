@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray import segmentation as segment
-from hilbert_ray.config.settings import Config, EmbedConfig, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.config import Config, EmbedConfig, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document.manifest import read_manifest
 from hilbert_ray.document.records import AudioSegment, Document, Segment
 from hilbert_ray.embedding import worker as working
@@ -38,7 +38,7 @@ from hilbert_ray.embedding.plan import (
 from hilbert_ray.embedding.pool import TooManyQuarantinedError, pool
 from hilbert_ray.embedding.reading import draw_ahead
 from hilbert_ray.embedding.resolve import EmbedError, resolve_encoders
-from hilbert_ray.embedding.worker import DEATHS, EmbedUnits, UnitResult, load_encoder
+from hilbert_ray.embedding.worker import DEATHS, EmbedUnits, UnitResult, configured_encoder
 from hilbert_ray.segmentation.audio import audio_segments
 from hilbert_ray.store.features import Commit, FeatureRow
 from hilbert_ray.store.snapshot import StoredDocument
@@ -57,7 +57,7 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
     )
     units: dict[Modality, list[Unit]] = {}
     for modality in MODALITIES:
-        encoder = load_encoder(config, modality)
+        encoder = configured_encoder(config, modality)
         store.add_encoder(modality, encoder.fingerprint, encoder.describe())
         by_turns = reads_turns(modality, encoder.describe())
         job = EncodingJob(modality=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns)
@@ -68,7 +68,7 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
 
 def worker_of(store: Store, number: int, config: Config = CONFIG) -> EmbedUnits:
     """Return an encoder actor as Ray makes it, in this process."""
-    fingerprints = {modality: load_encoder(config, modality).fingerprint for modality in MODALITIES}
+    fingerprints = {modality: configured_encoder(config, modality).fingerprint for modality in MODALITIES}
     return EmbedUnits(store, number, config, fingerprints)
 
 
@@ -277,7 +277,7 @@ def test_stored_features_are_those_of_the_plain_encoder(tmp_path: Path) -> None:
             for s in (0.0, 10.0, 20.0)
         ]
         row = found["audio", document.doc_id]
-        expected = load_encoder(CONFIG, "audio").encode(windows)
+        expected = configured_encoder(CONFIG, "audio").encode(windows)
         np.testing.assert_allclose(row.features.astype(np.float32), expected, rtol=2e-3, atol=1e-3)
         assert row.start.tolist() == [0.0, 10.0, 20.0]
         assert row.end.tolist() == [10.0, 20.0, 23.0]
@@ -326,7 +326,7 @@ def test_audio_cut_by_turns_is_done_again_when_a_turn_moves_and_windows_are_not(
     _, units = planned(manifest, store, by_turns)
     assert [doc_id for unit in units["audio"] for doc_id, _ in unit.keys] == ["d001"]
     embed_here(manifest, store, by_turns)
-    fingerprint = load_encoder(by_turns, "audio").fingerprint
+    fingerprint = configured_encoder(by_turns, "audio").fingerprint
     rows = {row.doc_id: row for row in store.read("audio", fingerprint)}
     assert rows["d001"].end.tolist() == [1.0, 4.0, 6.0, 8.0]
     assert rows["d001"].seen == pytest.approx(7.0)
@@ -458,7 +458,7 @@ def test_a_file_replaced_after_planning_fails_with_that_reason(tmp_path: Path) -
     assert [row.doc_id for row in rows] == ["d001"]
     assert failure.error == "ChangedError"
     assert f"d000.wav was version {items[0].audio_version} when the run was planned and is" in failure.message
-    _, [failure] = embed_documents(items, ["k0", "k1"], "text", load_encoder(CONFIG, "text"), CONFIG)
+    _, [failure] = embed_documents(items, ["k0", "k1"], "text", configured_encoder(CONFIG, "text"), CONFIG)
     assert (failure.doc_id, failure.error) == ("d001", "ChangedError")
 
 
@@ -466,7 +466,7 @@ def test_a_document_in_which_no_speaker_is_kept_says_so(tmp_path: Path) -> None:
     items = stored_of(make.corpus(tmp_path, 1))
     config = replace(CONFIG, segment=SegmentConfig(roles=("judge",)))
     for modality in MODALITIES:
-        _, [failure] = embed_documents(items, ["k"], modality, load_encoder(config, modality), config)
+        _, [failure] = embed_documents(items, ["k"], modality, configured_encoder(config, modality), config)
         assert "judge" in failure.message or "no audio left to embed" in failure.message
         assert "d000" in failure.message
 
@@ -813,7 +813,7 @@ def test_every_second_and_every_token_that_is_present_is_seen(
         spoken = sum(turn["end"] - turn["start"] for turn in kept)
         wanted = spoken if cut == "turns" or roles else duration
         assert row.seen == row.present == pytest.approx(wanted, abs=(1 + len(turns)) / 16000)
-        encoder = load_encoder(config, "text")
+        encoder = configured_encoder(config, "text")
         [row], none = embed_documents(items, ["k"], "text", encoder, config)
         assert none == []
         assert row.seen == row.present == sum(encoder.count_tokens([turn["text"] for turn in kept]))

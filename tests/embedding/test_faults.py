@@ -22,7 +22,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from hilbert_ray.config.settings import EncoderConfig, Modality
+from hilbert_ray.config import EncoderConfig, Modality
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.resolve import EmbedError
 from hilbert_ray.storage.files import StorageError

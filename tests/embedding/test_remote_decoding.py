@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from hilbert_ray.config.settings import SegmentConfig
+from hilbert_ray.config import SegmentConfig
 from hilbert_ray.document.records import AudioSegment
 from hilbert_ray.embedding import remote_decoding as elsewhere
 from hilbert_ray.embedding import worker as working

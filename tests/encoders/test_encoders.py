@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from hilbert_ray.config.settings import ConfigError, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document.records import AudioSegment, Segment, TextSegment
-from hilbert_ray.encoders.load import load_encoder_spec
 from hilbert_ray.encoders.protocol import Encoder, fingerprint_of
-from hilbert_ray.encoders.speech import Whisper
+from hilbert_ray.encoders.registry import build_encoder
+from hilbert_ray.encoders.speech import WhisperEncoder
 from hilbert_ray.encoders.transformer import SegmentTooLongError, pack
 from hilbert_ray.segmentation.rules import segmentation
 from hilbert_ray.segmentation.vad import vad_identity
@@ -73,8 +73,8 @@ def modality_of(name: str) -> Modality:
 
 
 def load(spec: str, modality: Modality, **changes: Any) -> Encoder:  # noqa: ANN401
-    encoder = load_encoder_spec(spec, modality, replace(FLOAT32, **changes), SegmentConfig())
-    if isinstance(encoder, Whisper):
+    encoder = build_encoder(spec, modality, replace(FLOAT32, **changes), SegmentConfig())
+    if isinstance(encoder, WhisperEncoder):
         encoder.budget = 8 * encoder.longest  # several at once, as on a GPU; a CPU takes them one by one
     return encoder
 
@@ -147,7 +147,7 @@ def test_padding_is_shared_only_where_it_changes_nothing(name: str, small: Model
     encoder: Any = load(small(name), modality_of(name))
     encoder.encode(pool_of(name))
     has_padding = name in TEXT or name in PADS_AUDIO or name in ("minilm", "whisper")
-    assert (encoder.waste.share > 0) == has_padding
+    assert (encoder.padding.fraction > 0) == has_padding
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -198,7 +198,7 @@ def test_models_of_true_size_give_one_feature_a_segment_too(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", WAVEFORM)
-def test_a_segment_below_one_frame_is_filled_up(name: str, small: Models) -> None:
+def test_a_segment_below_one_frame_is_padded(name: str, small: Models) -> None:
     encoder, segments = load(small(name), "audio"), audio(300, 16000, 1)
     features = encoder.encode(segments)
     assert np.isfinite(features).all()
@@ -272,7 +272,7 @@ def test_whisper_refuses_what_it_would_cut_off(small: Models) -> None:
     with pytest.raises(
         ConfigError, match=r"takes at most 30 s, but segments may last 40\.0 s; set segment\.window_s"
     ):
-        load_encoder_spec(small("whisper"), "audio", FLOAT32, SegmentConfig(window_s=40.0, hop_s=40.0))
+        build_encoder(small("whisper"), "audio", FLOAT32, SegmentConfig(window_s=40.0, hop_s=40.0))
     with pytest.raises(SegmentTooLongError, match="longer than the 30 s"):
         load(small("whisper"), "audio").encode(audio(31 * 16000))
 
@@ -401,7 +401,7 @@ def test_the_fingerprint_changes_with_all_that_features_depend_on(tmp_path: Path
     folder = models.made("hubert-group", tmp_path)
 
     def fingerprint(segment: SegmentConfig, **changes: Any) -> str:  # noqa: ANN401
-        return load_encoder_spec(folder, "audio", replace(FLOAT32, **changes), segment).fingerprint
+        return build_encoder(folder, "audio", replace(FLOAT32, **changes), segment).fingerprint
 
     base = fingerprint(SegmentConfig())
     assert fingerprint(SegmentConfig()) == base
@@ -461,9 +461,9 @@ def test_a_model_of_the_other_modality_or_a_layer_beyond_it_is_refused(small: Mo
     speech = small("wav2vec2-group")
     with pytest.raises(ConfigError, match="is a speech model"):
         load(speech, "text")
-    with pytest.raises(ConfigError, match=r"audio encoder .* is of type bert"):
+    with pytest.raises(ConfigError, match="is a model of type 'bert', expected one of wav2vec2"):
         load(minilm(), "audio")
-    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer 7 was asked for"):
+    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer is 7; set it to"):
         load(speech, "audio", layer="7")
     with pytest.raises(ConfigError, match="no cls token"):
         load(speech, "audio", pooling="cls")

@@ -1,4 +1,4 @@
-"""Where weights come from: a pinned revision, fetched once a node from a server that speaks like the hub."""
+"""Where weights come from: a pinned revision, fetched once per node from a server that acts like the hub."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hilbert_ray.config.settings import ConfigError, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document.records import AudioSegment, Segment, TextSegment
-from hilbert_ray.encoders.load import load_encoder_spec
 from hilbert_ray.encoders.protocol import Encoder
-from hilbert_ray.encoders.weights import fetch, pinned, precision_here, weights_hash
+from hilbert_ray.encoders.registry import build_encoder
+from hilbert_ray.encoders.weights import fetch, pin_revision, resolve_precision, weights_hash
 from tests import models
 
 WEIGHTS = "model.safetensors"
@@ -141,12 +141,12 @@ def node(hub: Hub | None, home: Path, **more: str) -> dict[str, str]:
 PROGRAM = """
 import sys
 from hilbert_ray.config import ConfigError
-from hilbert_ray.encoders import pinned
+from hilbert_ray.encoders import pin_revision
 from hilbert_ray.encoders.weights import fetch
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    print({"pinned": pinned, "fetch": fetch}[sys.argv[1]](sys.argv[2]))
+    print({"pin_revision": pin_revision, "fetch": fetch}[sys.argv[1]](sys.argv[2]))
 except ConfigError as error:
     print("ConfigError:", error)
 assert "torch" not in sys.modules
@@ -156,7 +156,7 @@ assert "torch" not in sys.modules
 def processes(
     action: str, spec: str, environment: Mapping[str, str], count: int = 1, cwd: Path | None = None
 ) -> list[str]:
-    """Call `pinned` or `fetch` in some processes at the same time; return what each got."""
+    """Call `pin_revision` or `fetch` in some processes at the same time; return what each got."""
     environment = {**environment, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     started = [
         subprocess.Popen(
@@ -190,7 +190,7 @@ def test_processes_that_start_together_download_each_file_once(
     hub.downloads.clear()
     assert processes("fetch", f"hf:small/encoder@{commit}", node(hub, tmp_path)) == answers[:1]
     assert not hub.downloads
-    encoder = load_encoder_spec(f"hf:{folder}", "text", EncoderConfig(precision="float32"), SegmentConfig())
+    encoder = build_encoder(f"hf:{folder}", "text", EncoderConfig(precision="float32"), SegmentConfig())
     assert encoder.max_tokens == 62
 
 
@@ -198,14 +198,14 @@ def test_a_pinned_encoder_stays_the_same_when_its_branch_moves(
     hub: Hub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     first = hub.push(files)
-    [spec] = processes("pinned", "hf:small/encoder", node(hub, tmp_path / "driver"))
+    [spec] = processes("pin_revision", "hf:small/encoder", node(hub, tmp_path / "driver"))
     assert spec == f"hf:small/encoder@{first}"
     second = hub.push({**files, WEIGHTS: files[WEIGHTS][:-1] + b"\1"})
     elsewhere = node(hub, tmp_path / "worker")
     [folder] = processes("fetch", spec, elsewhere)
     assert (Path(folder) / WEIGHTS).read_bytes() == files[WEIGHTS]
-    assert processes("pinned", spec, elsewhere) == [spec]
-    [moved] = processes("pinned", "hf:small/encoder@main", elsewhere)
+    assert processes("pin_revision", spec, elsewhere) == [spec]
+    [moved] = processes("pin_revision", "hf:small/encoder@main", elsewhere)
     assert moved == f"hf:small/encoder@{second}"
     [other] = processes("fetch", moved, elsewhere)
     assert weights_hash(other) != weights_hash(folder)
@@ -213,13 +213,13 @@ def test_a_pinned_encoder_stays_the_same_when_its_branch_moves(
 
 def test_the_cache_serves_a_node_without_a_network(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
     commit = hub.push(files)
-    [spec] = processes("pinned", "hf:small/encoder", node(hub, tmp_path))
+    [spec] = processes("pin_revision", "hf:small/encoder", node(hub, tmp_path))
     for more in ({"HF_HUB_OFFLINE": "1"}, {}):
         cut_off = node(None, tmp_path, **more)
-        assert processes("pinned", spec, cut_off) == [f"hf:small/encoder@{commit}"]
-        assert processes("pinned", "hf:small/encoder@main", cut_off) == [f"hf:small/encoder@{commit}"]
-        [message] = processes("pinned", "hf:small/other", cut_off)
-        assert message.startswith("ConfigError: encoder hf:small/other is no folder here and cannot be")
+        assert processes("pin_revision", spec, cut_off) == [f"hf:small/encoder@{commit}"]
+        assert processes("pin_revision", "hf:small/encoder@main", cut_off) == [f"hf:small/encoder@{commit}"]
+        [message] = processes("pin_revision", "hf:small/other", cut_off)
+        assert message.startswith("ConfigError: encoder hf:small/other is not a local folder and cannot be")
 
 
 def test_without_safetensors_the_older_weights_are_fetched(
@@ -235,18 +235,18 @@ def test_what_cannot_be_found_is_named_with_what_to_do(
     spec: str, hub: Hub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.push(files)
-    [message] = processes("pinned", spec, node(hub, tmp_path))
-    assert message.startswith(f"ConfigError: encoder {spec} is no folder here and cannot be fetched: ")
-    assert message.endswith("or mend the name, the revision or the network")
+    [message] = processes("pin_revision", spec, node(hub, tmp_path))
+    assert message.startswith(f"ConfigError: encoder {spec} is not a local folder and cannot be fetched: ")
+    assert message.endswith("or correct the name, the revision or the network")
 
 
 def test_a_folder_is_pinned_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("model", "model@home"):
         (tmp_path / name).mkdir()
-        assert pinned(f"hf:{name}") == f"hf:{tmp_path / name}"
-        assert pinned(f"hf:{tmp_path / name}") == f"hf:{tmp_path / name}"
-    with pytest.raises(ConfigError, match="encoder folder model is local and has no revision 'main'"):
+        assert pin_revision(f"hf:{name}") == f"hf:{tmp_path / name}"
+        assert pin_revision(f"hf:{tmp_path / name}") == f"hf:{tmp_path / name}"
+    with pytest.raises(ConfigError, match="encoder folder model is local, but revision 'main' is set"):
         fetch("hf:model@main")
 
 
@@ -259,7 +259,7 @@ def without(folder: Path, part: str) -> None:
 
 
 def loaded(spec: str, modality: Modality) -> Encoder:
-    return load_encoder_spec(spec, modality, EncoderConfig(precision="float32"), SegmentConfig())
+    return build_encoder(spec, modality, EncoderConfig(precision="float32"), SegmentConfig())
 
 
 @pytest.mark.parametrize(
@@ -306,14 +306,14 @@ def test_remote_code_may_load_its_weights_in_a_way_of_its_own(tmp_path: Path) ->
         "        return BertModel.from_pretrained(folder)\n"
     )
     options = EncoderConfig(precision="float32", trust_remote_code=True)
-    encoder = load_encoder_spec(f"hf:{tmp_path}", "text", options, SegmentConfig())
+    encoder = build_encoder(f"hf:{tmp_path}", "text", options, SegmentConfig())
     plain = loaded(f"hf:{tmp_path}", "text")
     segments = [SEGMENTS["text"]]
     np.testing.assert_array_equal(encoder.encode(segments), plain.encode(segments))
 
 
 def test_built_in_encoders_need_no_pin() -> None:
-    assert [pinned(spec) for spec in ("mfcc", "hashing", "none")] == ["mfcc", "hashing", "none"]
+    assert [pin_revision(spec) for spec in ("mfcc", "hashing", "none")] == ["mfcc", "hashing", "none"]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +324,6 @@ def test_auto_is_bf16_on_cards_that_have_it(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert precision_here("auto") == expected
-    assert precision_here("float32") == "float32"
-    assert precision_here("bf16") == "bf16"
+    assert resolve_precision("auto") == expected
+    assert resolve_precision("float32") == "float32"
+    assert resolve_precision("bf16") == "bf16"

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from hilbert_ray.config.reading import from_dict, to_dict
-from hilbert_ray.config.settings import Config, ConfigError, Modality, TaskConfig
+from hilbert_ray.config import Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.document.labels import encode_labels
-from hilbert_ray.encoders.load import load_encoder_spec
+from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.features import dataset as datasets
 from hilbert_ray.features.batch import Batch, collate, epoch_batches
 from hilbert_ray.features.dataset import Dataset, open_dataset
@@ -39,7 +38,7 @@ LABELS = {"a": "work", "b": "home", "c": "work", "d": None}
 
 def fingerprint_of(modality: Modality, config: Config = CONFIG) -> str:
     spec, options = getattr(config, modality), getattr(config, f"{modality}_encoder")
-    return load_encoder_spec(spec, modality, options, config.segment).fingerprint
+    return build_encoder(spec, modality, options, config.segment).fingerprint
 
 
 def stored(**changes: dict[str, Any]) -> list[StoredDocument]:
@@ -66,7 +65,7 @@ def store_of(
 def add_features(store: Store, config: Config, without: str, seed: int) -> None:
     modalities: tuple[Modality, Modality] = ("audio", "text")
     for modality in modalities:
-        encoder = load_encoder_spec(getattr(config, modality), modality, config.audio_encoder, config.segment)
+        encoder = build_encoder(getattr(config, modality), modality, config.audio_encoder, config.segment)
         store.add_encoder(modality, encoder.fingerprint, encoder.describe())
         for number, item in enumerate(store.stored_documents()):
             doc_id, source = item.document.doc_id, item.source(modality)
@@ -379,9 +378,7 @@ def test_an_eighth_of_memory_decides_where_features_go_and_the_log_says_so(
 ) -> None:
     caplog.set_level(logging.INFO, logger="hilbert_ray")
     uri = store_of(tmp_path / "store", stored())
-    size = 4 * sum(
-        4 * 3 * load_encoder_spec(s, m, CONFIG.audio_encoder, CONFIG.segment).dim for s, m in SPECS
-    )
+    size = 4 * sum(4 * 3 * build_encoder(s, m, CONFIG.audio_encoder, CONFIG.segment).dim for s, m in SPECS)
     for unlimited, limit, is_mapped in (("max", 8 * size, False), ("max", 8 * size - 8, True)):
         files = [tmp_path / "memory.max", tmp_path / "absent", tmp_path / "limit_in_bytes"]
         files[0].write_text(unlimited)

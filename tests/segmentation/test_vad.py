@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilbert_ray import audio
-from hilbert_ray.config.settings import ConfigError
+from hilbert_ray.config import ConfigError
 from hilbert_ray.segmentation.vad import (
     RATE_HZ,
     _model_file,
@@ -25,8 +23,7 @@ from hilbert_ray.segmentation.vad import (
     speech_probabilities,
     vad_identity,
 )
-
-CORPUS = Path(__file__).parent.parent.parent / "examples" / "corpus" / "audio"
+from tests.segmentation.cutting import interview
 
 PLAIN = """
 import sys
@@ -41,17 +38,11 @@ print(torch.get_num_threads())
 MEASURE = """
 import re, sys
 import numpy
-from hilbert_ray import vad
+from hilbert_ray.segmentation.vad import speech_probabilities
 second = numpy.random.default_rng(0).normal(0, 0.1, 16000).astype(numpy.float32)
 frames = sum(len(speech) for _, speech in speech_probabilities(second for _ in range(int(sys.argv[1]))))
 print(frames, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
-
-
-@cache
-def interview(number: int = 1) -> np.ndarray:
-    """Return a spoken interview of the sample corpus, about a minute."""
-    return np.concatenate(list(audio.stream(str(CORPUS / f"interview-{number:03d}.opus"), RATE_HZ)))
 
 
 def heard(samples: np.ndarray, sizes: Iterator[int] | None = None) -> np.ndarray:
@@ -69,12 +60,12 @@ def heard(samples: np.ndarray, sizes: Iterator[int] | None = None) -> np.ndarray
 
 
 def test_probabilities_are_those_of_the_package_itself(tmp_path: Path) -> None:
-    samples = interview()[: 512 * 900]
+    samples = interview(1)[: 512 * 900]
     np.save(tmp_path / "samples.npy", samples)
-    found = find_spec("silero_vad")
-    assert found is not None
-    assert found.origin is not None
-    model = Path(found.origin).parent / "data" / "silero_vad.onnx"
+    package = find_spec("silero_vad")
+    assert package is not None
+    assert package.origin is not None
+    model = Path(package.origin).parent / "data" / "silero_vad.onnx"
     files = [str(model), str(tmp_path / "samples.npy"), str(tmp_path / "speech.npy")]
     # In a process of its own, since importing the package takes all threads but one from torch.
     shown = subprocess.run(
@@ -102,7 +93,7 @@ def test_listening_leaves_torch_its_threads() -> None:
 @given(st.lists(st.integers(0, 60_000), max_size=12))
 @settings(max_examples=15, deadline=None)
 def test_the_sizes_of_the_blocks_do_not_matter(sizes: list[int]) -> None:
-    samples = interview()[:200_001]
+    samples = interview(1)[:200_001]
     np.testing.assert_array_equal(heard(samples, iter(sizes)), heard(samples))
 
 
@@ -110,7 +101,7 @@ def test_the_sizes_of_the_blocks_do_not_matter(sizes: list[int]) -> None:
     ("count", "frames"), [(0, 0), (1, 1), (511, 1), (512, 1), (513, 2), (64 * 512, 64), (64 * 512 + 1, 65)]
 )
 def test_every_sample_is_given_back_with_its_frame(count: int, frames: int) -> None:
-    samples = interview()[:count]
+    samples = interview(1)[:count]
     parts = list(speech_probabilities(iter([samples])))
     assert sum(len(speech) for _, speech in parts) == frames
     np.testing.assert_array_equal(np.concatenate([np.zeros(0, np.float32), *(a for a, _ in parts)]), samples)
@@ -158,7 +149,7 @@ def test_where_the_extra_is_missing_the_error_names_it(name: str, monkeypatch: p
 
 def test_another_rate_is_refused() -> None:
     require_vad(16000)
-    with pytest.raises(ConfigError, match=r"takes 8000 Hz; the detector of pauses takes 16000 Hz only"):
+    with pytest.raises(ConfigError, match=r"takes 8000 Hz; the pause detector takes 16000 Hz only"):
         require_vad(8000)
 
 

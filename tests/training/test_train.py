@@ -25,8 +25,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from hilbert_ray import metrics
-from hilbert_ray.config.reading import to_dict
-from hilbert_ray.config.settings import Config, ConfigError, FitConfig, FoldsConfig, ModelConfig, TrainConfig
+from hilbert_ray.config import Config, ConfigError, FitConfig, FoldsConfig, ModelConfig, TrainConfig, to_dict
 from hilbert_ray.evaluation.cross_validation import gather
 from hilbert_ray.features.dataset import Dataset, open_dataset
 from hilbert_ray.features.memory_map import map_folder
@@ -534,7 +533,7 @@ def test_an_align_phase_sees_no_document_of_a_held_out_group(
 
 
 def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> None:
-    from hilbert_ray.encoders.load import load_encoder_spec
+    from hilbert_ray.encoders.registry import build_encoder
 
     store = Store.create(str(tmp_path / "store"), 1)
     store.write_documents(
@@ -542,7 +541,7 @@ def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> 
             [make.stored(name, row=i, split="test", labels={"topic": name}) for i, name in enumerate("ab", 1)]
         )
     )
-    encoder = load_encoder_spec("mfcc", "audio", CONFIG.audio_encoder, CONFIG.segment)
+    encoder = build_encoder("mfcc", "audio", CONFIG.audio_encoder, CONFIG.segment)
     store.add_encoder("audio", encoder.fingerprint, encoder.describe())
     rows = [
         make.feature_row(item.document.doc_id, item.source("audio"), dim=120)

@@ -1,4 +1,7 @@
-"""From the name in the settings to the encoder it names."""
+"""From the name in the settings to the encoder it names.
+
+To add a built-in encoder, write a class that follows `protocol.Encoder` and name it in `BUILTIN`.
+"""
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
@@ -6,28 +9,28 @@ from pkgutil import resolve_name
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.encoders.protocol import Encoder
 
+# Strings, resolved on use: the driver of `embed` describes encoders without loading torch or transformers,
+# which take seconds.
 BUILTIN: Mapping[Modality, Mapping[str, str]] = {
     "audio": {"mfcc": "hilbert_ray.encoders.builtin:Mfcc"},
     "text": {"hashing": "hilbert_ray.encoders.builtin:Hashing"},
 }
-TRANSFORMERS = "hilbert_ray.encoders.huggingface:load_model"
-"""Named, not imported: the driver of `embed` describes encoders without loading torch or transformers."""
+"""The class of each built-in encoder by modality and name; it is called with the segmentation settings."""
+TRANSFORMERS = "hilbert_ray.encoders.huggingface:build_transformer"
+"""What builds the encoders whose names begin with `hf:`."""
 
 
-def load_encoder_spec(
-    spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig
-) -> Encoder:
+def build_encoder(spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig) -> Encoder:
     """Return the encoder that the settings name; the weights of a transformers model are read at first use.
 
     Args:
         spec: `mfcc`, `hashing`, or `hf:<id or folder>[@revision]`.
         modality: what it is to encode.
-        options: of a transformers model.
-        segment: segmentation, which is part of the fingerprint.
+        options: for a transformers model; built-in encoders have none.
+        segment: how documents are cut, which is part of the fingerprint.
 
     Raises:
-        ConfigError: for a name that is not known or is of the other modality, or options that do not fit the
-        model.
+        ConfigError: when the name is unknown or of the other modality, or the options do not fit the model.
     """
     if spec.startswith("hf:"):
         encoder: Encoder = resolve_name(TRANSFORMERS)(spec, modality, options, segment)
