@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hilbert_ray.embedding import embed
     from hilbert_ray.errors import HilbertError
     from hilbert_ray.evaluation import evaluate
+    from hilbert_ray.features import open_dataset
     from hilbert_ray.model import Hilbert
     from hilbert_ray.prediction import predict
     from hilbert_ray.reporting import report
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "open_dataset",
     "predict",
     "report",
     "train",
@@ -47,6 +49,7 @@ __getattr__ = lazy_names(
         "embedding": ("embed",),
         "errors": ("HilbertError",),
         "evaluation": ("evaluate",),
+        "features": ("open_dataset",),
         "model": ("Hilbert",),
         "prediction": ("predict",),
         "reporting": ("report",),

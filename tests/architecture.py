@@ -1,4 +1,4 @@
-"""The table of rooms in docs/architecture.md, rendered from the docstrings: `python -m tests.architecture`."""
+"""The table of rooms in docs/architecture.md, from the docstrings: `python -m tests.architecture`."""
 
 import ast
 from pathlib import Path

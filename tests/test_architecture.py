@@ -1,5 +1,6 @@
 """docs/architecture.md is true: its table is that of the docstrings, and every path that it names exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,3 +37,13 @@ def test_the_public_api_is_the_committed_list() -> None:
         AttributeError, match="has no attribute 'embedd'; it offers Config, Document, Hilbert,"
     ):
         hilbert_ray.__getattr__("embedd")
+
+
+def test_the_python_example_of_the_readme_imports_once_and_uses_names_that_exist() -> None:
+    example = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    tree = ast.parse(example)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in imports] == ["import hilbert_ray as hr"]
+    used = set(re.findall(r"\bhr\.(\w+)", example))
+    assert len(used) > 5
+    assert used <= set(hilbert_ray.__all__)
