@@ -26,9 +26,9 @@ import sys
 import threading
 import ray
 from hilbert_ray.config import Config, EmbedConfig, TuneConfig
-from hilbert_ray.embed import embed
-from hilbert_ray.embed.rounds import pool
-from hilbert_ray.tune.trials import concurrency
+from hilbert_ray import embed
+from hilbert_ray.embedding.pool import pool
+from hilbert_ray.tuning import concurrency
 
 ray.init(log_to_driver=False)
 assert "GPU" not in ray.cluster_resources(), "the cluster has grown before there was work"

@@ -114,7 +114,7 @@ def test_an_encoder_actor_killed_at_a_named_point_loses_and_doubles_nothing(
 RUN = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.embed import embed
+from hilbert_ray import embed
 
 embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001, workers=int(sys.argv[3]))))
 """

@@ -12,7 +12,7 @@ from tests.embedding.test_embed import CONFIG, assert_same_rows, embed_here, row
 RUN = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.embed import embed
+from hilbert_ray import embed
 
 print(embed(sys.argv[1], sys.argv[2], Config(embed=EmbedConfig(buckets=4, unit_s=0.001, workers=2))).text())
 """

@@ -23,8 +23,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from hilbert_ray.config.reading import from_dict, to_dict
-from hilbert_ray.config.settings import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig
+from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TaskConfig, from_dict, to_dict
 from hilbert_ray.evaluation.baselines import logistic
 from hilbert_ray.evaluation.cross_validation import _fold_key, gather, run_fold
 from hilbert_ray.evaluation.driver import evaluate
@@ -354,7 +353,7 @@ def test_given_folds_are_kept_and_one_modality_is_enough(embedded: make.Embedded
 DRIVER = """
 import json, sys
 from hilbert_ray.config import Config, from_dict
-from hilbert_ray.evaluate import evaluate
+from hilbert_ray import evaluate
 
 evaluate(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
 """

@@ -12,7 +12,7 @@ from tests import hosts, make
 EMBED = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
-from hilbert_ray.embed import embed
+from hilbert_ray import embed
 
 embed(sys.argv[1], sys.argv[2], Config(segment=SegmentConfig(window_s=0.5, hop_s=0.5),
     embed=EmbedConfig(buckets=4, unit_s=16.0, workers=1)))
@@ -20,7 +20,7 @@ embed(sys.argv[1], sys.argv[2], Config(segment=SegmentConfig(window_s=0.5, hop_s
 TRAIN = """
 import sys
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TrainConfig
-from hilbert_ray.train import train
+from hilbert_ray import train
 
 print(train(sys.argv[1], sys.argv[2], Config(model=ModelConfig(dim=8, hops=2),
     fit=FitConfig(epochs=40, seeds=1, batch_size=8), folds=FoldsConfig(inner=0),
@@ -29,7 +29,7 @@ print(train(sys.argv[1], sys.argv[2], Config(model=ModelConfig(dim=8, hops=2),
 TUNE = """
 import sys
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig, TuneConfig
-from hilbert_ray.tune import tune
+from hilbert_ray import tune
 
 print(tune(sys.argv[1], sys.argv[2], Config(model=ModelConfig(dim=8, hops=2),
     fit=FitConfig(epochs=4, seeds=1, batch_size=8), folds=FoldsConfig(folds=2, inner=2),

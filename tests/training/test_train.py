@@ -251,7 +251,7 @@ DRIVER = """
 import json, sys
 import ray
 from hilbert_ray.config import Config, from_dict
-from hilbert_ray.train import train
+from hilbert_ray import train
 
 train(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
 print("Ray runs:", ray.is_initialized())

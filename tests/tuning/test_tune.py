@@ -20,9 +20,7 @@ import ray
 import yaml
 from ray import tune as ray_tune
 
-from hilbert_ray.config.reading import from_dict, to_dict
-from hilbert_ray.config.reading import load_file as load_settings
-from hilbert_ray.config.settings import (
+from hilbert_ray.config import (
     Config,
     ConfigError,
     FitConfig,
@@ -31,7 +29,10 @@ from hilbert_ray.config.settings import (
     SpaceConfig,
     TaskConfig,
     TuneConfig,
+    from_dict,
+    to_dict,
 )
+from hilbert_ray.config import load_file as load_settings
 from hilbert_ray.evaluation.cross_validation import run_fold
 from hilbert_ray.evaluation.variants import Variant
 from hilbert_ray.features.arrays import Features
@@ -344,7 +345,7 @@ def test_brier_without_classes_is_refused(embedded: make.Embedded, tmp_path: Pat
 DRIVER = """
 import json, sys
 from hilbert_ray.config import Config, from_dict
-from hilbert_ray.tune import tune
+from hilbert_ray import tune
 
 tune(sys.argv[1], sys.argv[2], from_dict(Config, json.loads(sys.argv[3])))
 """
@@ -470,9 +471,8 @@ from pathlib import Path
 import ray
 from ray import tune
 from hilbert_ray.config import Config, ConfigError, TuneConfig
-from hilbert_ray.folders import Folder
-from hilbert_ray.tune.space import defaults, make_space, nearest
-from hilbert_ray.tune.trials import Plan, concurrency, run_trials
+from hilbert_ray.storage import Workspace
+from hilbert_ray.tuning import SearchPlan, concurrency, defaults, make_space, nearest, run_trials
 
 cpus, combinations, folder = int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
 ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
@@ -487,7 +487,7 @@ for workers, count, scheduler in combinations:
                           cpus_per_trial=min(1.0, cpus / count / workers), scheduler=scheduler)
     config = Config(tune=settings)
     space = make_space(config)
-    plan = Plan(name=f"{workers}-{count}-{scheduler}", run=Folder(str(folder), folder), key="k",
+    plan = SearchPlan(name=f"{workers}-{count}-{scheduler}", run=Workspace(str(folder), folder), key="k",
                 settings=settings, space=space,
                 first=nearest(config, space), defaults=defaults(config), folds=2, seed=0,
                 concurrent=concurrency(settings))
