@@ -302,7 +302,8 @@ def plan_interviews(documents: int, seed: int) -> list[Plan]:
     """Deal themes, manners, labels and gaps to speakers.
 
     Cells of theme and manner are dealt to the speakers in turn, the rarest first, so that a class of n
-    documents is spread over as many speakers as possible; the manner belongs to the interview, not to the speaker.
+    documents is spread over as many speakers as possible. The manner belongs to the interview, not to the
+    speaker.
     """
     rng = random.Random(f"plan {seed}")
     cells = sorted(PATTERN, key=lambda cell: PATTERN[cell][1])
@@ -453,7 +454,7 @@ def record_interview(plan: Plan, seed: int) -> tuple[Samples, list[Record]]:
 
 
 def _draw_kinds(plan: Plan, rng: random.Random) -> Callable[[], str]:
-    """Return a function that draws kinds of sentences: mostly the topic, mixed with neutral talk and others."""
+    """Return a function that draws kinds of sentences: mostly the topic, mixed with neutral talk."""
     others = [topic for topics in TOPICS.values() for topic in topics if topic != plan.topic]
     on_topic, off_topic = rng.uniform(0.40, 0.65), rng.uniform(0.08, 0.24)
     kinds = [plan.topic, *others, "neutral"]
@@ -501,7 +502,7 @@ def write_manifest(path: Path, lines: Sequence[Record | str]) -> None:
 
 
 def make_broken(out: Path, good: Sequence[Record], speech: Samples) -> list[Record | str]:
-    """Write broken files next to the corpus and return the rows of a manifest: the good ones, then the broken.
+    """Write broken files next to the corpus; return the rows of a manifest, the good ones first.
 
     Each broken row has exactly the fault that its id names; its other fields are valid.
     """
