@@ -1,4 +1,4 @@
-"""A published model and a manifest to embeddings and predictions, as Ray Data jobs.
+"""`predict`: embeddings and predictions of a published model for a new manifest, as Ray Data jobs.
 
 The manifest is embedded with the encoders that the model was trained on (others are refused by fingerprint),
 then the store's buckets stream through the network and into one Parquet file.
@@ -19,24 +19,25 @@ import ray.data
 import torch
 
 from hilbert_ray.cluster import connect, data_context
-from hilbert_ray.config import MODALITIES, ConfigError, EmbedConfig, Modality
+from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig
 from hilbert_ray.embedding import embed
-from hilbert_ray.encoders import load_encoder_spec
+from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import Hilbert, ModelError, Prediction
 from hilbert_ray.storage import absolute, open_output, open_workspace
-from hilbert_ray.store import Store, bucket_of
+from hilbert_ray.store import Quarantined, Store, bucket_of
 
 log = logging.getLogger(__name__)
-EXPLAINED = 10  # segments of each modality that `explain` lists
+EXPLAINED = 10
+"""Segments of each modality that `explain` lists; the rest is one line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictSummary:
     """What `predict` did.
 
-    predicted: rows written. partly: documents among them of which one modality is in quarantine, so that the
-    other alone was read. failed: documents and manifest rows without a prediction. Both give the reasons.
+    predicted: rows written. partly: documents among them that were predicted from one modality because the
+    other is in quarantine. failed: documents and manifest rows without a prediction. Both with the reasons.
     """
 
     out: str
@@ -60,74 +61,46 @@ def predict(
     model: str,
     manifest: str,
     out: str,
-    config: EmbedConfig,
+    config: Config | None = None,
     *,
     store: str | None = None,
     trust_remote_code: bool = False,
-    roots: Sequence[str] = (),
 ) -> PredictSummary:
     """Embed and classify every document of a manifest.
 
-    The Parquet file has a row a document: doc_id; audio, text, joint (lists of float32, see
-    `model.Prediction`; null where the modality is absent); for each task `<task>` (the class decided on, a
-    list for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability);
-    audio_start, audio_end, audio_weight, text_start, text_end, text_weight (lists of float32, one number a
-    segment: its times as in `batch.Ragged`, and its share of the pooled embedding, summing to 1); fault (why
-    one modality could not be read and is missing from all of this; null where nothing is wrong).
+    The Parquet file has one row per document: doc_id; audio, text, joint (lists of float32, see
+    `model.Prediction`; null where the modality is absent); for each task `<task>` (the decided class, a list
+    for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability); audio_start,
+    audio_end, audio_weight, text_start, text_end, text_weight (lists of float32 with one number per segment:
+    its times as in `Ragged`, and its part of the pooled embedding, summing to 1); fault (why a modality could
+    not be read and is missing from all of this; null where nothing is wrong).
 
     Args:
-        model: published folder, path or URI.
+        model: published model folder, path or URI.
         manifest: path or URI.
         out: Parquet file to write, path or URI.
-        config: how to run the embedding.
+        config: its `embed` says how to run the embedding, its `roots` which folders and URI prefixes the
+            manifest's files may lie under (empty: anywhere); all other settings are the model's own.
         store: feature store to reuse and fill; default `<out>.store`.
         trust_remote_code: let encoders run the Python code that comes with their weights.
-        roots: folders and URI prefixes below which the manifest's files must lie; none allows any file.
 
     Raises:
         ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
     """
+    config = config or Config()
     trained = _load(model, trust_remote_code)
-    settings = replace(trained.config, embed=config, roots=tuple(roots))
-    for modality in MODALITIES:
-        known = trained.encoders.get(modality)
-        if known is None:
-            continue
-        options = getattr(settings, f"{modality}_encoder")
-        here = load_encoder_spec(getattr(settings, modality), modality, options, settings.segment).fingerprint
-        if here != known["fingerprint"]:
-            raise ModelError(
-                f"model {model} was trained on {modality} features of encoder {known['name']} with "
-                f"fingerprint {known['fingerprint']}, but that encoder has fingerprint {here} here: use the "
-                "same weights, revision and versions"
-            )
-    store = store or f"{out}.store"
-    summary = embed(manifest, store, settings)
-    opened = Store.open(store)
-    buckets = sorted({bucket_of(document.doc_id, opened.buckets) for document in opened.documents()})
-    fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
+    settings = replace(trained.config, embed=config.embed, roots=config.roots)
+    _require_same_encoders(model, trained, settings)
+    store_uri = store or f"{out}.store"
+    summary = embed(manifest, store_uri, settings)
+    faults = _faults({modality: done.quarantined for modality, done in summary.modalities.items()})
     connect()
-    faults: dict[str, str] = {}
-    for modality, one in summary.modalities.items():
-        for failure in one.quarantined:
-            earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
-            faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
     context = data_context()
-    context.execution_options.preserve_order = True  # the same run writes the same file
+    # Otherwise the order of rows would depend on which bucket is ready first.
+    context.execution_options.preserve_order = True
+    # A dataset keeps the context that it is made in.
     with ray.data.DataContext.current(context):
-        rows = ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
-            PredictBucket,
-            fn_constructor_kwargs={
-                "model": absolute(model),
-                "store": opened.uri,
-                "fingerprints": fingerprints,
-                "trust_remote_code": trust_remote_code,
-            },
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=1),
-            num_cpus=0.5,
-        )
+        rows = _predicted_rows(model, trained, Store.open(store_uri), trust_remote_code)
         with open_output(out) as path:
             predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
@@ -135,11 +108,63 @@ def predict(
     return PredictSummary(out=out, predicted=predicted, partly=partly, failed=failed)
 
 
+def _require_same_encoders(model: str, trained: Hilbert, settings: Config) -> None:
+    """Raise ModelError where an encoder would give other features than those the model was trained on."""
+    for modality in MODALITIES:
+        described = trained.encoders.get(modality)
+        if described is None:
+            continue
+        choice = settings.encoder(modality)
+        spec = build_encoder(choice.spec, modality, choice.options, settings.segment)
+        if spec.fingerprint != described["fingerprint"]:
+            raise ModelError(
+                f"model {model} was trained on {modality} features of encoder {described['name']} with "
+                f"fingerprint {described['fingerprint']}, but here that encoder has fingerprint "
+                f"{spec.fingerprint}; use the same weights, revision and package versions"
+            )
+
+
+def _faults(quarantined: Mapping[Modality, Sequence[Quarantined]]) -> dict[str, str]:
+    """Return what could not be embedded, by document: modality and reason, of both modalities if need be."""
+    faults: dict[str, str] = {}
+    for modality, failures in quarantined.items():
+        for failure in failures:
+            earlier = f"{faults[failure.doc_id]}; " if failure.doc_id in faults else ""
+            faults[failure.doc_id] = f"{earlier}{modality}: {failure.message}"
+    return faults
+
+
+def _predicted_rows(model: str, trained: Hilbert, store: Store, trust_remote_code: bool) -> ray.data.Dataset:
+    """Return the lazy dataset of predictions: one actor reads the store bucket by bucket."""
+    fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
+    snapshot = store.snapshot()
+    buckets = sorted(
+        {bucket_of(item.document.doc_id, store.buckets) for item in snapshot.documents(with_text=False)}
+    )
+    return ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
+        PredictBucket,
+        fn_constructor_kwargs={
+            "model": absolute(model),
+            "store": store.uri,
+            "snapshot": snapshot.number,
+            "fingerprints": fingerprints,
+            "trust_remote_code": trust_remote_code,
+        },
+        batch_size=1,
+        batch_format="numpy",
+        # Networks are small next to encoders, so one actor keeps up; half a CPU leaves room for Ray's own
+        # tasks on a single core.
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0.5,
+    )
+
+
 def _load(model: str, trust_remote_code: bool) -> Hilbert:
     with open_workspace(model) as published:
         if not any(published.path.glob("*")):
             raise ModelError(
-                f"model folder {model} cannot be read: nothing is there; `hilbert-ray train` publishes one"
+                f"model folder {model} does not exist or is empty; give the folder RUN/model that "
+                "`hilbert-ray train` wrote"
             )
         return Hilbert.from_pretrained(published.path, trust_remote_code=trust_remote_code)
 
@@ -148,66 +173,81 @@ class PredictBucket:
     """Actor that reads the features of one bucket's documents and predicts them."""
 
     def __init__(
-        self, model: str, store: str, fingerprints: Mapping[Modality, str], trust_remote_code: bool
+        self,
+        model: str,
+        store: str,
+        snapshot: int,
+        fingerprints: Mapping[Modality, str],
+        trust_remote_code: bool,
     ) -> None:
+        # Ray gives the actor half a CPU; torch would take all of the machine's.
+        # Ray gives the actor half a CPU; torch would take all of the machine's.
         torch.set_num_threads(1)
         self.model = _load(model, trust_remote_code)
         self.store = Store.open(store)
+        # By number: another run may replace the store's newest manifest meanwhile.
+        self.snapshot = self.store.snapshot(snapshot)
         self.fingerprints = fingerprints
 
     def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
         """Return the predictions of the bucket that the batch names."""
         bucket = int(batch["bucket"][0])
-        documents = [stored.document for stored in self.store.stored_documents(buckets={bucket}, words=False)]
-        placed = {m: self.store.placed(m, key, bucket) for m, key in self.fingerprints.items()}
-        features = read_features(self.store, placed, {}, documents)
+        documents = [item.document for item in self.snapshot.documents({bucket}, with_text=False)]
+        stored = {
+            modality: self.store.locate(modality, fingerprint, self.snapshot, {bucket})
+            for modality, fingerprint in self.fingerprints.items()
+        }
+        features = read_features(self.store, stored, {}, documents)
         if not len(features):
-            return schema(self.model).empty_table()
-        return table(self.model, features, self.model.predict(features))
+            return prediction_schema(self.model).empty_table()
+        return prediction_table(self.model, features, self.model.predict(features))
 
 
-def schema(model: Hilbert) -> pa.Schema:
+def prediction_schema(model: Hilbert) -> pa.Schema:
     """Return the columns of the Parquet file, see `predict`."""
     vectors = pa.list_(pa.float32())
     fields = [("doc_id", pa.string()), ("audio", vectors), ("text", vectors), ("joint", vectors)]
     for name, task in model.config.tasks.items():
-        one = pa.float32() if task.kind == "regression" else pa.string()
-        fields.append((name, pa.list_(one) if task.kind == "multilabel" else one))
+        decision = pa.float32() if task.kind == "regression" else pa.string()
+        fields.append((name, pa.list_(decision) if task.kind == "multilabel" else decision))
         fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
-    fields += [(f"{m}_{what}", vectors) for m in MODALITIES for what in ("start", "end", "weight")]
+    fields += [(f"{m}_{column}", vectors) for m in MODALITIES for column in ("start", "end", "weight")]
     return pa.schema([*fields, ("fault", pa.string())])
 
 
-def table(model: Hilbert, features: Features, prediction: Prediction) -> pa.Table:
-    """Return predictions as the rows that `predict` writes."""
+def prediction_table(model: Hilbert, features: Features, prediction: Prediction) -> pa.Table:
+    """Return predictions as the rows that `predict` writes, all without a fault."""
     columns: dict[str, Any] = {"doc_id": features.doc_ids.tolist(), "fault": [None] * len(features)}
-    for name in ("audio", "text", "joint"):
-        columns[name] = [vector.tolist() if vector.any() else None for vector in getattr(prediction, name)]
+    for name, vectors in prediction.embeddings._asdict().items():
+        columns[name] = [vector.tolist() if vector.any() else None for vector in vectors]
     for modality in MODALITIES:
-        ragged = getattr(features, modality)
-        parts = {"weight": getattr(prediction, f"{modality}_attention")}
-        for what in ("start", "end"):
-            spans = [] if ragged is None else np.split(getattr(ragged, what), ragged.offsets[1:-1])
-            parts[what] = spans or [np.zeros(0, np.float32)] * len(features)
-        for what, rows in parts.items():
-            columns[f"{modality}_{what}"] = [row.tolist() if len(row) else None for row in rows]
+        ragged = features.by_modality.get(modality)
+        by_document = {"weight": prediction.attention[modality]}
+        for column in ("start", "end"):
+            spans = [] if ragged is None else np.split(getattr(ragged, column), ragged.offsets[1:-1])
+            by_document[column] = spans or [np.zeros(0, np.float32)] * len(features)
+        for column, rows in by_document.items():
+            columns[f"{modality}_{column}"] = [row.tolist() if len(row) else None for row in rows]
     for name, task in model.config.tasks.items():
-        decision = prediction.decisions[name]
-        if task.kind == "regression":
-            columns[name] = decision
-        elif task.kind == "multilabel":
-            columns[name] = [
-                [c for c, held in zip(task.classes, row, strict=True) if held] for row in decision
-            ]
-        else:
-            columns[name] = [task.classes[k] for k in decision]
+        columns[name] = _named_decisions(task, prediction.decisions[name])
         for k, label in enumerate(task.classes):
             columns[f"{name}.{label}"] = prediction.probabilities[name][:, k]
-    return pa.table(columns, schema(model))
+    return pa.table(columns, prediction_schema(model))
+
+
+def _named_decisions(task: TaskConfig, decisions: np.ndarray) -> Any:  # noqa: ANN401 - by kind of task
+    """Return decisions as readers see them: numbers, names of classes, or lists of names."""
+    if task.kind == "regression":
+        return decisions
+    if task.kind == "multilabel":
+        return [
+            [label for label, is_set in zip(task.classes, row, strict=True) if is_set] for row in decisions
+        ]
+    return [task.classes[k] for k in decisions]
 
 
 def explain(out: str, doc_id: str) -> str:
-    """Return lines on a document of a file that `predict` wrote: which segments weigh most, and how much.
+    """Return lines that list the heaviest segments of a document, from a file that `predict` wrote.
 
     Raises:
         ConfigError: when the file has no such document.
@@ -215,36 +255,41 @@ def explain(out: str, doc_id: str) -> str:
     with fsspec.open(out, "rb") as file:
         rows = pq.read_table(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
     if not rows:
-        raise ConfigError(f"{out} has no prediction of document {doc_id!r}; see what `predict` says of it")
-    lines = [f"{doc_id}: segments by their share of the embedding"]
+        raise ConfigError(
+            f"{out} has no prediction of document {doc_id!r}; the summary of `predict` lists the documents "
+            "that were not predicted, and why"
+        )
+    lines = [f"{doc_id}: segments by their weight in the embedding"]
     for modality in MODALITIES:
         names = (f"{modality}_weight", f"{modality}_start", f"{modality}_end")
-        found = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
-        for weight, start, end in found[:EXPLAINED]:
+        segments = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
+        for weight, start, end in segments[:EXPLAINED]:
             lines.append(f"  {modality:5} {start:9.2f} to {end:9.2f}  {weight:6.1%}")
-        if len(found) > EXPLAINED:
-            rest = sum(weight for weight, _, _ in found[EXPLAINED:])
-            lines.append(f"  {modality:5} {len(found) - EXPLAINED} others {rest:18.1%}")
+        if len(segments) > EXPLAINED:
+            rest = sum(weight for weight, _, _ in segments[EXPLAINED:])
+            lines.append(f"  {modality:5} {len(segments) - EXPLAINED} others {rest:18.1%}")
     return "\n".join(lines)
 
 
 def _write(
     rows: ray.data.Dataset, path: Path, model: Hilbert, faults: Mapping[str, str]
 ) -> tuple[int, dict[str, str]]:
-    """Write the rows as they come into one Parquet file; note their faults.
+    """Write the rows as they come into one Parquet file, with their faults.
 
     Returns:
         The number of rows, and the faults of those that have one.
     """
-    columns = schema(model)
+    columns = prediction_schema(model)
     count = 0
     partly: dict[str, str] = {}
-    place = columns.get_field_index("fault")
+    fault_index = columns.get_field_index("fault")
     with pq.ParquetWriter(path, columns) as writer:
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            ids = batch["doc_id"].to_pylist()
-            noted = pa.array([faults.get(doc_id) for doc_id in ids], pa.string())
-            writer.write_table(batch.cast(columns).set_column(place, columns.field(place), noted))
-            count += len(ids)
-            partly |= {doc_id: faults[doc_id] for doc_id in ids if doc_id in faults}
+            doc_ids = batch["doc_id"].to_pylist()
+            # Only the driver knows what was quarantined: the actor sees what the store holds.
+            reasons = pa.array([faults.get(doc_id) for doc_id in doc_ids], pa.string())
+            field = columns.field(fault_index)
+            writer.write_table(batch.cast(columns).set_column(fault_index, field, reasons))
+            count += len(doc_ids)
+            partly |= {doc_id: faults[doc_id] for doc_id in doc_ids if doc_id in faults}
     return count, partly

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.exceptions
 
-from hilbert_ray.config.settings import (
+from hilbert_ray.config import (
     MODALITIES,
     Config,
     ConfigError,
@@ -25,14 +25,14 @@ from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.dataset import open_dataset
 from hilbert_ray.features.reading import read_features
 from hilbert_ray.model.hilbert import Hilbert, ModelError
-from hilbert_ray.prediction import PredictBucket, PredictSummary, explain, predict, schema
+from hilbert_ray.prediction import PredictBucket, PredictSummary, explain, predict, prediction_schema
 from hilbert_ray.store.store import Store
 from hilbert_ray.training.loop import fit
 from tests import make
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
 
-EMBED = EmbedConfig(buckets=4, unit_s=16.0, workers=1)
+CONFIG = Config(embed=EmbedConfig(buckets=4, unit_s=16.0, workers=1))
 PREDICTED = ("d100", "d101", "d102", "deaf", "mute", "silent", "untold")
 
 
@@ -92,16 +92,19 @@ def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pred
     make.manifest(folder / "manifest.jsonl", records)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        summary = predict(str(published), "manifest.jsonl", "predictions.parquet", EMBED, roots=["."])
+        summary = predict(
+            str(published), "manifest.jsonl", "predictions.parquet", replace(CONFIG, roots=(".",))
+        )
     return Predicted(summary=summary, manifest=str(folder / "manifest.jsonl"), folder=folder)
 
 
 def features_of(predicted: Predicted, model: Hilbert) -> Features:
     """Return the features that `predict` stored, all documents together."""
     store = Store.open(str(predicted.store))
-    documents = sorted(store.documents(), key=lambda document: document.doc_id)
-    placed = {m: store.placed(m, model.encoders[m]["fingerprint"]) for m in MODALITIES}
-    return read_features(store, placed, {}, documents)
+    snapshot = store.snapshot()
+    documents = sorted((item.document for item in snapshot.documents()), key=lambda document: document.doc_id)
+    stored = {m: store.locate(m, model.encoders[m]["fingerprint"], snapshot) for m in MODALITIES}
+    return read_features(store, stored, {}, documents)
 
 
 def test_every_document_that_can_be_read_is_predicted_once(predicted: Predicted) -> None:
@@ -204,9 +207,9 @@ def test_running_again_embeds_nothing_anew_and_writes_the_same(
         return {str(path): path.stat().st_mtime_ns for path in predicted.store.rglob("*") if path.is_file()}
 
     before = stored()
-    out, roots = tmp_path / "again" / "out.parquet", [str(predicted.folder)]
+    out, config = tmp_path / "again" / "out.parquet", replace(CONFIG, roots=(str(predicted.folder),))
     store = str(predicted.store)
-    summary = predict(str(published), predicted.manifest, str(out), EMBED, store=store, roots=roots)
+    summary = predict(str(published), predicted.manifest, str(out), config, store=store)
     assert stored() == before
     assert not (tmp_path / "again" / "out.parquet.store").exists()
     assert replace(summary, out=predicted.summary.out) == predicted.summary
@@ -225,7 +228,7 @@ def test_a_run_that_fails_leaves_no_half_written_file(
     out.parent.mkdir()
     out.write_text("what an earlier run wrote")
     with pytest.raises((ray.exceptions.RayError, OSError, ValueError)):
-        predict(str(published), predicted.manifest, str(out), EMBED, store=str(store))
+        predict(str(published), predicted.manifest, str(out), CONFIG, store=str(store))
     assert out.read_text() == "what an earlier run wrote"
     assert [path.name for path in out.parent.iterdir()] == ["out.parquet"]
 
@@ -239,7 +242,7 @@ def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedde
     values["encoders"]["text"]["fingerprint"] = "0123456789abcdef"
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
     with pytest.raises(ModelError) as caught:
-        predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+        predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), CONFIG)
     assert str(caught.value) == (
         f"model {tmp_path / 'model'} was trained on text features of encoder hashing with fingerprint "
         f"0123456789abcdef, but that encoder has fingerprint {here} here: use the same weights, revision and "
@@ -249,8 +252,8 @@ def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedde
 
 
 def test_a_folder_that_is_no_model_is_refused(predicted: Predicted, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
-        predict(str(tmp_path / "none"), predicted.manifest, str(tmp_path / "out.parquet"), EMBED)
+    with pytest.raises(ModelError, match=r"model folder .* does not exist or is empty"):
+        predict(str(tmp_path / "none"), predicted.manifest, str(tmp_path / "out.parquet"), CONFIG)
 
 
 def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Path, tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Pa
         store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
     rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})
     assert rows.num_rows == 0
-    assert rows.schema.equals(schema(model))
+    assert rows.schema.equals(prediction_schema(model))
 
 
 def test_each_segment_has_its_times_and_weight(predicted: Predicted, published: Path) -> None:

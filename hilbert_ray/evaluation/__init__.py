@@ -7,18 +7,18 @@ from hilbert_ray.lazy import lazy_names
 if TYPE_CHECKING:
     from hilbert_ray.evaluation.cross_validation import gather, run_fold, run_fold_on_one_thread, run_folds
     from hilbert_ray.evaluation.driver import evaluate
-    from hilbert_ray.evaluation.scores import summarise
+    from hilbert_ray.evaluation.scores import adjust_p_values
     from hilbert_ray.evaluation.variants import Variant, choose_variants
 
 __all__ = [
     "Variant",
+    "adjust_p_values",
     "choose_variants",
     "evaluate",
     "gather",
     "run_fold",
     "run_fold_on_one_thread",
     "run_folds",
-    "summarise",
 ]
 
 __getattr__ = lazy_names(
@@ -31,7 +31,7 @@ __getattr__ = lazy_names(
             "run_folds",
         ),
         "driver": ("evaluate",),
-        "scores": ("summarise",),
+        "scores": ("adjust_p_values",),
         "variants": (
             "Variant",
             "choose_variants",

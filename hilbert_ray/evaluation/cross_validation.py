@@ -1,7 +1,7 @@
 """Variants on folds as Ray tasks; everything fitted sees the training groups of its fold only.
 
-A worker imports this module before its first fold, so the baselines, whose scikit-learn is slow to load, are
-named in a table and loaded where one is run.
+A worker imports this module before its first fold. Baselines need scikit-learn, which is slow to load, so
+`variants.BASELINES` only names them and `run_fold` loads one when it runs it.
 """
 
 import hashlib
@@ -18,128 +18,156 @@ import numpy as np
 import ray
 import torch
 
-from hilbert_ray.config import MODALITIES, TaskConfig, to_dict
+from hilbert_ray.config import HILBERT, MODALITIES, TaskConfig, to_dict
 from hilbert_ray.evaluation.variants import BASELINES, Variant
 from hilbert_ray.features import Features
 from hilbert_ray.folds import Fold
 from hilbert_ray.metrics import Predictions
-from hilbert_ray.run import Answers, FoldResult, read_fold_result, write_fold_result
+from hilbert_ray.run import FoldResult, RunDir, TaskPredictions, read_fold_result, write_fold_result
 from hilbert_ray.storage import Workspace
 from hilbert_ray.training import fit
 from hilbert_ray.version import __version__
 
 log = logging.getLogger(__name__)
+SEED_STEP = 1000
+"""Between the seeds of repeats: more than `fit.seeds` networks, so that no two repeats share a network's
+seed and the repeats' spread includes that of training."""
 
 
 def run_folds(
-    shared: Any,  # noqa: ANN401 - a reference to the features in Ray's store
-    wanted: Sequence[tuple[Variant, Fold]],
+    features_ref: Any,  # noqa: ANN401 - a reference to the features in Ray's object store
+    variants_on_folds: Sequence[tuple[Variant, Fold]],
     run: Workspace,
-    data: str,
+    fingerprint: str,
 ) -> tuple[list[FoldResult], list[FoldResult]]:
-    """Run variants on folds as Ray tasks over shared features; what RUN/folds holds already is read from it.
+    """Run variants on folds as Ray tasks over shared features; results in RUN/folds are read instead.
+
+    Args:
+        features_ref: reference to the features in Ray's object store.
+        variants_on_folds: what to run.
+        run: the run's folder; each result is written there as soon as it is ready.
+        fingerprint: of the data; results of other data are not reused.
 
     Returns:
-        All results in order, and those that were computed now.
+        All results, sorted by variant, repeat and fold; and those that were computed now.
     """
-    (run.path / "folds").mkdir(exist_ok=True)
+    folder = run.path / RunDir.FOLD_RESULTS
+    folder.mkdir(exist_ok=True)
     pending: dict[Any, tuple[Variant, Fold, Path]] = {}
-    results: list[FoldResult] = []
-    fresh: list[FoldResult] = []
-    for variant, part in wanted:
-        need = variant.config.folds
-        task = run_fold_remotely.options(num_cpus=need.cpus, num_gpus=need.gpus)
-        path = run.path / "folds" / f"{_fold_key(data, variant, part)}.npz"
+    reused: list[FoldResult] = []
+    computed: list[FoldResult] = []
+    for variant, fold in variants_on_folds:
+        path = folder / f"{_fold_key(fingerprint, variant, fold)}.npz"
         if path.exists():
-            results.append(read_fold_result(path, variant.name, part))
-        else:
-            pending[task.remote(shared, variant, part)] = variant, part, path
-    total = len(pending)
-    if results:
-        log.info("%d folds are done already, %d are left", len(results), total)
+            reused.append(read_fold_result(path, variant.name, fold))
+            continue
+        resources = variant.config.folds
+        task = run_fold_remotely.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        pending[task.remote(features_ref, variant, fold)] = variant, fold, path
+    count = len(pending)
+    if reused:
+        log.info("%d folds are already done, %d to do", len(reused), count)
     while pending:
-        done, _ = ray.wait(list(pending), num_returns=1)
-        variant, part, path = pending.pop(done[0])
-        result: FoldResult = ray.get(done[0])
+        ready, _ = ray.wait(list(pending), num_returns=1)
+        variant, fold, path = pending.pop(ready[0])
+        result: FoldResult = ray.get(ready[0])
+        # Written and saved one by one: a kill loses only the folds that are running.
         write_fold_result(path, result)
         run.save()
-        fresh.append(result)
+        computed.append(result)
         log.info(
             "%d/%d %s, repeat %d, fold %d: %.1f s",
-            len(fresh), total, variant.name, part.repeat, part.fold, result.seconds,
+            len(computed), count, variant.name, fold.repeat, fold.fold, result.seconds,
         )  # fmt: skip
-    return sorted([*results, *fresh], key=lambda r: (r.variant, r.repeat, r.fold)), fresh
+    # Tasks end in any order, which must not reach metrics.json or the Parquet files.
+    results = sorted([*reused, *computed], key=lambda result: (result.variant, result.repeat, result.fold))
+    return results, computed
 
 
-def _fold_key(data: str, variant: Variant, part: Fold) -> str:
-    """Return a hash of all that a fold's result depends on."""
+def _fold_key(fingerprint: str, variant: Variant, fold: Fold) -> str:
+    """Return a hash of all that a fold's result depends on; results under another key are not reused."""
     settings = to_dict(variant.config)
+    # Resources and the number of folds do not change a fold's result; its documents are hashed below.
     settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
     for name in ("train", "tune", "embed"):
         del settings[name]
     facts = [
-        __version__, data, settings, variant.name, variant.method, variant.modality, variant.subsets,
-        part.repeat, part.fold, part.train.tolist(), part.test.tolist(),
+        __version__, fingerprint, settings, variant.name, variant.method, variant.modality, variant.subsets,
+        fold.repeat, fold.fold, fold.train.tolist(), fold.test.tolist(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def run_fold_on_one_thread(features: Features, variant: Variant, part: Fold) -> FoldResult:
-    """Do what `run_fold` does on one thread: the folds of a run share the machine's cores."""
+def run_fold_on_one_thread(features: Features, variant: Variant, fold: Fold) -> FoldResult:
+    """Call `run_fold` on one thread: as many folds run at once as the machine has cores."""
     torch.set_num_threads(1)
-    return run_fold(features, variant, part)
+    return run_fold(features, variant, fold)
 
 
 run_fold_remotely = ray.remote(num_cpus=1)(run_fold_on_one_thread)
 
 
-def run_fold(features: Features, variant: Variant, part: Fold) -> FoldResult:
+def run_fold(features: Features, variant: Variant, fold: Fold) -> FoldResult:
     """Fit one variant on a fold's training documents and predict its test documents; needs no Ray."""
-    train, test = part.train, part.test
     began = time.perf_counter()
-    config = replace(
-        variant.config, fit=replace(variant.config.fit, seed=variant.config.fit.seed + 1000 * part.repeat)
-    )
-    embeddings: Mapping[str, np.ndarray] = {}
-    attention: Mapping[str, Sequence[np.ndarray]] = {}
-    temperature: Mapping[str, float] = {}
-    subsets: dict[str, Answers] = {}
-    probabilities: Mapping[str, np.ndarray]
-    decisions: Mapping[str, np.ndarray]
-    if variant.method != "network":
-        baseline = resolve_name(BASELINES[variant.method])
-        probabilities, decisions = baseline(features, config, train, test)
+    seed = variant.config.fit.seed + SEED_STEP * fold.repeat
+    variant = replace(variant, config=replace(variant.config, fit=replace(variant.config.fit, seed=seed)))
+    if variant.method == "network":
+        result = _run_network(features, variant, fold)
     else:
-        seen = features if variant.modality is None else features.only(variant.modality)
-        fitted = fit(config, seen, train, device="cuda" if config.folds.gpus else "cpu")
-        model, tested = fitted.model(), seen.take(test)
-        prediction = model.predict(tested)
-        for modality in MODALITIES if variant.subsets else ():
-            alone = model.predict(tested.only(modality))
-            subsets[modality] = Answers(probabilities=alone.probabilities, decisions=alone.decisions)
-        probabilities, decisions = prediction.probabilities, prediction.decisions
-        temperature = fitted.temperature
-        if variant.name == "hilbert":
-            embeddings = {name: getattr(prediction, name) for name in ("audio", "text", "joint")}
-            attention = {"audio": prediction.audio_attention, "text": prediction.text_attention}
+        baseline = resolve_name(BASELINES[variant.method])
+        probabilities, decisions = baseline(features, variant.config, fold.train, fold.test)
+        result = _result(variant, fold, probabilities, decisions)
+    return replace(result, seconds=time.perf_counter() - began)
+
+
+def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult:
+    """Train the variant's networks on a fold, and predict its test documents."""
+    config = variant.config
+    seen = features if variant.modality is None else features.only(variant.modality)
+    fitted = fit(config, seen, fold.train, device="cuda" if config.folds.gpus else "cpu")
+    model, tested = fitted.model(), seen.take(fold.test)
+    prediction = model.predict(tested)
+    result = replace(
+        _result(variant, fold, prediction.probabilities, prediction.decisions), temperature=fitted.temperature
+    )
+    if variant.subsets:
+        by_modality = {modality: model.predict(tested.only(modality)) for modality in MODALITIES}
+        subsets = {
+            str(modality): TaskPredictions(probabilities=alone.probabilities, decisions=alone.decisions)
+            for modality, alone in by_modality.items()
+        }
+        result = replace(result, subsets=subsets)
+    if variant.name == HILBERT:
+        # Only HILBERT's are shown; those of all ablations would fill the run folder.
+        attention = {str(modality): weights for modality, weights in prediction.attention.items()}
+        result = replace(result, embeddings=prediction.embeddings._asdict(), attention=attention)
+    return result
+
+
+def _result(
+    variant: Variant, fold: Fold, probabilities: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray]
+) -> FoldResult:
+    """Return a result that has predictions and nothing else."""
     return FoldResult(
-        variant=variant.name, repeat=part.repeat, fold=part.fold, test=test, probabilities=probabilities,
-        decisions=decisions, temperature=temperature, embeddings=embeddings, attention=attention,
-        trained_on=train, seconds=time.perf_counter() - began, subsets=subsets,
+        variant=variant.name, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
+        probabilities=probabilities, decisions=decisions, temperature={}, embeddings={}, attention={},
+        seconds=0.0,
     )  # fmt: skip
 
 
 def gather(features: Features, settings: TaskConfig, task: str, results: Sequence[FoldResult]) -> Predictions:
-    """Return one variant's predictions of one task over all folds, by repeat and document."""
-    document = np.concatenate([r.test for r in results])
-    repeat = np.concatenate([np.full(len(r.test), r.repeat) for r in results])
-    fold = np.concatenate([np.full(len(r.test), r.fold) for r in results])
+    """Return one variant's predictions of one task over all folds, sorted by repeat and document."""
+    document = np.concatenate([result.test for result in results])
+    repeat = np.concatenate([np.full(len(result.test), result.repeat) for result in results])
+    fold = np.concatenate([np.full(len(result.test), result.fold) for result in results])
+    # The same order for every variant: comparisons are made row by row.
     order = np.lexsort([document, repeat])
-    decisions = np.concatenate([r.decisions[task] for r in results])[order]
+    decisions = np.concatenate([result.decisions[task] for result in results])[order]
     return Predictions(
         kind=settings.kind,
         classes=settings.classes,
-        probabilities=np.concatenate([r.probabilities[task] for r in results])[order],
+        probabilities=np.concatenate([result.probabilities[task] for result in results])[order],
         decisions=None if settings.kind == "regression" else decisions,
         targets=features.targets[task][document[order]],
         fold=fold[order],

@@ -1,4 +1,4 @@
-"""Known shortcuts: what may predict the labels although nothing of interest was said."""
+"""Known shortcuts: what may predict the labels although it has nothing to do with what they are about."""
 
 import logging
 import re
@@ -13,58 +13,66 @@ import ray
 from hilbert_ray import metrics
 from hilbert_ray.config import EncoderConfig, SegmentConfig
 from hilbert_ray.document import Document, DocumentError, TextSegment, Utterance, load_text
-from hilbert_ray.encoders import load_encoder_spec
+from hilbert_ray.encoders import build_encoder
 from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
 from hilbert_ray.evaluation.variants import Variant
 from hilbert_ray.features import Dataset, Features, Ragged, mean_std
 from hilbert_ray.folds import Folds
 from hilbert_ray.segmentation import sentences
-from hilbert_ray.store import Store
 
 log = logging.getLogger(__name__)
 Transcript: TypeAlias = str | tuple[Utterance, ...] | None
 LENGTH = "duration and number of turns"
-SHORTCUTS_FROM = 0.6  # lower end of a shortcut's AUC above which a run warns
-MIN_WORDS = 4  # shorter sentences, such as greetings, are shared by chance
+WARN_ABOVE = 0.6
+"""A run warns when the lower end of a shortcut's AUC interval is above this: clearly better than chance."""
+MIN_WORDS = 4
+"""Shorter sentences, such as greetings, occur in several groups by chance."""
 
 
 def transcripts(documents: Sequence[Document]) -> list[Transcript]:
     """Return each document's transcript; None where it has none or its file can no longer be read."""
-    found: list[Transcript] = []
+    texts: list[Transcript] = []
     for document in documents:
         try:
-            found.append(load_text(document))
+            texts.append(load_text(document))
         except DocumentError as error:
-            log.warning("shortcut checks leave out a transcript: %s", error)
-            found.append(None)
-    return found
+            log.warning("shortcut checks skip a transcript: %s", error)
+            texts.append(None)
+    return texts
 
 
 def shortcuts(texts: Sequence[Transcript], features: Features, roles: Sequence[str]) -> dict[str, Features]:
     """Return features of each shortcut by its name: duration and turns, and the turns of one role alone.
 
-    Roles are those that at least half of the documents have and that are not in `roles`, so of interviewers
-    where the participants are embedded, and each of them where all are.
+    Checked are the roles that are not in `roles` and that at least half of the documents have: interviewers
+    where only participants are embedded, every role where all speakers are. Known cases are interviewers
+    who ask those with a diagnosis other questions (Burdisso et al. 2024, on DAIC-WOZ).
 
     Args:
         texts: transcripts of the documents of `features`, in its order.
         features: gives ids, groups, targets and lengths.
         roles: the speakers whose turns are embedded; empty for all.
     """
-    found = {LENGTH: _as_features(features, _lengths(features))}
+    by_name = {LENGTH: _as_features(features, _lengths(features))}
+    # A plain text has no roles.
     turns = [() if text is None or isinstance(text, str) else text for text in texts]
-    have = Counter(role for one in turns for role in {u.role for u in one} if role and role not in roles)
-    encoder = load_encoder_spec("hashing", "text", EncoderConfig(), SegmentConfig())
-    for role, count in sorted(have.items()):
+    documents_with = Counter(
+        role
+        for turns_of_one in turns
+        for role in {u.role for u in turns_of_one}
+        if role and role not in roles
+    )
+    # Counts of words need no weights, and tell apart who asked what well enough.
+    encoder = build_encoder("hashing", "text", EncoderConfig(), SegmentConfig())
+    for role, count in sorted(documents_with.items()):
         if 2 * count < len(texts):
             continue
         rows = []
-        for one in turns:
-            said = [u.text for u in one if u.role == role]
-            segments = [TextSegment(start=0.0, end=0.0, text=text) for text in said]
+        for turns_of_one in turns:
+            segments = [TextSegment(start=0.0, end=0.0, text=u.text) for u in turns_of_one if u.role == role]
             rows.append(mean_std(encoder.encode(segments)))
-        found[f"turns of {role}"] = _as_features(features, np.stack(rows))
-    return found
+        by_name[f"turns of {role}"] = _as_features(features, np.stack(rows))
+    return by_name
 
 
 def shared_sentences(
@@ -72,41 +80,46 @@ def shared_sentences(
 ) -> dict[str, int]:
     """Return how many `sentences` several groups share, and how many `documents` `of` all have one.
 
-    Counted are sentences of at least four words, without regard to case and punctuation, of `roles` (empty:
-    of all). Texts that stand in training and test sets at once make scores too good.
+    Counts sentences of at least four words, ignoring case and punctuation, of `roles` (empty: of all). The
+    same text in training and test sets, such as a read passage, makes scores too good.
     """
-    held = [{_plain(s) for s in _sentences(text, roles)} for text in texts]
-    sayers: dict[str, set[Hashable]] = {}
-    for group, said in zip(groups, held, strict=True):
-        for sentence in said:
+    by_document = [{_normalised(s) for s in _sentences(text, roles)} for text in texts]
+    groups_of: dict[str, set[Hashable]] = {}
+    for group, spoken in zip(groups, by_document, strict=True):
+        for sentence in spoken:
             if sentence.count(" ") >= MIN_WORDS - 1:
-                sayers.setdefault(sentence, set()).add(group)
-    shared = {sentence for sentence, of in sayers.items() if len(of) > 1}
-    concerned = sum(bool(said & shared) for said in held)
-    return {"sentences": len(shared), "documents": concerned, "of": len(texts)}
+                groups_of.setdefault(sentence, set()).add(group)
+    shared = {sentence for sentence, speakers in groups_of.items() if len(speakers) > 1}
+    affected = sum(bool(spoken & shared) for spoken in by_document)
+    return {"sentences": len(shared), "documents": affected, "of": len(texts)}
 
 
 def _lengths(features: Features) -> np.ndarray:
     """Return seconds of audio and numbers of text segments, and their logarithms, float32 [N, 4]."""
     seconds = np.zeros(len(features))
     if features.audio is not None:
-        last = np.maximum(features.audio.offsets[1:] - 1, 0)
-        heard = features.audio.lengths > 0
-        seconds[heard] = features.audio.end[last[heard]]
+        # A recording ends where its last segment does; a document without audio lasts 0 seconds.
+        last_segment = np.maximum(features.audio.offsets[1:] - 1, 0)
+        has_audio = features.audio.lengths > 0
+        seconds[has_audio] = features.audio.end[last_segment[has_audio]]
     turns = np.zeros(len(features)) if features.text is None else features.text.lengths
-    plain = np.stack([seconds, turns], 1)
-    return np.concatenate([plain, np.log1p(plain)], 1).astype(np.float32)
+    lengths = np.stack([seconds, turns], 1)
+    # Durations are skewed; with both forms a linear model can use either.
+    return np.concatenate([lengths, np.log1p(lengths)], 1).astype(np.float32)
 
 
 def _as_features(features: Features, rows: np.ndarray) -> Features:
-    """Return the same documents with `rows` [N, 2 K], what `logistic` reads, as the text features."""
+    """Return the same documents with `rows` [N, 2 K] as the text features, one segment per document.
+
+    The logistic baseline reads `wide` only, so that a shortcut is scored by the same code as the baseline.
+    """
     count, width = len(rows), rows.shape[1] // 2
-    nowhere = np.zeros(count, np.float32)
-    one = Ragged(
-        values=rows[:, :width], position=nowhere, start=nowhere, end=nowhere, offsets=np.arange(count + 1),
+    zeros = np.zeros(count, np.float32)
+    ragged = Ragged(
+        values=rows[:, :width], position=zeros, start=zeros, end=zeros, offsets=np.arange(count + 1),
         wide=rows,
     )  # fmt: skip
-    return replace(features, audio=None, text=one)
+    return replace(features, audio=None, text=ragged)
 
 
 def _sentences(text: Transcript, roles: Sequence[str]) -> list[str]:
@@ -117,44 +130,50 @@ def _sentences(text: Transcript, roles: Sequence[str]) -> list[str]:
     return [s for u in text if not roles or u.role in roles for s in sentences(u.text)]
 
 
-def _plain(sentence: str) -> str:
+def _normalised(sentence: str) -> str:
+    """Return the words of a sentence in lower case, without punctuation."""
     return " ".join(re.findall(r"\w+", sentence.lower()))
 
 
-def score_shortcuts(store: str, dataset: Dataset, folds: Folds) -> dict[str, Any]:
+def score_shortcuts(dataset: Dataset, folds: Folds) -> dict[str, Any]:
     """Return how well each shortcut alone predicts each task, and which sentences groups share.
 
-    A shortcut is scored by logistic regression on the folds of the first repeat, see `shortcuts`.
+    A shortcut is scored by logistic regression on the folds of the first repeat, see `shortcuts`. The run
+    warns of those that are clearly better than chance.
     """
     features, config = dataset.features, dataset.config
-    wanted = set(features.doc_ids.tolist())
-    spoken = {d.doc_id: d for d in Store.open(store).documents(words=True) if d.doc_id in wanted}
-    texts = transcripts([spoken[doc_id] for doc_id in features.doc_ids.tolist()])
+    doc_ids = features.doc_ids.tolist()
+    # `dataset.documents` lack inline transcripts; the same snapshot of the store has them.
+    stored = {
+        item.document.doc_id: item.document for item in dataset.snapshot.documents(doc_ids=set(doc_ids))
+    }
+    texts = transcripts([stored[doc_id] for doc_id in doc_ids])
     values: dict[str, Any] = {}
-    for name, seen in shortcuts(texts, features, config.segment.roles).items():
+    for name, shortcut_features in shortcuts(texts, features, config.segment.roles).items():
         variant = Variant(name=name, config=config, method="logistic")
-        shared = ray.put(seen)
-        tasks = [run_fold_remotely.remote(shared, variant, part) for part in folds if part.repeat == 0]
+        features_ref = ray.put(shortcut_features)
+        # One repeat is enough for a warning, and a shortcut costs as much as the baseline.
+        tasks = [run_fold_remotely.remote(features_ref, variant, fold) for fold in folds if fold.repeat == 0]
         results = ray.get(tasks)
         values[name] = {}
         for task, settings in config.tasks.items():
             scores = metrics.evaluate_predictions(gather(features, settings, task, results))
-            found = scores.get("auc") or scores["concordance"]
-            values[name][task] = {key: found[key] for key in ("within", "within_low", "within_high")}
-            low = found["within_low"]
-            if low is not None and low > SHORTCUTS_FROM:
+            headline = scores.get("auc") or scores["concordance"]
+            values[name][task] = {key: headline[key] for key in ("within", "within_low", "within_high")}
+            low = headline["within_low"]
+            if low is not None and low > WARN_ABOVE:
                 log.warning(
-                    "%s alone predicts %s (AUC %.2f, at least %.2f): scores may rest on this shortcut%s",
-                    name, task, found["within"], low, _unless(name, config.segment.roles),
+                    "%s alone predicts %s (AUC %.2f, lower bound %.2f): scores may rest on this shortcut%s",
+                    name, task, headline["within"], low, _exception(name, config.segment.roles),
                 )  # fmt: skip
     values["shared_sentences"] = shared_sentences(texts, features.groups.tolist(), config.segment.roles)
     return values
 
 
-def _unless(shortcut: str, roles: Sequence[str]) -> str:
-    """Return what else a shortcut may be: where all speakers are embedded, labels are about one of them."""
+def _exception(shortcut: str, roles: Sequence[str]) -> str:
+    """Return when it is no shortcut: where all speakers are embedded, the labels may be about this one."""
     if roles or shortcut == LENGTH:
         return ""
     return (
-        "; if the labels are about this speaker, it is none: then embed with segment.roles set to that role"
+        "; if the labels are about this speaker, this is expected: embed with segment.roles set to that role"
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hilbert_ray.config import BASELINE, Config, Modality, ablations
+from hilbert_ray.config import BASELINE, HILBERT, Config, Modality, ablations
 from hilbert_ray.features import Features
 
 Method = Literal["network", "late_fusion", "logistic"]
@@ -12,7 +12,8 @@ BASELINES: Mapping[str, str] = {
     "late_fusion": "hilbert_ray.evaluation.baselines:late_fusion",
     "logistic": "hilbert_ray.evaluation.baselines:logistic",
 }
-"""Where the methods other than the network live; see `baselines` for what they take and return."""
+"""Where each method other than the network is defined, for `pkgutil.resolve_name`; see `baselines` for the
+signature. Names and not functions, so that a worker that runs no baseline does not load scikit-learn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,17 +33,20 @@ class Variant:
 def choose_variants(
     config: Config, features: Features, compare: bool, subsets: bool = False
 ) -> list[Variant]:
-    """Return what to cross-validate: HILBERT, its parts, the baseline to beat; with `compare` all."""
-    both = features.audio is not None and features.text is not None
-    chosen = [Variant(name="hilbert", config=config, subsets=subsets and both)]
-    if both:
-        chosen += [
+    """Return what to cross-validate: HILBERT, each modality alone, the baseline; with `compare` all variants.
+
+    What needs both modalities is left out where the features have only one.
+    """
+    has_both = features.audio is not None and features.text is not None
+    variants = [Variant(name=HILBERT, config=config, subsets=subsets and has_both)]
+    if has_both:
+        variants += [
             Variant(name="audio_only", config=config, modality="audio"),
             Variant(name="text_only", config=config, modality="text"),
         ]
-    chosen.append(Variant(name=BASELINE, config=config, method="logistic"))
+    variants.append(Variant(name=BASELINE, config=config, method="logistic"))
     if compare:
-        if both:
-            chosen.append(Variant(name="late_fusion", config=config, method="late_fusion"))
-        chosen += [Variant(name=name, config=changed) for name, changed in ablations(config).items()]
-    return chosen
+        if has_both:
+            variants.append(Variant(name="late_fusion", config=config, method="late_fusion"))
+        variants += [Variant(name=name, config=changed) for name, changed in ablations(config).items()]
+    return variants

@@ -1,17 +1,16 @@
-"""Each class by itself: scores, curves, confusion, calibration and the use of decisions at a threshold."""
+"""Each class on its own: scores, curves, confusion, calibration and the use of decisions at a threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hilbert_ray.config import BASELINE
+from hilbert_ray.config import BASELINE, HILBERT
 from hilbert_ray.metrics import Predictions, decision_curves, problems, reliability
 from hilbert_ray.reporting import plots
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
     confusion,
-    estimate,
     facts,
     figure,
     figures,
@@ -20,33 +19,42 @@ from hilbert_ray.reporting.html import (
     missing,
     number,
     paragraph,
+    quoted,
     section,
     table,
 )
 from hilbert_ray.reporting.plot_data import (
     GRID,
-    Curve,
+    ClassCurve,
     confusion_counts,
     pooled_reliability,
     precision_curves,
     roc_curves,
 )
-from hilbert_ray.reporting.plots import Bar, Bins
-from hilbert_ray.reporting.scores import bars_table
-from hilbert_ray.run import RunResults, Scores
+from hilbert_ray.reporting.plots import ForestRow, ReliabilityBins
+from hilbert_ray.reporting.scores import CHANCE, forest_table, pooled, within
+from hilbert_ray.run import RunResults, Score
 
-TICKS = range(0, 101, 5)  # of `GRID`, what tables of curves show
-MOST_CURVES = 12  # classes drawn in one picture; the tables hold all
+TICKS = range(0, 101, 5)
+"""Indices of `GRID` that tables of curves list: every 0.05."""
+TABLE_THRESHOLDS = range(4, 99, 10)
+"""Indices of decision thresholds that tables list: 0.05, 0.15, ..., 0.95."""
+MOST_CURVES = 12
+"""Classes drawn in one picture; more lines cannot be told apart. The tables hold all."""
+LONGEST_NAME = 16
+"""Characters of a class name in a legend next to its score."""
+RANKING = ("Positives", "Groups with one", "AUC within folds", "AUC pooled", "PR-AUC", "PR-AUC of chance")
+DECIDING = ("Recall", "F1")
 
 
-def classes(run: RunResults) -> Html:
-    """Return the per-class results of HILBERT, a part a task."""
+def classes_section(run: RunResults) -> Html:
+    """Return the per-class results of HILBERT, one part per task."""
     return section(
         "classes",
         "Classes, curves and calibration",
         paragraph(
-            "Everything here is HILBERT's, out of fold: each document was predicted by networks that "
-            "never saw its group."
+            "All results here are HILBERT\u2019s, out of fold: each document was predicted by networks that "
+            "were not trained on its group."
         ),
         *(_task(run, task) for task in run.tasks),
     )
@@ -54,242 +62,236 @@ def classes(run: RunResults) -> Html:
 
 def _task(run: RunResults, task: str) -> Html:
     kind = run.tasks[task].kind
-    title = heading(3, f"\u201c{task}\u201d ({kind})")
-    predictions = run.predictions.get((task, "hilbert"))
-    absent = missing("The run holds no predictions.parquet with this task, so there are no curves.")
+    title = heading(3, f"{quoted(task)} ({kind})")
+    predictions = run.predictions.get((task, HILBERT))
+    absent = missing("The run has no predictions.parquet with this task, so there are no curves.")
     if kind == "regression":
-        parts = [absent] if predictions is None else [_numbers(run, task, predictions)]
-        return join([title, *parts])
-    parts = [_per_class(run, task)]
+        return join([title, absent if predictions is None else _numbers(run, task, predictions)])
+    parts = [title, _per_class(run, task)]
     if predictions is None:
-        return join([title, *parts, absent])
+        return join([*parts, absent])
     parts += [
-        heading(4, "Separating the classes"),
+        heading(4, "Class separation"),
         figures(_class_forest(run, task)),
         figures(*_curves(run, task, predictions)),
         heading(4, "Decisions"),
         _confusion(task, predictions),
-        heading(4, "Calibration and use"),
+        heading(4, "Calibration and usefulness"),
         _calibration_facts(run, task),
-        figures(_reliability(task, predictions), _decisions(run, task, predictions)),
+        figures(_reliability(task, predictions), _decision_curves(run, task, predictions)),
     ]
-    return join([title, *parts])
+    return join(parts)
 
 
 def _per_class(run: RunResults, task: str) -> Html:
-    """Return one table of classes; two where the questions (such as cut-points) are not the classes."""
-    found = run.scores(task)["hilbert"]
-    asked, decided = found["auc"].get("classes", {}), found["balanced_accuracy"].get("classes", {})
-    order = {"binary": "The positive class", "ordinal": "Cut-points"}.get(run.tasks[task].kind)
-    if order is None:
-        rows = [[name, *_asked(found, name), *_decided(found, name)] for name in asked]
-        return table(f"Classes of {task} with 95 % intervals", ["Class", *ASKED, *DECIDED], rows)
+    """Return one table of classes, or two where what is ranked is not the classes.
+
+    A binary task ranks its positive class only, an ordinal task ranks cut-points between classes.
+    """
+    scores = run.scores(task)[HILBERT]
+    ranked = scores["auc"].classes
+    ranked_name = {"binary": "The positive class", "ordinal": "Cut-points"}.get(run.tasks[task].kind)
+    if ranked_name is None:
+        rows = [[name, *_ranking_cells(scores, name), *_deciding_cells(scores, name)] for name in ranked]
+        return table(f"Classes of {task} with 95 % intervals", ["Class", *RANKING, *DECIDING], rows)
+    ranking = [[name, *_ranking_cells(scores, name)] for name in ranked]
+    deciding = [[name, *_deciding_cells(scores, name)] for name in scores["balanced_accuracy"].classes]
     return join(
         [
-            table(
-                f"{order} of {task} with 95 % intervals",
-                [order, *ASKED],
-                [[n, *_asked(found, n)] for n in asked],
-            ),
-            table(
-                f"Classes of {task} with 95 % intervals",
-                ["Class", *DECIDED],
-                [[n, *_decided(found, n)] for n in decided],
-            ),
+            table(f"{ranked_name} of {task} with 95 % intervals", [ranked_name, *RANKING], ranking),
+            table(f"Classes of {task} with 95 % intervals", ["Class", *DECIDING], deciding),
         ]
     )
 
 
-ASKED = ("Positives", "Groups with one", "AUC within folds", "AUC pooled", "PR-AUC", "PR-AUC of chance")
-DECIDED = ("Recall", "F1")
-
-
-def _asked(found: Mapping[str, Scores], name: str) -> list[Cell]:
-    auc, precision = found["auc"]["classes"][name], found["pr_auc"]["classes"][name]
+def _ranking_cells(scores: Mapping[str, Score], name: str) -> list[Cell]:
+    auc, precision = scores["auc"].classes[name], scores["pr_auc"].classes[name]
     return [
-        auc.get("positives"),
-        auc.get("groups"),
-        estimate(auc["within"], auc.get("within_low"), auc.get("within_high")),
-        _estimate(auc),
-        _estimate(precision),
-        number(precision.get("prevalence")),
+        auc.positives,
+        auc.groups,
+        within(auc),
+        pooled(auc),
+        pooled(precision),
+        number(precision.prevalence),
     ]
 
 
-def _decided(found: Mapping[str, Scores], name: str) -> list[Cell]:
-    return [_estimate(found[metric]["classes"].get(name)) for metric in ("balanced_accuracy", "macro_f1")]
-
-
-def _estimate(score: Scores | None) -> Html:
-    if score is None:
-        return number(None)
-    return estimate(score.get("pooled"), score.get("low"), score.get("high"))
+def _deciding_cells(scores: Mapping[str, Score], name: str) -> list[Cell]:
+    return [pooled(scores[metric].classes.get(name)) for metric in ("balanced_accuracy", "macro_f1")]
 
 
 def _class_forest(run: RunResults, task: str) -> Html:
-    found = run.scores(task)["hilbert"]["auc"]["classes"]
-    bars = [
-        Bar(name=name, value=s["within"], low=s.get("within_low"), high=s.get("within_high"), is_marked=True)
-        for name, s in found.items()
+    by_class = run.scores(task)[HILBERT]["auc"].classes
+    rows = [
+        ForestRow(name=name, value=s.within, low=s.within_low, high=s.within_high, is_marked=True)
+        for name, s in by_class.items()
     ]
-    picture = plots.forest(f"AUC of each class of {task} within folds", bars, "AUC within folds", 0.5)
+    picture = plots.forest(f"AUC of each class of {task} within folds", rows, "AUC within folds", CHANCE)
     caption = "AUC of each class within folds with 95 % intervals. Dashed: chance."
-    return figure(picture, caption, bars_table("AUC within folds", bars, "Class"))
+    return figure(picture, caption, forest_table("AUC within folds", rows, "Class"))
 
 
 def _curves(run: RunResults, task: str, predictions: Predictions) -> list[Html]:
     """Return ROC and precision-recall curves, each class named with its pooled score."""
-    found, made = run.scores(task)["hilbert"], []
-    for metric, curves, axes, words in (
-        ("auc", roc_curves(predictions), ("false positive rate", "true positive rate"), "ROC"),
-        ("pr_auc", precision_curves(predictions), ("recall", "precision"), "Precision-recall"),
-    ):
-        if not curves:
-            made.append(missing(f"{words}: no class has a positive and a negative in any repeat."))
-            continue
-        shown = curves[:MOST_CURVES]
-        values = [found[metric]["classes"][curve.name]["pooled"] for curve in shown]
-        names = [
-            f"{_short(c.name)} {v:.2f}" if v is not None else _short(c.name)
-            for c, v in zip(shown, values, strict=True)
-        ]
-        label = f"{words} curves of {task}, a curve a class"
-        picture = plots.curves(label, shown, names, *axes, metric == "auc")
-        score = "AUC" if metric == "auc" else "average precision"
-        caption = (
-            f"{words} curves, a class against the rest, over all folds of a repeat, then the mean of "
-            f"repeats. Beside each name: pooled {score}."
-        )
-        if len(curves) > MOST_CURVES:
-            caption += f" The first {MOST_CURVES} of {len(curves)} classes; the table has all."
-        made.append(figure(picture, caption, _curve_table(f"{words} curves of {task}", axes, curves)))
-    return made
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}\u2026"
-
-
-def _curve_table(caption: str, axes: tuple[str, str], curves: list[Curve]) -> Html:
-    rows: list[list[Cell]] = [
-        [f"{GRID[i]:.2f}", *(number(float(c.values[i])) for c in curves)] for i in TICKS
+    scores = run.scores(task)[HILBERT]
+    roc, precision = roc_curves(predictions), precision_curves(predictions)
+    rates = ("false positive rate", "true positive rate")
+    return [
+        _curve_figure(task, "ROC", roc, scores["auc"], "AUC", rates),
+        _curve_figure(
+            task,
+            "Precision-recall",
+            precision,
+            scores["pr_auc"],
+            "average precision",
+            ("recall", "precision"),
+        ),
     ]
-    return table(f"{caption}: {axes[1]} by {axes[0]}", [axes[0], *(c.name for c in curves)], rows)
+
+
+def _curve_figure(
+    task: str,
+    name: str,
+    curves: Sequence[ClassCurve],
+    score: Score,
+    score_name: str,
+    axes: tuple[str, str],
+) -> Html:
+    """Return one picture of curves, one per class; `axes` are what x and y are called."""
+    if not curves:
+        return missing(f"{name}: no class has a positive and a negative in any repeat.")
+    drawn = curves[:MOST_CURVES]
+    labels = [_with_score(curve.name, score.classes[curve.name].pooled) for curve in drawn]
+    alternative = f"{name} curves of {task}, one curve per class"
+    picture = plots.curves(alternative, drawn, labels, *axes, is_diagonal=name == "ROC")
+    caption = (
+        f"{name} curves, each class against the rest, over all folds of a repeat, then averaged over "
+        f"repeats. Next to each name: pooled {score_name}."
+    )
+    if len(curves) > MOST_CURVES:
+        caption += f" The first {MOST_CURVES} of {len(curves)} classes; the table has all."
+    return figure(picture, caption, _curve_table(f"{name} curves of {task}", axes, curves))
+
+
+def _with_score(name: str, value: float | None) -> str:
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+    return name if value is None else f"{name} {value:.2f}"
+
+
+def _curve_table(caption: str, axes: tuple[str, str], curves: Sequence[ClassCurve]) -> Html:
+    rows: list[list[Cell]] = [
+        [f"{GRID[i]:.2f}", *(number(float(curve.values[i])) for curve in curves)] for i in TICKS
+    ]
+    return table(f"{caption}: {axes[1]} by {axes[0]}", [axes[0], *(curve.name for curve in curves)], rows)
 
 
 def _confusion(task: str, predictions: Predictions) -> Html:
-    """Return confusion counts over all repeats, for multilabel a line a label."""
+    """Return confusion counts over all repeats; for multilabel one row per label."""
     repeats = len(np.unique(predictions.repeat))
-    often = (
-        f"over {repeats} repeats, so that a document counts {repeats} times"
+    scope = (
+        f"over {repeats} repeats (each document counts {repeats} times)"
         if repeats > 1
         else "of all documents"
     )
+    if predictions.kind == "multilabel":
+        return _label_confusion(task, predictions, scope)
     decisions, names = predictions.decisions, predictions.classes
     assert decisions is not None
-    if predictions.kind != "multilabel":
-        counts = confusion_counts(predictions.targets, decisions, len(names))
-        return confusion(
-            f"Confusion of {task}: counts {often}, with shares of the row", names, counts.tolist()
-        )
+    counts = confusion_counts(predictions.targets, decisions, len(names))
+    return confusion(f"Confusion of {task}: counts {scope}, with shares of the row", names, counts.tolist())
+
+
+def _label_confusion(task: str, predictions: Predictions, scope: str) -> Html:
+    decisions = predictions.decisions
+    assert decisions is not None
     rows: list[list[Cell]] = []
-    for k, name in enumerate(names):
+    for k, name in enumerate(predictions.classes):
         known = np.isfinite(predictions.targets[:, k])
         truth = np.where(known, predictions.targets[:, k], -1).astype(np.int64)
-        (quiet, false), (lost, hit) = confusion_counts(truth, decisions[:, k], 2).tolist()
-        shares = [
-            number(100 * part / whole if whole else None, 1)
-            for part, whole in ((hit, hit + lost), (quiet, quiet + false))
+        (true_no, false_yes), (false_no, true_yes) = confusion_counts(truth, decisions[:, k], 2).tolist()
+        percents = [
+            number(100 * right / count if count else None, 1)
+            for right, count in ((true_yes, true_yes + false_no), (true_no, true_no + false_yes))
         ]
-        rows.append([name, hit, lost, false, quiet, *shares])
+        rows.append([name, true_yes, false_no, false_yes, true_no, *percents])
     head = [
-        "Label",
-        "Hits",
-        "Missed",
-        "False alarms",
-        "Rightly quiet",
-        "% of positives found",
-        "% of negatives kept",
-    ]
-    return table(f"Confusion of each label of {task}: counts {often}", head, rows)
+        "Label", "True positives", "False negatives", "False positives", "True negatives",
+        "Sensitivity, %", "Specificity, %",
+    ]  # fmt: skip
+    return table(f"Confusion of each label of {task}: counts {scope}", head, rows)
 
 
 def _calibration_facts(run: RunResults, task: str) -> Html:
-    found = run.scores(task)["hilbert"]
+    scores = run.scores(task)[HILBERT]
     pairs: list[tuple[str, Cell]] = [
-        (said, _estimate(found.get(name)))
-        for name, said in (
+        (label, pooled(scores.get(metric)))
+        for metric, label in (
             ("ece", "Expected calibration error (0 is best)"),
             ("brier", "Brier score (0 is best)"),
-            ("calibration_slope", "Calibration slope (1 is best, below 1 too sure)"),
+            ("calibration_slope", "Calibration slope (1 is best, below 1 overconfident)"),
         )
     ]
     return facts(pairs)
 
 
 def _reliability(task: str, predictions: Predictions) -> Html:
-    pooled = pooled_reliability(predictions)
-    by_class: dict[str, Bins] = {
+    together = pooled_reliability(predictions)
+    by_class: dict[str, ReliabilityBins] = {
         problem.name: reliability(problem.score.astype(np.float64), problem.positive)
         for problem in problems(predictions)
         if len(problem.rows)
     }
-    shown = dict(list(by_class.items())[:MOST_CURVES])
+    drawn = dict(list(by_class.items())[:MOST_CURVES])
     picture = plots.reliability(
-        f"Calibration of {task}: observed share by predicted probability", pooled, shown
+        f"Calibration of {task}: observed share by predicted probability", together, drawn
     )
     rows: list[list[Cell]] = [
         [name, number(p), number(o), int(n)]
-        for name, bins in {"all together": pooled, **by_class}.items()
+        for name, bins in {"all together": together, **by_class}.items()
         for p, o, n in zip(bins["predicted"], bins["observed"], bins["count"], strict=True)
     ]
     numbers = table(f"Calibration of {task}", ["Class", "Mean predicted", "Observed share", "Rows"], rows)
     caption = (
         "Calibration in ten bins of predicted probability, each class against the rest, over all repeats. "
-        "On the dashed line probabilities mean what they say. Below: rows in each bin."
+        "On the dashed line predicted and observed agree. Below: rows in each bin."
     )
     return figure(picture, caption, numbers)
 
 
-def _decisions(run: RunResults, task: str, predictions: Predictions) -> Html:
+def _decision_curves(run: RunResults, task: str, predictions: Predictions) -> Html:
     model = decision_curves(predictions)
-    other = run.predictions.get((task, BASELINE))
-    baseline = decision_curves(other) if other is not None else {}
-    shown = dict(list(model.items())[:MOST_CURVES])
-    picture = plots.decision_curves(f"Decision curves of {task}: net benefit by threshold", shown, baseline)
+    of_baseline = run.predictions.get((task, BASELINE))
+    baseline = decision_curves(of_baseline) if of_baseline is not None else {}
+    drawn = dict(list(model.items())[:MOST_CURVES])
+    picture = plots.decision_curves(f"Decision curves of {task}: net benefit by threshold", drawn, baseline)
     rows: list[list[Cell]] = []
     for name, curve in model.items():
-        for i in range(4, 99, 10):
-            beside = [baseline[name]["model"][i]] if name in baseline else [None]
-            values = [curve["model"][i], *beside, curve["all"][i]]
+        for i in TABLE_THRESHOLDS:
+            value = baseline[name]["model"][i] if name in baseline else None
+            values = [curve["model"][i], value, curve["all"][i]]
             rows.append([name, number(curve["thresholds"][i], 2), *(number(v) for v in values)])
     head = ["Class", "Threshold", "HILBERT", "Mean + std baseline", "Act on everyone"]
     caption = (
-        "Decision curves: net benefit of acting on each document whose probability of the class reaches "
-        "the threshold. 0 is acting on no one; a model is of use where its line is above both others."
+        "Decision curves: net benefit of acting on every document whose probability of the class reaches "
+        "the threshold. 0 is acting on no one; a model is useful where its line is above both others."
     )
     return figure(picture, caption, table(f"Net benefit, {task}", head, rows))
 
 
 def _numbers(run: RunResults, task: str, predictions: Predictions) -> Html:
-    """Return predicted against true numbers, a point a document."""
+    """Return predicted against true numbers, one point per document."""
     known = predictions[predictions.labelled]
     documents, index = np.unique(known.document, return_inverse=True)
-    count = np.bincount(index)
-    true, predicted = (np.bincount(index, v) / count for v in (known.targets, known.probabilities))
-    names = _ids(run, predictions, documents)
-    picture = plots.scatter(f"Predicted against true {task}, a point a document", true, predicted, task)
+    repeats = np.bincount(index)
+    true, predicted = (np.bincount(index, v) / repeats for v in (known.targets, known.probabilities))
+    alternative = f"Predicted against true {task}, one point per document"
+    picture = plots.scatter(alternative, true, predicted, task)
     rows: list[list[Cell]] = [
-        [name, number(float(t)), number(float(p)), number(float(p - t), signed=True)]
-        for name, t, p in zip(names, true, predicted, strict=True)
+        [run.doc_ids[i], number(float(t)), number(float(p)), number(float(p - t), signed=True)]
+        for i, t, p in zip(documents, true, predicted, strict=True)
     ]
     numbers = table(f"Predictions of {task}", ["Document", "True", "Predicted", "Error"], rows)
     caption = (
-        "Predicted against true value, out of fold, the mean over repeats; on the dashed line both are equal."
+        "Predicted against true value, out of fold, averaged over repeats. On the dashed line both are equal."
     )
     return figures(figure(picture, caption, numbers))
-
-
-def _ids(run: RunResults, predictions: Predictions, documents: np.ndarray) -> list[str]:
-    """Return the ids of documents, which `Predictions` numbers in the order of `run.doc_ids`."""
-    return [run.doc_ids[i] for i in documents]

@@ -1,7 +1,10 @@
 """What the embeddings are like: retrieval between modalities, geometry, and a map of the joint embeddings."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from hilbert_ray.config import HILBERT
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.reporting import plots
 from hilbert_ray.reporting.html import (
@@ -18,8 +21,8 @@ from hilbert_ray.reporting.html import (
     table,
 )
 from hilbert_ray.reporting.plot_data import principal_plane
-from hilbert_ray.reporting.plots import Bar, Map
-from hilbert_ray.run import RunResults
+from hilbert_ray.reporting.plots import EmbeddingMap, ForestRow
+from hilbert_ray.run import RunResults, Score
 
 DIRECTIONS = {
     "audio_to_text": "Audio to text (headline)",
@@ -36,141 +39,141 @@ GEOMETRY = {
     "uniformity_joint": ("Uniformity of joint", "at most 0, lower is more even"),
 }
 MOST_MAPS = 6
+"""Panels of the map; runs with more folds show the first ones."""
+LEAST_POINTS = 3
+"""Documents of a test set below which two principal axes mean nothing."""
+QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 
 
-def embedding(run: RunResults) -> Html:
+def embeddings_section(run: RunResults) -> Html:
     """Return retrieval, geometry and the map."""
     return section(
         "embeddings",
         "Embeddings",
-        *_retrieval(run),
+        *_retrieval_and_geometry(run),
         heading(3, "Map of the joint embeddings"),
         *_map(run),
     )
 
 
-def _retrieval(run: RunResults) -> list[Html]:
-    found = run.metrics.get("embedding") or {}
-    if not found:
+def _retrieval_and_geometry(run: RunResults) -> list[Html]:
+    scores = run.evaluation.embedding
+    if not scores:
         return [
             missing(
-                "Retrieval and geometry need documents with both audio and text in a test set; this run "
-                "has none."
+                "Retrieval and geometry need test sets with documents that have both audio and text; this "
+                "run has none."
             )
         ]
-    rows: list[list[Cell]] = []
-    bars, chance = [], []
-    for direction, said in DIRECTIONS.items():
-        entries = {key: found.get(f"{direction}_{key}") for key in MEASURES}
-        if not any(entries.values()):
-            continue
-        rows.append(
-            [
-                said,
-                *(
-                    number(None) if e is None else estimate(e["pooled"], e["low"], e["high"])
-                    for e in entries.values()
-                ),
-                number(next((e["gallery"] for e in entries.values() if e), None), 1),
-            ]
-        )
-        for key, e in entries.items():
-            if e is not None and not direction.endswith("joint"):
-                name = f"{direction.replace('_', ' ')}, {MEASURES[key]}"
-                bars.append(Bar(name=name, value=e["pooled"], low=e["low"], high=e["high"]))
-                chance.append(e.get("chance"))
-    levels = {key: (found.get(f"audio_to_text_{key}") or {}).get("chance") for key in MEASURES}
-    rows.append(["Chance", *(number(value) for value in levels.values()), ""])
-    head = ["Query to gallery", *MEASURES.values(), "Gallery, documents"]
-    numbers: list[list[Cell]] = [
-        [bar.name, number(bar.value), number(bar.low), number(bar.high), number(level)]
-        for bar, level in zip(bars, chance, strict=True)
+    geometry: list[list[Cell]] = [
+        [name, number(scores[measure].mean), meaning]
+        for measure, (name, meaning) in GEOMETRY.items()
+        if measure in scores
     ]
-    picture = plots.retrieval("Retrieval between audio and text beside chance", bars, chance)
     return [
         heading(3, "Retrieval and geometry"),
         paragraph(
             "A query searches the documents of its own test set for its other modality. Joint embeddings "
-            "contain both modalities, so finding them is nearly trivial and shown for completeness only."
+            "contain both modalities, so finding them is nearly trivial and listed for completeness only."
         ),
-        table("Retrieval out of fold with 95 % intervals", head, rows),
-        figures(
-            figure(
-                picture,
-                "Retrieval between audio and text with 95 % intervals. Grey bars: chance, which depends "
-                "on the size of the gallery.",
-                table("Retrieval", ["Measure", "Value", "Low", "High", "Chance"], numbers),
-            )
-        ),
-        table(
-            "Geometry on the unit sphere, means over test sets",
-            ["Measure", "Value", "Meaning"],
-            [
-                [said, number(found[key]["mean"]), meaning]
-                for key, (said, meaning) in GEOMETRY.items()
-                if key in found
-            ],
-        ),
+        _retrieval_table(scores),
+        figures(_retrieval_figure(scores)),
+        table("Geometry on the unit sphere, means over test sets", ["Measure", "Value", "Meaning"], geometry),
     ]
+
+
+def _retrieval_table(scores: Mapping[str, Score]) -> Html:
+    rows: list[list[Cell]] = []
+    for direction, name in DIRECTIONS.items():
+        by_measure = [scores.get(f"{direction}_{measure}") for measure in MEASURES]
+        if not any(by_measure):
+            continue
+        cells = [number(None) if s is None else estimate(s.pooled, s.low, s.high) for s in by_measure]
+        gallery = next((s.gallery for s in by_measure if s), None)
+        rows.append([name, *cells, number(gallery, 1)])
+    chance = [scores.get(f"audio_to_text_{measure}", Score()).chance for measure in MEASURES]
+    rows.append(["Chance", *(number(value) for value in chance), ""])
+    head = ["Query to gallery", *MEASURES.values(), "Gallery, documents"]
+    return table("Retrieval out of fold with 95 % intervals", head, rows)
+
+
+def _retrieval_figure(scores: Mapping[str, Score]) -> Html:
+    """Return retrieval between audio and text with what chance would reach."""
+    rows: list[ForestRow] = []
+    chance: list[float | None] = []
+    for direction in DIRECTIONS:
+        for measure, label in MEASURES.items():
+            score = scores.get(f"{direction}_{measure}")
+            if score is not None and not direction.endswith("joint"):
+                name = f"{direction.replace('_', ' ')}, {label}"
+                rows.append(ForestRow(name=name, value=score.pooled, low=score.low, high=score.high))
+                chance.append(score.chance)
+    cells: list[list[Cell]] = [
+        [row.name, number(row.value), number(row.low), number(row.high), number(level)]
+        for row, level in zip(rows, chance, strict=True)
+    ]
+    return figure(
+        plots.retrieval("Retrieval between audio and text, with chance", rows, chance),
+        "Retrieval between audio and text with 95 % intervals. Grey marks: chance, which depends on the size "
+        "of the gallery.",
+        table("Retrieval", ["Measure", "Value", "Low", "High", "Chance"], cells),
+    )
 
 
 def _map(run: RunResults) -> list[Html]:
     columns = run.embeddings
     if columns is None or not columns["doc_id"]:
-        return [missing("The run holds no embeddings.parquet, so there is no map.")]
-    ids, fold = np.array(columns["doc_id"], dtype=object), np.array(columns["fold"])
+        return [missing("The run has no embeddings.parquet, so there is no map.")]
+    doc_ids, fold = np.array(columns["doc_id"], dtype=object), np.array(columns["fold"])
     joint = np.array(columns["joint"], np.float64)
-    task = run.main_task
-    names, said, class_of = _classes(run, task)
-    classes = np.array([class_of.get(doc_id, -1) for doc_id in ids])
-    every = [int(k) for k in np.unique(fold) if (fold == k).sum() >= 3]
-    if not every:
+    names, colouring, class_of = _classes(run, run.main_task)
+    classes = np.array([class_of.get(doc_id, -1) for doc_id in doc_ids])
+    folds = [int(k) for k in np.unique(fold) if (fold == k).sum() >= LEAST_POINTS]
+    if not folds:
         return [missing("No test set of the first repeat has three documents, which a map needs.")]
     maps, rows = [], []
-    for k in every[:MOST_MAPS]:
+    for k in folds[:MOST_MAPS]:
         at = np.flatnonzero(fold == k)
         points, share = principal_plane(joint[at])
-        maps.append(Map(title=f"Fold {k + 1}: {share:.0%} of variance", points=points, classes=classes[at]))
+        title = f"Fold {k + 1}: {share:.0%} of variance"
+        maps.append(EmbeddingMap(title=title, points=points, classes=classes[at]))
         for i, (x, y) in zip(at, points, strict=True):
-            row: list[Cell] = [
-                str(ids[i]),
-                f"{k + 1}",
-                names[classes[i]] if classes[i] >= 0 else "unlabelled",
-            ]
-            rows.append([*row, number(float(x)), number(float(y))])
-    picture = plots.maps(f"Joint embeddings on two principal axes, coloured by {task}", maps, names)
+            name = names[classes[i]] if classes[i] >= 0 else "unlabelled"
+            row: list[Cell] = [str(doc_ids[i]), f"{k + 1}", name, number(float(x)), number(float(y))]
+            rows.append(row)
+    alternative = f"Joint embeddings on two principal axes, coloured by {run.main_task}"
     caption = (
-        "Joint embeddings of the first repeat's test documents on their two principal axes, coloured by "
-        f"{said}. Each fold has networks and axes of its own: compare places within a panel, never between "
-        "panels."
+        "Joint embeddings of the first repeat\u2019s test documents on their first two principal axes, "
+        f"coloured by {colouring}. Each fold has its own networks and axes: compare positions within a "
+        "panel, never between panels."
     )
-    if len(every) > MOST_MAPS:
-        caption += f" The first {MOST_MAPS} of {len(every)} folds."
-    head = ["Document", "Fold", said, "Axis 1", "Axis 2"]
-    return [figures(figure(picture, caption, table("Places on the map", head, rows)))]
+    if len(folds) > MOST_MAPS:
+        caption += f" The first {MOST_MAPS} of {len(folds)} folds."
+    numbers = table("Positions on the map", ["Document", "Fold", colouring, "Axis 1", "Axis 2"], rows)
+    return [figures(figure(plots.maps(alternative, maps, names), caption, numbers))]
 
 
 def _classes(run: RunResults, task: str) -> tuple[list[str], str, dict[str, int]]:
-    """Return class names for the map, what they are of, and the class of each labelled document.
+    """Return class names for the map, what they are classes of, and the class of each labelled document.
 
-    Numbers are cut into four bands; of a multilabel task the label nearest to half of the documents is shown.
+    Numbers are cut into quarters; of a multilabel task the label closest to half of the documents is used.
     """
-    predictions = run.predictions.get((task, "hilbert"))
+    predictions = run.predictions.get((task, HILBERT))
     if predictions is None:
         return [], task, {}
-    target, names, said = _shown(predictions, task)
-    first = predictions.repeat == predictions.repeat.min()
-    rows = np.flatnonzero(first & (target >= 0))
-    return names, said, {run.doc_ids[predictions.document[i]]: int(target[i]) for i in rows}
+    target, names, colouring = _map_classes(predictions, task)
+    first_repeat = predictions.repeat == predictions.repeat.min()
+    rows = np.flatnonzero(first_repeat & (target >= 0))
+    return names, colouring, {run.doc_ids[predictions.document[i]]: int(target[i]) for i in rows}
 
 
-def _shown(predictions: Predictions, task: str) -> tuple[np.ndarray, list[str], str]:
+def _map_classes(predictions: Predictions, task: str) -> tuple[np.ndarray, list[str], str]:
+    """Return a class for each row (-1: unlabelled), their names, and what they are classes of."""
     y = predictions.targets
     if predictions.kind == "regression":
         known = np.isfinite(y)
         edges = np.quantile(y[known], [0.25, 0.5, 0.75])
-        names = ["lowest quarter", "second quarter", "third quarter", "highest quarter"]
-        return np.where(known, np.digitize(y, edges), -1), names, f"quarter of {task}"
+        return np.where(known, np.digitize(y, edges), -1), list(QUARTERS), f"quarter of {task}"
     if predictions.kind == "multilabel":
         k = int(np.abs(np.nanmean(y, 0) - 0.5).argmin())
         target = np.where(np.isfinite(y[:, k]), y[:, k], -1).astype(np.int64)

@@ -1,7 +1,7 @@
 """HTML pieces of the report: escaped text, numbers, tables, figures, sections, and the page around them.
 
-Everything passes through `text`, which escapes plain strings and leaves `Html` alone, so that a document id
-or a class name can never become markup. A figure cannot be made without the table of its numbers.
+Everything passes through `text`, which escapes plain strings and leaves `Html` as it is, so that a document
+id or a class name can never become markup. A figure cannot be made without the table of its numbers.
 """
 
 import html
@@ -11,8 +11,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 STYLE = Path(__file__).with_name("page.css")
-SHORT, LONG = 6, 40  # letters of row names that need little room, and of cells that need much
+SHORT, LONG = 6, 40
+"""Characters: row names up to SHORT get a narrow column, cells above LONG a wide one."""
 MINUS, DASH = "\u2212", "\u2013"
+"""A real minus is as wide as a plus, so that signed numbers line up; the dash is for values not defined."""
 
 
 class Html(str):
@@ -20,7 +22,7 @@ class Html(str):
 
 
 Cell = str | int | float | None
-"""What a table shows: text (escaped unless it is `Html`), a count, a number with three digits, or nothing."""
+"""What a table shows: text (escaped unless it is `Html`), a count, a number with three digits, or a dash."""
 
 
 def text(value: str) -> Html:
@@ -33,14 +35,19 @@ def join(parts: Sequence[str], between: str = "\n") -> Html:
     return Html(text(between).join(text(part) for part in parts))
 
 
+def quoted(name: str) -> str:
+    """Return a name in typographic quotes."""
+    return f"\u201c{name}\u201d"
+
+
 def number(value: float | None, digits: int = 3, signed: bool = False) -> Html:
-    """Return a number as readers see it, with its full value beside it for machines; a dash for None."""
+    """Return a number as readers see it, with its full value in an attribute; a dash for None."""
     if value is None or not math.isfinite(value):
         return Html(f'<span class="none" title="not defined">{DASH}</span>')
     if isinstance(value, int):
         return Html(f'<data value="{value}">{value:,}</data>')
-    shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    return Html(f'<data value="{value!r}">{shown.replace("-", MINUS)}</data>')
+    rounded = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return Html(f'<data value="{value!r}">{rounded.replace("-", MINUS)}</data>')
 
 
 def probability(value: float | None, name: str = "") -> Html:
@@ -61,12 +68,12 @@ def estimate(
     value: float | None, low: float | None, high: float | None, digits: int = 3, signed: bool = False
 ) -> Html:
     """Return a number with its interval in small type below it."""
-    around = "" if value is None else f'<span class="interval">{interval(low, high, digits, signed)}</span>'
-    return Html(f"{number(value, digits, signed)}{around}")
+    below = "" if value is None else f'<span class="interval">{interval(low, high, digits, signed)}</span>'
+    return Html(f"{number(value, digits, signed)}{below}")
 
 
 def code(value: str) -> Html:
-    """Return a name or hash in type of one width."""
+    """Return a name or hash in a fixed-width font."""
     return Html(f"<code>{text(value)}</code>")
 
 
@@ -76,13 +83,13 @@ def paragraph(*sentences: str) -> Html:
 
 
 def missing(sentence: str) -> Html:
-    """Return the plain sentence that stands where a run lacks the input of a part; `x` becomes code."""
-    named = re.sub(r"`([^`]*)`", r"<code>\1</code>", text(sentence))
-    return Html(f'<p class="missing">{named}</p>')
+    """Return the sentence shown where a run lacks the input of a part; `x` becomes code."""
+    with_code = re.sub(r"`([^`]*)`", r"<code>\1</code>", text(sentence))
+    return Html(f'<p class="missing">{with_code}</p>')
 
 
 def note(*sentences: str, kind: str = "plain") -> Html:
-    """Return a remark that must be seen; `kind` is plain, good or bad."""
+    """Return a remark that must not be missed; `kind` is plain, good or bad."""
     return Html(f'<p class="note {kind}">{join(sentences, " ")}</p>')
 
 
@@ -94,14 +101,15 @@ def cell(value: Cell) -> Html:
 def table(
     caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], marked: Collection[int] = ()
 ) -> Html:
-    """Return a table in a box of its own that scrolls sideways where the page is narrow.
+    """Return a table in a box that scrolls sideways where the page is narrow.
 
     Args:
         caption: what the table shows; also the name of the box.
         head: names of the columns.
         rows: values; the first of each is the row's name.
-        marked: rows that stand out.
+        marked: rows to highlight.
     """
+    # A column's heading is aligned as its first value.
     sides = ["words", *(_align(value) for value in (rows[0][1:] if rows else head[1:]))]
     columns = "".join(
         f'<th scope="col" class="{side}">{text(name)}</th>' for side, name in zip(sides, head, strict=True)
@@ -122,6 +130,8 @@ def _align(value: Cell) -> str:
 
 
 def _box(caption: str, inside: str) -> Html:
+    # Focusable, so that a keyboard can scroll it; then it needs a role and a name (WCAG 2.1.1, 4.1.2). An
+    # `Html` caption is escaped already, without quotes being safe in an attribute.
     label = html.escape(html.unescape(caption), quote=True)
     return Html(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
@@ -130,14 +140,14 @@ def _box(caption: str, inside: str) -> Html:
 
 
 def confusion(caption: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
-    """Return confusion counts (rows true, columns decided), each with its share of the row as a shade."""
+    """Return confusion counts (rows true, columns predicted), each shaded by its share of the row."""
     columns = "".join(f'<th scope="col">{text(name)}</th>' for name in classes)
     body = []
     for k, (name, row) in enumerate(zip(classes, counts, strict=True)):
-        total = sum(row)
+        row_sum = sum(row)
         cells = []
         for j, count in enumerate(row):
-            share = count / total if total else 0.0
+            share = count / row_sum if row_sum else 0.0
             right = " right" if j == k else ""
             cells.append(
                 f'<td class="shade{right}" style="--share:{share:.3f}">{number(count)}'
@@ -145,17 +155,17 @@ def confusion(caption: str, classes: Sequence[str], counts: Sequence[Sequence[in
             )
         body.append(
             f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}<td '
-            f'class="number">{number(total)}</td></tr>'
+            f'class="number">{number(row_sum)}</td></tr>'
         )
     head = (
-        f'<tr><td></td><th scope="colgroup" colspan="{len(classes)}">decided</th><td></td></tr>'
+        f'<tr><td></td><th scope="colgroup" colspan="{len(classes)}">predicted</th><td></td></tr>'
         f'<tr><th scope="col">true</th>{columns}<th scope="col">all</th></tr>'
     )
     return _box(caption, f'<thead class="confusion">{head}</thead><tbody>{"".join(body)}</tbody>')
 
 
 def details(summary: str, *parts: str) -> Html:
-    """Return a part that is closed until the reader opens it."""
+    """Return a part that stays closed until the reader opens it."""
     return Html(f"<details><summary>{text(summary)}</summary>{join(parts)}</details>")
 
 
@@ -167,14 +177,14 @@ def figure(picture: str, caption: str, numbers: str, summary: str = "Numbers of 
     )
 
 
-def figures(*made: str) -> Html:
+def figures(*items: str) -> Html:
     """Return figures side by side where there is room."""
-    return Html(f'<div class="figures">{join(made)}</div>')
+    return Html(f'<div class="figures">{join(items)}</div>')
 
 
-def blocks(*made: str) -> Html:
-    """Return parts of any kind side by side where there is room."""
-    return figures(*(Html(f"<div>{text(part)}</div>") for part in made))
+def blocks(*items: str) -> Html:
+    """Return pieces of any kind side by side where there is room."""
+    return figures(*(Html(f"<div>{text(item)}</div>") for item in items))
 
 
 def facts(pairs: Sequence[tuple[str, Cell]]) -> Html:
@@ -201,11 +211,11 @@ def page(title: str, top: str, sections: Sequence[tuple[str, str, Html]], foot: 
 
     Args:
         title: of the document.
-        top: what stands before the sections, with the one h1.
-        sections: (id, short name for the list of contents, section).
+        top: what comes before the sections, with the only h1.
+        sections: (id, short name for the table of contents, section).
         foot: last line.
     """
-    links = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in sections)
+    links = "".join(f'<li><a href="#{anchor}">{text(name)}</a></li>' for anchor, name, _ in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -214,6 +224,6 @@ def page(title: str, top: str, sections: Sequence[tuple[str, str, Html]], foot: 
         f"<title>{text(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         '<a class="skip" href="#main">Skip to the results</a>\n<div class="layout">\n'
         f'<nav class="contents" aria-label="Contents"><ol>{links}</ol></nav>\n'
-        f'<main id="main">\n{text(top)}\n{join([made for _, _, made in sections])}\n</main>\n</div>\n'
+        f'<main id="main">\n{text(top)}\n{join([body for _, _, body in sections])}\n</main>\n</div>\n'
         f"<footer>{text(foot)}</footer>\n</body>\n</html>\n"
     )

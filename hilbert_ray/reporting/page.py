@@ -1,22 +1,24 @@
 """The report of a run as one self-contained HTML file: no network, no script, figures drawn inside the page.
 
-`report` reads the run folder that `evaluate` (and, where they ran, `train` and `tune`) wrote; each module
-here is one part of the page. The same run gives the same bytes.
+`report` reads the run folder that `evaluate` (and, where they ran, `train` and `tune`) wrote; each section of
+the page has a module here. The same run gives the same bytes.
 """
 
 from pathlib import Path
 
-from hilbert_ray.reporting.classes import classes
-from hilbert_ray.reporting.embeddings import embedding
+from hilbert_ray.reporting.classes import classes_section
+from hilbert_ray.reporting.data import data_section
+from hilbert_ray.reporting.embeddings import embeddings_section
 from hilbert_ray.reporting.html import page
-from hilbert_ray.reporting.methods import methods, settings
-from hilbert_ray.reporting.overview import data, top
-from hilbert_ray.reporting.scores import scores
-from hilbert_ray.reporting.search import search
-from hilbert_ray.reporting.svg import numbered
-from hilbert_ray.reporting.timelines import timelines
-from hilbert_ray.reporting.training import training
-from hilbert_ray.run import NOT_COPIED, RunResults, read_run
+from hilbert_ray.reporting.methods import methods_section
+from hilbert_ray.reporting.scores import scores_section
+from hilbert_ray.reporting.search import search_section
+from hilbert_ray.reporting.settings import settings_section
+from hilbert_ray.reporting.summary import summary
+from hilbert_ray.reporting.svg import with_unique_ids
+from hilbert_ray.reporting.timelines import timelines_section
+from hilbert_ray.reporting.training import training_section
+from hilbert_ray.run import RESUME_ONLY, RunFile, RunResults, read_run
 from hilbert_ray.storage import open_workspace
 from hilbert_ray.version import __version__
 
@@ -28,30 +30,30 @@ def report(run: str | Path) -> str:
         run: folder that `evaluate` wrote, path or URI; what `train` and `tune` added is shown too.
 
     Raises:
-        ReportError: when the folder holds no scores (metrics.json, config.json), or they are damaged.
+        RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
     """
-    with open_workspace(str(run), (*NOT_COPIED, "folds", "search")) as opened:
-        path = opened.path / "report.html"
+    with open_workspace(str(run), RESUME_ONLY) as opened:
+        path = opened.path / RunFile.REPORT
+        # Without a fixed line end, the same run would give other bytes on Windows.
         path.write_text(_page(read_run(opened.path)), encoding="utf-8", newline="\n")
-        return f"{opened.uri}/report.html"
+        return f"{opened.uri}/{RunFile.REPORT}"
 
 
-def _page(found: RunResults) -> str:
-    searched = search(found)
+def _page(run: RunResults) -> str:
+    search = search_section(run)
     sections = [
-        ("data", "Data", data(found)),
-        ("scores", "Scores", scores(found)),
-        ("classes", "Classes", classes(found)),
-        ("embeddings", "Embeddings", embedding(found)),
-        ("training", "Training", training(found)),
-        ("timelines", "Timelines", timelines(found)),
-        *([("search", "Search", searched)] if searched else []),
-        ("methods", "Methods", methods(found)),
-        ("settings", "Settings", settings(found)),
+        ("data", "Data", data_section(run)),
+        ("scores", "Scores", scores_section(run)),
+        ("classes", "Classes", classes_section(run)),
+        ("embeddings", "Embeddings", embeddings_section(run)),
+        ("training", "Training", training_section(run)),
+        ("timelines", "Timelines", timelines_section(run)),
+        *([("search", "Search", search)] if search else []),
+        ("methods", "Methods", methods_section(run)),
+        ("settings", "Settings", settings_section(run)),
     ]
-    title = f"HILBERT report: {found.name}"
     foot = (
-        f"Made by hilbert-ray {__version__}. Scores are cross-validated; do not use predictions as the "
-        "only ground for a decision about a person."
+        f"Made with hilbert-ray {__version__}. Scores are cross-validated. Do not base a decision about a "
+        "person on predictions alone."
     )
-    return numbered(page(title, top(found), sections, foot))
+    return with_unique_ids(page(f"HILBERT report: {run.name}", summary(run), sections, foot))

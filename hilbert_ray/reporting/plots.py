@@ -1,6 +1,7 @@
 """The pictures of the report: each takes plain numbers and returns inline SVG.
 
-The tables that stand beside them hold the same numbers.
+Their first argument `label` says in words what the picture shows, for readers who do not see it; the table
+below each picture has the same numbers. Sizes are in the units of `svg.WIDTH`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hilbert_ray.reporting.html import Html
-from hilbert_ray.reporting.plot_data import GRID, Curve
+from hilbert_ray.reporting.plot_data import GRID, ClassCurve
 from hilbert_ray.reporting.svg import (
     ACCENT,
     INK,
@@ -29,8 +30,8 @@ from hilbert_ray.reporting.svg import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bar:
-    """A value with its interval, a line of a forest plot; None where there is none."""
+class ForestRow:
+    """One row of a forest plot: a value with its interval; None where there is none."""
 
     name: str
     value: float | None
@@ -41,19 +42,19 @@ class Bar:
 
 def forest(
     label: str,
-    bars: Sequence[Bar],
+    rows: Sequence[ForestRow],
     axis_name: str,
     reference: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> Html:
-    """Draw values with intervals, one a line, the first on top.
+    """Draw values with intervals, one per row, the first on top.
 
     Args:
         label: what the picture shows, in words.
-        bars: the lines.
+        rows: the values.
         axis_name: what is measured.
-        reference: a value to compare with, such as chance.
-        band: a range shaded behind, such as the permutation null.
+        reference: a value to compare with, such as chance, as a dashed line.
+        band: a range to shade, such as the permutation null.
     """
 
     def paint(axes: Sequence[Axes]) -> None:
@@ -62,25 +63,35 @@ def forest(
             axis.axvspan(*band, color=MUTED, alpha=0.18, linewidth=0)
         if reference is not None:
             axis.axvline(reference, color=MUTED, linewidth=1, linestyle="--")
-        for y, bar in enumerate(bars):
-            shade = ACCENT if bar.is_marked else INK
-            if bar.low is not None and bar.high is not None:
-                axis.plot([bar.low, bar.high], [y, y], color=shade, linewidth=2 if bar.is_marked else 1.4)
-            if bar.value is not None:
-                axis.plot([bar.value], [y], marker="o", markersize=6.5 if bar.is_marked else 5, color=shade)
-        axis.set_yticks(range(len(bars)), [shorten(bar.name, 25) for bar in bars])
-        axis.set_ylim(len(bars) - 0.4, -0.6)
-        axis.tick_params(axis="y", length=0)
-        axis.spines["left"].set_visible(False)
-        axis.grid(axis="y", visible=False)
+        for y, row in enumerate(rows):
+            shade = ACCENT if row.is_marked else INK
+            if row.low is not None and row.high is not None:
+                axis.plot([row.low, row.high], [y, y], color=shade, linewidth=2 if row.is_marked else 1.4)
+            if row.value is not None:
+                axis.plot([row.value], [y], marker="o", markersize=6.5 if row.is_marked else 5, color=shade)
+        axis.set_yticks(range(len(rows)), [shorten(row.name, 25) for row in rows])
+        _as_rows(axis, len(rows))
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_xlabel(axis_name)
 
-    return draw(52 + 24 * len(bars), label, paint)
+    return draw(_rows_height(len(rows)), label, paint)
+
+
+def _as_rows(axis: Axes, count: int) -> None:
+    """Leave of the y axis only the names of its rows, the first on top."""
+    axis.set_ylim(count - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="y", visible=False)
+
+
+def _rows_height(count: int) -> int:
+    """Return the height of a picture of rows: a fixed part for the x axis, and 24 units per row."""
+    return 52 + 24 * count
 
 
 def curves(
-    label: str, found: Sequence[Curve], names: Sequence[str], x_name: str, y_name: str, is_diagonal: bool
+    label: str, drawn: Sequence[ClassCurve], names: Sequence[str], x_name: str, y_name: str, is_diagonal: bool
 ) -> Html:
     """Draw curves over `GRID` in the unit square, such as ROC or precision against recall."""
 
@@ -88,8 +99,9 @@ def curves(
         (axis,) = axes
         if is_diagonal:
             axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-        for k, (curve, name) in enumerate(zip(found, names, strict=True)):
-            start = [0.0] if is_diagonal else []  # a ROC curve rises from the corner
+        for k, (curve, name) in enumerate(zip(drawn, names, strict=True)):
+            # A ROC curve starts in the corner, even where its first step is already above 0.
+            start = [0.0] if is_diagonal else []
             axis.plot(
                 np.append(start, GRID),
                 np.append(start, curve.values),
@@ -100,7 +112,7 @@ def curves(
         _unit_square(axis, x_name, y_name)
         legend([axis])
 
-    return draw(383 + 18 * ((len(found) + 1) // 2), label, paint)
+    return draw(383 + 18 * ((len(drawn) + 1) // 2), label, paint)
 
 
 def _unit_square(axis: Axes, x_name: str, y_name: str) -> None:
@@ -110,14 +122,15 @@ def _unit_square(axis: Axes, x_name: str, y_name: str) -> None:
     axis.set_aspect("equal")
 
 
-Bins = Mapping[str, Sequence[float]]
+ReliabilityBins = Mapping[str, Sequence[float]]
+"""By bin of predicted probability: mean `predicted`, share `observed`, and `count` of rows."""
 
 
-def reliability(label: str, pooled: Bins, by_class: Mapping[str, Bins]) -> Html:
+def reliability(label: str, pooled: ReliabilityBins, by_class: Mapping[str, ReliabilityBins]) -> Html:
     """Draw observed shares against predicted probabilities: pooled in bold, each class thin; counts below."""
 
     def paint(axes: Sequence[Axes]) -> None:
-        axis, below = axes
+        axis, counts_axis = axes
         axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
         if len(by_class) > 1:
             for k, (name, bins) in enumerate(by_class.items()):
@@ -131,18 +144,19 @@ def reliability(label: str, pooled: Bins, by_class: Mapping[str, Bins]) -> Html:
                     label=shorten(name),
                 )
         axis.plot(pooled["predicted"], pooled["observed"], color=INK, label="all together")
+        # A bin's point grows with its rows: those with few say little.
         sizes = 12 + 80 * np.array(pooled["count"]) / max(pooled["count"])
         axis.scatter(pooled["predicted"], pooled["observed"], s=sizes, color=INK, linewidths=0, zorder=3)
         _unit_square(axis, "", "observed share")
         axis.set_aspect("auto")
         axis.tick_params(labelbottom=False)
         legend([axis])
-        below.bar(pooled["predicted"], pooled["count"], width=0.07, color=MUTED, alpha=0.6, linewidth=0)
-        below.set(xlim=(-0.02, 1.02), xlabel="predicted probability", ylabel="rows")
-        below.yaxis.set_major_locator(MaxNLocator(2))
+        counts_axis.bar(pooled["predicted"], pooled["count"], width=0.07, color=MUTED, alpha=0.6, linewidth=0)
+        counts_axis.set(xlim=(-0.02, 1.02), xlabel="predicted probability", ylabel="rows")
+        counts_axis.yaxis.set_major_locator(MaxNLocator(2))
 
-    extra = 17 * ((len(by_class) + 2) // 2)
-    return draw(420 + extra, label, paint, rows=2, height_ratios=[4, 1])
+    legend_height = 17 * ((len(by_class) + 2) // 2)
+    return draw(420 + legend_height, label, paint, rows=2, height_ratios=[4, 1])
 
 
 def decision_curves(
@@ -150,7 +164,7 @@ def decision_curves(
     model: Mapping[str, Mapping[str, Sequence[float]]],
     baseline: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Html:
-    """Draw net benefit against the threshold, a panel a class: model, baseline, everyone and no one."""
+    """Draw net benefit against the threshold, one panel per class: model, baseline, everyone and no one."""
     names = list(model)
     columns = 2 if len(names) > 1 else 1
     rows = -(-len(names) // columns)
@@ -164,9 +178,9 @@ def decision_curves(
             if name in baseline:
                 lines.append((baseline[name]["model"], SERIES[1], "-", "mean + std baseline"))
             lines.append((curve["model"], ACCENT, "-", "HILBERT"))
-            for values, shade, dash, said in lines:
+            for values, shade, dash, name_of_line in lines:
                 x, y = _above(curve["thresholds"], values, -0.3 * top)
-                axis.plot(x, y, color=shade, linestyle=dash, linewidth=1.6, label=said)
+                axis.plot(x, y, color=shade, linestyle=dash, linewidth=1.6, label=name_of_line)
             axis.set(
                 xlim=(0, 1), ylim=(-0.2 * top, 1.08 * top), title=shorten(name, 20 if columns == 2 else 42)
             )
@@ -183,9 +197,9 @@ def decision_curves(
 
 
 def _above(x: Sequence[float], y: Sequence[float], floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return a curve without what lies far below the picture."""
-    kept = np.asarray(y) > floor
-    return np.asarray(x)[kept], np.asarray(y)[kept]
+    """Return a curve without its points below `floor`: net benefit can fall to large negative numbers."""
+    is_above = np.asarray(y) > floor
+    return np.asarray(x)[is_above], np.asarray(y)[is_above]
 
 
 def scatter(label: str, true: np.ndarray, predicted: np.ndarray, name: str) -> Html:
@@ -201,36 +215,30 @@ def scatter(label: str, true: np.ndarray, predicted: np.ndarray, name: str) -> H
     return draw(400, label, paint)
 
 
-def retrieval(label: str, bars: Sequence[Bar], chance: Sequence[float | None]) -> Html:
-    """Draw retrieval scores with their intervals, each beside what chance gives."""
+def retrieval(label: str, rows: Sequence[ForestRow], chance: Sequence[float | None]) -> Html:
+    """Draw retrieval scores with their intervals, each with a mark where chance would be."""
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
-        for y, (bar, level) in enumerate(zip(bars, chance, strict=True)):
+        for y, (row, level) in enumerate(zip(rows, chance, strict=True)):
             if level is not None:
                 axis.plot(
                     [level], [y], marker="|", markersize=13, markeredgewidth=2, color=MUTED, linestyle=""
                 )
-            if bar.low is not None and bar.high is not None:
-                axis.plot([bar.low, bar.high], [y, y], color=ACCENT, linewidth=1.8)
-            if bar.value is not None:
-                axis.plot([bar.value], [y], marker="o", markersize=5.5, color=ACCENT)
-        axis.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axis.set(
-            ylim=(len(bars) - 0.4, -0.6),
-            xlim=(-0.02, 1.02),
-            xlabel="share of queries (MRR: mean of 1 / rank)",
-        )
-        axis.tick_params(axis="y", length=0)
-        axis.spines["left"].set_visible(False)
-        axis.grid(axis="y", visible=False)
+            if row.low is not None and row.high is not None:
+                axis.plot([row.low, row.high], [y, y], color=ACCENT, linewidth=1.8)
+            if row.value is not None:
+                axis.plot([row.value], [y], marker="o", markersize=5.5, color=ACCENT)
+        axis.set_yticks(range(len(rows)), [row.name for row in rows])
+        axis.set(xlim=(-0.02, 1.02), xlabel="share of queries (MRR: mean of 1 / rank)")
+        _as_rows(axis, len(rows))
 
-    return draw(52 + 24 * len(bars), label, paint)
+    return draw(_rows_height(len(rows)), label, paint)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Map:
-    """Documents of one test set on a plane, each with the index of its class (-1: unlabelled)."""
+class EmbeddingMap:
+    """Documents of one test set on a plane: points [documents, 2] and class indices (-1: unlabelled)."""
 
     title: str
     points: np.ndarray
@@ -238,52 +246,59 @@ class Map:
 
 
 MARKERS = "osD^vPX*"
+"""One shape per class, so that classes are told apart without colour too."""
 
 
-def maps(label: str, found: Sequence[Map], names: Sequence[str]) -> Html:
-    """Draw a panel a test set, coloured by class."""
-    columns = 2 if len(found) > 1 else 1
-    rows = -(-len(found) // columns)
+def maps(label: str, panels: Sequence[EmbeddingMap], names: Sequence[str]) -> Html:
+    """Draw one panel per test set, coloured by class."""
+    columns = 2 if len(panels) > 1 else 1
+    rows = -(-len(panels) // columns)
 
     def paint(axes: Sequence[Axes]) -> None:
-        for axis, part in zip(axes, found, strict=False):
+        for axis, panel in zip(axes, panels, strict=False):
             for k in (*range(len(names)), -1):
-                x, y = part.points[part.classes == k].T
-                look = (
+                x, y = panel.points[panel.classes == k].T
+                marker_style = (
                     {"color": colour(k), "alpha": 0.85} if k >= 0 else {"color": MUTED, "fillstyle": "none"}
                 )
-                said = shorten(names[k], 20) if k >= 0 else "unlabelled"
-                mark = MARKERS[k % len(MARKERS)] if k >= 0 else "o"
+                name = shorten(names[k], 20) if k >= 0 else "unlabelled"
+                marker = MARKERS[k % len(MARKERS)] if k >= 0 else "o"
+                # A class without documents here still has its place in the shared legend.
                 if len(x) or k >= 0:
-                    axis.plot(x, y, linestyle="", marker=mark, markersize=4.6, label=said, **look)
-            axis.set_title(part.title)
+                    axis.plot(x, y, linestyle="", marker=marker, markersize=4.6, label=name, **marker_style)
+            axis.set_title(panel.title)
             axis.set(xticks=[], yticks=[])
             axis.margins(0.08)
             for side in ("top", "right", "left", "bottom"):
                 axis.spines[side].set_visible(True)
                 axis.spines[side].set_color(RULE)
-        for axis in axes[len(found) :]:
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        legend(axes[: len(found)])
+        legend(axes[: len(panels)])
 
     height = 20 + 9 * (len(names) + 2) + (205 if columns == 2 else 380) * rows
     return draw(height, label, paint, rows=rows, columns=columns)
 
 
-Line = tuple[str, np.ndarray, np.ndarray]
+EpochCurve = tuple[str, np.ndarray, np.ndarray]
+"""Name, epochs, and the value at each."""
 
 
 def lines(
-    label: str, found: Sequence[Line], y_name: str, faint: Sequence[Line] = (), height: int = 300
+    label: str,
+    curves: Sequence[EpochCurve],
+    y_name: str,
+    faint: Sequence[EpochCurve] = (),
+    height: int = 300,
 ) -> Html:
-    """Draw values by epoch; `faint` lines (single networks) have the colour of the line of their name."""
+    """Draw values by epoch; a `faint` curve (a single network) has the colour of the curve of its name."""
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
-        shades = {name: colour(k) for k, (name, _, _) in enumerate(found)}
+        shades = {name: colour(k) for k, (name, _, _) in enumerate(curves)}
         for name, x, y in faint:
             axis.plot(x, y, color=shades[name], linewidth=0.8, alpha=0.4)
-        for name, x, y in found:
+        for name, x, y in curves:
             axis.plot(x, y, color=shades[name], label=name)
         axis.set(xlabel="epoch", ylabel=y_name)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -292,18 +307,18 @@ def lines(
     return draw(height, label, paint)
 
 
-def panels(label: str, found: Sequence[Line], x_name: str) -> Html:
-    """Draw small panels side by side, one a line: loss terms by epoch."""
-    rows = -(-len(found) // 2)
+def panels(label: str, curves: Sequence[EpochCurve], x_name: str) -> Html:
+    """Draw small panels side by side, one per curve: loss terms by epoch, whose scales differ."""
+    rows = -(-len(curves) // 2)
 
     def paint(axes: Sequence[Axes]) -> None:
-        for axis, (name, x, y) in zip(axes, found, strict=False):
+        for axis, (name, x, y) in zip(axes, curves, strict=False):
             axis.plot(x, y, color=ACCENT)
             axis.set_title(shorten(name, 30))
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.set_xlabel(x_name)
-        for axis in axes[len(found) :]:
+        for axis in axes[len(curves) :]:
             axis.set_visible(False)
 
     return draw(20 + 135 * rows, label, paint, rows=rows, columns=2)
@@ -311,7 +326,7 @@ def panels(label: str, found: Sequence[Line], x_name: str) -> Html:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettingAxis:
-    """A searched setting: where each trial's value lies between 0 and 1, and what some places are called."""
+    """A searched setting: where each trial's value lies in [0, 1], and the labels of some places there."""
 
     name: str
     places: np.ndarray
@@ -320,71 +335,77 @@ class SettingAxis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialMarks:
-    """How trials are told apart: whether each saw all inner folds, is among the best, is the defaults."""
+    """How trials are told apart: which finished all inner folds, are among the best, are the defaults."""
 
-    is_whole: np.ndarray
+    is_finished: np.ndarray
     is_best: np.ndarray
     is_default: np.ndarray
 
-    def looks(self) -> list[tuple[np.ndarray, dict[str, Any], str]]:
-        """Return which trials to draw after one another, how, and what they are called."""
+    def styles(self) -> list[tuple[np.ndarray, dict[str, Any], str]]:
+        """Return the kinds of trials in drawing order: which ones, matplotlib's settings, and the legend."""
         plain = ~self.is_best & ~self.is_default
         return [
-            (plain & ~self.is_whole, {"color": MUTED, "alpha": 0.5, "fillstyle": "none"}, "stopped early"),
-            (plain & self.is_whole, {"color": MUTED, "alpha": 0.8}, "other trials"),
+            (plain & ~self.is_finished, {"color": MUTED, "alpha": 0.5, "fillstyle": "none"}, "stopped early"),
+            (plain & self.is_finished, {"color": MUTED, "alpha": 0.8}, "other trials"),
             (self.is_best & ~self.is_default, {"color": ACCENT}, "best trials"),
             (self.is_default, {"color": SERIES[1], "marker": "D"}, "defaults"),
         ]
 
 
-def parallel_coordinates(label: str, scales: Sequence[SettingAxis], shown: TrialMarks) -> Html:
-    """Draw each trial as a line through its values, a row a setting; the last row is the score.
+def parallel_coordinates(label: str, settings: Sequence[SettingAxis], marks: TrialMarks) -> Html:
+    """Draw each trial as a line through its values, one row per setting; the last row is the score.
 
-    The rows lie below one another, so that names and ends have room on a phone.
+    The usual axes side by side would leave no room for names and ends on a phone, so they are rows here.
     """
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
-        places = np.stack([scale.places for scale in scales], 1)
-        rows = range(len(scales))
-        for kept, look, name in shown.looks():
-            style = {"linewidth": 2.2, "alpha": 1.0} if "alpha" not in look else {"linewidth": 0.9}
-            dash = ":" if look.get("fillstyle") else "--" if "marker" in look else "-"
-            drawn = {key: value for key, value in look.items() if key in ("color", "alpha")} | style
-            for k, values in enumerate(places[kept]):
-                axis.plot(values, rows, linestyle=dash, label=name if k == 0 else None, **drawn)
-        behind = {"facecolor": PANEL, "edgecolor": "none", "pad": 0.6}
-        on_top: dict[str, Any] = {"va": "center", "zorder": 5, "bbox": behind}
-        for row, scale in zip(rows, scales, strict=True):
-            axis.axhline(row, color=RULE, linewidth=1, zorder=0)
-            axis.text(0, row - 0.34, shorten(scale.name, 40), fontsize=12, ha="left", **on_top)
-            for k, (place, name) in enumerate(scale.ticks):
-                side = "left" if k == 0 else "right" if k == len(scale.ticks) - 1 else "center"
-                axis.text(place, row + 0.22, shorten(name, 14), fontsize=11, ha=side, color=MUTED, **on_top)
-        axis.set(xlim=(-0.03, 1.03), ylim=(len(scales) - 0.6, -0.6))
+        places = np.stack([setting.places for setting in settings], 1)
+        rows = range(len(settings))
+        for is_drawn, mark, name in marks.styles():
+            width = {"linewidth": 2.2, "alpha": 1.0} if "alpha" not in mark else {"linewidth": 0.9}
+            # Dashes tell the kinds apart without colour, as the markers do in `slices`.
+            dash = ":" if mark.get("fillstyle") else "--" if "marker" in mark else "-"
+            line_style = {key: value for key, value in mark.items() if key in ("color", "alpha")} | width
+            for k, values in enumerate(places[is_drawn]):
+                axis.plot(values, rows, linestyle=dash, label=name if k == 0 else None, **line_style)
+        _name_rows(axis, settings)
+        axis.set(xlim=(-0.03, 1.03), ylim=(len(settings) - 0.6, -0.6))
         axis.axis("off")
         legend([axis])
 
-    return draw(50 + 62 * len(scales), label, paint)
+    return draw(50 + 62 * len(settings), label, paint)
 
 
-def slices(label: str, scales: Sequence[SettingAxis], score: np.ndarray, shown: TrialMarks) -> Html:
-    """Draw the score of each trial by each searched setting, a panel a setting."""
-    columns = 2 if len(scales) > 1 else 1
-    rows = -(-len(scales) // columns)
+def _name_rows(axis: Axes, settings: Sequence[SettingAxis]) -> None:
+    """Write each setting's name and ticks into its row, on a ground that keeps lines from crossing them."""
+    ground = {"facecolor": PANEL, "edgecolor": "none", "pad": 0.6}
+    on_top: dict[str, Any] = {"va": "center", "zorder": 5, "bbox": ground}
+    for row, setting in enumerate(settings):
+        axis.axhline(row, color=RULE, linewidth=1, zorder=0)
+        axis.text(0, row - 0.34, shorten(setting.name, 40), fontsize=12, ha="left", **on_top)
+        for k, (place, name) in enumerate(setting.ticks):
+            side = "left" if k == 0 else "right" if k == len(setting.ticks) - 1 else "center"
+            axis.text(place, row + 0.22, shorten(name, 14), fontsize=11, ha=side, color=MUTED, **on_top)
+
+
+def slices(label: str, settings: Sequence[SettingAxis], score: np.ndarray, marks: TrialMarks) -> Html:
+    """Draw the score of each trial by each searched setting, one panel per setting."""
+    columns = 2 if len(settings) > 1 else 1
+    rows = -(-len(settings) // columns)
 
     def paint(axes: Sequence[Axes]) -> None:
-        for k, (axis, scale) in enumerate(zip(axes, scales, strict=False)):
-            for kept, look, name in shown.looks():
-                mark: dict[str, Any] = {"marker": "o", "markersize": 4.5} | look
-                axis.plot(scale.places[kept], score[kept], linestyle="", label=name, **mark)
-            axis.set_title(shorten(scale.name, 22 if columns == 2 else 44))
-            axis.set_xticks([place for place, _ in scale.ticks], [shorten(t, 9) for _, t in scale.ticks])
+        for k, (axis, setting) in enumerate(zip(axes, settings, strict=False)):
+            for is_drawn, mark, name in marks.styles():
+                marker: dict[str, Any] = {"marker": "o", "markersize": 4.5} | mark
+                axis.plot(setting.places[is_drawn], score[is_drawn], linestyle="", label=name, **marker)
+            axis.set_title(shorten(setting.name, 22 if columns == 2 else 44))
+            axis.set_xticks([place for place, _ in setting.ticks], [shorten(t, 9) for _, t in setting.ticks])
             axis.set_xlim(-0.06, 1.06)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             if k % columns == 0:
                 axis.set_ylabel("score")
-        for axis in axes[len(scales) :]:
+        for axis in axes[len(settings) :]:
             axis.set_visible(False)
         legend(axes[:1])
 
@@ -392,40 +413,43 @@ def slices(label: str, scales: Sequence[SettingAxis], score: np.ndarray, shown: 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lane:
-    """Weights of one modality's segments along time, each relative to an equal share (1)."""
+class AttentionLane:
+    """Weights of one modality's segments over time, each relative to an equal share (1).
 
-    name: str
+    start, end: seconds where `is_timed`, else positions in [0, 1].
+    """
+
+    modality: str
     start: np.ndarray
     end: np.ndarray
     weight: np.ndarray
     is_timed: bool
 
 
-def timeline(label: str, lanes: Sequence[Lane]) -> Html:
-    """Draw the weight of each segment along time, a lane a modality."""
+def timeline(label: str, lanes: Sequence[AttentionLane]) -> Html:
+    """Draw the weight of each segment over time, one lane per modality, all on one time axis."""
 
     def paint(axes: Sequence[Axes]) -> None:
-        shown = dict(zip(axes, lanes, strict=True))
+        lane_of = dict(zip(axes, lanes, strict=True))
         longest = max((float(lane.end.max()) for lane in lanes if lane.is_timed), default=1.0)
-        for k, (axis, lane) in enumerate(shown.items()):
+        for k, (axis, lane) in enumerate(lane_of.items()):
+            # One polygon for all segments: a path per segment would make pages of long recordings large.
             x = np.stack([lane.start, lane.start, lane.end, lane.end], 1).ravel()
             y = lane.weight[:, None] * np.array([0, 1, 1, 0])
             axis.fill(x, y.ravel(), color=colour(k), alpha=0.75, linewidth=0)
             axis.axhline(1, color=INK, linewidth=0.8, linestyle="--")
-            axis.set(xlim=(0, longest if lane.is_timed else 1.0), ylabel=lane.name)
+            axis.set(xlim=(0, longest if lane.is_timed else 1.0), ylabel=lane.modality)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.grid(axis="x", visible=False)
             if lane.is_timed:
                 axis.set_xticks(times := _round_times(longest), [clock(seconds) for seconds in times])
-        for axis, lane in shown.items():
-            axis.set_xlabel("time" if lane.is_timed else "place in the document (0 start, 1 end)")
+            axis.set_xlabel("time" if lane.is_timed else "position in the document (0 start, 1 end)")
 
     return draw(20 + 120 * len(lanes), label, paint, rows=len(lanes))
 
 
 def _round_times(longest: float) -> list[float]:
-    """Return at most six times from 0 to `longest` seconds, at steps that clocks show well."""
+    """Return at most six times from 0 to `longest` seconds, at steps that are round on a clock."""
     steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1200, 1800)
     step = next((step for step in steps if longest / step <= 5), 3600 * -(-longest // (5 * 3600)))
     return [step * i for i in range(int(longest // step) + 1)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from hilbert_ray.config import HILBERT
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
@@ -16,13 +17,13 @@ from hilbert_ray.reporting.html import (
     number,
     paragraph,
     probability,
+    quoted,
     section,
     table,
 )
-from hilbert_ray.reporting.plots import Bar, forest
-from hilbert_ray.run import RunResults, Scores, headline_of, variant_name
+from hilbert_ray.reporting.plots import ForestRow, forest
+from hilbert_ray.run import Comparison, RunResults, Score, headline_of, variant_name
 
-WITHIN = ("within", "within_low", "within_high")
 COLUMNS = {
     "r2": "R\u00b2",
     "mae": "Mean absolute error",
@@ -36,67 +37,83 @@ COLUMNS = {
     "brier": "Brier",
     "calibration_slope": "Calibration slope",
 }
+"""Metrics next to the headline, in the order of the table; those that a kind of task lacks are left out."""
+CHANCE = 0.5
+"""Of AUC and concordance, whatever the number of classes."""
 
 
-def scores(run: RunResults) -> Html:
+def scores_section(run: RunResults) -> Html:
     """Return the scores of all tasks."""
     return section(
         "scores",
         "Scores",
         paragraph(
-            "The headline is taken within folds: concordant pairs within test sets over all pairs within "
-            "test sets, a class at a time, then the mean of classes, so that scores of different networks "
-            "are never compared.",
-            "\u201cMean of folds\u201d is the mean over test sets where the metric is defined, "
-            "\u201cpooled\u201d that over all predictions of a repeat; all other columns are pooled. "
-            "Intervals are 95 % by a cluster bootstrap over groups.",
+            "The headline is computed within folds: concordant pairs within test sets divided by all pairs "
+            "within test sets, for each class, then averaged over classes. Scores of different networks are "
+            "never compared with each other.",
+            "\u201cMean of folds\u201d averages over the test sets where the metric is defined; "
+            "\u201cpooled\u201d uses all predictions of a repeat together, as do all other columns. "
+            "Intervals are 95 % intervals of a cluster bootstrap over groups.",
         ),
         paragraph(
-            "Differences are tested twice: by the corrected t of Nadeau and Bengio over folds, and by a "
-            "paired bootstrap over groups; Holm adjusts over the rows of a table. The smallest detectable "
-            "difference is what a two-sided test at 5 % would find with 80 % power: a smaller true "
-            "difference would probably have stayed unseen. The corrected t alone can be too ready to "
-            "reject where groups are few: in simulations of cohorts where nothing differed it did so in 5 to "
-            "16 % of cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
+            "Differences are tested in two ways: by the corrected t test of Nadeau and Bengio over folds, "
+            "and by a paired bootstrap over groups. Holm\u2019s method adjusts the p-values over the rows of "
+            "a table. The smallest detectable difference is what a two-sided test at 5 % would find with "
+            "80 % power: a smaller true difference would probably be missed. With few groups the corrected t test "
+            "alone rejects too often: in simulated cohorts without any difference it did so in 5 to 16 % of "
+            "cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
         ),
         *(_task(run, task) for task in run.tasks),
         *_shortcuts(run),
     )
 
 
+def within(score: Score) -> Html:
+    """Return the headline within folds with its interval."""
+    return estimate(score.within, score.within_low, score.within_high)
+
+
+def pooled(score: Score | None) -> Html:
+    """Return a pooled score with its interval; a dash for None."""
+    return number(None) if score is None else estimate(score.pooled, score.low, score.high)
+
+
+def capitalised(label: str) -> str:
+    """Return a label at the start of a sentence; abbreviations keep their capitals."""
+    return label[0].upper() + label[1:]
+
+
 def _shortcuts(run: RunResults) -> list[Html]:
-    """Return how well things that should not tell the labels do so, where the run has it."""
-    found = run.metrics.get("shortcuts")
-    if not found:
+    """Return how well each shortcut alone predicts the labels, where the run has it."""
+    shortcuts = run.evaluation.shortcuts
+    if shortcuts is None:
         return []
-    shared = found["shared_sentences"]
+    shared = shortcuts.shared_sentences
     rows: list[list[Cell]] = [
-        [name, *(estimate(*(scored[task][key] for key in WITHIN)) for task in run.tasks)]
-        for name, scored in found.items()
-        if name != "shared_sentences"
+        [name, *(within(by_task[task]) for task in run.tasks)] for name, by_task in shortcuts.scores.items()
     ]
     return [
         heading(3, "Shortcuts"),
         paragraph(
-            "What should not tell the labels, each alone in a logistic regression on the folds of the first "
-            "repeat, within folds as above: a shortcut that comes near HILBERT\u2019s score may be what that "
-            "score rests on. Where all speakers are embedded (no segment.roles), the turns of those whom the "
-            "labels are about stand here too: they are no shortcut.",
-            f"Sentences of four words or more that several groups share: {shared['sentences']}; "
-            f"{shared['documents']} of {shared['of']} documents have one.",
+            "Each row is something that should not predict the labels, alone in a logistic regression on the "
+            "folds of the first repeat, scored within folds as above. If a shortcut comes close to "
+            "HILBERT\u2019s score, that score may rest on it. Where all speakers are embedded (segment.roles "
+            "is empty), the turns of the speaker whom the labels are about are listed too: they are not a "
+            "shortcut.",
+            f"Sentences of four words or more that several groups share: {shared.sentences}; "
+            f"{shared.documents} of {shared.of} documents have one.",
         ),
-        table("What shortcuts alone tell", ["Shortcut", *run.tasks], rows),
+        table("What shortcuts alone predict", ["Shortcut", *run.tasks], rows),
     ]
 
 
 def _task(run: RunResults, task: str) -> Html:
-    kind = run.tasks[task].kind
     return join(
         [
-            heading(3, f"\u201c{task}\u201d ({kind})"),
+            heading(3, f"{quoted(task)} ({run.tasks[task].kind})"),
             _table(run, task),
             figures(_forest(run, task), *_differences(run, task)),
-            *_compared(run, task),
+            *_tests(run, task),
             _null(run, task),
         ]
     )
@@ -104,140 +121,128 @@ def _task(run: RunResults, task: str) -> Html:
 
 def _table(run: RunResults, task: str) -> Html:
     """Return variants against metrics."""
-    kind, found = run.tasks[task].kind, run.scores(task)
-    metric, called = headline_of(kind)
-    others = [name for name in COLUMNS if any(name in values for values in found.values())]
-    rows: list[list[Cell]] = []
-    for variant, values in found.items():
-        first = values[metric]
-        row: list[Cell] = [
+    kind, by_variant = run.tasks[task].kind, run.scores(task)
+    metric, label = headline_of(kind)
+    others = [name for name in COLUMNS if any(name in scores for scores in by_variant.values())]
+    rows: list[list[Cell]] = [
+        [
             variant_name(variant, kind),
-            estimate(first["within"], first.get("within_low"), first.get("within_high")),
-            number(first.get("mean")),
-            estimate(first.get("pooled"), first.get("low"), first.get("high")),
+            within(scores[metric]),
+            number(scores[metric].mean),
+            pooled(scores[metric]),
+            *(pooled(scores.get(name)) for name in others),
+            scores[metric].folds,
         ]
-        row += [_pooled(values.get(name)) for name in others]
-        rows.append([*row, first.get("folds")])
-    title = called[0].upper() + called[1:]
-    ways = [f"{title} {way}" for way in ("within folds", "mean of folds", "pooled")]
-    names = ["Variant", *ways, *(COLUMNS[name] for name in others), "Folds"]
-    marked = [i for i, variant in enumerate(found) if variant == "hilbert"]
-    return table(f"Scores of {task} with 95 % intervals", names, rows, marked)
-
-
-def _pooled(score: Scores | None) -> Html:
-    if score is None:
-        return number(None)
-    return estimate(score.get("pooled"), score.get("low"), score.get("high"))
+        for variant, scores in by_variant.items()
+    ]
+    ways = [f"{capitalised(label)} {way}" for way in ("within folds", "mean of folds", "pooled")]
+    head = ["Variant", *ways, *(COLUMNS[name] for name in others), "Folds"]
+    marked = [i for i, variant in enumerate(by_variant) if variant == HILBERT]
+    return table(f"Scores of {task} with 95 % intervals", head, rows, marked)
 
 
 def _forest(run: RunResults, task: str) -> Html:
-    kind, found = run.tasks[task].kind, run.scores(task)
-    metric, called = headline_of(kind)
-    null = run.metrics.get("permutation", {}).get(task) or {}
-    bars = [
-        Bar(
+    """Return the figure of all variants' headlines, with the permutation null behind."""
+    kind, by_variant = run.tasks[task].kind, run.scores(task)
+    metric, label = headline_of(kind)
+    rows = [
+        ForestRow(
             name=variant_name(variant, kind),
-            value=values[metric]["within"],
-            low=values[metric].get("within_low"),
-            high=values[metric].get("within_high"),
-            is_marked=variant == "hilbert",
+            value=scores[metric].within,
+            low=scores[metric].within_low,
+            high=scores[metric].within_high,
+            is_marked=variant == HILBERT,
         )
-        for variant, values in found.items()
+        for variant, scores in by_variant.items()
     ]
-    band = (null["low"], null["high"]) if null.get("low") is not None else None
+    null = run.evaluation.permutation.get(task)
+    band = (null.low, null.high) if null and null.low is not None and null.high is not None else None
     picture = forest(
-        f"{called} of {task} within folds for each variant", bars, f"{called} within folds", 0.5, band
+        f"{label} of {task} within folds for each variant", rows, f"{label} within folds", CHANCE, band
     )
-    caption = f"{called[0].upper()}{called[1:]} within folds with 95 % intervals. Dashed: chance."
+    caption = f"{capitalised(label)} within folds with 95 % intervals. Dashed: chance."
     if band:
-        caption += " Shaded: what HILBERT reaches with exchanged labels (95 % of the permutation null)."
-    return figure(picture, caption, bars_table(f"{called} within folds", bars))
+        caption += " Shaded: 95 % range of HILBERT\u2019s score with permuted labels."
+    return figure(picture, caption, forest_table(f"{label} within folds", rows))
 
 
-def bars_table(caption: str, bars: Sequence[Bar], first: str = "Variant") -> Html:
+def forest_table(caption: str, rows: Sequence[ForestRow], first: str = "Variant") -> Html:
     """Return the numbers of a forest plot."""
-    rows: list[list[Cell]] = [[bar.name, number(bar.value), interval(bar.low, bar.high)] for bar in bars]
-    return table(
-        caption, [first, "Value", "95 % interval"], rows, [i for i, bar in enumerate(bars) if bar.is_marked]
-    )
+    cells: list[list[Cell]] = [[row.name, number(row.value), interval(row.low, row.high)] for row in rows]
+    marked = [i for i, row in enumerate(rows) if row.is_marked]
+    return table(caption, [first, "Value", "95 % interval"], cells, marked)
 
 
-def _comparisons(run: RunResults, task: str) -> Mapping[str, Scores]:
-    order = list(run.scores(task))
-    found: Mapping[str, Scores] = run.metrics.get("comparisons", {}).get(task, {})
-    return {name: found[name] for name in order if name in found}
+def _comparisons(run: RunResults, task: str) -> Mapping[str, Comparison]:
+    """Return HILBERT's comparisons in the order of the table of scores."""
+    by_variant = run.evaluation.comparisons.get(task, {})
+    return {name: by_variant[name] for name in run.scores(task) if name in by_variant}
 
 
 def _differences(run: RunResults, task: str) -> list[Html]:
     """Return the figure of HILBERT's differences, where there is something to compare with."""
-    kind, found = run.tasks[task].kind, _comparisons(run, task)
-    if not found:
+    kind, comparisons = run.tasks[task].kind, _comparisons(run, task)
+    if not comparisons:
         return []
-    called = headline_of(kind)[1]
-    bars = [
-        Bar(name=variant_name(name, kind), value=c["difference"], low=c["low"], high=c["high"])
-        for name, c in found.items()
+    label = headline_of(kind)[1]
+    rows = [
+        ForestRow(name=variant_name(name, kind), value=c.difference, low=c.low, high=c.high)
+        for name, c in comparisons.items()
     ]
     picture = forest(
-        f"HILBERT minus each variant, {called} of {task}", bars, f"HILBERT minus variant, {called}", 0.0
+        f"HILBERT minus each variant, {label} of {task}", rows, f"HILBERT minus variant, {label}", 0.0
     )
     caption = (
-        "Difference of HILBERT to each variant on the same folds with 95 % intervals; right of 0 HILBERT "
-        "is better."
+        "Difference between HILBERT and each variant on the same folds, with 95 % intervals. Right of 0 "
+        "HILBERT is better."
     )
-    return [figure(picture, caption, bars_table("HILBERT minus variant", bars))]
+    return [figure(picture, caption, forest_table("HILBERT minus variant", rows))]
 
 
-def _compared(run: RunResults, task: str) -> list[Html]:
+def _tests(run: RunResults, task: str) -> list[Html]:
     """Return the tests of HILBERT's differences."""
-    kind, found = run.tasks[task].kind, _comparisons(run, task)
-    if not found:
-        return [missing("The run compares HILBERT with nothing on this task.")]
-    rows: list[list[Cell]] = []
-    for name, c in found.items():
-        tested = {
-            key: c.get(f"p_{key}_holm") if c.get(f"p_{key}") is not None else None
-            for key in ("corrected_t", "bootstrap")
-        }
-        rows.append(
-            [
-                variant_name(name, kind),
-                estimate(c["difference"], c["low"], c["high"], signed=True),
-                number(c.get("t"), 2, signed=True),
-                probability(c.get("p_corrected_t")),
-                probability(tested["corrected_t"]),
-                probability(c.get("p_bootstrap")),
-                probability(tested["bootstrap"]),
-                number(c.get("smallest_detectable_difference")),
-            ]
-        )
+    kind, comparisons = run.tasks[task].kind, _comparisons(run, task)
+    if not comparisons:
+        return [missing("The run does not compare HILBERT with anything on this task.")]
+    rows: list[list[Cell]] = [
+        [
+            variant_name(name, kind),
+            estimate(c.difference, c.low, c.high, signed=True),
+            number(c.t, 2, signed=True),
+            probability(c.p_corrected_t),
+            probability(c.p_corrected_t_holm),
+            probability(c.p_bootstrap),
+            probability(c.p_bootstrap_holm),
+            number(c.smallest_detectable_difference),
+        ]
+        for name, c in comparisons.items()
+    ]
     head = [
         "HILBERT minus", "Difference", "Corrected t", "p", "p, Holm", "p, paired bootstrap", "p, Holm",
         "Smallest detectable difference",
     ]  # fmt: skip
-    made = [table(f"HILBERT against each variant, {task}", head, rows)]
-    first = next(iter(found.values()))
-    if first.get("exploratory"):
-        made.append(
+    parts = [table(f"HILBERT against each variant, {task}", head, rows)]
+    first = next(iter(comparisons.values()))
+    if first.exploratory:
+        parts.append(
             note(
-                f"Exploratory: {first['groups']} groups are under 40, where neither test holds its level "
+                f"Exploratory: with {first.groups} groups (fewer than 40), neither test holds its level "
                 "well. Read the intervals, not the p-values."
             )
         )
-    return made
+    return parts
 
 
 def _null(run: RunResults, task: str) -> Html:
-    found = run.metrics.get("permutation", {}).get(task)
-    if not found or found.get("value") is None:
+    null = run.evaluation.permutation.get(task)
+    if null is None or null.value is None:
         return missing("The run has no permutation null for this task.")
-    called = headline_of(run.tasks[task].kind)[1]
+    label = headline_of(run.tasks[task].kind)[1]
     return paragraph(
         Html(
-            f"Permutation null: with labels exchanged between documents ({number(found['permutations'])} "
-            f"times) the {called} is {number(found['mean'])} on average and between {number(found['low'])} "
-            f"and {number(found['high'])} in 95&#8239;% of cases; HILBERT\u2019s {number(found['value'])} "
-            f"has {probability(found['p'], 'p')} (one-sided)."
+            f"Permutation null: with labels permuted between documents ({number(null.permutations)} times), "
+            f"the {label} is {number(null.mean)} on average and lies between {number(null.low)} and "
+            f"{number(null.high)} in 95&#8239;% of cases; HILBERT\u2019s {number(null.value)} has "
+            f"{probability(null.p, 'p')} (one-sided)."
         )
     )

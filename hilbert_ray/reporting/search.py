@@ -22,38 +22,42 @@ from hilbert_ray.reporting.html import (
     section,
     table,
 )
-from hilbert_ray.reporting.plots import Bar, SettingAxis, TrialMarks
+from hilbert_ray.reporting.plots import ForestRow, SettingAxis, TrialMarks
 from hilbert_ray.run import RunResults, headline_of
 
 MOST_TRIALS = 12
-BEST = 0.25  # share of the trials that saw all inner folds which are drawn as the best
+"""Trials of the open table; a closed one has all."""
+BEST = 0.25
+"""Share of the trials that finished all inner folds which are drawn as the best."""
 Trial = Mapping[str, Any]
 
 
-def search(run: RunResults) -> Html | None:
+def search_section(run: RunResults) -> Html | None:
     """Return what `tune` found; None for a run without a search."""
-    if run.tuned is None:
+    tuned = run.tuned
+    if tuned is None:
         return None
-    tuned, best = run.tuned, run.tuned["best"]
-    parts = [
+    best, defaults = tuned["best"], tuned["settings"]
+    rows: list[list[Cell]] = [
+        [name, _setting(defaults[name]), _setting(best.get(name, defaults[name]))] for name in tuned["space"]
+    ]
+    caption = "Settings to use" if best else "Settings to use: the defaults"
+    return section(
+        "search",
+        "Search over settings",
         paragraph(
             f"{tuned['trials']} trials, scored on inner folds and judged on outer folds that they never saw: "
             "one search for each outer fold, and one over all documents, which gives the settings to use."
         ),
         *_verdicts(run, tuned),
-    ]
-    names = list(tuned["space"])
-    rows: list[list[Cell]] = [
-        [name, _value(tuned["settings"][name]), _value(best.get(name, tuned["settings"][name]))]
-        for name in names
-    ]
-    kept = "Settings to use" if best else "Settings to use: the defaults stay"
-    parts.append(table(kept, ["Setting", "Default", "To use"], rows))
-    return section("search", "Search over settings", *parts, *_importances(tuned), *_trials(run, tuned))
+        table(caption, ["Setting", "Default", "To use"], rows),
+        *_importances(tuned),
+        *_trials(run, tuned),
+    )
 
 
 def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
-    """Return whether the search helped: on inner folds, where it chose, and on outer folds, which judge."""
+    """Return whether the search helped: on inner folds, which choose, and on outer folds, which judge."""
     if tuned["beaten"]:
         inner = (
             "Over all documents, the search found settings more than one standard error better than the "
@@ -62,7 +66,7 @@ def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     else:
         inner = (
             "Over all documents, no trial was more than one standard error better than the defaults on "
-            "inner folds: the defaults stay."
+            "inner folds: keep the defaults."
         )
     rows: list[list[Cell]] = []
     for task, compared in tuned["comparison"].items():
@@ -78,82 +82,68 @@ def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
         outer = f"On outer folds the search helped for {', '.join(helped)}."
     else:
         outer = (
-            "The search did not help: on outer folds, settings searched on the training part alone score no "
-            "better than the defaults by the corrected test."
+            "The search did not help: on outer folds, settings searched on the training documents alone are "
+            "not better than the defaults by the corrected test."
         )
     caption = (
-        "Headline within outer folds: searched settings beside the defaults. p: corrected resampled t test, "
+        "Headline within outer folds, searched settings against the defaults. p: corrected resampled t test, "
         "adjusted for the number of tasks (Holm)"
     )
     head = ["Task", "Headline", "Searched", "Defaults", "Difference", "p", "Helped"]
-    exploratory = any(compared.get("exploratory") for compared in tuned["comparison"].values())
-    few = ["With fewer than 40 groups, p-values are exploratory."] if exploratory else []
+    is_exploratory = any(compared.get("exploratory") for compared in tuned["comparison"].values())
+    few = ["With fewer than 40 groups, p-values are exploratory."] if is_exploratory else []
     return [note(outer, inner, *few, kind="good" if helped else "plain"), table(caption, head, rows)]
 
 
 def _importances(tuned: Mapping[str, Any]) -> list[Html]:
-    shares = tuned["importances"]
-    title = heading(3, "What mattered")
-    if not shares:
-        sentence = (
-            f"{tuned['important_trials']} trials are too few, or too much alike, to tell which settings "
-            "matter."
-        )
+    importances, trials = tuned["importances"], tuned["important_trials"]
+    title = heading(3, "Which settings mattered")
+    if not importances:
+        sentence = f"{trials} trials are too few, or too similar, to tell which settings matter."
         return [title, missing(sentence)]
-    bars = [Bar(name=n, value=s["mean"], low=s["least"], high=s["most"]) for n, s in shares.items()]
-    rows: list[list[Cell]] = [
-        [name, number(share["mean"]), number(share["least"]), number(share["most"])]
-        for name, share in shares.items()
+    rows = [
+        ForestRow(name=name, value=share["mean"], low=share["least"], high=share["most"])
+        for name, share in importances.items()
     ]
+    cells: list[list[Cell]] = [
+        [row.name, number(row.value), number(row.low), number(row.high)] for row in rows
+    ]
+    equal = 1 / len(rows)
     caption = (
-        f"Importance: share of the variance between {tuned['important_trials']} trials of all searches that "
-        "each setting explains (fANOVA); lines: least and most of five random forests. Shares sum to 1 also "
-        f"where nothing matters: then each is near {1 / len(shares):.2f} (dashed)."
+        f"Importance: share of the variance between {trials} trials of all searches that each setting "
+        "explains (fANOVA). Lines: lowest and highest of five random forests. Shares sum to 1 even if "
+        f"nothing matters; then each is near {equal:.2f} (dashed)."
     )
-    picture = plots.forest("Importance of each setting", bars, "share of the variance", 1 / len(shares))
-    head = ["Setting", "Mean", "Least", "Most"]
-    return [title, figures(figure(picture, caption, table("Importances", head, rows)))]
+    picture = plots.forest("Importance of each setting", rows, "share of the variance", equal)
+    head = ["Setting", "Mean", "Lowest", "Highest"]
+    return [title, figures(figure(picture, caption, table("Importances", head, cells)))]
 
 
 def _trials(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     """Return the trials of the search over all documents."""
     trials = [trial for trial in run.trials if trial["search"] == "all"]
     if not trials:
-        return [missing("The run keeps no trials.jsonl of the search, so its trials are not shown.")]
-    space = {name: from_dict(SpaceConfig, wanted) for name, wanted in tuned["space"].items()}
-    whole = max(len(trial["folds"]) for trial in trials)
+        return [missing("The run has no trials.jsonl of the search, so its trials are not shown.")]
+    space = {name: from_dict(SpaceConfig, values) for name, values in tuned["space"].items()}
+    all_folds = max(len(trial["folds"]) for trial in trials)
+    # A mean over fewer inner folds cannot be ranked against one over all.
     ranked = sorted(trials, key=lambda trial: (-len(trial["folds"]), -trial["score"]))
-    is_brier = "brier" in tuned["objectives"]
-    rows: list[list[Cell]] = [
-        [
-            f"{i + 1}",
-            number(trial["score"]),
-            *([number(trial["brier"])] if is_brier else []),
-            len(trial["folds"]),
-            *(_value(trial["settings"][name]) for name in space),
-            "defaults" if trial["is_default"] else trial.get("error", ""),
-        ]
-        for i, trial in enumerate(ranked)
-    ]
-    head = ["Rank", "Score", *(["Brier"] if is_brier else []), "Inner folds", *space, "Note"]
-    first = f"The best {min(MOST_TRIALS, len(rows))} trials, those that saw all {whole} inner folds first"
+    head, rows = _trial_rows(ranked, list(space), "brier" in tuned["objectives"])
     drawn = [trial for trial in ranked if trial["folds"]]
     diverged = f", {len(trials) - len(drawn)} diverged" if len(drawn) < len(trials) else ""
-    early = sum(len(trial["folds"]) < whole for trial in drawn)
+    early = sum(len(trial["folds"]) < all_folds for trial in drawn)
     counts = f"{len(trials)} trials of the search over all documents, {early} stopped early{diverged}"
-    shown, scales = _shown(drawn, whole), _scales(drawn, space)
+    marks, axes = _marks(drawn, all_folds), _axes(drawn, space)
     score = np.array([trial["score"] for trial in drawn])
-    low, high = float(score.min()), float(score.max())
-    spread = (high - low) or 1.0
-    ends = [(0.0, f"{low:.3f}"), (1.0, f"{high:.3f}")]
-    of_score = SettingAxis(name="score", places=(score - low) / spread, ticks=ends)
-    label = "Each trial as a line through its settings and its score"
-    lines = plots.parallel_coordinates(label, [*scales, of_score], shown)
-    points = plots.slices("Score of each trial by each searched setting", scales, score, shown)
+    alternative = "Each trial as a line through its settings and its score"
+    lines = plots.parallel_coordinates(alternative, [*axes, _score_axis(score)], marks)
+    points = plots.slices("Score of each trial by each searched setting", axes, score, marks)
     numbers = table("All trials", head, rows)
+    shown = min(MOST_TRIALS, len(rows))
+    caption = f"The best {shown} trials, those that finished all {all_folds} inner folds first"
     return [
         heading(3, "Trials"),
-        table(first, head, rows[:MOST_TRIALS]),
+        table(caption, head, rows[:MOST_TRIALS]),
         figures(
             figure(lines, f"Parallel coordinates: {counts}.", numbers, "All trials"),
             figure(points, f"Slices: score by each searched setting. {counts}.", numbers, "All trials"),
@@ -161,34 +151,59 @@ def _trials(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     ]
 
 
-def _shown(trials: Sequence[Trial], whole: int) -> TrialMarks:
+def _trial_rows(
+    ranked: Sequence[Trial], names: Sequence[str], has_brier: bool
+) -> tuple[list[str], list[list[Cell]]]:
+    """Return head and rows of the table of trials."""
+    rows: list[list[Cell]] = [
+        [
+            f"{i + 1}",
+            number(trial["score"]),
+            *([number(trial["brier"])] if has_brier else []),
+            len(trial["folds"]),
+            *(_setting(trial["settings"][name]) for name in names),
+            "defaults" if trial["is_default"] else trial.get("error", ""),
+        ]
+        for i, trial in enumerate(ranked)
+    ]
+    return ["Rank", "Score", *(["Brier"] if has_brier else []), "Inner folds", *names, "Note"], rows
+
+
+def _marks(trials: Sequence[Trial], all_folds: int) -> TrialMarks:
     """Return how trials, best first, are told apart."""
-    is_whole = np.array([len(trial["folds"]) == whole for trial in trials])
-    best = max(round(BEST * int(is_whole.sum())), 1)
+    is_finished = np.array([len(trial["folds"]) == all_folds for trial in trials])
+    best = max(round(BEST * int(is_finished.sum())), 1)
     return TrialMarks(
-        is_whole=is_whole,
+        is_finished=is_finished,
         is_best=np.arange(len(trials)) < best,
         is_default=np.array([trial["is_default"] for trial in trials]),
     )
 
 
-def _scales(trials: Sequence[Trial], space: Mapping[str, SpaceConfig]) -> list[SettingAxis]:
-    """Return where trials lie in each setting; defaults outside the space lie at its nearest end."""
-    scales = []
-    for name, wanted in space.items():
+def _axes(trials: Sequence[Trial], space: Mapping[str, SpaceConfig]) -> list[SettingAxis]:
+    """Return where trials lie on each setting; defaults outside the space lie at its nearest end."""
+    axes = []
+    for name, searched in space.items():
         values = [trial["settings"][name] for trial in trials]
-        if wanted.choices:
-            places = [wanted.place(value) if value in wanted.choices else 0.0 for value in values]
-            ticks = [(wanted.place(choice), str(choice)) for choice in wanted.choices]
+        if searched.choices:
+            places = [searched.place(value) if value in searched.choices else 0.0 for value in values]
+            ticks = [(searched.place(choice), str(choice)) for choice in searched.choices]
         else:
-            places = [wanted.place(value) for value in values]
+            places = [searched.place(value) for value in values]
             form = ".0f" if isinstance(values[0], int) else ".3g"
-            ticks = [(place, f"{wanted.between(place):{form}}") for place in (0.0, 0.5, 1.0)]
-        scales.append(SettingAxis(name=name, places=np.clip(places, 0, 1), ticks=ticks))
-    return scales
+            ticks = [(place, f"{searched.between(place):{form}}") for place in (0.0, 0.5, 1.0)]
+        axes.append(SettingAxis(name=name, places=np.clip(places, 0, 1), ticks=ticks))
+    return axes
 
 
-def _value(value: bool | int | float | str) -> Cell:
+def _score_axis(score: np.ndarray) -> SettingAxis:
+    """Return the scores as one more axis, from the lowest to the highest."""
+    low, high = float(score.min()), float(score.max())
+    ticks = [(0.0, f"{low:.3f}"), (1.0, f"{high:.3f}")]
+    return SettingAxis(name="score", places=(score - low) / ((high - low) or 1.0), ticks=ticks)
+
+
+def _setting(value: bool | int | float | str) -> Cell:
     """Return a setting as a table shows it."""
     if isinstance(value, float):
         return number(value, 4)

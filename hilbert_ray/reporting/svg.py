@@ -1,8 +1,8 @@
-"""How figures are drawn: matplotlib's vector output, cleaned so that it lives inside the page.
+"""How figures are drawn: matplotlib's SVG output, cleaned so that it can be part of the page.
 
-Colours are marker values that become the page's CSS variables, so that one drawing serves light, dark and
-print; text stays text in the page's font. The global state of matplotlib is left alone: no pyplot, settings
-in a context.
+Colours are placeholders that become the page's CSS variables, so that one drawing serves light, dark and
+print; text stays text in the page's font. The global state of matplotlib is not touched: no pyplot, and
+settings in a context.
 """
 
 import html
@@ -19,9 +19,11 @@ from matplotlib.figure import Figure
 
 from hilbert_ray.reporting.html import Html
 
-WIDTH = 400  # units of a drawing's width; a unit is 0.85 pixels on a narrow phone and 1.1 on a desktop
+WIDTH = 400
+"""Units of a drawing's width; a unit is 0.85 pixels on a narrow phone and 1.1 on a desktop."""
 NAMES = ("ink", "muted", "rule", "panel", "accent", "good", "bad", *(f"c{i}" for i in range(8)))
 INK, MUTED, RULE, PANEL, ACCENT, GOOD, BAD, *SERIES = (f"#0a0a{i:02x}" for i in range(len(NAMES)))
+"""Colours that occur nowhere else: #0a0a00, #0a0a01, ...; the last byte is an index of `NAMES`."""
 STYLES = ("-", "--", ":", "-.")
 SETTINGS = {
     "svg.fonttype": "none",
@@ -77,8 +79,8 @@ def draw(
 
     Args:
         height: in units, where the width is `WIDTH`.
-        label: what the picture shows, in words, for those who do not see it.
-        paint: called with all axes, row by row; draws into them.
+        label: what the picture shows, in words, for readers who do not see it.
+        paint: draws into all axes, which it gets row by row.
         rows: of axes.
         columns: of axes.
         height_ratios: of the rows; equal where None.
@@ -86,7 +88,7 @@ def draw(
     with settings():
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios)
-        paint([axis for line in axes for axis in line])
+        paint([axis for row in axes for axis in row])
         raw = io.StringIO()
         figure.savefig(raw, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return inline(raw.getvalue(), label)
@@ -94,9 +96,9 @@ def draw(
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Hold the report's settings of matplotlib, and say nothing of letters that its font lacks.
+    """Apply the report's settings of matplotlib, and silence warnings of letters that its font lacks.
 
-    The reader's browser sets the text, with fonts of its own.
+    The reader's browser draws the text, with its own fonts.
     """
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
@@ -115,11 +117,13 @@ def inline(svg: str, label: str) -> Html:
     assert box, "matplotlib writes a viewBox"
     inside = body[body.index(">") + 1 : body.rindex("</svg>")]
     inside = in_tags(_clean, inside)
+    # matplotlib gives every shape an id; only those that something refers to are needed.
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', inside))
     inside = in_tags(
         lambda tag: re.sub(r' id="([\w.-]+)"', lambda m: m[0] if m[1] in used else "", tag), inside
     )
     inside = re.sub(r"\s*\n\s*", "\n", inside)
+    # Groups of empty groups become empty in turn; none is nested deeper than this.
     for _ in range(4):
         inside = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", inside)
     name = html.escape(label)
@@ -127,12 +131,12 @@ def inline(svg: str, label: str) -> Html:
 
 
 def in_tags(change: Callable[[str], str], markup: str) -> str:
-    """Return markup with `change` done to its tags and not to the text between them."""
+    """Return markup with `change` applied to its tags and not to the text between them."""
     return re.sub(r"<[^>]*>", lambda match: change(match[0]), markup)
 
 
 def _clean(tag: str) -> str:
-    """Return a tag with the page's colours and font, and with coordinates of two digits."""
+    """Return a tag with the page's colours and font, and with coordinates cut to two digits."""
     tag = re.sub(r"#0a0a([0-9a-f]{2})", lambda m: f"var(--{NAMES[int(m[1], 16)]})", tag)
     tag = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _font, tag)
     return re.sub(r"(\d+\.\d{2})\d+", r"\1", tag.replace("xlink:href", "href"))
@@ -143,21 +147,21 @@ def _font(match: re.Match[str]) -> str:
     return f"font-size: {match[2]}px{weight}"
 
 
-def numbered(page: str) -> str:
-    """Return a page in which the ids of each drawing are its own: equal shapes have equal ids before."""
+def with_unique_ids(page: str) -> str:
+    """Return a page in which no two drawings share an id: matplotlib gives equal shapes equal ids."""
     pictures = iter(range(page.count("<svg ")))
 
-    def own(match: re.Match[str]) -> str:
+    def renamed(match: re.Match[str]) -> str:
         prefix = f"p{next(pictures)}-"
         return in_tags(
             lambda tag: re.sub(r'( id="|url\(#|href="#)(?=[\w-])', rf"\g<1>{prefix}", tag), match[0]
         )
 
-    return re.sub(r"<svg .*?</svg>", own, page, flags=re.DOTALL)
+    return re.sub(r"<svg .*?</svg>", renamed, page, flags=re.DOTALL)
 
 
 def shorten(name: str, most: int = 24) -> str:
-    """Return a name that fits a picture; tables hold the whole."""
+    """Return a name that fits a picture; tables hold the full name."""
     return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
@@ -167,7 +171,7 @@ def colour(k: int) -> str:
 
 
 def style(k: int) -> str:
-    """Return the line of series k: another dash where colours come round again."""
+    """Return the line style of series k: another dash each time the colours repeat."""
     return STYLES[(k // len(SERIES)) % len(STYLES)]
 
 

@@ -7,92 +7,100 @@ from hilbert_ray.config import MODALITIES, LossConfig
 from hilbert_ray.reporting import plots
 from hilbert_ray.reporting.html import Cell, Html, figure, figures, missing, number, paragraph, section, table
 from hilbert_ray.reporting.plot_data import by_epoch
-from hilbert_ray.reporting.plots import Line
+from hilbert_ray.reporting.plots import EpochCurve
 from hilbert_ray.run import RunResults
 
 Record = Mapping[str, Any]
+INFORMATION = (
+    (
+        "information",
+        "nats",
+        "Information that audio (I_a) and text (I_t) share with the joint embedding, by epoch. Thin lines: "
+        "single networks.",
+    ),
+    (
+        "saturation",
+        "share of log B",
+        "Saturation, I / log B: where both are near 1, the bound cannot grow and the balance loss has no "
+        "signal.",
+    ),
+)
+"""Name of a record's values without the modality, unit, and caption."""
 
 
-def training(run: RunResults) -> Html:
+def training_section(run: RunResults) -> Html:
     """Return information balance and loss terms by epoch."""
     title = "Information balance in training"
     if not run.history:
         sentence = (
             "This run was evaluated but not trained (`hilbert-ray train` writes metrics.jsonl), so there "
-            "is no course of training."
+            "are no training curves."
         )
         return section("training", title, missing(sentence))
-    final = [record for record in run.history if str(record.get("job", "")).startswith("seed")]
-    records = final or list(run.history)
-    jobs = list(dict.fromkeys(str(record["job"]) for record in records))
+    # Networks of inner folds only serve to fit the temperature; those of seeds are the published model.
+    published = [record for record in run.history if str(record.get("job", "")).startswith("seed")]
+    records = published or list(run.history)
+    networks = list(dict.fromkeys(str(record["job"]) for record in records))
     return section(
         "training",
         title,
         paragraph(
-            "The balance loss keeps one modality from dominating: I_a and I_t are lower bounds (InfoNCE, "
-            "in nats) of what the audio and the text embedding share with the joint one; their squared "
-            "difference over log B is the loss.",
-            f"The course of the published model's {len(jobs)} networks, on the last batch of each epoch; "
-            "bold is their mean.",
+            "The balance loss keeps one modality from dominating. I_a and I_t are lower bounds (InfoNCE, in "
+            "nats) of the information that the audio and the text embedding share with the joint one; the "
+            "loss is their squared difference over log B.",
+            f"Curves of the published model\u2019s {len(networks)} networks, from the last batch of each "
+            "epoch; bold is their mean.",
         ),
-        *_information(records, jobs),
+        _information(records, networks),
         _terms(run, records),
     )
 
 
-def _lines(records: Sequence[Record], kind: str) -> list[Line]:
-    found = [(m, *by_epoch(records, f"{kind}_{m}")) for m in MODALITIES]
-    return [line for line in found if len(line[1])]
-
-
-def _information(records: Sequence[Record], jobs: Sequence[str]) -> list[Html]:
-    made = []
-    for kind, y_name, caption in (
-        (
-            "information",
-            "nats",
-            "Information that audio (I_a) and text (I_t) share with the joint embedding, by epoch. Thin: "
-            "single networks.",
-        ),
-        (
-            "saturation",
-            "share of log B",
-            "Saturation, I / log B: where both are near 1 the bound is full and the balance loss has no "
-            "signal.",
-        ),
-    ):
-        found = _lines(records, kind)
-        if not found:
-            made.append(
+def _information(records: Sequence[Record], networks: Sequence[str]) -> Html:
+    parts = []
+    for kind, unit, caption in INFORMATION:
+        means = _curves(records, kind)
+        if not means:
+            parts.append(
                 missing(f"No batch had two documents with both modalities, so {kind} is not defined.")
             )
             continue
-        faint = [line for job in jobs for line in _lines([r for r in records if r["job"] == job], kind)]
-        picture = plots.lines(f"{kind.capitalize()} of audio and text by epoch", found, y_name, faint)
-        numbers = _epochs(f"{kind.capitalize()} by epoch, mean of networks", found)
-        made.append(figure(picture, caption, numbers))
-    return [figures(*made)]
+        single = [
+            curve
+            for network in networks
+            for curve in _curves([record for record in records if record["job"] == network], kind)
+        ]
+        picture = plots.lines(f"{kind.capitalize()} of audio and text by epoch", means, unit, single)
+        numbers = _epoch_table(f"{kind.capitalize()} by epoch, mean of networks", means)
+        parts.append(figure(picture, caption, numbers))
+    return figures(*parts)
 
 
-def _epochs(caption: str, found: Sequence[Line]) -> Html:
-    """Return lines as a table, a row an epoch."""
-    values = {name: dict(zip(x.tolist(), y.tolist(), strict=True)) for name, x, y in found}
-    epochs = sorted({epoch for line in values.values() for epoch in line})
-    rows: list[list[Cell]] = [[f"{e}", *(number(line.get(e)) for line in values.values())] for e in epochs]
+def _curves(records: Sequence[Record], kind: str) -> list[EpochCurve]:
+    """Return the mean over networks by epoch, for each modality that has values."""
+    curves = [(modality, *by_epoch(records, f"{kind}_{modality}")) for modality in MODALITIES]
+    return [curve for curve in curves if len(curve[1])]
+
+
+def _epoch_table(caption: str, curves: Sequence[EpochCurve]) -> Html:
+    """Return curves as a table, one row per epoch."""
+    values = {name: dict(zip(x.tolist(), y.tolist(), strict=True)) for name, x, y in curves}
+    epochs = sorted({epoch for curve in values.values() for epoch in curve})
+    rows: list[list[Cell]] = [[f"{e}", *(number(curve.get(e)) for curve in values.values())] for e in epochs]
     return table(caption, ["Epoch", *values], rows)
 
 
 def _terms(run: RunResults, records: Sequence[Record]) -> Html:
     loss = run.config.loss
-    found: list[Line] = []
+    curves: list[EpochCurve] = []
     for name in ("loss", *LossConfig.WEIGHTS):
         weight = "" if name == "loss" else f" (weight {getattr(loss, name):g})"
         x, y = by_epoch(records, name)
         if len(x):
-            found.append((f"{name.replace('_', ' ')}{weight}", x, y))
-    picture = plots.panels("Loss and its terms by epoch", found, "epoch")
+            curves.append((f"{name.replace('_', ' ')}{weight}", x, y))
+    picture = plots.panels("Loss and its terms by epoch", curves, "epoch")
     caption = (
-        "The total loss and its terms before weighting, means over an epoch's steps and over networks. A "
-        "term that stays at 0 had too few documents or is switched off."
+        "The total loss and its terms before weighting, averaged over the steps of an epoch and over "
+        "networks. A term that stays at 0 is switched off or had too few documents."
     )
-    return figures(figure(picture, caption, _epochs("Loss terms by epoch, mean of networks", found)))
+    return figures(figure(picture, caption, _epoch_table("Loss terms by epoch, mean of networks", curves)))

@@ -13,8 +13,12 @@ from hilbert_ray.folds import Fold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answers:
-    """Probabilities and decisions for each task, in the order of the tested documents."""
+class TaskPredictions:
+    """Predictions by task, for the tested documents in their order.
+
+    probabilities: float32 [documents, classes] (regression: the number, float32 [documents]). decisions:
+    int64 [documents] (multilabel: int64 [documents, labels]; regression: the number).
+    """
 
     probabilities: Mapping[str, np.ndarray]
     decisions: Mapping[str, np.ndarray]
@@ -24,7 +28,8 @@ class Answers:
 class FoldResult:
     """Out-of-fold predictions of one variant on one fold, for the documents at `test`.
 
-    subsets: the same network's answers from one modality alone, where the variant asks for them.
+    Arrays are as in `TaskPredictions`. embeddings, attention: only of HILBERT. subsets: the same network's
+    predictions from one modality alone, where the variant includes them. seconds: of fitting and predicting.
     """
 
     variant: str
@@ -38,18 +43,18 @@ class FoldResult:
     attention: Mapping[str, Sequence[np.ndarray]]
     trained_on: np.ndarray
     seconds: float
-    subsets: Mapping[str, Answers] = field(default_factory=dict)
+    subsets: Mapping[str, TaskPredictions] = field(default_factory=dict)
 
     def split(self) -> list["FoldResult"]:
-        """Return the result followed by one for each subset, named `<variant>_<modality>`."""
-        apart = [
+        """Return the result itself, then one result per subset, named `<variant>_<modality>`."""
+        by_subset = [
             replace(
-                self, variant=f"{self.variant}_{modality}", probabilities=answers.probabilities,
-                decisions=answers.decisions, embeddings={}, attention={}, seconds=0.0, subsets={},
+                self, variant=f"{self.variant}_{modality}", probabilities=predictions.probabilities,
+                decisions=predictions.decisions, embeddings={}, attention={}, seconds=0.0, subsets={},
             )
-            for modality, answers in self.subsets.items()
+            for modality, predictions in self.subsets.items()
         ]  # fmt: skip
-        return [replace(self, subsets={}), *apart]
+        return [replace(self, subsets={}), *by_subset]
 
 
 def write_fold_result(path: Path, result: FoldResult) -> None:
@@ -57,23 +62,25 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
     arrays: dict[str, Any] = {"seconds": result.seconds}
     for name in ("probabilities", "decisions", "temperature", "embeddings"):
         arrays |= {f"{name}/{key}": value for key, value in getattr(result, name).items()}
-    for modality, answers in result.subsets.items():
+    for modality, predictions in result.subsets.items():
         for name in ("probabilities", "decisions"):
-            found = getattr(answers, name).items()
-            arrays |= {f"subsets/{modality}/{name}/{key}": value for key, value in found}
-    for modality, rows in result.attention.items():
-        arrays[f"attention/{modality}"] = np.concatenate(rows)
-        arrays[f"lengths/{modality}"] = [len(row) for row in rows]
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("wb") as file:
+            by_task = getattr(predictions, name)
+            arrays |= {f"subsets/{modality}/{name}/{task}": value for task, value in by_task.items()}
+    for modality, weights in result.attention.items():
+        # .npz holds no ragged arrays: all rows in one, and where to cut them again.
+        arrays[f"attention/{modality}"] = np.concatenate(weights)
+        arrays[f"lengths/{modality}"] = [len(row) for row in weights]
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
         np.savez(file, **arrays)
+        # Without the sync, a crash of the machine could leave the renamed file empty.
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
+    unfinished.replace(path)
 
 
-def read_fold_result(path: Path, variant: str, part: Fold) -> FoldResult:
-    """Read back what `save_result` wrote of a variant on a fold."""
+def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
+    """Return what `write_fold_result` wrote of a variant on a fold."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
 
@@ -81,7 +88,7 @@ def read_fold_result(path: Path, variant: str, part: Fold) -> FoldResult:
         return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
 
     return FoldResult(
-        variant=variant, repeat=part.repeat, fold=part.fold, test=part.test, trained_on=part.train,
+        variant=variant, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
         probabilities=under("probabilities/"), decisions=under("decisions/"),
         temperature={task: float(value) for task, value in under("temperature/").items()},
         embeddings=under("embeddings/"),
@@ -91,7 +98,7 @@ def read_fold_result(path: Path, variant: str, part: Fold) -> FoldResult:
         },
         seconds=float(arrays["seconds"]),
         subsets={
-            modality: Answers(
+            modality: TaskPredictions(
                 probabilities=under(f"subsets/{modality}/probabilities/"),
                 decisions=under(f"subsets/{modality}/decisions/"),
             )

@@ -1,6 +1,6 @@
-"""The run folder: RUN/config.json, which says what was run on which data, and what other steps keep there.
+"""The run folder: the names of everything in it, and RUN/config.json, which says what was run on which data.
 
-One folder holds results on one data set with one configuration; results of others are refused.
+One folder holds results on one data set with one configuration; results of another are refused.
 """
 
 import importlib.metadata
@@ -8,27 +8,70 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from hilbert_ray.config import ConfigError, to_dict
+from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Dataset
 from hilbert_ray.storage import Workspace
 from hilbert_ray.version import __version__
 
-NOT_COPIED = ("checkpoints",)
-"""The folder of a run that is written and read where it is, without a copy: by Ray, and for checkpoints."""
+
+class RunFile(StrEnum):
+    """Names of the files of a run folder, by the command that writes them."""
+
+    # Every command.
+    CONFIG = "config.json"
+    # `evaluate`.
+    FOLDS = "folds.parquet"
+    PREDICTIONS = "predictions.parquet"
+    EMBEDDINGS = "embeddings.parquet"
+    ATTENTION = "attention.parquet"
+    METRICS = "metrics.json"
+    # `train`: one record per epoch and network, and what the finished training came to.
+    HISTORY = "metrics.jsonl"
+    TRAINING = "training.json"
+    # `tune`.
+    TUNE = "tune.json"
+    TRIALS = "trials.jsonl"
+    BEST_SETTINGS = "best.yaml"
+    # `report`.
+    REPORT = "report.html"
+
+
+class RunDir(StrEnum):
+    """Names of the folders inside a run folder."""
+
+    FOLD_RESULTS = "folds"
+    SEARCHES = "search"
+    CHECKPOINTS = "checkpoints"
+    MODEL = "model"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
+NOT_COPIED = (RunDir.CHECKPOINTS,)
+"""Folders without a local copy where the run is on an object store: Ray and checkpoints use them in place."""
+RESUME_ONLY = (*NOT_COPIED, RunDir.FOLD_RESULTS, RunDir.SEARCHES)
+"""Folders that only a rerun of the same command reads; the other commands do not copy them."""
 TRAINED = ("tasks", "segment", "model", "moe", "loss", "fit")
-"""Settings that say what is trained; the steps of one run must agree on them."""
+"""Settings that determine what is trained; all commands on one run folder must agree on them."""
+
+
+class RunError(HilbertError, ValueError):
+    """A run folder whose results are missing or damaged, or do not belong together."""
 
 
 def write_run_config(run: Workspace, dataset: Dataset) -> None:
     """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint.
 
     Raises:
-        ConfigError: when the folder holds a run of other data, or of other settings of what is trained.
+        ConfigError: when the folder holds a run on other data, or with other settings of what is trained.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path / "config.json"
+    path = run.path / RunFile.CONFIG
     if path.exists():
         _refuse_other_run(run.uri, json.loads(path.read_text()), dataset)
     values = {
@@ -47,27 +90,58 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
     path.write_text(json.dumps(values, indent=1))
 
 
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """Return RUN/config.json as plain values.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    return read_json(folder, RunFile.CONFIG)
+
+
+def read_json(folder: Path, name: RunFile) -> dict[str, Any]:
+    """Return a JSON file of a run folder.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    path = folder / name
+    if not path.exists():
+        raise RunError(
+            f"run folder {folder} has no {name}; run `hilbert-ray evaluate --store STORE --out {folder}` "
+            "first"
+        )
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); rerun `hilbert-ray evaluate`") from error
+    return values
+
+
 def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) -> None:
-    """Scores, models and reports of one folder must belong together."""
-    other = "choose another --out, or delete the folder to start afresh"
+    """Raise ConfigError unless the folder's results belong to this data and these settings.
+
+    A report reads scores, model and searches of one folder as one experiment.
+    """
+    remedy = "choose another --out, or delete the folder to start over"
     if earlier["data"] != dataset.fingerprint:
         raise ConfigError(
             f"run folder {out} holds results on other data (fingerprint {earlier['data']}, now "
-            f"{dataset.fingerprint}): documents, labels or encoders have changed; {other}"
+            f"{dataset.fingerprint}): documents, labels or encoders have changed; {remedy}"
         )
-    now = to_dict(dataset.config)
+    settings = to_dict(dataset.config)
     for name in TRAINED:
-        if earlier["config"][name] != now[name]:
+        if earlier["config"][name] != settings[name]:
             raise ConfigError(
-                f"run folder {out} holds results of other settings: `{name}` was {earlier['config'][name]} "
-                f"and is {now[name]} now; {other}"
+                f"run folder {out} holds results with other settings: `{name}` was {earlier['config'][name]} "
+                f"and is now {settings[name]}; {remedy}"
             )
 
 
 def _revision() -> str | None:
-    """Return the git revision of the working folder, None outside a repository."""
+    """Return the git revision of the working folder; None outside a repository or without git."""
     try:
-        shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return shown.stdout.strip() or None
+    return git.stdout.strip() or None

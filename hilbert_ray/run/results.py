@@ -1,39 +1,34 @@
-"""A run folder read once: scores, settings, predictions, embeddings, attention, training logs.
+"""A run folder read once: scores, settings, predictions, embeddings, attention, training and search.
 
-Absolute paths are cut to their last part when read, so that no report can print one.
+Absolute paths are cut to their last part when read, so that no report can print one. The writers of the
+files that only a report reads are here too.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hilbert_ray.config import BASELINE, VARIANTS, Config, ConfigError, TaskConfig, from_dict
-from hilbert_ray.errors import HilbertError
 from hilbert_ray.metrics import Predictions
+from hilbert_ray.run.evaluation import Comparison, Evaluation, Score, read_metrics
+from hilbert_ray.run.folder import RunDir, RunError, RunFile, read_json, read_run_config
 from hilbert_ray.run.tables import Columns, read_columns, read_predictions, without_paths
-
-Scores = Mapping[str, Any]
-
-
-class ReportError(HilbertError, ValueError):
-    """A run folder that no report can be made of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResults:
     """A run folder's content; what a run lacks is None or empty.
 
-    name: of the folder. metrics: metrics.json. settings: config.json. tasks: the settings of each scored
+    name: of the folder. evaluation: metrics.json. settings: config.json. tasks: the settings of each scored
     task. doc_ids: by `document` of the predictions. predictions: out of fold, by (task, variant).
-    embeddings, attention: columns of the first repeat. history: a record an epoch and job. training:
-    training.json. tuned: tune.json. trials: of the search. is_published: whether model/ is there.
+    embeddings, attention: columns of the first repeat. history: one record per epoch and network. training:
+    training.json. tuned: tune.json. trials: of all searches. is_published: whether there is a model folder.
     """
 
     name: str
-    metrics: Mapping[str, Any]
+    evaluation: Evaluation
     settings: Mapping[str, Any]
     tasks: Mapping[str, TaskConfig]
     doc_ids: Sequence[str]
@@ -53,19 +48,19 @@ class RunResults:
 
     @property
     def main_task(self) -> str:
-        """The task that the summary is about: most classes, the first among equals."""
+        """The task that the summary is about: the one with most classes, the first among equals."""
         return max(self.tasks, key=lambda name: len(self.tasks[name].classes))
 
-    def scores(self, task: str) -> Mapping[str, Scores]:
-        """Return the metrics of each variant of a task, HILBERT first, then as `VARIANTS` lists them."""
-        found = self.metrics["tasks"][task]
-        known = [name for name in VARIANTS if name in found]
-        return {name: found[name] for name in [*known, *(name for name in found if name not in VARIANTS)]}
+    def scores(self, task: str) -> Mapping[str, Mapping[str, Score]]:
+        """Return the scores of a task by variant and metric; variants in the order of `VARIANTS`."""
+        by_variant = self.evaluation.tasks[task]
+        known = [name for name in VARIANTS if name in by_variant]
+        others = [name for name in by_variant if name not in VARIANTS]
+        return {name: by_variant[name] for name in [*known, *others]}
 
-    def comparison(self, task: str, variant: str) -> Scores | None:
-        """Return HILBERT against another variant."""
-        found: Scores | None = self.metrics.get("comparisons", {}).get(task, {}).get(variant)
-        return found
+    def comparison(self, task: str, variant: str) -> Comparison | None:
+        """Return HILBERT against another variant; None where the run has not compared them."""
+        return self.evaluation.comparisons.get(task, {}).get(variant)
 
 
 def headline_of(kind: str) -> tuple[str, str]:
@@ -82,74 +77,81 @@ def variant_name(name: str, kind: str) -> str:
     return VARIANTS.get(name, name)
 
 
-def finite(value: float | None) -> float | None:
-    """Return a number, None for one that is not finite."""
-    return None if value is None or not math.isfinite(value) else value
-
-
 def read_run(folder: Path) -> RunResults:
     """Read a run folder.
 
     Raises:
-        ReportError: when metrics.json or config.json is absent or damaged, or they do not fit each other.
+        RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
     """
-    metrics = _required(folder, "metrics.json")
-    saved = _required(folder, "config.json")
-    try:
-        tasks = from_dict(Config, saved["config"]).tasks
-    except (ConfigError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{folder / 'config.json'} cannot be understood: {error}; evaluate again"
-        ) from error
-    scored = metrics.get("tasks", {})
-    unknown = sorted(set(scored) - set(tasks))
-    if unknown or not scored:
-        wrong = f"tasks {', '.join(unknown)} that config.json does not have" if unknown else "no task"
-        raise ReportError(
-            f"{folder / 'metrics.json'} scores {wrong}; run `hilbert-ray evaluate` into it again"
-        )
-    tasks = {name: tasks[name] for name in scored}
+    evaluation, saved = read_metrics(folder), read_run_config(folder)
+    tasks = _scored_tasks(folder, evaluation, saved)
     settings = without_paths(saved)
-    settings["config"]["tasks"] = saved["config"]["tasks"]  # a class may look like a path
-    doc_ids, predictions = read_predictions(folder / "predictions.parquet", tasks)
-    training, tuned = folder / "training.json", folder / "tune.json"
+    # A class may look like a path, and must keep its name.
+    settings["config"]["tasks"] = saved["config"]["tasks"]
+    doc_ids, predictions = read_predictions(folder / RunFile.PREDICTIONS, tasks)
     return RunResults(
         name=folder.resolve().name,
-        metrics=metrics,
+        evaluation=evaluation,
         settings=settings,
         tasks=tasks,
         doc_ids=doc_ids,
         predictions=predictions,
-        embeddings=read_columns(folder / "embeddings.parquet"),
-        attention=read_columns(folder / "attention.parquet"),
-        history=_lines(folder / "metrics.jsonl"),
-        training=_required(folder, training.name) if training.exists() else None,
-        tuned=_required(folder, tuned.name) if tuned.exists() else None,
-        trials=_lines(folder / "trials.jsonl"),
-        is_published=(folder / "model" / "config.json").exists(),
+        embeddings=read_columns(folder / RunFile.EMBEDDINGS),
+        attention=read_columns(folder / RunFile.ATTENTION),
+        history=_read_lines(folder / RunFile.HISTORY),
+        training=_read_optional(folder, RunFile.TRAINING),
+        tuned=_read_optional(folder, RunFile.TUNE),
+        trials=_read_lines(folder / RunFile.TRIALS),
+        is_published=(folder / RunDir.MODEL / RunFile.CONFIG).exists(),
     )
 
 
-def _required(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    if not path.exists():
-        raise ReportError(
-            f"a report on {folder} was asked for, but there is no {path}; run "
-            f"`hilbert-ray evaluate --store STORE --out {folder}` first"
-        )
+def _scored_tasks(folder: Path, evaluation: Evaluation, saved: Mapping[str, Any]) -> dict[str, TaskConfig]:
+    """Return the settings of the tasks that metrics.json scores, in its order."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is not valid JSON ({error}); run `hilbert-ray evaluate` again") from error
-    return values
+        tasks = from_dict(Config, saved["config"]).tasks
+    except (ConfigError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder / RunFile.CONFIG} is not a valid configuration: {error}; rerun `hilbert-ray evaluate`"
+        ) from error
+    unknown = sorted(set(evaluation.tasks) - set(tasks))
+    if unknown or not evaluation.tasks:
+        fault = f"tasks {', '.join(unknown)}, which config.json lacks" if unknown else "no task"
+        raise RunError(
+            f"{folder / RunFile.METRICS} has scores of {fault}; rerun `hilbert-ray evaluate` with this --out"
+        )
+    return {name: tasks[name] for name in evaluation.tasks}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSONL file; a last line that a kill cut off is left out."""
-    found = []
+def write_training(run: Path, temperature: Mapping[str, float], last: Mapping[str, Any]) -> None:
+    """Write RUN/training.json: each task's fitted temperature, and the last epoch's record."""
+    _write_json(run / RunFile.TRAINING, {"temperature": temperature, "last": last})
+
+
+def write_tune(run: Path, summary: Mapping[str, Any], searches: Mapping[str, Sequence[Any]]) -> None:
+    """Write RUN/tune.json, and RUN/trials.jsonl with one line per trial, by the name of its search."""
+    lines = [
+        json.dumps({"search": name, **trial}) + "\n" for name, trials in searches.items() for trial in trials
+    ]
+    (run / RunFile.TRIALS).write_text("".join(lines))
+    _write_json(run / RunFile.TUNE, summary)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1))
+
+
+def _read_optional(folder: Path, name: RunFile) -> dict[str, Any] | None:
+    return read_json(folder, name) if (folder / name).exists() else None
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSONL file; none where it is missing, none from a damaged line on."""
+    records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError:
+            # A kill can cut the last line off; what comes before it is whole.
             break
-    return found
+    return records

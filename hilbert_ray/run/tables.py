@@ -9,64 +9,80 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hilbert_ray.config import MODALITIES, TaskConfig
-from hilbert_ray.features import Dataset
+from hilbert_ray.config import HILBERT, TaskConfig
+from hilbert_ray.features import Dataset, Features
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.fold_results import FoldResult
+from hilbert_ray.run.folder import RunFile
 
 
 def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]) -> None:
-    """Write predictions.parquet, and of the first repeat embeddings.parquet and attention.parquet."""
-    features = dataset.features
-    tables = []
-    for result in results:
-        for task, probabilities in result.probabilities.items():
-            rows = len(result.test)
-            targets = features.targets[task][result.test].astype(np.float64)
-            tables.append(
-                pa.table(
-                    {
-                        "task": pa.repeat(task, rows),
-                        "variant": pa.repeat(result.variant, rows),
-                        "repeat": pa.repeat(result.repeat, rows),
-                        "fold": pa.repeat(result.fold, rows),
-                        "doc_id": features.doc_ids[result.test].tolist(),
-                        "group": [dataset.documents[i].group for i in result.test],
-                        "target": pa.array(
-                            [np.atleast_1d(y).tolist() for y in targets], pa.list_(pa.float64())
-                        ),
-                        "decision": pa.array(
-                            [np.atleast_1d(d).astype(np.float64).tolist() for d in result.decisions[task]],
-                            pa.list_(pa.float64()),
-                        ),
-                        "probability": pa.array(
-                            [np.atleast_1d(p).astype(np.float64).tolist() for p in probabilities],
-                            pa.list_(pa.float64()),
-                        ),
-                    }
-                )
-            )
-    pq.write_table(pa.concat_tables(tables), run / "predictions.parquet")
-    first = [r for r in results if r.variant == "hilbert" and r.repeat == 0]
-    ids = [doc_id for r in first for doc_id in features.doc_ids[r.test].tolist()]
-    fold = [r.fold for r in first for _ in r.test]
-    columns = {
-        name: [row.tolist() for r in first for row in r.embeddings[name]]
+    """Write predictions.parquet of all results, and embeddings.parquet and attention.parquet of HILBERT's.
+
+    predictions.parquet has one row per task, variant, repeat and document; target, decision and probability
+    are lists of float64 in all kinds of tasks (one number, or one per class). The other two have one row per
+    document of the first repeat.
+    """
+    tables = [_prediction_rows(dataset, task, result) for result in results for task in result.probabilities]
+    pq.write_table(pa.concat_tables(tables), run / RunFile.PREDICTIONS)
+    # Embeddings of different repeats come from different networks; one repeat covers every document once.
+    first_repeat = [result for result in results if result.variant == HILBERT and result.repeat == 0]
+    embeddings = {
+        name: [row.tolist() for result in first_repeat for row in result.embeddings[name]]
         for name in ("audio", "text", "joint")
     }
-    pq.write_table(pa.table({"doc_id": ids, "fold": fold, **columns}), run / "embeddings.parquet")
-    timeline: dict[str, list[Any]] = {}
-    for modality in MODALITIES:
-        part = getattr(features, modality)
-        if part is not None:
-            spans = [slice(part.offsets[i], part.offsets[i + 1]) for r in first for i in r.test]
-            timeline[f"{modality}_weight"] = [w.tolist() for r in first for w in r.attention[modality]]
-            timeline[f"{modality}_start"] = [part.start[span].tolist() for span in spans]
-            timeline[f"{modality}_end"] = [part.end[span].tolist() for span in spans]
-    pq.write_table(pa.table({"doc_id": ids, "fold": fold, **timeline}), run / "attention.parquet")
+    _write_documents(run / RunFile.EMBEDDINGS, dataset, first_repeat, embeddings)
+    timelines = _attention_columns(dataset.features, first_repeat)
+    _write_documents(run / RunFile.ATTENTION, dataset, first_repeat, timelines)
+
+
+def _prediction_rows(dataset: Dataset, task: str, result: FoldResult) -> pa.Table:
+    """Return one fold's predictions of one task as rows of predictions.parquet."""
+    features, rows = dataset.features, len(result.test)
+    return pa.table(
+        {
+            "task": pa.repeat(task, rows),
+            "variant": pa.repeat(result.variant, rows),
+            "repeat": pa.repeat(result.repeat, rows),
+            "fold": pa.repeat(result.fold, rows),
+            "doc_id": features.doc_ids[result.test].tolist(),
+            "group": [dataset.documents[i].group for i in result.test],
+            "target": _lists(features.targets[task][result.test]),
+            "decision": _lists(result.decisions[task]),
+            "probability": _lists(result.probabilities[task]),
+        }
+    )
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """Return rows [N] or [N, K] as N lists of float64, so that all kinds of tasks share one schema."""
+    return pa.array(
+        [np.atleast_1d(row).astype(np.float64).tolist() for row in values], pa.list_(pa.float64())
+    )
+
+
+def _attention_columns(features: Features, results: Sequence[FoldResult]) -> dict[str, list[Any]]:
+    """Return weight, start and end of each document's segments, by modality: lists of float32."""
+    columns: dict[str, list[Any]] = {}
+    for modality, ragged in features.by_modality.items():
+        spans = [slice(ragged.offsets[i], ragged.offsets[i + 1]) for result in results for i in result.test]
+        columns[f"{modality}_weight"] = [w.tolist() for r in results for w in r.attention[modality]]
+        columns[f"{modality}_start"] = [ragged.start[span].tolist() for span in spans]
+        columns[f"{modality}_end"] = [ragged.end[span].tolist() for span in spans]
+    return columns
+
+
+def _write_documents(
+    path: Path, dataset: Dataset, results: Sequence[FoldResult], columns: Mapping[str, list[Any]]
+) -> None:
+    """Write one row per tested document: its id, its fold and some columns."""
+    doc_ids = [doc_id for result in results for doc_id in dataset.features.doc_ids[result.test].tolist()]
+    folds = [result.fold for result in results for _ in result.test]
+    pq.write_table(pa.table({"doc_id": doc_ids, "fold": folds, **columns}), path)
 
 
 Columns = Mapping[str, list[Any]]
+"""A table by column: `doc_id`, `fold`, and lists of numbers."""
 
 
 def read_columns(path: Path) -> Columns | None:
@@ -81,41 +97,49 @@ def read_columns(path: Path) -> Columns | None:
 def read_predictions(
     path: Path, tasks: Mapping[str, TaskConfig]
 ) -> tuple[list[str], dict[tuple[str, str], Predictions]]:
-    """Return the ids of documents, and predictions whose `document` counts them."""
+    """Read predictions.parquet; rows of tasks that are not in `tasks` are left out.
+
+    Returns:
+        The ids of all documents, and predictions by (task, variant), sorted by repeat and document; their
+        `document` is an index of the ids. Empty where a run has no such file.
+    """
     if not path.exists():
         return [], {}
     table = pq.read_table(path)
-    names, documents = np.unique(table["doc_id"].to_pylist(), return_inverse=True)
+    doc_ids, documents = np.unique(table["doc_id"].to_pylist(), return_inverse=True)
     _, groups = np.unique(table["group"].to_pylist(), return_inverse=True)
     task, variant = (np.array(table[name].to_pylist(), dtype=object) for name in ("task", "variant"))
     fold, repeat = (table[name].to_numpy() for name in ("fold", "repeat"))
     values = {name: table[name].to_pylist() for name in ("target", "decision", "probability")}
-    found = {}
+    predictions = {}
     for key in dict.fromkeys(zip(task.tolist(), variant.tolist(), strict=True)):
         settings = tasks.get(key[0])
         if settings is None:
             continue
         rows = np.flatnonzero((task == key[0]) & (variant == key[1]))
         rows = rows[np.lexsort([documents[rows], repeat[rows]])]
-        # A null in a list comes back as None; NaN is what it stands for.
+        # Parquet gives a null in a list back as None; as a float it is NaN, which it was written for.
         target, decision, p = (np.array([values[n][i] for i in rows], np.float64) for n in values)
-        wide, is_number = settings.kind == "multilabel", settings.kind == "regression"
-        found[key] = Predictions(
+        is_wide, is_number = settings.kind == "multilabel", settings.kind == "regression"
+        predictions[key] = Predictions(
             kind=settings.kind,
             classes=settings.classes,
             probabilities=p[:, 0] if is_number else p,
-            decisions=None if is_number else (decision if wide else decision[:, 0]).astype(np.int64),
-            targets=target if wide else target[:, 0] if is_number else target[:, 0].astype(np.int64),
+            decisions=None if is_number else (decision if is_wide else decision[:, 0]).astype(np.int64),
+            targets=target if is_wide else target[:, 0] if is_number else target[:, 0].astype(np.int64),
             fold=fold[rows],
             repeat=repeat[rows],
             group=groups[rows],
             document=documents[rows],
         )
-    return [without_paths(str(name)) for name in names], found
+    return [without_paths(str(doc_id)) for doc_id in doc_ids], predictions
 
 
 def without_paths(value: Any) -> Any:  # noqa: ANN401 - plain values of any shape
-    """Return plain values with absolute paths, also those of `hf:` folders, cut to their last part."""
+    """Return plain values with absolute paths, also those after `hf:`, cut to their last part.
+
+    Reports are passed on; a path can name the user, the machine or the study.
+    """
     if isinstance(value, Mapping):
         return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,0 +1,142 @@
+"""What the run was evaluated on: documents, labels and folds."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hilbert_ray.config import MODALITIES
+from hilbert_ray.reporting.html import (
+    Cell,
+    Html,
+    blocks,
+    code,
+    details,
+    facts,
+    heading,
+    join,
+    missing,
+    note,
+    number,
+    paragraph,
+    quoted,
+    section,
+    table,
+)
+from hilbert_ray.run import FoldCounts, RunResults
+
+
+def data_section(run: RunResults) -> Html:
+    """Return documents, labels and folds."""
+    data = run.evaluation.data
+    return section(
+        "data",
+        "Data",
+        facts(_counts(run)),
+        *([] if data is None else _quarantined(data.quarantined)),
+        blocks(*(_balance(run, task) for task in run.tasks)),
+        heading(3, "Folds"),
+        *_folds(run.evaluation.folds),
+    )
+
+
+def _counts(run: RunResults) -> list[tuple[str, Cell]]:
+    data = run.evaluation.data
+    documents, groups = (None, None) if data is None else (data.documents, data.groups)
+    counts: list[tuple[str, Cell]] = [("Documents", documents), ("Groups", groups)]
+    for modality in MODALITIES:
+        if data is not None and modality in data.documents_with:
+            counts.append((f"Documents with {modality}", data.documents_with[modality]))
+            counts.append((f"{modality.capitalize()} segments", data.segments[modality]))
+    both = _documents_with_both(run)
+    if both is not None:
+        counts.append(("Documents with both", both))
+    hours = _hours(run)
+    if hours:
+        counts.append(("Hours of audio", number(hours, 1)))
+    counts.append(("Data fingerprint", code(run.settings.get("data", "unknown"))))
+    return counts
+
+
+def _quarantined(counts: Mapping[str, int]) -> list[Html]:
+    """Return how many documents lack a modality only because it could not be embedded."""
+    return [
+        note(
+            f"{count} documents have {modality} that could not be embedded; they count as without.",
+            kind="bad",
+        )
+        for modality, count in counts.items()
+        if count
+    ]
+
+
+def _documents_with_both(run: RunResults) -> int | None:
+    """Return the number of documents with both modalities, from attention.parquet."""
+    columns = run.attention
+    if columns is None or not all(f"{m}_weight" in columns for m in MODALITIES):
+        return None
+    pairs = zip(*(columns[f"{m}_weight"] for m in MODALITIES), strict=True)
+    return sum(1 for audio, words in pairs if audio and words)
+
+
+def _hours(run: RunResults) -> float | None:
+    """Return hours of audio up to the last segments' ends; None where times are positions in [0, 1]."""
+    ends = [max(end) for end in (run.attention or {}).get("audio_end", []) if end]
+    return sum(ends) / 3600 if ends and max(ends) > 1.0 else None
+
+
+def _balance(run: RunResults, task: str) -> Html:
+    """Return how often each class of a task occurs."""
+    data, kind = run.evaluation.data, run.tasks[task].kind
+    title = heading(3, f"Labels of {quoted(task)} ({kind})")
+    labels = None if data is None else data.labels.get(task)
+    if data is None or labels is None:
+        return join([title, missing("The run has no counts of labels.")])
+    unlabelled = data.documents - labels.labelled
+    counts = f"{labels.labelled} of {data.documents} documents are labelled, {unlabelled} are not."
+    if not labels.classes:
+        return join([title, paragraph(counts)])
+    rows: list[list[Cell]] = []
+    largest = max([*labels.classes.values(), 1])
+    for name, count in labels.classes.items():
+        bar = Html(f'<div class="bar"><span style="--share:{count / largest:.3f}"></span></div>')
+        percent = number(100 * count / labels.labelled if labels.labelled else None, 1)
+        rows.append([name, count, percent, bar])
+    noun = "Label" if kind == "multilabel" else "Class"
+    head = [noun, "Documents", "% of labelled", "Balance"]
+    return join([title, paragraph(counts), table(f"Documents per {noun.lower()}", head, rows)])
+
+
+def _folds(folds: FoldCounts | None) -> list[Html]:
+    if folds is None:
+        return [missing("The run has no description of its folds.")]
+    repeated = "not repeated" if folds.repeats == 1 else f"repeated {folds.repeats} times"
+    sizes = np.array(folds.sizes)
+    parts = [
+        paragraph(
+            f"{folds.folds}-fold cross-validation, {repeated}; no group is in both training and test set.",
+            f"{folds.distinct_test_sets} of the {folds.repeats * folds.folds} test sets are distinct;",
+            f"each has {_range(sizes)} documents.",
+        )
+    ]
+    parts += [note(warning, kind="bad") for warning in folds.warnings]
+    if not folds.warnings:
+        parts.append(paragraph("No warnings while drawing the folds."))
+    head = ["Repeat", *(f"Fold {k + 1}" for k in range(folds.folds))]
+    if folds.rarest_class is not None and folds.positives:
+        positives, name = np.array(folds.positives), quoted(folds.rarest_class)
+        caption = f"Documents of the rarest class, {name}, in each test set"
+        sentence = f"The rarest class is {name}: {_range(positives)} documents in each test set."
+        numbers = table(caption, head, _rows(positives))
+        parts += [paragraph(sentence), details("Documents of the rarest class in each test set", numbers)]
+    title = "Documents in each test set"
+    return [*parts, details(title, table(title, head, _rows(sizes)))]
+
+
+def _range(counts: np.ndarray) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _rows(counts: np.ndarray) -> list[list[Cell]]:
+    """Return counts [repeats, folds] as rows of a table."""
+    return [[f"{r + 1}", *(int(count) for count in by_fold)] for r, by_fold in enumerate(counts)]

@@ -1,0 +1,269 @@
+"""What `evaluate` returns and RUN/metrics.json holds, as records with attributes.
+
+The plain values of metrics.json are the only state: attributes are read from them, so that what is written is
+what was read, key by key. Files of older versions may lack a part; its attribute is then None or empty.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hilbert_ray.config import VARIANTS
+from hilbert_ray.run.folder import RunFile, read_json
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A metric of one variant, with 95 % intervals of a cluster bootstrap over groups; None: not defined.
+
+    within, within_low, within_high: over concordant pairs within test sets (headline metrics only). mean:
+    over test sets where the metric is defined, `folds` of them. pooled, low, high: over all predictions of a
+    repeat, then over repeats. classes: the same for each class, label or cut-point.
+    positives, groups: of a class's AUC, documents of the class and groups that have one. prevalence: of a
+    PR-AUC, which chance would reach. gallery, chance: of retrieval, mean number of documents searched and
+    what chance would reach.
+    """
+
+    mean: float | None = None
+    pooled: float | None = None
+    low: float | None = None
+    high: float | None = None
+    folds: int | None = None
+    within: float | None = None
+    within_low: float | None = None
+    within_high: float | None = None
+    classes: Mapping[str, "Score"] = field(default_factory=dict)
+    positives: int | None = None
+    groups: int | None = None
+    prevalence: float | None = None
+    gallery: float | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """HILBERT (`first`) against another variant (`second`) by the headline metric, on the same folds.
+
+    low, high: 95 % t interval of the `difference` by a paired cluster bootstrap with `standard_error` and
+    `df_bootstrap`. t, df, p_corrected_t: corrected resampled t test. Names with `_holm`: adjusted over the
+    variants of a task. exploratory: fewer than 40 groups, where neither test holds its level.
+    """
+
+    metric: str
+    first: float | None = None
+    second: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+    df_bootstrap: float | None = None
+    p_bootstrap: float | None = None
+    p_bootstrap_holm: float | None = None
+    t: float | None = None
+    df: float | None = None
+    p_corrected_t: float | None = None
+    p_corrected_t_holm: float | None = None
+    groups: int = 0
+    smallest_detectable_difference: float | None = None
+    exploratory: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PermutationNull:
+    """The headline metric when labels are exchanged between documents: mean and 95 % range; `p` one-sided."""
+
+    metric: str
+    value: float | None = None
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    permutations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelCounts:
+    """Documents labelled for a task, and those of each class (none for regression)."""
+
+    labelled: int
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataCounts:
+    """What was evaluated on; by modality: segments, documents that have it, and documents in quarantine."""
+
+    documents: int
+    groups: int
+    segments: Mapping[str, int]
+    documents_with: Mapping[str, int]
+    quarantined: Mapping[str, int]
+    labels: Mapping[str, LabelCounts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoldCounts:
+    """How the documents were split. sizes, positives: by repeat and fold, of all and of the rarest class."""
+
+    repeats: int
+    folds: int
+    documents: int = 0
+    groups: int = 0
+    distinct_test_sets: int | None = None
+    sizes: Sequence[Sequence[int]] = ()
+    warnings: Sequence[str] = ()
+    rarest_class: str | None = None
+    positives: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedSentences:
+    """Sentences that several groups share, and `documents` of all `of` that have one."""
+
+    sentences: int
+    documents: int
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShortcutScores:
+    """Headline (`within` only) of each shortcut alone, by shortcut and task, and the shared sentences."""
+
+    scores: Mapping[str, Mapping[str, Score]]
+    shared_sentences: SharedSentences
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCost:
+    """What the run took: wall seconds, seconds summed over new fits, new fits, and results reused."""
+
+    seconds: float
+    fold_seconds: float
+    fits: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all tasks and variants on out-of-fold predictions.
+
+    For example `evaluation.tasks["outcome"]["hilbert"]["auc"].within`.
+    """
+
+    _values: Mapping[str, Any]
+
+    @cached_property
+    def tasks(self) -> Mapping[str, Mapping[str, Mapping[str, Score]]]:
+        """Scores by task, variant and metric."""
+        return {
+            task: {variant: _scores(metrics) for variant, metrics in by_variant.items()}
+            for task, by_variant in self._values.get("tasks", {}).items()
+        }
+
+    @cached_property
+    def comparisons(self) -> Mapping[str, Mapping[str, Comparison]]:
+        """HILBERT against every other variant, by task and variant."""
+        return {
+            task: {variant: _record(Comparison, values) for variant, values in by_variant.items()}
+            for task, by_variant in self._values.get("comparisons", {}).items()
+        }
+
+    @cached_property
+    def permutation(self) -> Mapping[str, PermutationNull]:
+        """HILBERT's permutation null, by task."""
+        nulls = self._values.get("permutation", {})
+        return {task: _record(PermutationNull, values) for task, values in nulls.items() if values}
+
+    @cached_property
+    def embedding(self) -> Mapping[str, Score]:
+        """Retrieval and geometry of HILBERT's embeddings, by measure; empty without both modalities."""
+        return _scores(self._values.get("embedding") or {})
+
+    @cached_property
+    def data(self) -> DataCounts | None:
+        """Counts of what was evaluated on."""
+        values = self._values.get("data")
+        if not values:
+            return None
+        return DataCounts(
+            documents=values["documents"],
+            groups=values["groups"],
+            segments=values.get("segments", {}),
+            documents_with=values.get("with", {}),
+            quarantined=values.get("quarantined") or {},
+            labels={task: _record(LabelCounts, counts) for task, counts in values.get("labels", {}).items()},
+        )
+
+    @cached_property
+    def folds(self) -> FoldCounts | None:
+        """How the documents were split."""
+        values = self._values.get("folds")
+        return _record(FoldCounts, values) if values else None
+
+    @cached_property
+    def shortcuts(self) -> ShortcutScores | None:
+        """What known shortcuts alone predict."""
+        values = self._values.get("shortcuts")
+        if not values:
+            return None
+        by_shortcut = {name: tasks for name, tasks in values.items() if name != "shared_sentences"}
+        return ShortcutScores(
+            scores={name: _scores(tasks) for name, tasks in by_shortcut.items()},
+            shared_sentences=_record(SharedSentences, values["shared_sentences"]),
+        )
+
+    @cached_property
+    def cost(self) -> RunCost | None:
+        """What the run took; None where the file does not say."""
+        values = self._values.get("run") or {}
+        return _record(RunCost, values) if {f.name for f in fields(RunCost)} <= set(values) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values that metrics.json holds."""
+        return dict(self._values)
+
+    def text(self) -> str:
+        """Return each task's headline as a table for a terminal."""
+        lines = []
+        for task, by_variant in self.tasks.items():
+            lines.append(f"{task}: headline within folds, with 95 % interval over groups")
+            for variant, scores in by_variant.items():
+                score = scores.get("auc") or scores.get("concordance") or Score()
+                low, high = score.within_low, score.within_high
+                bounds = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "no interval"
+                value = "n/a" if score.within is None else f"{score.within:.3f}"
+                lines.append(f"  {VARIANTS.get(variant, variant):<36} {value}   {bounds}")
+        return "\n".join(lines)
+
+
+def _record(kind: type[R], values: Mapping[str, Any]) -> R:
+    """Return a record of those values that it has fields for."""
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
+    return {name: _score(values) for name, values in metrics.items()}
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    return _record(Score, {**values, "classes": _scores(values.get("classes", {}))})
+
+
+def write_metrics(run: Path, evaluation: Evaluation) -> None:
+    """Write RUN/metrics.json."""
+    (run / RunFile.METRICS).write_text(json.dumps(evaluation.to_dict(), indent=1))
+
+
+def read_metrics(run: Path) -> Evaluation:
+    """Return RUN/metrics.json.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    return Evaluation(read_json(run, RunFile.METRICS))
