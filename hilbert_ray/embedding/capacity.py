@@ -1,4 +1,4 @@
-"""What many hours of recordings will take: a dry run's rates, scaled to an amount, workers and prices."""
+"""What many hours of recordings will take: a dry run's rates, scaled to hours, workers and prices."""
 
 import json
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Any
 
 from hilbert_ray.document import Seconds
 from hilbert_ray.embedding.dry_run import Estimate
+from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.pool import duration
-from hilbert_ray.embedding.resolve import EmbedError
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers of workers in the table, beside the number that the dry run was for."""
+"""Numbers of workers in the table, with the number that the dry run was for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capacity:
     """What `hours` of recordings take: work, space and their prices, and the time by number of workers.
 
-    `gpu_hours` is 0 where the workers were measured without GPUs. `storage_price` is for a month.
+    `gpu_hours` is 0 if the workers were measured without GPUs. `storage_price` is per month.
     """
 
     hours: float
@@ -46,44 +46,48 @@ class Capacity:
         return "\n".join(lines)
 
 
-def plan_capacity(found: Estimate, hours: float, price: float = 0.0, storage_price: float = 0.0) -> Capacity:
-    """Return what it takes to embed documents like those of a dry run, so many hours of them.
+def plan_capacity(
+    estimate: Estimate, hours: float, price: float = 0.0, storage_price: float = 0.0
+) -> Capacity:
+    """Return what it takes to embed `hours` of documents like those of a dry run.
 
-    The dry run must have been for a new store: only then does it have the whole manifest's share of each
-    modality.
+    The dry run must have been for a new store: only then does it measure how much of each modality comes with
+    an hour of recordings.
 
     Args:
-        found: the dry run.
-        hours: hours of audio (of speech, where only text is embedded).
-        price: price of one worker for an hour.
-        storage_price: price of a gigabyte for a month.
+        estimate: the dry run.
+        hours: hours of audio (of speech, if only text is embedded).
+        price: price per hour of one worker.
+        storage_price: price per gigabyte and month of storage.
 
     Raises:
         EmbedError: when the store holds some of the documents, or no speed could be measured.
     """
-    modalities = [one for one in found.modalities.values() if one.planned or one.already_stored]
-    for one in modalities:
-        if one.already_stored or not one.time_s:
+    modalities = [m for m in estimate.modalities.values() if m.planned or m.already_stored]
+    for modality in modalities:
+        if modality.already_stored or not modality.time_s:
             raise EmbedError(
-                f"no capacity can be told for {one.encoder}: {one.already_stored} documents are stored, "
-                f"{one.planned} are left to be measured; plan with recordings that can be read, and with a "
-                "--store that does not exist yet"
+                f"cannot plan capacity for {modality.encoder}: {modality.already_stored} documents are "
+                f"already stored and {modality.planned} are left to measure; use recordings that can be "
+                "read, and a --store that does not exist yet"
             )
     if not modalities:
-        raise EmbedError("no capacity can be told: the manifest has nothing to embed")
-    scale = 3600 * hours / modalities[0].seconds  # audio, where there is any
-    worker_hours = [scale * (one.time_s or 0.0) * one.workers / 3600 for one in modalities]
-    size_bytes = scale * sum(one.size_bytes or 0.0 for one in modalities)
-    total = sum(worker_hours)
+        raise EmbedError("cannot plan capacity: the manifest has nothing to embed")
+    # Audio comes first, if there is any: text is then embedded in proportion.
+    scale = 3600 * hours / modalities[0].seconds
+    worker_hours = [scale * (m.time_s or 0.0) * m.workers / 3600 for m in modalities]
+    gpu_hours = [m.gpus_per_worker * own for m, own in zip(modalities, worker_hours, strict=True)]
+    size_bytes = scale * sum(m.size_bytes or 0.0 for m in modalities)
+    all_worker_hours = sum(worker_hours)
     return Capacity(
         hours=hours,
-        worker_hours=total,
-        gpu_hours=sum(one.gpus_per_worker * own for one, own in zip(modalities, worker_hours, strict=True)),
-        price=total * price,
+        worker_hours=all_worker_hours,
+        gpu_hours=sum(gpu_hours),
+        price=all_worker_hours * price,
         size_bytes=size_bytes,
         storage_price=size_bytes / 1e9 * storage_price,
         times={
-            workers: 3600 * total / workers
-            for workers in sorted({*WORKERS, *(one.workers for one in modalities)})
+            workers: 3600 * all_worker_hours / workers
+            for workers in sorted({*WORKERS, *(m.workers for m in modalities)})
         },
     )

@@ -1,29 +1,30 @@
-"""`embed`: plan first, and start Ray only when something is left to do.
+"""`embed`: plan first, and start Ray only if something is left to do.
 
 Ray Data then streams units, longest first, through a pool of encoder actors (`worker.EmbedUnits`), which
-write and commit what they make: nothing but short results comes back, and any process may die at any
-moment. Units lost with a worker run again, document by document, until each is committed.
+write and commit what they embed: only short results come back, and any process may die at any moment. Units
+lost with a worker run again, document by document, until each is committed (`pool.run_units`).
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Fault, Seconds
-from hilbert_ray.embedding.plan import versioned_rows
+from hilbert_ray.embedding.plan import EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import run_units
 from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, require_documents, resolve_encoders
 from hilbert_ray.embedding.worker import UnitResult
+from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Quarantined, Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalitySummary:
-    """What a run did for one modality. `amount` is hours of audio or tokens of text, of this run."""
+    """What a run did for one modality. `amount`: hours of audio or tokens of text that this run embedded."""
 
     encoder: str
     fingerprint: str
@@ -35,10 +36,19 @@ class ModalitySummary:
     quarantined: tuple[Quarantined, ...]
     """Documents that are quarantined now, by this run or an earlier one."""
 
+    def text(self, modality: Modality) -> str:
+        """Return one line to read."""
+        amount = f"{self.amount:.2f} h" if modality == "audio" else f"{self.amount:.0f} tokens"
+        done = f"{self.embedded} embedded ({amount})" if self.planned else "nothing to embed"
+        return (
+            f"{modality:5} {self.encoder}: {done}, {self.already_stored} already stored, {self.absent} "
+            f"without {modality}, {len(self.quarantined)} quarantined"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedSummary:
-    """What a run did. For each modality a row of the manifest is stored, quarantined, absent or a fault."""
+    """What a run did: in each modality, every manifest row is stored, quarantined, absent or invalid."""
 
     documents: int
     faults: tuple[Fault, ...]
@@ -47,8 +57,8 @@ class EmbedSummary:
 
     @property
     def embedded(self) -> int:
-        """Embeddings that this run made, both modalities together."""
-        return sum(one.embedded for one in self.modalities.values())
+        """Embeddings that this run computed, both modalities together."""
+        return sum(summary.embedded for summary in self.modalities.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -57,71 +67,74 @@ class EmbedSummary:
 
     def text(self) -> str:
         """Return the summary as lines to read."""
-        lines = [f"{self.documents} documents, {len(self.faults)} rows of the manifest are at fault"]
-        for modality, one in self.modalities.items():
-            amount = f"{one.amount:.2f} h" if modality == "audio" else f"{one.amount:.0f} tokens"
-            did = f"{one.embedded} embedded ({amount})" if one.planned else "nothing to embed"
-            lines.append(
-                f"{modality:5} {one.encoder}: {did}, {one.already_stored} stored already, {one.absent} "
-                f"without {modality}, {len(one.quarantined)} quarantined"
-            )
-        for fault in self.faults:
-            lines.append(f"  row {fault.row} ({fault.error}): {fault.message}")
-        for modality, one in self.modalities.items():
-            for failure in one.quarantined:
+        lines = [f"{self.documents} documents, {len(self.faults)} invalid manifest rows"]
+        lines += [summary.text(modality) for modality, summary in self.modalities.items()]
+        lines += [f"  row {fault.row} ({fault.error}): {fault.message}" for fault in self.faults]
+        for modality, summary in self.modalities.items():
+            for failure in summary.quarantined:
                 lines.append(f"  {failure.doc_id} ({modality}, {failure.error}): {failure.message}")
         return "\n".join(lines)
 
 
-def embed(manifest: str, store: str, config: Config) -> EmbedSummary:
+def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSummary:
     """Embed the documents of a manifest that a store does not hold yet.
+
+    Rerun it after any failure: what is committed stays, and only the rest is embedded.
 
     Args:
         manifest: path or URI of the manifest.
-        store: path or URI of the store; it is made where there is none.
-        config: the encoders, and the settings of segmentation and of the run.
+        store: path or URI of the store; created if absent.
+        config: the encoders, and the settings of segmentation and of the run; None: the defaults.
 
     Raises:
-        ConfigError: when an encoder cannot be had.
+        ConfigError: when an encoder cannot be loaded as configured.
         ManifestError: when the manifest cannot be read at all.
-        StoreError: when the store cannot be read, or is of another schema.
+        StoreError: when the store cannot be read, or has another schema.
         EmbedError: when the manifest has no valid document, the store cannot be written, an encoder does
-            not load, or workers keep
-        dying.
+            not load, or workers keep dying.
         TooManyQuarantinedError: when more documents fail than `config.embed.max_quarantined` allows.
     """
-    began = time.monotonic()
-    config = resolve_encoders(config)
-    chosen = chosen_encoders(config)
+    started = time.monotonic()
+    config = resolve_encoders(config or Config())
+    encoders = chosen_encoders(config)
+
     target = Store.create(store, config.embed.buckets)
     rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
     snapshot = target.write_documents(rows, config.segment.roles)
     require_documents(manifest, snapshot)
-    for modality, encoder in chosen.items():
+    for modality, encoder in encoders.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
-    plans = plan_all(target, snapshot, chosen, config)
+
+    plans = plan_all(target, snapshot, encoders, config)
     results: list[UnitResult] = []
-    if any(one.units for one in plans):
+    if any(plan.units for plan in plans):
         connect()
         results = run_units(target, snapshot, plans, config)
-    summaries = {}
-    for one in plans:
-        modality = one.job.modality
-        own = [result for result in results if result.modality == modality]
-        amount = sum(result.amount for result in own)
-        summaries[modality] = ModalitySummary(
-            encoder=chosen[modality].name,
-            fingerprint=one.job.fingerprint,
-            planned=sum(len(unit.keys) for unit in one.units),
-            embedded=sum(result.stored for result in own),
-            already_stored=one.stored,
-            absent=one.absent,
-            amount=amount / 3600 if modality == "audio" else amount,
-            quarantined=tuple(target.quarantined(modality, one.job.fingerprint)),
-        )
+
     return EmbedSummary(
         documents=snapshot.rows,
         faults=snapshot.faults,
-        modalities=summaries,
-        seconds=time.monotonic() - began,
+        modalities={
+            plan.job.modality: _summary(plan, encoders[plan.job.modality], results, target) for plan in plans
+        },
+        seconds=time.monotonic() - started,
+    )
+
+
+def _summary(
+    plan: EmbedPlan, encoder: Encoder, results: Sequence[UnitResult], store: Store
+) -> ModalitySummary:
+    """Return what the results of a run say about one modality."""
+    modality = plan.job.modality
+    own_results = [result for result in results if result.modality == modality]
+    amount = sum(result.amount for result in own_results)
+    return ModalitySummary(
+        encoder=encoder.name,
+        fingerprint=plan.job.fingerprint,
+        planned=sum(len(unit.keys) for unit in plan.units),
+        embedded=sum(result.stored for result in own_results),
+        already_stored=plan.stored,
+        absent=plan.absent,
+        amount=amount / 3600 if modality == "audio" else amount,
+        quarantined=tuple(store.quarantined(modality, plan.job.fingerprint)),
     )

@@ -1,7 +1,7 @@
 """What a run of `embed` would do, without doing it: documents, hours, units, size and time.
 
-Nothing is written to the store. The speed is measured: as many encoder actors as the cluster has room for
-embed real pending documents for some seconds, all at once, so that what they take from each other counts.
+Nothing is written to the store. The speed is measured: as many workers as the cluster has room for embed real
+pending documents for some seconds, all at once, so that what they take from each other counts.
 """
 
 import json
@@ -17,36 +17,39 @@ import ray
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, Fault, Seconds, Segment
+from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.features import segments_of
 from hilbert_ray.embedding.plan import CHARACTERS_PER_S, EmbedPlan, versioned_rows
-from hilbert_ray.embedding.pool import duration, pool
+from hilbert_ray.embedding.pool import duration, plan_pool
 from hilbert_ray.embedding.reading import DocumentEnd, DocumentProgress, DocumentReader, read_ahead
 from hilbert_ray.embedding.resolve import (
-    EmbedError,
     chosen_encoders,
     plan_all,
     require_documents,
     resolve_encoders,
 )
-from hilbert_ray.embedding.worker import configured_encoder, load_fault
+from hilbert_ray.embedding.worker import configured_encoder, loading_error
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.storage import Files
 from hilbert_ray.store import Quarantined, Snapshot, Store, StoredDocument
 
 PROBE_S = 10.0
-"""About how long the probe of one modality takes, seconds, without loading the encoder."""
-_DOCUMENTS = 16
+"""About how long the measurement of one modality takes, seconds, without loading the encoder."""
+_SAMPLED_DOCUMENTS = 16
+# Smaller batches than in a run, so that several fit into the measurement.
 _BATCH_S, _BATCH_TEXTS = 60.0, 256
 _TIMES_BYTES = 8
-"""Bytes that the store keeps of a segment besides its features: start and end."""
+"""Bytes that the store holds per segment besides its features: start and end, float32 each."""
+_FEATURE_BYTES = 2
+"""Bytes per value of a feature: float16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """What a probe measured for each of `workers` actors that worked at once.
+    """What was measured for each of `workers` workers that ran at once.
 
-    speed: seconds of the plan (for text: of speech, `CHARACTERS_PER_S`) embedded in a second; 0 where no
-    sampled document could be read, for the reason `fault`. bytes_per_s: what the store keeps of each.
+    speed: seconds of the plan (for text: of speech, `CHARACTERS_PER_S`) embedded per second; 0 where no
+    sampled document could be read, for the reason `fault`. bytes_per_s: what the store holds per second.
     """
 
     workers: int
@@ -57,9 +60,10 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalityEstimate:
-    """What is left for one modality: `seconds` of audio or speech, which take `workers` actors `time_s`.
+    """What is left for one modality: `seconds` of audio or speech, which take `workers` workers `time_s`.
 
-    `gpus_per_worker` is 0 where nothing is left, or the cluster has no GPU.
+    `gpus_per_worker` is 0 if nothing is left or the cluster has no GPU. `rate`, `size_bytes` and `time_s` are
+    None if nothing is left, the latter two also if nothing could be measured.
     """
 
     encoder: str
@@ -74,6 +78,27 @@ class ModalityEstimate:
     rate: Rate | None
     size_bytes: float | None
     time_s: Seconds | None
+
+    def lines(self, modality: Modality) -> list[str]:
+        """Return lines to read."""
+        amount = f"{self.seconds / 3600:.2f} h"
+        if modality == "text":
+            amount = f"{self.seconds * CHARACTERS_PER_S:.0f} characters"
+        counts = (
+            f"{modality:5} {self.encoder}: {self.planned} to embed ({amount}, {self.units} units), "
+            f"{self.already_stored} already stored, {self.quarantined} quarantined earlier, {self.absent} "
+            f"without {modality}"
+        )
+        if self.rate is None:
+            return [counts]
+        if self.size_bytes is None or self.time_s is None:
+            return [counts, f"      no estimate: no sampled document could be read; {self.rate.fault}"]
+        return [
+            counts,
+            f"      about {self.size_bytes / 1e6:.1f} MB and {duration(self.time_s)} on {self.workers} "
+            f"worker{'s' * (self.workers != 1)}, without start-up (measured: {self.rate.workers} at once, "
+            f"each {self.rate.speed:.0f} times real time)",
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,63 +116,45 @@ class Estimate:
 
     def text(self) -> str:
         """Return the estimate as lines to read."""
-        lines = [f"{self.documents} documents, {len(self.faults)} rows of the manifest are at fault"]
-        for modality, one in self.modalities.items():
-            amount = (
-                f"{one.seconds / 3600:.2f} h"
-                if modality == "audio"
-                else f"{one.seconds * CHARACTERS_PER_S:.0f} characters"
-            )
-            lines.append(
-                f"{modality:5} {one.encoder}: {one.planned} to embed ({amount}, {one.units} units), "
-                f"{one.already_stored} stored already, {one.quarantined} quarantined earlier, {one.absent} "
-                f"without {modality}"
-            )
-            if one.rate is None:
-                continue
-            if one.size_bytes is None or one.time_s is None:
-                lines.append(f"      no estimate: no sampled document could be read; {one.rate.fault}")
-                continue
-            lines.append(
-                f"      about {one.size_bytes / 1e6:.1f} MB and {duration(one.time_s)} on {one.workers} "
-                f"worker{'s' * (one.workers != 1)}, without start-up (measured: {one.rate.workers} at once, "
-                f"each {one.rate.speed:.0f} times real time)"
-            )
+        lines = [f"{self.documents} documents, {len(self.faults)} invalid manifest rows"]
+        for modality, estimated in self.modalities.items():
+            lines += estimated.lines(modality)
         lines += [f"  row {fault.row} ({fault.error}): {fault.message}" for fault in self.faults]
         return "\n".join(lines)
 
 
-def estimate(manifest: str, store: str, config: Config) -> Estimate:
+def estimate(manifest: str, store: str, config: Config | None = None) -> Estimate:
     """Return what `embed` would do with the same arguments; write nothing.
 
     Args:
         manifest: path or URI of the manifest.
         store: path or URI of the store, which need not exist.
-        config: the encoders, and the settings of segmentation and of the run; `embed.workers` are the workers
-            to estimate the time for (0: as many as the cluster has room for now).
+        config: the encoders, and the settings of segmentation and of the run; None: the defaults. The time is
+            estimated for `embed.workers` workers (0: as many as the cluster has room for now).
 
     Raises:
         ConfigError, ManifestError, StoreError, EmbedError: as `embed` does before anything runs, and where an
         encoder does not load.
     """
-    config = resolve_encoders(config)
-    chosen = chosen_encoders(config)
+    config = resolve_encoders(config or Config())
+    encoders = chosen_encoders(config)
+    # The plan needs a snapshot of the manifest, so one is written to a temporary store.
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
-        target = _existing(store)
+        target = _open_if_exists(store)
         buckets = config.embed.buckets if target is None else target.buckets
         documents = Store.create(folder, buckets)
         rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
         snapshot = documents.write_documents(rows, config.segment.roles)
         require_documents(manifest, snapshot)
-        plans = plan_all(target or documents, snapshot, chosen, config, documents)
-        found = {
-            one.job.modality: _estimate(one, chosen[one.job.modality], documents, snapshot, config)
-            for one in plans
+        plans = plan_all(target or documents, snapshot, encoders, config, documents)
+        modalities = {
+            plan.job.modality: _estimate(plan, encoders[plan.job.modality], documents, snapshot, config)
+            for plan in plans
         }
-    return Estimate(documents=snapshot.rows, faults=snapshot.faults, modalities=found)
+    return Estimate(documents=snapshot.rows, faults=snapshot.faults, modalities=modalities)
 
 
-def _existing(uri: str) -> Store | None:
+def _open_if_exists(uri: str) -> Store | None:
     try:
         Files(uri).read("store.json")
     except FileNotFoundError:
@@ -163,8 +170,9 @@ def _estimate(
     resources: Mapping[str, float] = {}
     if plan.units:
         connect()
-        workers, resources = pool(config, len(plan.units))
-        rate = _probe(_sample(plan, documents, snapshot), plan.job.modality, config, workers, resources)
+        workers, resources = plan_pool(config, len(plan.units))
+        sample = _sample(plan, documents, snapshot)
+        rate = _measure_rate(sample, plan.job.modality, config, workers, resources)
     is_known = rate is not None and rate.speed > 0
     return ModalityEstimate(
         encoder=encoder.name,
@@ -183,49 +191,63 @@ def _estimate(
 
 
 def _sample(plan: EmbedPlan, documents: Store, snapshot: Snapshot) -> list[StoredDocument]:
-    """Return some of the pending documents, from units drawn at random but always the same."""
+    """Return some of the pending documents, drawn at random, but the same ones every time."""
     generator = random.Random(0)
-    units = generator.sample(plan.units, min(_DOCUMENTS, len(plan.units)))
+    units = generator.sample(plan.units, min(_SAMPLED_DOCUMENTS, len(plan.units)))
     ids = {generator.choice(unit.keys)[0] for unit in units}
-    found = list(documents.stored_documents(snapshot, {unit.bucket for unit in units}, ids))
-    generator.shuffle(found)
-    return found
+    sample = list(documents.stored_documents(snapshot, {unit.bucket for unit in units}, ids))
+    generator.shuffle(sample)
+    return sample
 
 
-def _probe(
-    items: Sequence[StoredDocument],
+def _measure_rate(
+    entries: Sequence[StoredDocument],
     modality: Modality,
     config: Config,
     workers: int,
     resources: Mapping[str, float],
 ) -> Rate:
-    """Embed the sample in as many Ray tasks as fit at once; return what each of them managed."""
-    total = ray.cluster_resources()
-    room = total.get("GPU", 0.0) if "num_gpus" in resources else total.get("CPU", 1.0)
-    here = max(1, min(workers, int(room / max(resources.values()))))
+    """Embed the sample in as many Ray tasks as run at once; return what each of them achieved."""
+    cluster = ray.cluster_resources()
+    free = cluster.get("GPU", 0.0) if "num_gpus" in resources else cluster.get("CPU", 1.0)
+    num_tasks = max(1, min(workers, int(free / max(resources.values()))))
     task = ray.remote(measure).options(**resources)
-    tasks = [task.remote([*items[i:], *items[:i]], modality, config, PROBE_S) for i in range(here)]
+    # Each task starts with another document, so that they do not all read the same file at once.
+    tasks = [task.remote([*entries[i:], *entries[:i]], modality, config, PROBE_S) for i in range(num_tasks)]
     try:
-        found = ray.get(tasks)
+        measured: list[Measurement] = ray.get(tasks)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, EmbedError):
             raise error.cause from None
         raise
-    done, passed, size = (sum(values) for values in zip(*(one[:3] for one in found), strict=True))
-    fault = next((reason for *_, reason in found if reason is not None), None)
-    if not done:
-        return Rate(workers=here, speed=0.0, bytes_per_s=0.0, fault=fault)
-    return Rate(workers=here, speed=done / passed, bytes_per_s=size / done)
+    seconds = sum(one_task.seconds for one_task in measured)
+    if not seconds:
+        reasons = (one_task.reason for one_task in measured if one_task.reason is not None)
+        return Rate(workers=num_tasks, speed=0.0, bytes_per_s=0.0, fault=next(reasons, None))
+    return Rate(
+        workers=num_tasks,
+        speed=seconds / sum(one_task.elapsed_s for one_task in measured),
+        bytes_per_s=sum(one_task.size_bytes for one_task in measured) / seconds,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What one worker embedded: `seconds` of the plan in `elapsed_s` seconds, `size_bytes` in a store.
+
+    `reason` is the first one for which a document could not be read.
+    """
+
+    seconds: Seconds
+    elapsed_s: Seconds
+    size_bytes: int
+    reason: str | None
 
 
 def measure(
-    items: Sequence[StoredDocument], modality: Modality, config: Config, probe_s: Seconds
-) -> tuple[Seconds, Seconds, int, str | None]:
+    entries: Sequence[StoredDocument], modality: Modality, config: Config, probe_s: Seconds
+) -> Measurement:
     """Embed documents over and over for about `probe_s` seconds and keep nothing.
-
-    Returns:
-        Seconds of the plan that were embedded, seconds that this took, bytes that a store would keep, and the
-        first reason why a document could not be read.
 
     Raises:
         EmbedError: when the encoder does not load.
@@ -234,42 +256,77 @@ def measure(
 
     torch.set_num_threads(config.embed.threads)
     encoder = configured_encoder(config, modality)
-    if (unloaded := load_fault(encoder)) is not None:
-        raise EmbedError(unloaded)
-    reader = DocumentReader(modality=modality, rate_hz=encoder.rate_hz, config=config)
-    done, size, ended, fault = 0.0, 0, 0, None
-    began: float | None = None
+    if (error := loading_error(encoder)) is not None:
+        raise EmbedError(error)
+    return _Probe(entries, modality, encoder, config).run(probe_s)
 
-    def documents() -> Iterator[DocumentProgress]:
-        while began is not None or ended < len(items):  # until not one of them could be read
-            yield from (DocumentProgress(unit=0, item=item, key="") for item in items)
 
-    batch: list[Segment] = []
-    pending = reached = 0.0
-    for work, part in read_ahead(documents(), reader):
-        if isinstance(part, Quarantined):
-            fault = fault or part.message
-            ended += 1
-            continue
-        if isinstance(part, DocumentEnd):
-            reached = 0.0
-            ended += 1
-            continue
-        for one in segments_of(work, part, encoder, config):
-            batch.append(one)
-            if isinstance(one, AudioSegment):
-                pending, reached = pending + one.end - reached, one.end
+class _Probe:
+    """Reads and encodes documents as a worker does, and counts; the first batch only warms up."""
+
+    def __init__(
+        self, entries: Sequence[StoredDocument], modality: Modality, encoder: Encoder, config: Config
+    ) -> None:
+        self._entries, self._modality, self._encoder, self._config = entries, modality, encoder, config
+        self._started: float | None = None  # when the first batch was done
+        self._num_ended = 0
+        self._batch: list[Segment] = []
+        self._batch_s: Seconds = 0.0
+        self._last_end: Seconds = 0.0  # of the segments of the current document
+        self._seconds: Seconds = 0.0
+        self._size_bytes = 0
+        self._reason: str | None = None
+
+    def run(self, probe_s: Seconds) -> Measurement:
+        """Embed for about so many seconds; see `measure`."""
+        reader = DocumentReader(modality=self._modality, rate_hz=self._encoder.rate_hz, config=self._config)
+        for document, part in read_ahead(self._documents(), reader):
+            if isinstance(part, Quarantined):
+                self._reason = self._reason or part.message
+                self._num_ended += 1
+            elif isinstance(part, DocumentEnd):
+                self._last_end = 0.0
+                self._num_ended += 1
             else:
-                pending += len(one.text) / CHARACTERS_PER_S
-        is_full = len(batch) >= _BATCH_TEXTS if modality == "text" else pending >= _BATCH_S
-        if began is not None and not is_full:
-            continue
-        encoder.encode(batch)
-        if began is None:  # the first batch only warms up
-            began = time.monotonic()
-        else:
-            done, size = done + pending, size + len(batch) * (2 * encoder.dim + _TIMES_BYTES)
-            if time.monotonic() - began > probe_s:
-                break
-        batch, pending = [], 0.0
-    return done, 0.0 if began is None else time.monotonic() - began, size, fault
+                self._add(segments_of(document, part, self._encoder, self._config))
+                if self._started is None:
+                    self._encode()
+                    self._started = time.monotonic()
+                elif self._is_full():
+                    self._count(self._encode())
+                    if time.monotonic() - self._started > probe_s:
+                        break
+        elapsed_s = 0.0 if self._started is None else time.monotonic() - self._started
+        return Measurement(
+            seconds=self._seconds, elapsed_s=elapsed_s, size_bytes=self._size_bytes, reason=self._reason
+        )
+
+    def _documents(self) -> Iterator[DocumentProgress]:
+        """Yield the sample over and over, unless none of it could be read."""
+        while self._started is not None or self._num_ended < len(self._entries):
+            yield from (DocumentProgress(unit=0, entry=entry, source="") for entry in self._entries)
+
+    def _add(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            self._batch.append(segment)
+            if isinstance(segment, AudioSegment):
+                # Windows may overlap: what counts is by how much the recording has advanced.
+                self._batch_s += segment.end - self._last_end
+                self._last_end = segment.end
+            else:
+                self._batch_s += len(segment.text) / CHARACTERS_PER_S
+
+    def _is_full(self) -> bool:
+        return len(self._batch) >= _BATCH_TEXTS if self._modality == "text" else self._batch_s >= _BATCH_S
+
+    def _encode(self) -> tuple[Seconds, int]:
+        """Encode and empty the batch; return its seconds of the plan and its number of segments."""
+        self._encoder.encode(self._batch)
+        encoded = self._batch_s, len(self._batch)
+        self._batch, self._batch_s = [], 0.0
+        return encoded
+
+    def _count(self, encoded: tuple[Seconds, int]) -> None:
+        seconds, num_segments = encoded
+        self._seconds += seconds
+        self._size_bytes += num_segments * (_FEATURE_BYTES * self._encoder.dim + _TIMES_BYTES)

@@ -1,4 +1,4 @@
-"""From segments to rows of features: batches packed across documents, each document checked for completeness.
+"""From segments to rows of features: batches packed across documents, each document checked to be complete.
 
 A document that fails, at whatever stage, is quarantined with its reason, and the others go on.
 """
@@ -12,9 +12,9 @@ from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, DocumentError, Hertz, Samples, Seconds, Segment
 from hilbert_ray.embedding.reading import (
     DocumentEnd,
-    DocumentPart,
     DocumentProgress,
     DocumentReader,
+    DocumentWithPart,
     Transcript,
     read_ahead,
     run_or_quarantine,
@@ -23,11 +23,13 @@ from hilbert_ray.encoders import Encoder
 from hilbert_ray.segmentation import characters, text_segments
 from hilbert_ray.store import FeatureRow, Quarantined, StoredDocument
 
+# Segments that are handed to the encoder together, which packs them into batches by length: the more there
+# are, the less padding. 600 s of float32 at 16 kHz take 38 MB.
 _BATCH_S, _BATCH_TEXTS = 600.0, 4096
 
 
 class EmptyError(DocumentError):
-    """A document in which nothing is left to embed."""
+    """A document in which there is nothing to embed."""
 
 
 class TruncatedError(DocumentError):
@@ -35,185 +37,221 @@ class TruncatedError(DocumentError):
 
 
 class FeatureError(DocumentError):
-    """Features that cannot be stored: of the wrong shape, not finite, or beyond float16."""
+    """Features that cannot be stored: of the wrong shape, not finite, or beyond the range of float16."""
 
 
 def embed_documents(
-    documents: Sequence[StoredDocument],
-    keys: Sequence[str],
+    entries: Sequence[StoredDocument],
+    sources: Sequence[str],
     modality: Modality,
     encoder: Encoder,
     config: Config,
 ) -> tuple[list[FeatureRow], list[Quarantined]]:
-    """Embed documents together; return the rows of those that went well and the reasons of the others.
+    """Embed documents together; return the rows of those that succeeded and the reasons of the others.
 
     Args:
-        documents: the documents, with the versions that their files should have.
-        keys: the source of each.
-        modality: which side of them to embed.
+        entries: the documents, with the versions that their files should have.
+        sources: the source hash of each.
+        modality: which modality of them to embed.
         encoder: its encoder.
         config: settings of segmentation and of file versions.
     """
-    works = [DocumentProgress(unit=0, item=item, key=key) for item, key in zip(documents, keys, strict=True)]
+    documents = [
+        DocumentProgress(unit=0, entry=entry, source=source)
+        for entry, source in zip(entries, sources, strict=True)
+    ]
     reader = DocumentReader(modality=modality, rate_hz=encoder.rate_hz, config=config)
-    return encode_parts(works, read_ahead(works, reader), encoder, config)
+    return encode_parts(documents, read_ahead(documents, reader), encoder, config)
 
 
 def encode_parts(
-    works: Sequence[DocumentProgress],
-    parts: Iterator[tuple[DocumentProgress, DocumentPart]],
+    documents: Sequence[DocumentProgress],
+    parts: Iterator[DocumentWithPart],
     encoder: Encoder,
     config: Config,
 ) -> tuple[list[FeatureRow], list[Quarantined]]:
-    """Encode the parts of some documents; return the rows of those that went well, the others' reasons.
+    """Encode the parts of documents; return the rows of those that succeeded and the reasons of the others.
 
-    Batches are a function of the documents and their order alone. What a failed document gave before it
-    failed is discarded.
+    Batches are a function of the documents and their order alone, so features are the same bits in every run.
+    What a failed document gave before it failed is discarded.
     """
     batch: list[tuple[DocumentProgress, Segment]] = []
     size = 0.0
-    for work, part in parts:
+    for document, part in parts:
         if isinstance(part, Quarantined):
-            work.failure = part
+            document.failure = part
             continue
         if isinstance(part, DocumentEnd):
-            work.ended = part
+            document.end = part
             continue
-        for one in segments_of(work, part, encoder, config):
-            batch.append((work, one))
-            size += one.end - one.start if isinstance(one, AudioSegment) else _BATCH_S / _BATCH_TEXTS
+        for segment in segments_of(document, part, encoder, config):
+            batch.append((document, segment))
+            is_audio = isinstance(segment, AudioSegment)
+            size += segment.end - segment.start if is_audio else _BATCH_S / _BATCH_TEXTS
             if size >= _BATCH_S:
                 _encode(batch, encoder)
                 batch, size = [], 0.0
     _encode(batch, encoder)
-    rows: list[FeatureRow] = []
-    for work in works:
-        if work.failure is None:
-            row = run_or_quarantine(work.item, work.key, "check", partial(_row, work, encoder))
-            if isinstance(row, Quarantined):
-                work.failure = row
-            else:
-                rows.append(row)
-    return rows, [work.failure for work in works if work.failure is not None]
+    return _rows(documents, encoder)
 
 
 def segments_of(
-    work: DocumentProgress, part: AudioSegment | Transcript, encoder: Encoder, config: Config
+    document: DocumentProgress, part: AudioSegment | Transcript, encoder: Encoder, config: Config
 ) -> Sequence[Segment]:
     """Return a part as segments: audio is one already, a transcript is cut here; none if that fails."""
     if isinstance(part, AudioSegment):
         return [part]
-    cut = partial(text_segments, work.item.document, part.text, encoder, config.segment)
-    found = run_or_quarantine(work.item, work.key, "read", cut)
-    if isinstance(found, Quarantined):
-        work.failure = found
+    cut = partial(text_segments, document.entry.document, part.text, encoder, config.segment)
+    segments = run_or_quarantine(document.entry, document.source, "read", cut)
+    if isinstance(segments, Quarantined):
+        document.failure = segments
         return []
-    return found
+    return segments
 
 
 def _encode(batch: Sequence[tuple[DocumentProgress, Segment]], encoder: Encoder) -> None:
-    """Encode segments and hand each feature to its document; find out whose fault a failure is."""
-    going = [(work, part) for work, part in batch if work.failure is None]
-    if not going:
+    """Encode segments and hand each feature to its document.
+
+    If that fails, the documents of the batch are encoded one by one, and those that fail alone are
+    quarantined. A feature does not depend on its batch, so the others get the same.
+    """
+    valid = [(document, segment) for document, segment in batch if document.failure is None]
+    if not valid:
         return
-    first = going[0][0]
-    action = partial(_features, encoder, [part for _, part in going])
-    features = run_or_quarantine(first.item, first.key, "encode", action)
+    first = valid[0][0]
+    action = partial(_features, encoder, [segment for _, segment in valid])
+    features = run_or_quarantine(first.entry, first.source, "encode", action)
     if isinstance(features, Quarantined):
-        works = list({id(work): work for work, _ in going}.values())
-        if len(works) == 1:
-            works[0].failure = features
+        documents = list({id(document): document for document, _ in valid}.values())
+        if len(documents) == 1:
+            first.failure = features
         else:
-            for work in works:
-                _encode([(owner, part) for owner, part in going if owner is work], encoder)
+            for document in documents:
+                _encode([(owner, segment) for owner, segment in valid if owner is document], encoder)
         return
-    for (work, part), vector in zip(going, features, strict=True):
-        work.features.append(vector)
-        work.segments.append((part.start, part.end, "" if isinstance(part, AudioSegment) else part.text))
+    for (document, segment), vector in zip(valid, features, strict=True):
+        document.features.append(vector)
+        text = "" if isinstance(segment, AudioSegment) else segment.text  # samples are no longer needed
+        document.segments.append((segment.start, segment.end, text))
 
 
 def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
-    """Return float16 [n, dim] features of segments."""
+    """Return float16 [n, dim] features of segments.
+
+    Raises:
+        FeatureError: when the encoder returns another shape.
+    """
     features = encoder.encode(segments)
     if features.shape != (len(segments), encoder.dim):
         raise FeatureError(
-            f"encoder {encoder.name} gave features of shape {features.shape} for {len(segments)} segments; "
-            f"it must be ({len(segments)}, {encoder.dim})"
+            f"encoder {encoder.name} returned features of shape {features.shape} for {len(segments)} "
+            f"segments; it must be ({len(segments)}, {encoder.dim}): please report this with the encoder"
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # `_row` reports infinities with the document and the segment
         narrow: np.ndarray = features.astype(np.float16)
     return narrow
 
 
-def _row(work: DocumentProgress, encoder: Encoder) -> FeatureRow:
+def _rows(
+    documents: Sequence[DocumentProgress], encoder: Encoder
+) -> tuple[list[FeatureRow], list[Quarantined]]:
+    """Return the rows of the documents that pass the checks, and the reasons of all others."""
+    rows: list[FeatureRow] = []
+    for document in documents:
+        if document.failure is None:
+            action = partial(_row, document, encoder)
+            row = run_or_quarantine(document.entry, document.source, "check", action)
+            if isinstance(row, Quarantined):
+                document.failure = row
+            else:
+                rows.append(row)
+    return rows, [document.failure for document in documents if document.failure is not None]
+
+
+def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
     """Return the row of a document whose features are complete.
 
     Raises:
-        DocumentError: when nothing was embedded, features are no numbers, or some of the document is missing.
+        EmptyError: when nothing was embedded.
+        FeatureError: when features are not finite.
+        TruncatedError: when some of the document is missing.
     """
-    doc_id, ended = work.item.document.doc_id, work.ended
-    if not work.features or ended is None:
+    doc_id, end_part = document.entry.document.doc_id, document.end
+    if not document.features or end_part is None:
         raise EmptyError(
-            f"document {doc_id!r} has no {encoder.modality} left to embed; look at the file, and at "
-            "segment.roles if it is set"
+            f"document {doc_id!r} has no {encoder.modality} left to embed; check the file, and segment.roles "
+            "if it is set"
         )
-    features = np.stack(work.features)
+    features = np.stack(document.features)
     if not np.isfinite(features).all():
-        where = int(np.argwhere(~np.isfinite(features))[0, 0])
-        start, end, _ = work.segments[where]
+        row = int(np.argwhere(~np.isfinite(features))[0, 0])
+        start, end, _ = document.segments[row]
         raise FeatureError(
-            f"document {doc_id!r}: the features of segment {where} ({start:.2f} to {end:.2f} s) are not "
-            "finite or beyond 65504, what float16 can hold; look at this stretch of the document"
+            f"document {doc_id!r}: the features of segment {row} ({start:.2f} to {end:.2f} s) are not "
+            "finite or beyond 65504, the largest float16; check this stretch of the document"
         )
-    spans = [(start, end) for start, end, _ in work.segments]
+    spans = [(start, end) for start, end, _ in document.segments]
     if encoder.modality == "audio":
-        seen = present = _check_seconds(doc_id, spans, ended.amount, encoder.rate_hz)
+        seen = present = _check_seconds(doc_id, spans, end_part.expected, encoder.rate_hz)
     else:
-        seen, present = _check_tokens(doc_id, [text for _, _, text in work.segments], ended.amount, encoder)
+        texts = [text for _, _, text in document.segments]
+        seen, present = _check_tokens(doc_id, texts, end_part.expected, encoder)
     return FeatureRow(
         doc_id=doc_id,
-        source=work.key,
+        source=document.source,
         features=features,
         start=np.array([start for start, _ in spans], np.float32),
         end=np.array([end for _, end in spans], np.float32),
-        timed=ended.timed,
+        timed=end_part.timed,
         seen=seen,
         present=present,
     )
 
 
 def _check_seconds(
-    doc_id: str, spans: Sequence[tuple[Seconds, Seconds]], wanted: Seconds, rate_hz: Hertz
+    doc_id: str, spans: Sequence[tuple[Seconds, Seconds]], expected: Seconds, rate_hz: Hertz
 ) -> Seconds:
-    """Return the seconds that segments cover; they must be those wanted, but for the rounding to samples."""
-    samples = [(round(start * rate_hz), round(end * rate_hz)) for start, end in spans]
-    seconds = _covered(samples) / rate_hz
-    if abs(seconds - wanted) > (1 + len(spans)) / rate_hz:
+    """Return the seconds that segments cover; they must be those expected, up to rounding to samples.
+
+    Raises:
+        TruncatedError: when they are not.
+    """
+    seconds = _covered([(round(start * rate_hz), round(end * rate_hz)) for start, end in spans]) / rate_hz
+    # Each border is rounded to a sample by itself.
+    if abs(seconds - expected) > (1 + len(spans)) / rate_hz:
         raise TruncatedError(
-            f"document {doc_id!r}: segments cover {seconds:.3f} of {wanted:.3f} seconds of audio; nothing "
+            f"document {doc_id!r}: segments cover {seconds:.3f} of {expected:.3f} seconds of audio; nothing "
             "may be cut off or counted twice: please report this with the document"
         )
     return seconds
 
 
 def _covered(spans: Sequence[tuple[Samples, Samples]]) -> Samples:
-    """Return how much some stretches cover together, overlaps counted once."""
-    covered = reached = 0
+    """Return how much stretches cover together, overlaps counted once."""
+    covered = last_end = 0
     for start, end in sorted(spans):
-        covered += max(0, end - max(start, reached))
-        reached = max(reached, end)
+        covered += max(0, end - max(start, last_end))
+        last_end = max(last_end, end)
     return covered
 
 
-def _check_tokens(doc_id: str, texts: Sequence[str], wanted: float, encoder: Encoder) -> tuple[float, float]:
-    """Return how many tokens the encoder saw and how many there are; every character must be among them."""
+def _check_tokens(
+    doc_id: str, texts: Sequence[str], expected: float, encoder: Encoder
+) -> tuple[float, float]:
+    """Return how many tokens the encoder saw and how many there are.
+
+    Characters are compared, because cutting may change tokens at the borders, never characters.
+
+    Raises:
+        TruncatedError: when a character is missing, or a segment has more tokens than the encoder takes.
+    """
     counts = encoder.count_tokens(texts)
     seen = sum(min(count, encoder.max_tokens or count) for count in counts)
-    found = characters(texts)
-    if found != wanted or seen != sum(counts):
+    present = characters(texts)
+    if present != expected or seen != sum(counts):
         raise TruncatedError(
-            f"document {doc_id!r}: segments hold {found} of {wanted:.0f} characters, and the encoder sees "
-            f"{seen} of {sum(counts)} tokens; nothing may be cut off or counted twice: please report this "
-            "with the document"
+            f"document {doc_id!r}: segments hold {present} of {expected:.0f} characters, and the encoder "
+            f"sees {seen} of {sum(counts)} tokens; nothing may be cut off or counted twice: please report "
+            "this with the document"
         )
     return float(seen), float(sum(counts))

@@ -1,7 +1,7 @@
-"""What is to embed: the manifest with the versions of its files, less what the store holds, cut into units.
+"""What is left to embed: the manifest with the versions of its files, minus what the store holds, in units.
 
 A unit is some documents of one bucket whose audio (or speech, for text) adds up to bounded seconds. Which
-documents make a unit depends on the pending documents alone, so runs that overlap make the same units.
+documents form a unit depends on the pending documents alone, so runs that overlap form the same units.
 """
 
 import json
@@ -40,21 +40,23 @@ from hilbert_ray.store import (
 )
 
 ABSENT = "absent"
-"""Version of a file that is not there; when it appears, its document has a new key and runs again."""
+"""Version of a file that does not exist. When it appears, its document gets a new source and is embedded."""
 CHARACTERS_PER_S = 15.0
-"""How much text one second of speech makes (150 words a minute): the weight of a transcript in a unit."""
+"""How much text one second of speech makes (150 words per minute): the weight of a transcript in a unit."""
 SPEECH_PER_UNIT = 8
-"""How many times `unit_s` of speech make a unit of text: it encodes much faster than audio, and batches from
-few texts waste most of that."""
-_LOOKS_AT_ONCE = 16
-_ROWS_AT_ONCE = 4096
-Key: TypeAlias = tuple[str, str]
-"""A document's id and its source: the hash of all that its features depend on."""
+"""A unit of text holds this many times `unit_s` of speech: text encodes much faster than audio, and batches
+of few texts would waste most of that."""
+_PROBES_AT_ONCE = 16
+"""Headers read at a time where files are objects: each waits for the network, hardly for a CPU."""
+_PROBED_AHEAD = 4096
+"""Documents in memory while their lengths are read."""
+DocumentKey: TypeAlias = tuple[str, str]
+"""A document's id and its source: the hash of everything that its features depend on except the encoder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodingJob:
-    """A modality to embed with an encoder; `reads_turns`: its audio is cut by the transcript's turns."""
+    """One modality to embed with one encoder; `reads_turns`: audio is cut by the transcript's turns."""
 
     modality: Modality
     fingerprint: str
@@ -65,26 +67,27 @@ class EncodingJob:
 class Unit:
     """Documents that one encoder actor embeds and commits together.
 
-    `earlier` are the units that quarantined some of them before (a retry is a new unit, with its own commit);
-    `is_alone` marks a single document that is tried carefully because workers died.
+    keys: the documents. seconds: their weight in the plan, seconds of audio or speech. earlier: the units
+    that quarantined some of them before (a retry is a new unit, with its own commit). is_isolated: a single
+    document that is embedded alone, with a note of each attempt, because workers died on its unit.
     """
 
     modality: Modality
     fingerprint: str
     bucket: int
     unit_id: str
-    keys: tuple[Key, ...]
+    keys: tuple[DocumentKey, ...]
     seconds: Seconds
     earlier: tuple[str, ...] = ()
-    is_alone: bool = False
+    is_isolated: bool = False
 
     def to_json(self) -> str:
-        """Return the unit as one string, the form in which it travels through Ray Data."""
+        """Return the unit as a string, the form in which it passes through Ray Data."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Unit":
-        """Read a unit back."""
+        """Return the unit that `to_json` wrote."""
         values = json.loads(text)
         keys = tuple((doc_id, source) for doc_id, source in values["keys"])
         return cls(**{**values, "keys": keys, "earlier": tuple(values["earlier"])})
@@ -92,7 +95,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedPlan:
-    """Units to do for one job, and counts of the documents that need nothing."""
+    """Units to embed for one job, and counts of the documents that need nothing."""
 
     job: EncodingJob
     units: tuple[Unit, ...]
@@ -102,9 +105,12 @@ class EmbedPlan:
 
 
 def versioned_rows(manifest: str, content_hash: bool, roots: Sequence[str] = ()) -> Iterator[RowBlock]:
-    """Yield the manifest's rows with the versions that their files have now, in order, streaming.
+    """Yield the manifest's rows in order with the versions that their files have now, as a stream.
 
-    A row that names a file outside all of `roots`, if there are any, is a fault.
+    Args:
+        manifest: path or URI of the manifest.
+        content_hash: identify files by their content, not by size and time of change.
+        roots: folders or URI prefixes outside of which a file makes its row a fault; none: no restriction.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
@@ -114,22 +120,25 @@ def versioned_rows(manifest: str, content_hash: bool, roots: Sequence[str] = ())
 
 def _versioned_block(block: Block, content_hash: bool) -> RowBlock:
     rows = list(block.rows())
-    found = file_versions(files_of(rows), content_hash)
-    return row_block(item if isinstance(item, Fault) else _stored(row, item, found) for row, item in rows)
+    versions = file_versions(files_of(rows), content_hash)  # of the whole block, so folders are listed once
+    return row_block(
+        item if isinstance(item, Fault) else _with_versions(row, item, versions) for row, item in rows
+    )
 
 
-def _stored(row: int, document: Document, found: Mapping[str, str | None]) -> StoredDocument:
-    """Return a document with the versions of its files, as they were found."""
+def _with_versions(row: int, document: Document, versions: Mapping[str, str | None]) -> StoredDocument:
+    """Return a document with the versions of its files."""
     text = turns = None
     if document.text_file is not None:
-        text = turns = found[document.text_file] or ABSENT
+        # The turns of a file are only known once it is read, so any change of the file counts as theirs.
+        text = turns = versions[document.text_file] or ABSENT
     elif document.text is not None:
         text = digest("inline", encode_text(document.text))
         turns = _turns_version(document.text)
     return StoredDocument(
         document=document,
         row=row,
-        audio_version=None if document.audio is None else found[document.audio] or ABSENT,
+        audio_version=None if document.audio is None else versions[document.audio] or ABSENT,
         text_version=text,
         turns_version=turns,
     )
@@ -141,6 +150,7 @@ def version_or_absent(uri: str, content_hash: bool) -> str:
 
 
 def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
+    """Return the version of the times and roles of an inline transcript; None where it has no times."""
     if isinstance(text, str) or text[0].start is None:
         return None
     return digest("turns", msgspec.json.encode([(turn.start, turn.end, turn.role) for turn in text]).decode())
@@ -155,26 +165,21 @@ def plan_job(
     retry_quarantined: bool,
     documents: Store | None = None,
 ) -> EmbedPlan:
-    """Plan one job for some buckets: their documents less those whose keys commits hold.
+    """Plan one job for some buckets: their documents minus those that commits hold.
 
     Args:
         store: the store.
         snapshot: the manifest to embed.
         job: modality and encoder.
-        buckets: which buckets; one process holds their ids and commits.
+        buckets: which buckets; this process holds the ids and commits of their documents in memory.
         unit_s: seconds of a unit of audio (of speech, for text: `SPEECH_PER_UNIT` times as many); a longer
-            document is its own unit.
+            document is a unit of its own.
         retry_quarantined: plan again what was quarantined earlier.
-        documents: the store that holds the snapshot, where that is another one.
+        documents: the store that holds the snapshot, if it is another one.
     """
     documents = documents or store
-    done: set[Key] = set()
-    failed: dict[Key, list[str]] = {}
-    for commit in store.commits(job.modality, job.fingerprint, buckets):
-        done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
-        for failure in commit.quarantined:
-            failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
-    wanted: dict[str, str] = {}
+    done, failed = _committed(store, job, buckets)
+    sources: dict[str, str] = {}
     stored = quarantined = absent = 0
     for doc_id, source in documents.sources(snapshot, buckets, job.modality, job.reads_turns):
         if source is None:
@@ -184,86 +189,112 @@ def plan_job(
         elif (doc_id, source) in failed and not retry_quarantined:
             quarantined += 1
         else:
-            wanted[doc_id] = source
-    pending: dict[int, list[tuple[Key, Seconds]]] = {}
-    for document, seconds in _weighed(documents, snapshot, buckets, wanted, job.modality):
-        key = (document.doc_id, wanted[document.doc_id])
+            sources[doc_id] = source
+    pending: dict[int, list[tuple[DocumentKey, Seconds]]] = {}
+    for document, seconds in _with_seconds(documents, snapshot, buckets, sources, job.modality):
+        key = (document.doc_id, sources[document.doc_id])
         pending.setdefault(bucket_of(document.doc_id, store.buckets), []).append((key, seconds))
-    units = []
-    most = unit_s * SPEECH_PER_UNIT if job.modality == "text" else unit_s
-    for bucket, items in sorted(pending.items()):
-        for keys, seconds in _cut(items, most):
+    largest = unit_s * SPEECH_PER_UNIT if job.modality == "text" else unit_s
+    units = tuple(_units(job, pending, largest, failed))
+    return EmbedPlan(job=job, units=units, stored=stored, quarantined=quarantined, absent=absent)
+
+
+def _committed(
+    store: Store, job: EncodingJob, buckets: Collection[int]
+) -> tuple[set[DocumentKey], dict[DocumentKey, list[str]]]:
+    """Return the documents that are stored, and those that were quarantined with the units that did so."""
+    done: set[DocumentKey] = set()
+    failed: dict[DocumentKey, list[str]] = {}
+    for commit in store.commits(job.modality, job.fingerprint, buckets):
+        done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
+        for failure in commit.quarantined:
+            failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
+    return done, failed
+
+
+def _units(
+    job: EncodingJob,
+    pending: Mapping[int, Sequence[tuple[DocumentKey, Seconds]]],
+    largest: Seconds,
+    failed: Mapping[DocumentKey, Sequence[str]],
+) -> Iterator[Unit]:
+    """Yield the units of pending documents, by bucket."""
+    for bucket, documents in sorted(pending.items()):
+        for keys, seconds in _group(documents, largest):
             earlier = tuple(sorted({unit for key in keys for unit in failed.get(key, ())}))
-            units.append(
-                Unit(
-                    modality=job.modality,
-                    fingerprint=job.fingerprint,
-                    bucket=bucket,
-                    unit_id=unit_id(job.fingerprint, keys, earlier),
-                    keys=tuple(keys),
-                    seconds=seconds,
-                    earlier=earlier,
-                )
+            yield Unit(
+                modality=job.modality,
+                fingerprint=job.fingerprint,
+                bucket=bucket,
+                unit_id=unit_id(job.fingerprint, keys, earlier),
+                keys=tuple(keys),
+                seconds=seconds,
+                earlier=earlier,
             )
-    return EmbedPlan(job=job, units=tuple(units), stored=stored, quarantined=quarantined, absent=absent)
 
 
 def single_document_units(unit: Unit) -> list[Unit]:
-    """Return a unit's documents as units of their own, to be tried carefully after a worker died."""
-    base = f"alone {unit.fingerprint}"
+    """Return a unit's documents as isolated units, to find out which of them workers died on.
+
+    Their ids do not depend on which unit they come from: attempts that another run noted count too.
+    """
+    base = f"alone {unit.fingerprint}"  # names commits and notes of attempts in stores: must not change
     return [
         replace(
             unit,
             unit_id=unit_id(base, [key], unit.earlier),
             keys=(key,),
             seconds=unit.seconds / len(unit.keys),
-            is_alone=True,
+            is_isolated=True,
         )
         for key in unit.keys
     ]
 
 
-def unit_id(base: str, keys: Sequence[Key], earlier: Sequence[str] = ()) -> str:
-    """Return the id of the unit of these keys, a hash."""
+def unit_id(base: str, keys: Sequence[DocumentKey], earlier: Sequence[str] = ()) -> str:
+    """Return the id of a unit of documents: a hash, the same for the same documents in any run."""
     return digest(base, *(part for key in sorted(keys) for part in key), *earlier)
 
 
-def _cut(items: Sequence[tuple[Key, Seconds]], unit_s: Seconds) -> Iterator[tuple[list[Key], Seconds]]:
-    """Cut a bucket's documents, in order of id, into units of at most `unit_s` (one document at least)."""
-    keys: list[Key] = []
-    total = 0.0
-    for key, seconds in items:
-        if keys and total + seconds > unit_s:
-            yield keys, total
-            keys, total = [], 0.0
+def _group(
+    documents: Sequence[tuple[DocumentKey, Seconds]], largest: Seconds
+) -> Iterator[tuple[list[DocumentKey], Seconds]]:
+    """Group a bucket's documents, in order, into units of at most `largest` seconds (or one document)."""
+    keys: list[DocumentKey] = []
+    unit_seconds = 0.0
+    for key, seconds in documents:
+        if keys and unit_seconds + seconds > largest:
+            yield keys, unit_seconds
+            keys, unit_seconds = [], 0.0
         keys.append(key)
-        total += seconds
+        unit_seconds += seconds
     if keys:
-        yield keys, total
+        yield keys, unit_seconds
 
 
-def _weighed(
+def _with_seconds(
     store: Store, snapshot: Snapshot, buckets: Collection[int], doc_ids: Collection[str], modality: Modality
 ) -> Iterator[tuple[Document, Seconds]]:
-    """Yield documents with their seconds, in order of bucket and id."""
+    """Yield documents with their seconds of audio or speech, in order of bucket and id."""
     if not doc_ids:
         return
-    found = store.stored_documents(snapshot, buckets, doc_ids, words=modality == "text")
-    documents = (item.document for item in found)
-    seconds = _audio_seconds if modality == "audio" else _text_seconds
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        while part := list(islice(documents, _ROWS_AT_ONCE)):
-            is_remote = any(map(_is_remote, part))
-            yield from zip(part, (pool.map if is_remote else map)(seconds, part), strict=True)
+    entries = store.stored_documents(snapshot, buckets, doc_ids, words=modality == "text")
+    documents = (entry.document for entry in entries)
+    seconds_of = _audio_seconds if modality == "audio" else _text_seconds
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as threads:
+        while batch := list(islice(documents, _PROBED_AHEAD)):
+            # Local headers are read faster by one thread than handed to several.
+            is_remote = any(map(_is_remote, batch))
+            yield from zip(batch, (threads.map if is_remote else map)(seconds_of, batch), strict=True)
 
 
-def _is_remote(item: Document | Fault) -> bool:
-    """Whether a look at the document's files means requests, which are better made several at a time."""
-    return isinstance(item, Document) and "://" in f"{item.audio}{item.text_file}"
+def _is_remote(document: Document) -> bool:
+    """Whether reading the document's files means requests to a server."""
+    return "://" in f"{document.audio}{document.text_file}"
 
 
 def _audio_seconds(document: Document) -> Seconds:
-    """Return the length that the header states; 0 where it cannot be read (the worker will say why)."""
+    """Return the length that the header states; 0 where it cannot be read (the worker will report why)."""
     try:
         return audio.probe(document.audio or "").duration_s
     except (DocumentError, OSError):

@@ -2,7 +2,7 @@
 
 A document comes as parts, the last of which says how it ended. The parts of several documents follow one
 another in order, whoever reads them: this thread (`read`), threads ahead of it (`read_ahead`), or Ray tasks
-on any node (`elsewhere.read_elsewhere`).
+on any node (`remote_decoding.read_remotely`).
 """
 
 import queue
@@ -30,29 +30,34 @@ from hilbert_ray.document import (
     load_text,
 )
 from hilbert_ray.embedding.plan import version_or_absent
-from hilbert_ray.segmentation import audio_segments, characters, expected_seconds
+from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
 from hilbert_ray.store import Quarantined, StoredDocument
 
 SEGMENTS_AHEAD = 64
+"""Audio segments that wait for the encoder; of 10 s at 16 kHz, they take 41 MB."""
 TRANSCRIPTS_AHEAD = 16
+"""Transcripts that are fetched at a time."""
 T = TypeVar("T")
 
 
 class ChangedError(DocumentError):
-    """A file that is not the one that the run planned with."""
+    """A file that has changed since the run was planned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentEnd:
-    """The end of a document: how much (seconds, or characters but spaces) its segments should cover."""
+    """The end of a document. `timed`: whether segments have times in seconds.
 
-    amount: float
+    expected: the seconds, or characters other than white space, that the segments must cover.
+    """
+
+    expected: float
     timed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcript:
-    """The whole text of a document, still to be cut (which needs the encoder's tokenizer)."""
+    """The whole text of a document, still to be cut, which needs the encoder's tokenizer."""
 
     text: str | tuple[Utterance, ...]
 
@@ -62,32 +67,40 @@ DocumentPart: TypeAlias = AudioSegment | Transcript | DocumentEnd | Quarantined
 
 @dataclass(kw_only=True, slots=True)
 class DocumentProgress:
-    """A document in progress: its segments' times, texts and features so far, and how it ended."""
+    """A document being embedded: its segments' times, texts and features so far, and how it ended.
+
+    unit: index of the document's unit among those that are read together. entry: the document with the
+    versions that its files should have. source: its source hash in the plan.
+    """
 
     unit: int
-    """Place of the document's unit among those that are read together."""
-    item: StoredDocument
-    key: str
+    entry: StoredDocument
+    source: str
     segments: list[tuple[Seconds, Seconds, str]] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
-    ended: DocumentEnd | None = None
+    end: DocumentEnd | None = None
     failure: Quarantined | None = None
+
+
+DocumentWithPart: TypeAlias = tuple[DocumentProgress, DocumentPart]
+"""A part and the document that it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentReader:
-    """What reading depends on besides the document. `rate_hz`: what the audio encoder wants."""
+    """Reads one modality of documents, here or in Ray tasks. `rate_hz`: what the audio encoder takes."""
 
     modality: Modality
     rate_hz: Hertz
     config: Config
 
-    def parts(self, item: StoredDocument, key: str) -> Iterator[DocumentPart]:
+    def parts(self, entry: StoredDocument, source: str) -> Iterator[DocumentPart]:
         """Yield the parts of one document, in order; a failure, whatever it is, is the last of them."""
         read = _read_audio if self.modality == "audio" else _read_text
-        parts = read(item, self.rate_hz, self.config)
+        parts = read(entry, self.rate_hz, self.config)
+        # Step by step, so that what the consumer of a part raises is not blamed on the document.
         while True:
-            part = run_or_quarantine(item, key, "read", partial(next, parts, None))
+            part = run_or_quarantine(entry, source, "read", partial(next, parts, None))
             if part is None:
                 return
             yield part
@@ -95,58 +108,62 @@ class DocumentReader:
                 return
 
 
-def run_or_quarantine(item: StoredDocument, key: str, stage: str, action: Callable[[], T]) -> T | Quarantined:
-    """Return what an action on a document gives, or, if it fails in any way, the reason in a form to file."""
+def run_or_quarantine(
+    entry: StoredDocument, source: str, stage: str, action: Callable[[], T]
+) -> T | Quarantined:
+    """Run `action`; return its result, or a `Quarantined` record if it raises.
+
+    The only place that catches every exception: one document, however broken, must not end a run over
+    thousands of others.
+    """
     try:
         return action()
     except Exception as error:
         return Quarantined(
-            doc_id=item.document.doc_id,
-            key=key,
+            doc_id=entry.document.doc_id,
+            key=source,
             stage=stage,
             error=type(error).__name__,
             message=str(error) or repr(error),
         )
 
 
-def read(
-    works: Iterable[DocumentProgress], reader: DocumentReader
-) -> Iterator[tuple[DocumentProgress, DocumentPart]]:
-    """Yield the parts of documents one after another, each read when it is asked for."""
-    for work in works:
-        for part in reader.parts(work.item, work.key):
-            yield work, part
+def read(documents: Iterable[DocumentProgress], reader: DocumentReader) -> Iterator[DocumentWithPart]:
+    """Yield the parts of documents one after another, each read when it is needed."""
+    for document in documents:
+        for part in reader.parts(document.entry, document.source):
+            yield document, part
 
 
-def read_ahead(
-    works: Iterable[DocumentProgress], reader: DocumentReader
-) -> Iterator[tuple[DocumentProgress, DocumentPart]]:
+def read_ahead(documents: Iterable[DocumentProgress], reader: DocumentReader) -> Iterator[DocumentWithPart]:
     """Yield what `read` yields, read in advance by threads; what waits in memory is bounded."""
     if reader.modality == "audio":
-        yield from draw_ahead(read(works, reader), SEGMENTS_AHEAD)
+        yield from draw_ahead(read(documents, reader), SEGMENTS_AHEAD)
         return
 
-    def whole(work: DocumentProgress) -> list[tuple[DocumentProgress, DocumentPart]]:
-        return list(read([work], reader))
+    def read_whole(document: DocumentProgress) -> list[DocumentWithPart]:
+        return list(read([document], reader))
 
-    # Transcripts are small and often objects far away: several are fetched at once.
-    with ThreadPoolExecutor(TRANSCRIPTS_AHEAD) as pool:
-        waiting: deque[Future[list[tuple[DocumentProgress, DocumentPart]]]] = deque()
-        remaining = iter(works)
+    # Transcripts are small and often on a distant server: several are fetched at once.
+    with ThreadPoolExecutor(TRANSCRIPTS_AHEAD) as threads:
+        pending: deque[Future[list[DocumentWithPart]]] = deque()
+        remaining = iter(documents)
         while True:
-            for work in islice(remaining, TRANSCRIPTS_AHEAD - len(waiting)):
-                waiting.append(pool.submit(whole, work))
-            if not waiting:
+            for document in islice(remaining, TRANSCRIPTS_AHEAD - len(pending)):
+                pending.append(threads.submit(read_whole, document))
+            if not pending:
                 return
-            yield from waiting.popleft().result()
+            yield from pending.popleft().result()
 
 
 def draw_ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
-    """Yield items that a thread draws up to `most` of them in advance."""
+    """Yield items that a thread draws in advance, up to `most` of them."""
+    # Items travel in lists of one, so that the empty list can mean the end.
     ready: queue.Queue[list[T]] = queue.Queue(most)
     is_stopped = threading.Event()
 
     def put(item: list[T]) -> None:
+        # With a timeout, or the thread would wait for ever once nobody takes items any more.
         while not is_stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -163,45 +180,49 @@ def draw_ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
         finally:
             put([])
 
-    with ThreadPoolExecutor(1) as pool:
-        drawn = pool.submit(draw)
+    with ThreadPoolExecutor(1) as thread:
+        drawn = thread.submit(draw)
         try:
             while item := ready.get():
                 yield item[0]
         finally:
             is_stopped.set()
-        drawn.result()
+        drawn.result()  # raises what the thread raised
 
 
-def _read_audio(item: StoredDocument, rate_hz: Hertz, config: Config) -> Iterator[AudioSegment | DocumentEnd]:
-    """Yield the audio segments of a document, then its end; the file must be the one that was planned."""
-    document, samples = item.document, 0
+def _read_audio(
+    entry: StoredDocument, rate_hz: Hertz, config: Config
+) -> Iterator[AudioSegment | DocumentEnd]:
+    """Yield the audio segments of a document, then its end.
+
+    Raises:
+        DocumentError: when the recording or a transcript that cuts it is invalid, or changed after planning.
+    """
+    document = entry.document
     uri = document.audio or ""
     if config.segment.audio == "turns" or config.segment.roles:
-        document = replace(document, text=_read_transcript(item, config), text_file=None)
-
-    def counted(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        nonlocal samples
-        for block in blocks:
-            samples += len(block)
-            yield block
-
-    blocks = counted(audio.stream(uri, rate_hz))
-    yield from audio_segments(document, blocks, rate_hz, config.segment)
-    _require_version(item, uri, item.audio_version, config)
-    wanted = expected_seconds(document, config.segment, samples / rate_hz)
-    yield DocumentEnd(amount=wanted, timed=True)
+        document = replace(document, text=_read_transcript(entry, config), text_file=None)
+    recording = CountedBlocks(audio.stream(uri, rate_hz))
+    yield from audio_segments(document, recording, rate_hz, config.segment)
+    # After the last byte: a file replaced while it was read would give segments of both versions.
+    _check_version(entry, uri, entry.audio_version, config)
+    expected = expected_seconds(document, config.segment, recording.samples / rate_hz)
+    yield DocumentEnd(expected=expected, timed=True)
 
 
-def _read_text(item: StoredDocument, rate_hz: Hertz, config: Config) -> Iterator[Transcript | DocumentEnd]:
-    """Yield the transcript of a document, then its end."""
-    text = _read_transcript(item, config) or ""
-    _check_times(item.document, text)
+def _read_text(entry: StoredDocument, rate_hz: Hertz, config: Config) -> Iterator[Transcript | DocumentEnd]:
+    """Yield the transcript of a document, then its end.
+
+    Raises:
+        DocumentError: when the transcript is invalid, or changed after planning.
+    """
+    text = _read_transcript(entry, config) or ""
+    _check_times(entry.document, text)
     yield Transcript(text=text)
     turns = (Utterance(text=text),) if isinstance(text, str) else text
     roles = () if isinstance(text, str) else config.segment.roles
-    wanted = [turn.text for turn in turns if not roles or turn.role in roles]
-    yield DocumentEnd(amount=characters(wanted), timed=turns[0].start is not None)
+    selected = [turn.text for turn in turns if not roles or turn.role in roles]
+    yield DocumentEnd(expected=characters(selected), timed=turns[0].start is not None)
 
 
 def _check_times(document: Document, text: str | tuple[Utterance, ...]) -> None:
@@ -210,23 +231,28 @@ def _check_times(document: Document, text: str | tuple[Utterance, ...]) -> None:
         return
     try:
         duration_s = audio.probe(document.audio).duration_s
-    except (DocumentError, OSError):  # what is wrong with the recording is for its own row to say
+    except (DocumentError, OSError):  # embedding the audio reports this
         return
     check_times(document, text, duration_s)
 
 
-def _read_transcript(item: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:
-    """Return the transcript, if there is one; a file must be the one that was planned with."""
-    text = load_text(item.document)
-    if item.document.text_file is not None:
-        _require_version(item, item.document.text_file, item.text_version, config)
+def _read_transcript(entry: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:
+    """Return the transcript, if there is one.
+
+    Raises:
+        ChangedError: when its file has changed since the run was planned.
+    """
+    text = load_text(entry.document)
+    if entry.document.text_file is not None:
+        _check_version(entry, entry.document.text_file, entry.text_version, config)
     return text
 
 
-def _require_version(item: StoredDocument, uri: str, planned: str | None, config: Config) -> None:
-    found = version_or_absent(uri, config.embed.content_hash)
-    if found != planned:
+def _check_version(entry: StoredDocument, uri: str, planned: str | None, config: Config) -> None:
+    """Check that a file is the one that its document's source hash was computed from."""
+    current = version_or_absent(uri, config.embed.content_hash)
+    if current != planned:
         raise ChangedError(
-            f"document {item.document.doc_id!r}: {uri} was version {planned} when the run was planned and is "
-            f"{found} now; run again, once nothing writes to it"
+            f"document {entry.document.doc_id!r}: {uri} was version {planned} when the run was planned and "
+            f"is {current} now; files must not change during a run: rerun once nothing writes to it"
         )

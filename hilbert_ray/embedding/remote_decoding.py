@@ -1,8 +1,8 @@
-"""Decoding on any node of the cluster: one Ray task a document, whose segments stream to the encoder.
+"""Decoding on any node of the cluster: one Ray task per document, whose segments stream to the encoder.
 
-An encoder actor turns to this when it waits for its own decoder (`unit.EmbedUnits`). A task stops when a few
-of its blocks wait to be taken, so memory is bounded. One that cannot start or is lost costs nothing but time:
-the actor then reads the document itself, from the first part that it did not get.
+An encoder actor turns to this when it waits for its own decoder (`worker.EmbedUnits`). A task stops when a
+few of its blocks wait to be taken, so memory is bounded. One that cannot start or is lost costs nothing but
+time: the actor then reads the document itself, from the first part that it did not get.
 """
 
 from collections import deque
@@ -13,11 +13,11 @@ from typing import Any
 import ray
 
 from hilbert_ray.document import AudioSegment
-from hilbert_ray.embedding.reading import DocumentPart, DocumentProgress, DocumentReader
+from hilbert_ray.embedding.reading import DocumentPart, DocumentProgress, DocumentReader, DocumentWithPart
 from hilbert_ray.store import StoredDocument
 
 BLOCK_S = 60.0
-"""Audio in one object, seconds."""
+"""Audio in one object, seconds: 4 MB at 16 kHz, large enough that its transfer costs little per second."""
 BLOCKS_AHEAD = 2
 """Objects of a task that may wait to be taken."""
 PATIENCE_S = 15.0
@@ -26,36 +26,41 @@ that blocked tasks hold."""
 
 
 def read_remotely(
-    works: Iterable[DocumentProgress], reader: DocumentReader, tasks: int
-) -> Iterator[tuple[DocumentProgress, DocumentPart]]:
-    """Yield what `read.read` yields, decoded by up to `tasks` Ray tasks at a time."""
+    documents: Iterable[DocumentProgress], reader: DocumentReader, max_tasks: int
+) -> Iterator[DocumentWithPart]:
+    """Yield what `reading.read` yields, decoded by up to `max_tasks` Ray tasks at a time."""
     decode = ray.remote(_decode).options(
         num_cpus=1,
         num_returns="streaming",
-        max_retries=0,
-        scheduling_strategy="SPREAD",
+        max_retries=0,  # this process does it better: it continues where the task broke off
+        scheduling_strategy="SPREAD",  # the CPUs of the encoder's own node are taken first otherwise
         _generator_backpressure_num_objects=BLOCKS_AHEAD,
     )
-    going: deque[tuple[DocumentProgress, Any]] = deque()
-    remaining = iter(works)
+    running: deque[tuple[DocumentProgress, Any]] = deque()
+    remaining = iter(documents)
     try:
         while True:
-            for work in islice(remaining, tasks - len(going)):
-                going.append((work, decode.remote(reader, work.item, work.key)))
-            if not going:
+            for document in islice(remaining, max_tasks - len(running)):
+                running.append((document, decode.remote(reader, document.entry, document.source)))
+            if not running:
                 return
-            work, stream = going[0]
-            for part in _parts(work, stream, reader):
-                yield work, part
-            going.popleft()
+            # In order, whichever task is ready first: batches must not depend on which was faster.
+            document, stream = running[0]
+            for part in _parts(document, stream, reader):
+                yield document, part
+            running.popleft()
     finally:
-        for _, stream in going:
+        for _, stream in running:
             ray.cancel(stream)
 
 
-def _parts(work: DocumentProgress, stream: Any, reader: DocumentReader) -> Iterator[DocumentPart]:  # noqa: ANN401 - Ray gives no type
-    """Yield the parts that a task sends, and those that it no longer can send read here."""
-    taken = 0
+def _parts(
+    document: DocumentProgress,
+    stream: Any,  # noqa: ANN401 - Ray has no type for it
+    reader: DocumentReader,
+) -> Iterator[DocumentPart]:
+    """Yield the parts that a task sends; read those here that it can no longer send."""
+    received = 0
     try:
         while True:
             ready, _ = ray.wait([stream], timeout=PATIENCE_S)
@@ -64,19 +69,19 @@ def _parts(work: DocumentProgress, stream: Any, reader: DocumentReader) -> Itera
                 break
             parts: list[DocumentPart] = ray.get(next(stream))
             yield from parts
-            taken += len(parts)
+            received += len(parts)
     except StopIteration:
         return
     except ray.exceptions.RayError:  # the node or the process is gone
         pass
-    yield from islice(reader.parts(work.item, work.key), taken, None)
+    yield from islice(reader.parts(document.entry, document.source), received, None)
 
 
-def _decode(reader: DocumentReader, item: StoredDocument, key: str) -> Iterator[list[DocumentPart]]:
+def _decode(reader: DocumentReader, entry: StoredDocument, source: str) -> Iterator[list[DocumentPart]]:
     """Yield the parts of a document in lists of about `BLOCK_S` seconds."""
     block: list[DocumentPart] = []
     seconds = 0.0
-    for part in reader.parts(item, key):
+    for part in reader.parts(entry, source):
         block.append(part)
         seconds += part.end - part.start if isinstance(part, AudioSegment) else 0.0
         if seconds >= BLOCK_S:

@@ -1,4 +1,4 @@
-"""What `embed` does before anything runs: settle the encoders, read the manifest, plan what is left to do."""
+"""What `embed` does before anything runs: resolve encoders, check the manifest, plan what is left to do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,51 +6,47 @@ from dataclasses import replace
 import ray
 
 from hilbert_ray.cluster import connect, is_given
-from hilbert_ray.config import MODALITIES, Config, EmbedConfig, Modality
+from hilbert_ray.config import MODALITIES, Config, EmbedConfig, EncoderChoice, Modality
+from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.plan import EmbedPlan, EncodingJob, plan_job
 from hilbert_ray.embedding.worker import configured_encoder
-from hilbert_ray.encoders import Encoder, pin_revision, resolve_precision
-from hilbert_ray.errors import HilbertError
+from hilbert_ray.encoders import Encoder, Precision, pin_revision, resolve_precision
 from hilbert_ray.segmentation import require_vad
 from hilbert_ray.store import Snapshot, Store, reads_turns
 
-PLANNED_HERE = 50_000
-"""Documents up to which the driver plans by itself; more are planned by Ray tasks, some buckets each."""
-
-
-class EmbedError(HilbertError, RuntimeError):
-    """A run that cannot go on: no document, no way to write the store or load an encoder, dying workers."""
-
-    exit_code = 1
+DOCUMENTS_PER_TASK = 50_000
+"""Documents that are planned together: more are planned by Ray tasks, some buckets each, so that neither ids
+nor commits of all documents are ever in one process."""
 
 
 def resolve_encoders(config: Config) -> Config:
-    """Return settings that mean the same on every node: encoders by place and revision, precision by name.
+    """Return settings that mean the same on every node: weights by path or commit, precision by name.
 
-    On a running cluster `auto` is what a worker's device has, which need not be what this machine has.
+    On a running cluster, `auto` precision is what a worker's device supports, which may differ from this one.
     """
     for modality in MODALITIES:
-        spec, options = getattr(config, modality), getattr(config, f"{modality}_encoder")
-        if not spec.startswith("hf:"):
+        choice = config.encoder(modality)
+        if not choice.spec.startswith("hf:"):
             continue
-        spec = pin_revision(spec)
+        spec, options = pin_revision(choice.spec), choice.options
         if options.precision == "auto":
-            options = replace(options, precision=_precision(config.embed))
-        config = replace(config, **{modality: spec, f"{modality}_encoder": options})
+            options = replace(options, precision=_precision_of_workers(config.embed))
+        config = config.with_encoder(modality, EncoderChoice(spec=spec, options=options))
     return config
 
 
-def _precision(config: EmbedConfig) -> str:
+def _precision_of_workers(config: EmbedConfig) -> Precision:
     if not is_given():
         return resolve_precision()
     connect()
-    share = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
-    found: str = ray.get(ray.remote(resolve_precision).options(**share).remote())
-    return found
+    # A sliver of the device that the workers will use, so that the task runs even on a busy cluster.
+    resources = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
+    precision: Precision = ray.get(ray.remote(resolve_precision).options(**resources).remote())
+    return precision
 
 
 def takes_gpus(config: EmbedConfig) -> bool:
-    """Return whether encoder actors take GPUs, on a cluster that is connected."""
+    """Return whether encoder actors take GPUs; the cluster must be connected."""
     return config.gpu == "yes" or (config.gpu == "auto" and bool(ray.cluster_resources().get("GPU")))
 
 
@@ -58,23 +54,27 @@ def chosen_encoders(config: Config) -> dict[Modality, Encoder]:
     """Return the encoders that the settings name, by modality.
 
     Raises:
-        ConfigError: when one cannot be had, or recordings cannot be cut as it would need them.
+        ConfigError: when one cannot be had, or pauses are to be cut at and cannot be detected at its rate.
     """
-    chosen = {
+    encoders = {
         modality: configured_encoder(config, modality)
         for modality in MODALITIES
-        if getattr(config, modality) != "none"
+        if config.encoder(modality).spec != "none"
     }
-    if "audio" in chosen and config.segment.audio == "pause":
-        require_vad(chosen["audio"].rate_hz)
-    return chosen
+    if "audio" in encoders and config.segment.audio == "pause":
+        require_vad(encoders["audio"].rate_hz)  # now, not when the first worker cuts the first recording
+    return encoders
 
 
 def require_documents(manifest: str, snapshot: Snapshot) -> None:
-    """Refuse a manifest of which nothing is valid."""
+    """Check that a manifest has a valid document.
+
+    Raises:
+        EmbedError: when it has none.
+    """
     if not snapshot.rows:
         raise EmbedError(
-            f"manifest {manifest} has no valid document ({len(snapshot.faults)} rows are at fault); "
+            f"manifest {manifest} has no valid document ({len(snapshot.faults)} invalid rows); "
             "`hilbert-ray validate` lists what is wrong with each"
         )
 
@@ -82,18 +82,19 @@ def require_documents(manifest: str, snapshot: Snapshot) -> None:
 def plan_all(
     store: Store,
     snapshot: Snapshot,
-    chosen: Mapping[Modality, Encoder],
+    encoders: Mapping[Modality, Encoder],
     config: Config,
     documents: Store | None = None,
 ) -> list[EmbedPlan]:
-    """Plan each modality: here when the manifest is small, else as Ray tasks over groups of buckets.
+    """Plan each modality: here if the manifest is small, otherwise in Ray tasks over groups of buckets.
 
     Args:
-        store: the store whose commits tell what is done.
+        store: the store whose commits say what is done.
         snapshot: the manifest to embed.
-        chosen: encoders by modality.
+        encoders: by modality.
         config: settings of the run.
-        documents: where the snapshot lies if not in the store: on this machine, so all is planned here.
+        documents: the store that holds the snapshot, if it is another one; it is on this machine, so
+            everything is planned here.
     """
     jobs = [
         EncodingJob(
@@ -101,24 +102,25 @@ def plan_all(
             fingerprint=encoder.fingerprint,
             reads_turns=reads_turns(modality, encoder.describe()),
         )
-        for modality, encoder in chosen.items()
+        for modality, encoder in encoders.items()
     ]
-    blocks = snapshot.blocks(rows=PLANNED_HERE)
+    blocks = snapshot.blocks(rows=DOCUMENTS_PER_TASK)
     options = (config.embed.unit_s, config.embed.retry_quarantined, documents)
     if len(blocks) == 1 or documents is not None:
-        return [_merged(job, [plan_job(store, snapshot, job, b, *options) for b in blocks]) for job in jobs]
+        return [_join(job, [plan_job(store, snapshot, job, b, *options) for b in blocks]) for job in jobs]
     connect()
     task = ray.remote(num_cpus=1)(plan_job)
-    shared = ray.put(snapshot)
+    shared = ray.put(snapshot)  # once, not with every task
     pending = [[task.remote(store, shared, job, block, *options) for block in blocks] for job in jobs]
-    return [_merged(job, ray.get(parts)) for job, parts in zip(jobs, pending, strict=True)]
+    return [_join(job, ray.get(plans)) for job, plans in zip(jobs, pending, strict=True)]
 
 
-def _merged(job: EncodingJob, parts: Sequence[EmbedPlan]) -> EmbedPlan:
+def _join(job: EncodingJob, plans: Sequence[EmbedPlan]) -> EmbedPlan:
+    """Return one plan for all buckets of the plans of some each."""
     return EmbedPlan(
         job=job,
-        units=tuple(unit for part in parts for unit in part.units),
-        stored=sum(part.stored for part in parts),
-        quarantined=sum(part.quarantined for part in parts),
-        absent=sum(part.absent for part in parts),
+        units=tuple(unit for plan in plans for unit in plan.units),
+        stored=sum(plan.stored for plan in plans),
+        quarantined=sum(plan.quarantined for plan in plans),
+        absent=sum(plan.absent for plan in plans),
     )

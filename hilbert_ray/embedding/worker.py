@@ -1,7 +1,7 @@
 """The encoder actor that Ray Data runs: reads documents ahead, encodes units, commits them.
 
-While the encoder runs, the next documents are decoded and the last unit is written; what waits in memory is
-bounded, so it does not grow with a document's length.
+While the encoder runs, the next documents are decoded and the last unit is written. What waits in memory is
+bounded and does not grow with a document's length.
 """
 
 import json
@@ -19,27 +19,36 @@ import numpy as np
 
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Seconds
+from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.features import encode_parts
 from hilbert_ray.embedding.plan import Unit
-from hilbert_ray.embedding.reading import DocumentPart, DocumentProgress, DocumentReader, read, read_ahead
+from hilbert_ray.embedding.reading import (
+    DocumentProgress,
+    DocumentReader,
+    DocumentWithPart,
+    read,
+    read_ahead,
+)
 from hilbert_ray.embedding.remote_decoding import read_remotely
 from hilbert_ray.encoders import Encoder, build_encoder
 from hilbert_ray.storage import StorageError
 from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store
 from hilbert_ray.version import __version__
 
-DEATHS = 3
-"""Workers that a document may take with it, alone in progress, before it is quarantined as suspected."""
-_WAITING_SHARE, _JUDGED_S = 0.2, 2.0
-"""An actor that waits for more than this share of its time, over at least so long, lets others decode."""
+MAX_DEATHS = 3
+"""Workers that may die on a document, embedded alone, before it is quarantined as suspected: one may have
+died by chance, of a lost node or because memory was short."""
+_MAX_WAITING, _MIN_MEASURED_S = 0.2, 2.0
+"""An actor that waits for its decoder for more than this fraction of its time, measured over at least this
+many seconds, gets more decoding tasks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitResult:
     """What a worker reports of one unit.
 
-    `seconds` is the unit's weight in the plan; `amount` the seconds or tokens stored; `fault` why the store
-    could not be written, or the encoder is another or does not load, which ends the run.
+    seconds: the unit's weight in the plan. stored: documents. amount: the seconds or tokens stored. error:
+    why the whole run must end: the store cannot be written, or the encoder is the wrong one or does not load.
     """
 
     modality: Modality
@@ -48,15 +57,15 @@ class UnitResult:
     stored: int = 0
     amount: float = 0.0
     quarantined: tuple[Quarantined, ...] = ()
-    fault: str | None = None
+    error: str | None = None
 
     def to_json(self) -> str:
-        """Return the result as one string, the form in which it travels through Ray Data."""
+        """Return the result as a string, the form in which it passes through Ray Data."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "UnitResult":
-        """Read a result back."""
+        """Return the result that `to_json` wrote."""
         values = json.loads(text)
         return cls(
             **{**values, "quarantined": tuple(Quarantined(**fields) for fields in values["quarantined"])}
@@ -77,14 +86,15 @@ class EmbedUnits:
         self.config = config
         self.fingerprints = fingerprints
         self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
-        self.tasks = 0
+        self.decoding_tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
     @cached_property
-    def fault(self) -> str | None:
+    def encoder_error(self) -> str | None:
         """What is wrong if the encoders are not those of the plan, or do not load.
 
-        Found when the first units come, so that a death while loading counts as a try at them.
+        Checked when the first units come, so that a death while loading counts as an attempt at them, and
+        attempts are bounded: an actor that dies in its constructor is restarted for ever.
         """
         for modality, encoder in self.encoders.items():
             planned = self.fingerprints[modality]
@@ -92,18 +102,18 @@ class EmbedUnits:
                 return (
                     f"{modality} encoder {encoder.name} has fingerprint {encoder.fingerprint} on node "
                     f"{platform.node()}, but the run was planned with {planned}; features of both must not "
-                    "mix: put the same weights and versions on every node"
+                    "mix: install the same weights and versions on every node"
                 )
-            if (fault := load_fault(encoder)) is not None:
-                return fault
+            if (error := loading_error(encoder)) is not None:
+                return error
         return None
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
         """Embed the units of a batch (column `unit`, JSON); yield their results (column `result`, JSON)."""
         units = [Unit.from_json(text) for text in batch["unit"]]
         try:
-            if self.fault is not None:
-                raise StorageError(self.fault)
+            if self.encoder_error is not None:
+                raise EmbedError(self.encoder_error)
             for unit, commit in self.embed(units):
                 result = UnitResult(
                     modality=unit.modality,
@@ -114,78 +124,89 @@ class EmbedUnits:
                     quarantined=commit.quarantined,
                 )
                 yield {"result": [result.to_json()]}
-        except StorageError as error:
-            failed = UnitResult(modality=units[0].modality, unit_id=units[0].unit_id, fault=str(error))
+        # Reported as a result: Ray would retry a task that raises, and log its traceback from every worker.
+        except (EmbedError, StorageError) as error:
+            failed = UnitResult(modality=units[0].modality, unit_id=units[0].unit_id, error=str(error))
             yield {"result": [failed.to_json()]}
 
     def embed(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Commit]]:
-        """Embed and commit units, but for those that are committed already; yield each with its commit."""
+        """Embed and commit units, except those already committed; yield each with its commit."""
         pending: list[Unit] = []
         for unit in units:
-            commit = self.store.committed(*_place(unit))
+            # A unit comes again when its worker died after the commit, or when another run was faster.
+            commit = self.store.committed(*_address(unit))
             if commit is not None:
                 yield unit, commit
-            elif unit.is_alone:
-                yield unit, self._embed_alone(unit)
+            elif unit.is_isolated:
+                yield unit, self._embed_isolated(unit)
             else:
                 pending.append(unit)
         for modality, same in groupby(pending, key=lambda unit: unit.modality):
             yield from self._embed_ahead(list(same), modality)
 
-    def _embed_alone(self, unit: Unit) -> Commit:
-        """Embed a document that may be what killed workers: noted before it is begun, and nothing ahead."""
-        if self.store.note_attempt(*_place(unit)) > DEATHS:
+    def _embed_isolated(self, unit: Unit) -> Commit:
+        """Embed a document that workers may have died on, with a note of the attempt and nothing else ahead.
+
+        The note is written before the document is opened, so it is there even if this process dies.
+        """
+        if self.store.note_attempt(*_address(unit)) > MAX_DEATHS:
             commit = self._commit(unit, [], [_suspected(*unit.keys[0])])
         else:
-            works = self._works(0, unit)
-            parts = read(works, self._reader(unit.modality))
-            commit = self._commit(
-                unit, *encode_parts(works, parts, self.encoders[unit.modality], self.config)
-            )
-        self.store.clear_attempts(*_place(unit))
+            documents = self._documents(0, unit)
+            parts = read(documents, self._reader(unit.modality))
+            encoder = self.encoders[unit.modality]
+            commit = self._commit(unit, *encode_parts(documents, parts, encoder, self.config))
+        self.store.clear_attempts(*_address(unit))
         return commit
 
     def _embed_ahead(self, units: Sequence[Unit], modality: Modality) -> Iterator[tuple[Unit, Commit]]:
-        """Embed units in turn; the documents of the next are read, and the last is written, meanwhile."""
-        works: dict[int, list[DocumentProgress]] = {}
+        """Embed units in turn, while the documents of the next are read and the last unit is written."""
+        documents: dict[int, list[DocumentProgress]] = {}
 
-        def wanted() -> Iterator[DocumentProgress]:
+        def documents_in_order() -> Iterator[DocumentProgress]:
             for number, unit in enumerate(units):
-                works[number] = self._works(number, unit)
-                yield from works[number]
+                documents[number] = self._documents(number, unit)
+                yield from documents[number]
 
-        timed = _Timed(self._read(wanted(), modality))
+        parts = _WaitingTime(self._read(documents_in_order(), modality))
         with ThreadPoolExecutor(1) as writer:
-            written: tuple[Unit, Future[Commit]] | None = None
-            for number, parts in groupby(timed, key=lambda pair: pair[0].unit):
-                rows, quarantined = encode_parts(
-                    works.pop(number), parts, self.encoders[modality], self.config
-                )
-                if written is not None:
-                    yield written[0], written[1].result()
-                written = units[number], writer.submit(self._commit, units[number], rows, quarantined)
-            if written is not None:
-                yield written[0], written[1].result()
-        if modality == "audio" and timed.passed > _JUDGED_S and timed.waited > _WAITING_SHARE * timed.passed:
-            self.tasks = min(max(1, 2 * self.tasks), self.config.embed.decoders)
+            writing: tuple[Unit, Future[Commit]] | None = None
+            for number, unit_parts in groupby(parts, key=lambda pair: pair[0].unit):
+                encoder = self.encoders[modality]
+                rows, quarantined = encode_parts(documents.pop(number), unit_parts, encoder, self.config)
+                # One unit is written at a time, so at most two units of features are in memory.
+                if writing is not None:
+                    yield writing[0], writing[1].result()
+                writing = units[number], writer.submit(self._commit, units[number], rows, quarantined)
+            if writing is not None:
+                yield writing[0], writing[1].result()
+        if modality == "audio":
+            self._adjust_decoding(parts)
 
-    def _read(
-        self, works: Iterator[DocumentProgress], modality: Modality
-    ) -> Iterator[tuple[DocumentProgress, DocumentPart]]:
+    def _adjust_decoding(self, parts: "_WaitingTime") -> None:
+        """Double the decoding tasks if reading units kept the encoder waiting."""
+        if parts.elapsed > _MIN_MEASURED_S and parts.waited > _MAX_WAITING * parts.elapsed:
+            self.decoding_tasks = min(max(1, 2 * self.decoding_tasks), self.config.embed.decoders)
+
+    def _read(self, documents: Iterator[DocumentProgress], modality: Modality) -> Iterator[DocumentWithPart]:
         reader = self._reader(modality)
-        if modality == "audio" and self.tasks:
-            return read_remotely(works, reader, self.tasks)
-        return read_ahead(works, reader)
+        if modality == "audio" and self.decoding_tasks:
+            return read_remotely(documents, reader, self.decoding_tasks)
+        return read_ahead(documents, reader)
 
     def _reader(self, modality: Modality) -> DocumentReader:
         return DocumentReader(modality=modality, rate_hz=self.encoders[modality].rate_hz, config=self.config)
 
-    def _works(self, number: int, unit: Unit) -> list[DocumentProgress]:
+    def _documents(self, number: int, unit: Unit) -> list[DocumentProgress]:
+        """Return the documents of a unit, `number` being its index among those that are read together."""
         sources = dict(unit.keys)
         settings = self.config.segment
         words = unit.modality == "text" or settings.audio == "turns" or bool(settings.roles)
-        items = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources), words)
-        return [DocumentProgress(unit=number, item=item, key=sources[item.document.doc_id]) for item in items]
+        entries = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources), words)
+        return [
+            DocumentProgress(unit=number, entry=entry, source=sources[entry.document.doc_id])
+            for entry in entries
+        ]
 
     def _commit(self, unit: Unit, rows: Sequence[FeatureRow], quarantined: Sequence[Quarantined]) -> Commit:
         return self.store.commit(
@@ -195,74 +216,78 @@ class EmbedUnits:
             bucket=unit.bucket,
             rows=rows,
             quarantined=quarantined,
-            versions=_versions(),
+            versions=_library_versions(),
             threads=self.config.embed.threads,
         )
 
 
-def _place(unit: Unit) -> tuple[Modality, str, int, str]:
+def _address(unit: Unit) -> tuple[Modality, str, int, str]:
+    """Return what names a unit's commit and attempts in the store."""
     return unit.modality, unit.fingerprint, unit.bucket, unit.unit_id
 
 
-def load_fault(encoder: Encoder) -> str | None:
-    """Return what keeps an encoder from loading its libraries and weights here: no document's fault."""
+def loading_error(encoder: Encoder) -> str | None:
+    """Return what keeps an encoder from loading its libraries and weights here, None if nothing does.
+
+    No document is to blame for it, so it ends the run instead of quarantining all of them.
+    """
     try:
         encoder.encode([])
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # libraries, files, memory, weights
         return (
-            f"{encoder.modality} encoder {encoder.name} cannot load what it computes with on node "
-            f"{platform.node()} ({type(error).__name__}: {error}); mend it and run again, "
-            "`hilbert-ray doctor` there checks the libraries"
+            f"{encoder.modality} encoder {encoder.name} cannot load its libraries or weights on node "
+            f"{platform.node()} ({type(error).__name__}: {error}); fix the cause and rerun to resume, "
+            "`hilbert-ray doctor` on that node checks the libraries"
         )
     return None
 
 
-class _Timed:
-    """Passes items on and measures, in seconds, how long it had to wait for them of all that passed."""
+class _WaitingTime:
+    """Passes parts on; `waited` is how many of the seconds that `elapsed` were spent waiting for them."""
 
-    def __init__(self, items: Iterator[tuple[DocumentProgress, DocumentPart]]) -> None:
-        self._items = items
-        self._began = time.monotonic()
-        self.waited = 0.0
+    def __init__(self, parts: Iterator[DocumentWithPart]) -> None:
+        self._parts = parts
+        self._started = time.monotonic()
+        self.waited: Seconds = 0.0
 
-    def __iter__(self) -> Iterator[tuple[DocumentProgress, DocumentPart]]:
+    def __iter__(self) -> Iterator[DocumentWithPart]:
         while True:
-            asked = time.monotonic()
-            item = next(self._items, None)
-            self.waited += time.monotonic() - asked
-            if item is None:
+            requested = time.monotonic()
+            part = next(self._parts, None)
+            self.waited += time.monotonic() - requested
+            if part is None:
                 return
-            yield item
+            yield part
 
     @property
-    def passed(self) -> Seconds:
+    def elapsed(self) -> Seconds:
         """Time since the beginning."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started
 
 
 def configured_encoder(config: Config, modality: Modality) -> Encoder:
-    """Load the encoder that the settings name for a modality."""
-    if modality == "audio":
-        return build_encoder(config.audio, modality, config.audio_encoder, config.segment)
-    return build_encoder(config.text, modality, config.text_encoder, config.segment)
+    """Return the encoder that the settings name for a modality."""
+    choice = config.encoder(modality)
+    return build_encoder(choice.spec, modality, choice.options, config.segment)
 
 
-def _suspected(doc_id: str, key: str) -> Quarantined:
+def _suspected(doc_id: str, source: str) -> Quarantined:
     return Quarantined(
         doc_id=doc_id,
-        key=key,
+        key=source,
         stage="worker",
         error="suspected",
         message=(
-            f"document {doc_id!r} was alone in progress when its worker died, {DEATHS} times; look at the "
-            "workers' logs (often memory that ran out, or a decoder that crashed), then use "
+            f"{MAX_DEATHS} workers died while they embedded document {doc_id!r} alone; look for the cause in "
+            "the workers' logs (often memory ran out or a decoder crashed), then rerun with "
             "--embed.retry-quarantined"
         ),
     )
 
 
 @cache
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
+    """Return the versions of everything that features may depend on; commits keep them."""
     names = ("numpy", "onnxruntime", "soundfile", "soxr", "torch", "torchaudio", "transformers")
     here = {"hilbert-ray": __version__, "python": platform.python_version(), "machine": platform.machine()}
     return {**here, **{name: version_of(name) for name in names if find_spec(name)}}
