@@ -160,9 +160,9 @@ class Evaluate(_Reading):
 
     def run(self, config: Config) -> CommandResult:
         """Return metrics.json of the run."""
-        from hilbert_ray.evaluation import evaluate, summarise
+        from hilbert_ray.evaluation import evaluate
 
-        metrics = evaluate(
+        evaluation = evaluate(
             self.store,
             self.out,
             config,
@@ -171,7 +171,7 @@ class Evaluate(_Reading):
             compare=self.compare,
             subsets=self.subsets,
         )
-        return CommandResult(metrics, summarise(metrics))
+        return CommandResult(evaluation.to_dict(), evaluation.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +234,9 @@ class Predict(_Common):
             self.folder,
             self.manifest,
             self.out,
-            config.embed,
+            config,
             store=self.store,
             trust_remote_code=self.trust_remote_code,
-            roots=config.roots,
         )
         text = summary.text()
         if self.explain is not None:
@@ -274,9 +273,9 @@ class StoreInfo(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the counts."""
-        from hilbert_ray.store import Store
+        from hilbert_ray.store import Store, store_info
 
-        info = Store.open(self.store).info()
+        info = store_info(Store.open(self.store))
         return CommandResult(info, json.dumps(info, indent=2))
 
 
@@ -290,10 +289,11 @@ class StoreVerify(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the problems; it is ok when there are none."""
-        from hilbert_ray.store import Store
+        from hilbert_ray.store import Store, verify_store
 
         problems = [
-            f"{problem.path}: {problem.message}" for problem in Store.open(self.store).verify(self.repair)
+            f"{problem.path}: {problem.message}"
+            for problem in verify_store(Store.open(self.store), self.repair)
         ]
         text = "\n".join(problems) or "every committed file is intact"
         return CommandResult({"problems": problems, "repaired": self.repair}, text, not problems)
@@ -308,10 +308,10 @@ class StoreCompact(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the names of the indexes written."""
-        from hilbert_ray.store import Store
+        from hilbert_ray.store import Store, compact_store
 
         _require(self.min_commits >= 1, f"--min-commits is {self.min_commits}; it must be 1 or more")
-        indexes = Store.open(self.store).compact(self.min_commits)
+        indexes = compact_store(Store.open(self.store), self.min_commits)
         return CommandResult({"indexes": indexes}, "\n".join([*indexes, f"{len(indexes)} indexes written"]))
 
 
@@ -324,10 +324,10 @@ class StoreGc(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the names of the files deleted."""
-        from hilbert_ray.store import Store
+        from hilbert_ray.store import Store, collect_garbage
 
         _require(self.min_age_h >= 0, f"--min-age-h is {self.min_age_h:g}; it must be 0 or more")
-        deleted = Store.open(self.store).gc(self.min_age_h)
+        deleted = collect_garbage(Store.open(self.store), self.min_age_h)
         return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
 
 
@@ -345,10 +345,10 @@ class StoreExport(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return how many documents were exported."""
-        from hilbert_ray.store import Store
+        from hilbert_ray.store import Store, export_store
 
         form = self.format or ("numpy" if self.document else "huggingface")
-        count = Store.open(self.store).export(self.out, form, self.document)
+        count = export_store(Store.open(self.store), self.out, form, self.document)
         values = {"documents": count, "out": self.out, "format": form}
         return CommandResult(values, f"{count} documents exported to {self.out} ({form})")
 

@@ -26,6 +26,7 @@ from hilbert_ray.features.dataset import open_dataset
 from hilbert_ray.features.reading import read_features
 from hilbert_ray.model.hilbert import Hilbert, ModelError
 from hilbert_ray.prediction import PredictBucket, PredictSummary, explain, predict, prediction_schema
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from hilbert_ray.training.loop import fit
 from tests import make
@@ -259,11 +260,11 @@ def test_a_folder_that_is_no_model_is_refused(predicted: Predicted, tmp_path: Pa
 def test_a_bucket_without_any_feature_gives_no_row_but_all_columns(published: Path, tmp_path: Path) -> None:
     model = Hilbert.from_pretrained(published)
     store = Store.create(str(tmp_path / "store"), 1)
-    store.write_documents(iter([make.stored("a")]))
+    number = write_snapshot(store, [make.stored("a")]).number
     fingerprints = {m: model.encoders[m]["fingerprint"] for m in MODALITIES}
     for modality in MODALITIES:
         store.add_encoder(modality, fingerprints[modality], model.encoders[modality])
-    rows = PredictBucket(str(published), store.uri, fingerprints, False)({"bucket": np.array([0])})
+    rows = PredictBucket(str(published), store.uri, number, fingerprints, False)({"bucket": np.array([0])})
     assert rows.num_rows == 0
     assert rows.schema.equals(prediction_schema(model))
 
@@ -275,7 +276,7 @@ def test_each_segment_has_its_times_and_weight(predicted: Predicted, published: 
     for i, doc_id in enumerate(features.doc_ids.tolist()):
         row = predicted.rows[doc_id]
         for modality in MODALITIES:
-            ragged, weights = getattr(features, modality), getattr(expected, f"{modality}_attention")[i]
+            ragged, weights = features.by_modality[modality], expected.attention[modality][i]
             if not len(weights):
                 assert row[f"{modality}_weight"] is row[f"{modality}_start"] is row[f"{modality}_end"] is None
                 continue

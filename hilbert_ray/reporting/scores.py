@@ -59,9 +59,9 @@ def scores_section(run: RunResults) -> Html:
             "Differences are tested in two ways: by the corrected t test of Nadeau and Bengio over folds, "
             "and by a paired bootstrap over groups. Holm\u2019s method adjusts the p-values over the rows of "
             "a table. The smallest detectable difference is what a two-sided test at 5 % would find with "
-            "80 % power: a smaller true difference would probably be missed. With few groups the corrected t test "
-            "alone rejects too often: in simulated cohorts without any difference it did so in 5 to 16 % of "
-            "cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
+            "80 % power: a smaller true difference would probably be missed. With few groups the corrected "
+            "t test alone rejects too often: in simulated cohorts without any difference it did so in 5 to "
+            "16 % of cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
         ),
         *(_task(run, task) for task in run.tasks),
         *_shortcuts(run),

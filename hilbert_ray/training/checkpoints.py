@@ -1,6 +1,6 @@
 """Checkpoints: where training stands at the end of an epoch, and the newest ones of a run.
 
-The random state needs no saving: each epoch seeds its own generators, see `fit`.
+Random states need not be saved: each epoch seeds its own generators, see `LoopState.seed_epoch`.
 """
 
 import json
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from hilbert_ray.errors import HilbertError
+from hilbert_ray.run import RunDir
 from hilbert_ray.storage import WEIGHTS, Files, TensorFolderError, read_tensor_folder, write_tensor_folder
 
 SCHEMA = 1
+"""Of a checkpoint; a version of this package reads its own schema only."""
 STATE_FILES = (WEIGHTS, "state.json")
-"""The files of a checkpoint."""
+"""The files of a checkpoint, in the order in which they are written: one without the last is incomplete."""
 
 
 class CheckpointError(HilbertError, ValueError):
@@ -32,11 +34,11 @@ class CheckpointError(HilbertError, ValueError):
 class TrainingState:
     """Where a training run stands at the end of an epoch.
 
-    job: which of the run's networks is being trained (inner folds first, then the seeds); epoch: how many of
-    its epochs are done, over both phases; network, optimizer: its tensors; finished: tensors of the networks
-    before it, by job; history: one record an epoch, over all jobs; best: the network's tensors at its least
-    validation loss so far, empty without early stopping; average: the moving average of its weights, empty
-    without `fit.ema`.
+    job: number of the network that is being trained (inner folds first, then the seeds). epoch: how many of
+    its epochs are done, over both phases. network, optimizer: its tensors. finished: tensors of the networks
+    before it, by number. history: one record per epoch, over all networks. best: the network's tensors at its
+    least validation loss so far, empty without early stopping. average: the moving average of its weights,
+    empty without `fit.ema`.
     """
 
     job: int
@@ -70,23 +72,24 @@ def read_state(folder: Path) -> TrainingState:
     try:
         values, tensors = read_tensor_folder(folder, "state.json", SCHEMA)
     except TensorFolderError as error:
-        raise CheckpointError(f"checkpoint {error}; delete it to start afresh") from error
+        raise CheckpointError(f"checkpoint {error}; delete it to start again") from error
     finished: dict[int, dict[str, Tensor]] = {}
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "best": {}, "average": {}}
+    by_field: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "best": {}, "average": {}}
     for key, tensor in tensors.items():
-        part, name = key.split("/", 1)
-        if part == "finished":
+        field_name, name = key.split("/", 1)
+        if field_name == "finished":
             job, name = name.split("/", 1)
             finished.setdefault(int(job), {})[name] = tensor
         else:
-            parts[part][name] = tensor
+            by_field[field_name][name] = tensor
     return TrainingState(
-        job=values["job"], epoch=values["epoch"], history=values["history"], finished=finished, **parts
+        job=values["job"], epoch=values["epoch"], history=values["history"], finished=finished, **by_field
     )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
     """Return the optimiser's state by parameter name, as `load_optimizer` takes it."""
+    # By name, where torch's own `state_dict` has numbers: those change with the order of parameter groups.
     names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {
         f"{names[parameter]}/{key}": torch.as_tensor(value)
@@ -98,44 +101,62 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 def load_optimizer(
     optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned, each on its parameter's device."""
+    """Restore what `optimizer_tensors` returned, each tensor on its parameter's device."""
     parameters = dict(network.named_parameters())
     for key, tensor in tensors.items():
-        name, _, field = key.rpartition("/")
+        name, _, field_name = key.rpartition("/")
         parameter = parameters[name]
-        device = torch.device("cpu") if field == "step" else parameter.device
-        optimizer.state[parameter][field] = tensor.to(device)
+        # A step count is read on the host at each step: on a GPU that would wait for the device.
+        device = torch.device("cpu") if field_name == "step" else parameter.device
+        optimizer.state[parameter][field_name] = tensor.to(device)
 
 
 _CHECKPOINT = re.compile(r"/(\d{6}-[0-9a-f]{8})\.(model\.safetensors|state\.json)$")
+_KEPT = 2
+"""Checkpoints kept: workers of a killed driver may still delete one file of the newest while this one
+reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CheckpointFile:
+    """One file of a checkpoint: its path in the run, the checkpoint's name, and which of `STATE_FILES` it
+    is.
+    """
+
+    path: str
+    checkpoint: str
+    file: str
 
 
 class Checkpoints:
     """The checkpoints of a run, RUN/checkpoints/NAME/EPOCHS-RANDOM.state.json and the tensors of each.
 
-    A state.json is written last: a process that is killed leaves tensors without one, which count for
-    nothing. Workers of a killed driver may still write for seconds, so no name is used twice.
+    An object store has no rename, so that completeness is by order: state.json is written last, and tensors
+    without one, as a killed process leaves them, are ignored. Workers of a killed driver may still write for
+    some seconds: names are never used twice.
     """
 
     def __init__(self, run: str, name: str) -> None:
-        self._files, self._folder = Files(run), f"checkpoints/{name}"
+        self._files, self._folder = Files(run), f"{RunDir.CHECKPOINTS}/{name}"
 
     def save(self, state: TrainingState) -> None:
         """Write one, and delete all but the newest two."""
+        # Epochs first in the name: the order of names is that of progress, whichever process wrote them.
         name = f"{len(state.history):06}-{secrets.token_hex(4)}"
-        with tempfile.TemporaryDirectory() as fresh:
-            write_state(Path(fresh) / "state", state)
+        with tempfile.TemporaryDirectory() as folder:
+            write_state(Path(folder) / "state", state)
             for file in STATE_FILES:
-                self._files.put_from(self._path(name, file), f"{fresh}/state/{file}")
-        found = self._found()
-        oldest_kept = _whole(found)[-2:][0]
-        for match in reversed(found):  # a state.json before its tensors
-            if match[1] < oldest_kept:
-                self._files.delete(match.string)
+                self._files.put_from(self._path(name, file), f"{folder}/state/{file}")
+        files = self._list()
+        oldest_kept = _complete(files)[-_KEPT:][0]
+        # Newest first, so that a state.json goes before its tensors: no reader sees one without them.
+        for listed in reversed(files):
+            if listed.checkpoint < oldest_kept:
+                self._files.delete(listed.path)
 
     def newest(self) -> str:
-        """Return the name of the newest one; empty where there is none."""
-        return (_whole(self._found()) or [""])[-1]
+        """Return the name of the newest one; empty if there is none."""
+        return (_complete(self._list()) or [""])[-1]
 
     def read(self, name: str) -> TrainingState:
         """Read one back.
@@ -143,25 +164,31 @@ class Checkpoints:
         Raises:
             CheckpointError: when it is damaged or of another schema version.
         """
-        with tempfile.TemporaryDirectory() as fresh:
+        with tempfile.TemporaryDirectory() as folder:
             for file in STATE_FILES:
                 with suppress(FileNotFoundError):
-                    (Path(fresh) / file).write_bytes(self._files.read(self._path(name, file)))
+                    (Path(folder) / file).write_bytes(self._files.read(self._path(name, file)))
             try:
-                return read_state(Path(fresh))
+                return read_state(Path(folder))
             except CheckpointError as error:
-                where = f"{self._files.uri}/{self._path(name, '')}"
-                raise CheckpointError(str(error).replace(f"{fresh}/", where).replace(fresh, where)) from error
+                # The message names the copy; the user knows the original.
+                original = f"{self._files.uri}/{self._path(name, '')}"
+                message = str(error).replace(f"{folder}/", original).replace(folder, original)
+                raise CheckpointError(message) from error
 
     def _path(self, name: str, file: str) -> str:
         return f"{self._folder}/{name}.{file}"
 
-    def _found(self) -> list[re.Match[str]]:
-        """Return all their files, oldest first; of each, group 1 is the checkpoint's name, 2 the file's."""
-        found = map(_CHECKPOINT.search, self._files.names(self._folder))
-        return [match for match in found if match]
+    def _list(self) -> list[_CheckpointFile]:
+        """Return all their files, oldest first, the tensors of each before its state.json."""
+        matches = map(_CHECKPOINT.search, self._files.names(self._folder))
+        return [
+            _CheckpointFile(path=match.string, checkpoint=match[1], file=match[2])
+            for match in matches
+            if match
+        ]
 
 
-def _whole(found: Sequence[re.Match[str]]) -> list[str]:
-    """Return the names of the checkpoints that are whole, oldest first."""
-    return [match[1] for match in found if match[2] == STATE_FILES[-1]]
+def _complete(files: Sequence[_CheckpointFile]) -> list[str]:
+    """Return the names of the complete checkpoints, oldest first."""
+    return [listed.checkpoint for listed in files if listed.file == STATE_FILES[-1]]

@@ -19,7 +19,7 @@ import torch
 from hilbert_ray.cluster import connect, is_given, maps_removed_at_exit
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.features import Dataset, Features, open_dataset
-from hilbert_ray.run import NOT_COPIED, write_run_config
+from hilbert_ray.run import RESUME_ONLY, RunDir, RunFile, write_run_config, write_training
 from hilbert_ray.storage import Workspace, absolute, open_workspace
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import Checkpoints
@@ -28,7 +28,6 @@ from hilbert_ray.training.records import SHOWN_S, EpochRecords, log_progress
 from hilbert_ray.training.tracking import Tracker, mlflow_run, require_mlflow
 
 log = logging.getLogger(__name__)
-NOT_READ = (*NOT_COPIED, "folds", "search")  # what other steps keep in a run
 ASKED_S = "0.5"  # how often Ray asks ranks for news: a run ends when it hears that they have
 
 
@@ -78,7 +77,7 @@ def train(
     if config.train.mlflow:
         require_mlflow()
     dataset = open_dataset(store, config, audio, text)
-    with maps_removed_at_exit(dataset.features.mapped), open_workspace(out, NOT_READ) as run:
+    with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, RESUME_ONLY) as run:
         return _train(store, run, dataset, config.train.mlflow)
 
 
@@ -107,15 +106,16 @@ def _train(store: str, run: Workspace, dataset: Dataset, mlflow: str) -> TrainSu
         name=name,
     )
     values = {**to_dict(dataset.config), "data": dataset.fingerprint}
-    with mlflow_run(mlflow, run.path / "mlflow" / name, run.path.name, values) as run_id, log_progress(run):
+    mlflow_folder = run.path / RunDir.MLFLOW / name
+    with mlflow_run(mlflow, mlflow_folder, run.path.name, values) as run_id, log_progress(run):
         if is_alone:
             _train_here(work, dataset.features, (mlflow, run_id), run)
         else:
             connect()
             _train_on_ranks(work, dataset.features, (mlflow, run_id), run)
-    finished = json.loads(run.read("training.json"))
+    finished = json.loads(run.read(RunFile.TRAINING))
     return TrainSummary(
-        model=f"{run.uri}/model",
+        model=f"{run.uri}/{RunDir.MODEL}",
         documents=len(indices),
         workers=settings.workers,
         temperature=finished["temperature"],
@@ -169,7 +169,7 @@ def _train_on_ranks(work: RankTask, features: Features, mlflow: tuple[str, str],
         ),
         run_config=ray.train.RunConfig(
             name=work.name,
-            **run.storage("checkpoints"),
+            **run.storage(RunDir.CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
         ),
     ).fit()
@@ -212,7 +212,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     # One rank chooses: workers of a killed driver may write another checkpoint meanwhile.
     newest = Checkpoints(work.run, work.name).newest() if distributed.rank() == 0 else ""
     newest = ray.train.collective.broadcast_from_rank_zero(newest)
-    with open_workspace(work.run, NOT_READ) if distributed.rank() == 0 else nullcontext() as run:
+    with open_workspace(work.run, RESUME_ONLY) if distributed.rank() == 0 else nullcontext() as run:
         _train_rank(work, features, mlflow, run, newest, ray.train.torch.get_device())
 
 
@@ -245,6 +245,5 @@ def _train_rank(
     fitted = fit(config, features, work.indices, report, resume, device=device)
     if run and journal:
         journal.close()
-        fitted.model(work.encoders).save_pretrained(run.path / "model")
-        values = {"temperature": fitted.temperature, "last": fitted.history[-1]}
-        (run.path / "training.json").write_text(json.dumps(values, indent=1))
+        fitted.model(work.encoders).save_pretrained(run.path / RunDir.MODEL)
+        write_training(run.path, fitted.temperature, fitted.history[-1])

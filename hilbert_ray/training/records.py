@@ -11,6 +11,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from hilbert_ray.run import RunDir, RunFile
 from hilbert_ray.storage import Workspace
 from hilbert_ray.training.tracking import Tracker
 
@@ -27,13 +28,13 @@ def log_progress(run: Workspace, every_s: float = SHOWN_S) -> Iterator[None]:
     def follow() -> None:
         seen = 0
         while not done.wait(every_s):
-            written = run.read("metrics.jsonl").decode()
+            written = run.read(RunFile.HISTORY).decode()
             lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
             if len(lines) > seen:
                 log.info("%s", epoch_line(json.loads(lines[-1])))
             seen = len(lines)
 
-    (run.path / "metrics.jsonl").unlink(missing_ok=True)
+    (run.path / RunFile.HISTORY).unlink(missing_ok=True)
     run.save()
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
@@ -51,10 +52,10 @@ class EpochRecords:
         self, run: Path, history: Sequence[Mapping[str, Any]], tracker: Tracker | None = None
     ) -> None:
         """Begin with the records up to the checkpoint; what was logged after it happens again."""
-        self.path = run / "metrics.jsonl"
+        self.path = run / RunFile.HISTORY
         self.path.write_text("")
-        shutil.rmtree(run / "tensorboard", ignore_errors=True)
-        self.board = SummaryWriter(str(run / "tensorboard"))
+        shutil.rmtree(run / RunDir.TENSORBOARD, ignore_errors=True)
+        self.board = SummaryWriter(str(run / RunDir.TENSORBOARD))
         self.tracker = tracker
         for record in history:
             self.write(record)
