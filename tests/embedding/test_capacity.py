@@ -7,7 +7,7 @@ import pytest
 
 from hilbert_ray.embedding.capacity import plan_capacity
 from hilbert_ray.embedding.dry_run import Estimate, ModalityEstimate, Rate
-from hilbert_ray.embedding.resolve import EmbedError
+from hilbert_ray.embedding.errors import EmbedError
 
 SPEED, BYTES_PER_S = 100.0, 50.0
 
@@ -27,15 +27,15 @@ def estimate_of(**modalities: ModalityEstimate) -> Estimate:
 
 
 def test_a_thousand_hours_at_a_hundred_times_real_time_take_ten_worker_hours() -> None:
-    found = plan_capacity(estimate_of(audio=left(7200.0)), 1000.0, price=3.0, storage_price=0.5)
-    assert found.worker_hours == pytest.approx(10.0)
-    assert found.gpu_hours == pytest.approx(5.0)
-    assert found.price == pytest.approx(30.0)
-    assert found.size_bytes == pytest.approx(1000 * 3600 * 50.0)  # 0.18 GB
-    assert found.storage_price == pytest.approx(0.09)
-    assert found.times[1] == pytest.approx(36000.0)
-    assert found.times[8] == pytest.approx(4500.0)
-    assert found.text().splitlines() == [
+    capacity = plan_capacity(estimate_of(audio=left(7200.0)), 1000.0, price=3.0, storage_price=0.5)
+    assert capacity.worker_hours == pytest.approx(10.0)
+    assert capacity.gpu_hours == pytest.approx(5.0)
+    assert capacity.price == pytest.approx(30.0)
+    assert capacity.size_bytes == pytest.approx(1000 * 3600 * 50.0)  # 0.18 GB
+    assert capacity.storage_price == pytest.approx(0.09)
+    assert capacity.times[1] == pytest.approx(36000.0)
+    assert capacity.times[8] == pytest.approx(4500.0)
+    assert capacity.text().splitlines() == [
         "1000 h of recordings like these, without start-up, on workers like those measured:",
         "  10.0 worker-hours, 5.0 GPU-hours: 30.00",
         "  0.2 GB: 0.09 a month",
@@ -53,12 +53,12 @@ def test_a_thousand_hours_at_a_hundred_times_real_time_take_ten_worker_hours() -
 def test_text_counts_by_its_share_of_the_hours_of_audio() -> None:
     """Half of the recordings have transcripts, ten times as quick to embed, on CPUs."""
     text = left(1800.0, workers=3, gpus_per_worker=0.0, time_s=1800.0 / (3 * 10 * SPEED), size_bytes=900.0)
-    found = plan_capacity(estimate_of(audio=left(3600.0), text=text), 100.0, price=2.0)
-    assert found.worker_hours == pytest.approx(1.0 + 0.05)
-    assert found.gpu_hours == pytest.approx(0.5)
-    assert found.price == pytest.approx(2.1)
-    assert found.size_bytes == pytest.approx(100 * (3600 * 50.0 + 900.0))
-    assert found.times[3] == pytest.approx(1.05 * 3600 / 3)
+    capacity = plan_capacity(estimate_of(audio=left(3600.0), text=text), 100.0, price=2.0)
+    assert capacity.worker_hours == pytest.approx(1.0 + 0.05)
+    assert capacity.gpu_hours == pytest.approx(0.5)
+    assert capacity.price == pytest.approx(2.1)
+    assert capacity.size_bytes == pytest.approx(100 * (3600 * 50.0 + 900.0))
+    assert capacity.times[3] == pytest.approx(1.05 * 3600 / 3)
 
 
 def test_a_modality_that_the_manifest_lacks_takes_nothing() -> None:
@@ -77,5 +77,5 @@ def test_a_modality_that_the_manifest_lacks_takes_nothing() -> None:
     ],
 )
 def test_what_was_not_measured_or_not_whole_gives_no_table(one: ModalityEstimate) -> None:
-    with pytest.raises(EmbedError, match=r"no capacity can be told for e: .*--store that does not exist yet"):
+    with pytest.raises(EmbedError, match=r"cannot plan capacity for e: .*--store that does not exist yet"):
         plan_capacity(estimate_of(audio=left(3600.0), text=one), 1.0)

@@ -50,7 +50,7 @@ def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path
     assert audio.time_s == pytest.approx(240.0 / (2 * audio.rate.speed))
     assert text.rate is not None
     assert text.rate.speed > 0, "few texts, all fetched before the first is encoded"
-    assert f"12 to embed (0.07 h, {audio.units} units), 0 stored already" in found.text()
+    assert f"12 to embed (0.07 h, {audio.units} units), 0 already stored" in found.text()
 
     done = embed(manifest, str(store), CONFIG)
     assert done.modalities["audio"].planned == audio.planned
@@ -108,7 +108,7 @@ def test_an_encoder_that_does_not_load_is_refused_with_its_reason(
     arguments = ["--manifest", make.corpus(tmp_path, 2), "--store", str(tmp_path / "store")]
     assert main(["embed", *arguments, "--audio", "none", "--text", spec, "--dry-run"]) == 1
     shown = capsys.readouterr().err
-    assert f"hilbert-ray embed: text encoder {spec} cannot load what it computes with on node" in shown
+    assert f"hilbert-ray embed: text encoder {spec} cannot load its libraries or weights on node" in shown
     assert f"(ConfigError: the weights of encoder {spec} cannot be read: " in shown
     assert "Traceback" not in shown
 

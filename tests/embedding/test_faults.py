@@ -24,12 +24,12 @@ import pytest
 
 from hilbert_ray.config import EncoderConfig, Modality
 from hilbert_ray.embedding.driver import embed
-from hilbert_ray.embedding.resolve import EmbedError
+from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.storage.files import StorageError
 from hilbert_ray.store.features import FeatureRow
 from hilbert_ray.store.store import Store
 from tests import fatal, make, models
-from tests.embedding.test_embed import CONFIG, assert_same_rows, embed_here, rows_of
+from tests.embedding.in_process import CONFIG, assert_same_rows, embed_here, rows_of
 from tests.faulty import Fault, Request, faulty_object_store
 
 Corpus: TypeAlias = tuple[list[dict[str, Any]], Path]
@@ -148,7 +148,7 @@ def test_a_driver_killed_at_a_named_point_is_resumed_while_its_workers_still_wri
     undisturbed: Rows,
     tmp_path: Path,
 ) -> None:
-    """The worker waits at the point until its driver is dead, then goes on beside the run that resumes."""
+    """The worker waits at the point until its driver is dead, then continues while another run resumes."""
     manifest = placed(corpus, tmp_path)
     fatal.arm(tmp_path, **POINTS[point], do="stall", spared=6)
     at_kill = killed_run(manifest, tmp_path, 1, lambda: fatal.accidents(tmp_path) == 1)
@@ -337,9 +337,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_end_the_run_and_harm_nothing
         while True:
             file.write(bytes(4096))
     os.truncate(filler, filler.stat().st_size - 40_000)
-    with pytest.raises(
-        (EmbedError, StorageError), match=r"cannot write .* No space left .* free space or mend"
-    ):
+    with pytest.raises((EmbedError, StorageError), match=r"cannot write .* No space left .* free space or"):
         embed(manifest, str(store), SETTINGS)
     filler.unlink()
     assert list(Store.open(str(store)).verify()) == []

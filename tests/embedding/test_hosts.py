@@ -7,7 +7,7 @@ import pytest
 
 from hilbert_ray.store.store import Store
 from tests import hosts, make
-from tests.embedding.test_embed import CONFIG, assert_same_rows, embed_here, rows_of
+from tests.embedding.in_process import CONFIG, assert_same_rows, embed_here, rows_of
 
 RUN = """
 import sys

@@ -13,14 +13,14 @@ import ray
 
 from hilbert_ray.config import SegmentConfig
 from hilbert_ray.document.records import AudioSegment
-from hilbert_ray.embedding import remote_decoding as elsewhere
-from hilbert_ray.embedding import worker as working
+from hilbert_ray.embedding import remote_decoding
+from hilbert_ray.embedding import worker as worker_module
 from hilbert_ray.embedding.reading import DocumentEnd, DocumentProgress, DocumentReader, read
 from hilbert_ray.embedding.remote_decoding import BLOCK_S, BLOCKS_AHEAD, read_remotely
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.store import Store
 from tests import fatal, make
-from tests.embedding.test_embed import (
+from tests.embedding.in_process import (
     CONFIG,
     assert_same_rows,
     embed_here,
@@ -35,17 +35,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 READER = DocumentReader(modality="audio", rate_hz=16000, config=CONFIG)
 
 
-def works_of(folder: Path, records: list[dict[str, Any]]) -> list[DocumentProgress]:
-    items = stored_of(make.manifest(folder / "m.jsonl", records))
-    return [DocumentProgress(unit=0, item=item, key=item.document.doc_id) for item in items]
+def documents_of(folder: Path, records: list[dict[str, Any]]) -> list[DocumentProgress]:
+    entries = stored_of(make.manifest(folder / "m.jsonl", records))
+    return [DocumentProgress(unit=0, entry=entry, source=entry.document.doc_id) for entry in entries]
 
 
 def assert_same_parts(found: Iterator[Any], expected: Iterator[Any]) -> None:
     """Check that two readings give equal parts of the same documents, sample by sample."""
     pairs = list(zip(found, expected, strict=True))
     assert any(isinstance(part, AudioSegment) for (_, part), _ in pairs)
-    for (work, part), (same, other) in pairs:
-        assert work is same
+    for (document, part), (same, other) in pairs:
+        assert document is same
         if isinstance(other, AudioSegment):
             assert (part.start, part.end) == (other.start, other.end)
             np.testing.assert_array_equal(part.samples, other.samples)
@@ -60,19 +60,21 @@ def test_tasks_give_the_parts_of_plain_reading_in_its_order(tmp_path: Path) -> N
         make.record(tmp_path, number, seconds) for number, seconds in enumerate((150.0, 2.0, 65.0, 0.5))
     ]
     (tmp_path / "words.wav").write_text("these are words, not audio")
-    works = works_of(tmp_path, [*records[:2], {"doc_id": "words", "audio": "words.wav"}, *records[2:]])
+    documents = documents_of(
+        tmp_path, [*records[:2], {"doc_id": "words", "audio": "words.wav"}, *records[2:]]
+    )
     for tasks in (1, 3):
-        assert_same_parts(read_remotely(works, READER, tasks), read(works, READER))
+        assert_same_parts(read_remotely(documents, READER, tasks), read(documents, READER))
     turns = replace(READER, config=replace(CONFIG, segment=SegmentConfig(audio="turns")))
-    assert_same_parts(read_remotely(works, turns, 2), read(works, turns))
+    assert_same_parts(read_remotely(documents, turns, 2), read(documents, turns))
 
 
 def test_what_a_dying_task_did_not_send_is_read_by_the_actor(tmp_path: Path) -> None:
     records = [make.record(tmp_path, number, 2.0) for number in range(3)]
     records[1]["audio"] = f"fatal://{tmp_path}/d001.wav"
-    works = works_of(tmp_path, records)
+    documents = documents_of(tmp_path, records)
     fatal.arm(tmp_path, point="open", match="d001.wav", times=100)
-    assert_same_parts(read_remotely(works, READER, 3), read(works, READER))
+    assert_same_parts(read_remotely(documents, READER, 3), read(documents, READER))
     assert fatal.accidents(tmp_path) == 1, "the task did not die, or was tried again"
 
 
@@ -83,20 +85,20 @@ def test_an_actor_reads_by_itself_where_no_cpu_is_free_for_tasks(
         def here(self) -> bool:
             return True
 
-    works = works_of(tmp_path, [make.record(tmp_path, number, 2.0) for number in range(2)])
-    monkeypatch.setattr(elsewhere, "PATIENCE_S", 0.3)
+    documents = documents_of(tmp_path, [make.record(tmp_path, number, 2.0) for number in range(2)])
+    monkeypatch.setattr(remote_decoding, "PATIENCE_S", 0.3)
     hog = ray.remote(num_cpus=4)(Hog).remote()
     try:
         assert ray.get(hog.here.remote(), timeout=60)
-        assert_same_parts(read_remotely(works, READER, 2), read(works, READER))
+        assert_same_parts(read_remotely(documents, READER, 2), read(documents, READER))
     finally:
         ray.kill(hog)
 
 
 def test_tasks_wait_when_nobody_takes_what_they_decoded(tmp_path: Path) -> None:
-    works = works_of(tmp_path, [make.record(tmp_path, 0, 1200.0)])
+    documents = documents_of(tmp_path, [make.record(tmp_path, 0, 1200.0)])
     before = object_store_mb()
-    parts = read_remotely(works, READER, 1)
+    parts = read_remotely(documents, READER, 1)
     next(parts)  # and no more
     held = []
     for _ in range(6):
@@ -118,17 +120,17 @@ def object_store_mb() -> float:
 def test_an_actor_that_waits_for_its_decoder_lets_tasks_decode_and_stores_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(working, "_WAITING_SHARE", 0.0)
-    monkeypatch.setattr(working, "_JUDGED_S", 0.0)
+    monkeypatch.setattr(worker_module, "_MAX_WAITING", 0.0)
+    monkeypatch.setattr(worker_module, "_MIN_MEASURED_S", 0.0)
     manifest = make.corpus(tmp_path, 12)
     store, plain = Store.create(str(tmp_path / "store"), 4), Store.create(str(tmp_path / "plain"), 4)
     config = replace(CONFIG, embed=replace(CONFIG.embed, decoders=3))
     number, units = planned(manifest, store, config)
     worker = worker_of(store, number, config)
-    used = [worker.tasks]
+    used = [worker.decoding_tasks]
     for unit in [*units["audio"], *units["text"]]:
         [_] = worker.embed([unit])
-        used.append(worker.tasks)
+        used.append(worker.decoding_tasks)
     assert used[:4] == [0, 1, 2, 3]
     assert max(used) == 3
     embed_here(manifest, plain, replace(CONFIG, embed=replace(CONFIG.embed, decoders=0)))

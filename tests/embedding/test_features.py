@@ -1,0 +1,171 @@
+"""From segments to rows: complete documents, and failures that stay with their document."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hilbert_ray.config import Config, SegmentConfig
+from hilbert_ray.document.records import AudioSegment
+from hilbert_ray.embedding import features, reading
+from hilbert_ray.embedding.features import _covered, embed_documents
+from hilbert_ray.embedding.worker import configured_encoder
+from hilbert_ray.segmentation.audio import audio_segments
+from tests import make
+from tests.embedding.in_process import (
+    CONFIG,
+    MODALITIES,
+    PlainEncoder,
+    stored_of,
+)
+
+
+def loud(folder: Path, name: str, seconds: float = 2.0) -> dict[str, Any]:
+    """Return a manifest row with audio that `PlainEncoder` may refuse."""
+    folder.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / f"{name}.wav", np.full(round(seconds * 16000), 0.95, np.float32), 16000)
+    return {"doc_id": name, "audio": f"{name}.wav"}
+
+
+@pytest.mark.parametrize(
+    ("fail", "stage", "error", "message"),
+    [
+        ("raise", "encode", "RuntimeError", "too loud"),
+        (
+            "nan",
+            "check",
+            "FeatureError",
+            "the features of segment 0 (0.00 to 2.00 s) are not finite or beyond 65504",
+        ),
+        (
+            "large",
+            "check",
+            "FeatureError",
+            "the features of segment 0 (0.00 to 2.00 s) are not finite or beyond 65504",
+        ),
+    ],
+)
+def test_a_document_that_the_encoder_fails_on_is_quarantined_and_its_neighbours_are_stored(
+    tmp_path: Path, fail: str, stage: str, error: str, message: str
+) -> None:
+    records = [make.record(tmp_path, 0), loud(tmp_path, "d000x"), make.record(tmp_path, 1)]
+    items = stored_of(make.manifest(tmp_path / "m.jsonl", records))
+    rows, [failure] = embed_documents(items, ["k0", "k1", "k2"], "audio", PlainEncoder(fail), CONFIG)
+    assert [row.doc_id for row in rows] == ["d000", "d001"]
+    assert (failure.doc_id, failure.key, failure.stage, failure.error) == ("d000x", "k1", stage, error)
+    assert message in failure.message
+    expected, none = embed_documents([items[0], items[2]], ["k0", "k2"], "audio", PlainEncoder(), CONFIG)
+    assert not none
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(row.features, other.features)
+
+
+def test_features_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
+    items = stored_of(make.corpus(tmp_path, 1))
+    _, [failure] = embed_documents(items, ["k"], "audio", PlainEncoder("shape"), CONFIG)
+    assert failure.message == (
+        "encoder plain returned features of shape (1, 1) for 1 segments; it must be (1, 2): please report "
+        "this with the encoder"
+    )
+
+
+def test_batches_are_bounded_and_do_not_depend_on_how_fast_anything_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_BATCH_S", 40.0)
+    items = stored_of(make.corpus(tmp_path, 3, seconds=33.0))
+    encoder = PlainEncoder()
+    rows, _ = embed_documents(items, ["k"] * 3, "audio", encoder, CONFIG)
+    assert encoder.batches == [5, 5, 2]
+    assert [len(row.features) for row in rows] == [4, 4, 4]
+
+
+def test_a_document_without_a_selected_speaker_says_so(tmp_path: Path) -> None:
+    items = stored_of(make.corpus(tmp_path, 1))
+    config = replace(CONFIG, segment=SegmentConfig(roles=("judge",)))
+    for modality in MODALITIES:
+        _, [failure] = embed_documents(items, ["k"], modality, configured_encoder(config, modality), config)
+        assert "judge" in failure.message or "no audio left to embed" in failure.message
+        assert "d000" in failure.message
+
+
+def test_segments_that_lose_the_tail_or_overlap_unseen_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = stored_of(make.corpus(tmp_path, 1, seconds=25.0))
+    plain = audio_segments
+
+    def without_tail(*arguments: Any) -> Iterator[AudioSegment]:  # noqa: ANN401
+        yield from list(plain(*arguments))[:-1]
+
+    monkeypatch.setattr(reading, "audio_segments", without_tail)
+    _, [failure] = embed_documents(items, ["k"], "audio", PlainEncoder(), CONFIG)
+    assert failure.error == "TruncatedError"
+    assert "segments cover 20.000 of 25.000 seconds of audio; nothing may be cut off" in failure.message
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=8))
+def test_stretches_that_overlap_count_once(spans: list[tuple[int, int]]) -> None:
+    expected = len({second for start, length in spans for second in range(start, start + length)})
+    assert _covered([(start, start + length) for start, length in spans]) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    samples=st.integers(1, 200_000),
+    cut=st.sampled_from(["window", "turns", "pause"]),
+    window=st.floats(0.05, 4.0),
+    overlap=st.floats(0.1, 1.0),
+    ends=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6),
+    roles=st.sampled_from([(), ("participant",)]),
+    data=st.data(),
+)
+def test_every_second_and_every_token_that_is_present_is_seen(
+    samples: int,
+    cut: Literal["window", "turns", "pause"],
+    window: float,
+    overlap: float,
+    ends: list[float],
+    roles: tuple[str, ...],
+    data: st.DataObject,
+) -> None:
+    """Random recordings and transcripts, overlaps and tails included, through the whole of a unit's work."""
+    duration = samples / 16000
+    turns: list[dict[str, Any]] = []
+    begin = 0.0
+    for number, share in enumerate(ends):
+        end = begin + share * (duration - begin)
+        words = " ".join(data.draw(st.lists(st.sampled_from(make.SPEECH), min_size=1, max_size=3)))
+        turns.append(
+            {"text": words, "start": begin, "end": end, "role": ("participant", "other")[number % 2]}
+        )
+        begin = end
+    config = Config(
+        segment=SegmentConfig(
+            audio=cut, window_s=window, hop_s=window * overlap, max_s=window, roles=roles, target_tokens=8
+        )
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        noise = 0.1 * np.random.default_rng(0).standard_normal(samples)
+        soundfile.write(folder / "a.wav", noise.astype(np.float32), 16000, subtype="FLOAT")
+        items = stored_of(
+            make.manifest(folder / "m.jsonl", [{"doc_id": "a", "audio": "a.wav", "text": turns}])
+        )
+        [row], none = embed_documents(items, ["k"], "audio", PlainEncoder(), config)
+        assert none == []
+        kept = [turn for turn in turns if not roles or turn["role"] in roles]
+        spoken = sum(turn["end"] - turn["start"] for turn in kept)
+        wanted = spoken if cut == "turns" or roles else duration
+        assert row.seen == row.present == pytest.approx(wanted, abs=(1 + len(turns)) / 16000)
+        encoder = configured_encoder(config, "text")
+        [row], none = embed_documents(items, ["k"], "text", encoder, config)
+        assert none == []
+        assert row.seen == row.present == sum(encoder.count_tokens([turn["text"] for turn in kept]))

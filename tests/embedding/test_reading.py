@@ -1,0 +1,58 @@
+"""Reading ahead: bounded, in order, and nothing of a file that has changed."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hilbert_ray.embedding.features import embed_documents
+from hilbert_ray.embedding.reading import draw_ahead
+from hilbert_ray.embedding.worker import configured_encoder
+from tests import make
+from tests.embedding.in_process import (
+    CONFIG,
+    PlainEncoder,
+    stored_of,
+)
+
+
+def test_a_file_replaced_after_planning_fails_with_that_reason(tmp_path: Path) -> None:
+    records = [make.record(tmp_path, 0), make.record(tmp_path, 1, text=None, text_file="t.txt")]
+    (tmp_path / "t.txt").write_text("before")
+    items = stored_of(make.manifest(tmp_path / "m.jsonl", records))
+    make.tone(tmp_path / "d000.wav", seconds=3.0)
+    (tmp_path / "t.txt").write_text("after it changed")
+    rows, [failure] = embed_documents(items, ["k0", "k1"], "audio", PlainEncoder(), CONFIG)
+    assert [row.doc_id for row in rows] == ["d001"]
+    assert failure.error == "ChangedError"
+    assert f"d000.wav was version {items[0].audio_version} when the run was planned and is" in failure.message
+    _, [failure] = embed_documents(items, ["k0", "k1"], "text", configured_encoder(CONFIG, "text"), CONFIG)
+    assert (failure.doc_id, failure.error) == ("d001", "ChangedError")
+
+
+def test_reading_ahead_is_bounded_keeps_the_order_and_stops_when_nobody_reads() -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(1000):
+            drawn.append(i)
+            yield i
+
+    ahead = draw_ahead(items(), 4)
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    deadline = time.monotonic() + 5
+    while len(drawn) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(drawn) <= 3 + 4 + 2
+    ahead.close()
+    assert list(draw_ahead(iter(range(50)), 4)) == list(range(50))
+
+
+def test_a_fault_of_the_reader_itself_reaches_the_caller() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(draw_ahead(items(), 4))
