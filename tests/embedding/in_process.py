@@ -11,12 +11,13 @@ from hilbert_ray.document.records import AudioSegment, Segment
 from hilbert_ray.embedding.plan import (
     EncodingJob,
     Unit,
-    plan_job,
+    plan_jobs,
     versioned_rows,
 )
 from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
 from hilbert_ray.store.features import Commit, FeatureRow
 from hilbert_ray.store.snapshot import StoredDocument
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store, reads_turns
 
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
@@ -27,8 +28,8 @@ CONFIG = Config(embed=EmbedConfig(buckets=4, unit_s=6.0, workers=2))
 
 def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, dict[Modality, list[Unit]]]:
     """Plan a manifest as `embed` does; return the snapshot's number and the units of each modality."""
-    snapshot = store.write_documents(
-        versioned_rows(manifest, config.embed.content_hash), config.segment.roles
+    snapshot = write_snapshot(
+        store, versioned_rows(manifest, config.embed.content_hash), config.segment.roles
     )
     units: dict[Modality, list[Unit]] = {}
     for modality in MODALITIES:
@@ -37,7 +38,8 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
         by_turns = reads_turns(modality, encoder.describe())
         job = EncodingJob(modality=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns)
         [buckets] = snapshot.blocks()
-        units[modality] = list(plan_job(store, snapshot, job, buckets, config.embed.unit_s, False).units)
+        [plan] = plan_jobs(store, snapshot, [job], buckets, config.embed.unit_s, False)
+        units[modality] = list(plan.units)
     return snapshot.number, units
 
 
@@ -89,8 +91,8 @@ def stored_of(manifest: str) -> list[StoredDocument]:
     """Return a manifest's documents with the versions of their files, by row."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(folder, 1)
-        store.write_documents(versioned_rows(manifest, content_hash=False))
-        return sorted(store.stored_documents(), key=lambda item: item.row)
+        write_snapshot(store, versioned_rows(manifest, content_hash=False))
+        return sorted(store.snapshot().documents(), key=lambda entry: entry.row)
 
 
 class PlainEncoder:

@@ -57,7 +57,7 @@ def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path
     assert done.modalities["text"].planned == text.planned
     # Compared are features and times; a data file adds what Parquet itself takes.
     fingerprint = done.modalities["audio"].fingerprint
-    assert len(list(Store.open(str(store)).commits("audio", fingerprint))) == audio.units
+    assert len(list(Store.open(str(store)).commits("audio", fingerprint).read())) == audio.units
     rows = list(Store.open(str(store)).read("audio", fingerprint))
     stored = sum(row.features.nbytes + row.start.nbytes + row.end.nbytes for row in rows)
     assert audio.size_bytes == pytest.approx(stored, rel=0.01)

@@ -27,6 +27,7 @@ from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.storage.files import StorageError
 from hilbert_ray.store.features import FeatureRow
+from hilbert_ray.store.maintenance import store_info, verify_store
 from hilbert_ray.store.store import Store
 from tests import fatal, make, models
 from tests.embedding.in_process import CONFIG, assert_same_rows, embed_here, rows_of
@@ -87,7 +88,7 @@ def assert_whole(uri: str, undisturbed: Rows) -> None:
     """Check that a store holds exactly the rows of an undisturbed run, and that all its files are whole."""
     found = rows_of(uri)
     assert_same_rows(found, undisturbed)
-    assert list(Store.open(uri).verify()) == []
+    assert list(verify_store(Store.open(uri))) == []
 
 
 @pytest.mark.ray
@@ -205,7 +206,7 @@ def test_workers_that_die_while_weights_load_end_the_run_and_blame_no_document(t
         EmbedError, match="2 documents of 2 are neither stored nor quarantined after 6 rounds"
     ):
         embed(manifest, str(tmp_path / "store"), settings)
-    [facts] = Store.open(str(tmp_path / "store")).info()["encoders"]
+    [facts] = store_info(Store.open(str(tmp_path / "store")))["encoders"]
     assert (facts["stored"], facts["quarantined"], facts["pending"]) == (0, 0, 2)
 
 
@@ -250,7 +251,7 @@ def assert_same_features(uri: str, undisturbed: Rows) -> None:
     assert sorted(found) == sorted(undisturbed)
     for key, row in undisturbed.items():
         np.testing.assert_array_equal(found[key].features, row.features)
-    assert list(Store.open(uri).verify()) == []
+    assert list(verify_store(Store.open(uri))) == []
 
 
 @pytest.mark.ray
@@ -340,7 +341,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_end_the_run_and_harm_nothing
     with pytest.raises((EmbedError, StorageError), match=r"cannot write .* No space left .* free space or"):
         embed(manifest, str(store), SETTINGS)
     filler.unlink()
-    assert list(Store.open(str(store)).verify()) == []
+    assert list(verify_store(Store.open(str(store)))) == []
     kept = rows_of(str(store))
     assert set(before) <= set(kept)
     assert len(kept) < 2 * DOCUMENTS, "nothing was left to do"

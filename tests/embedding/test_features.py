@@ -59,7 +59,7 @@ def test_a_document_that_the_encoder_fails_on_is_quarantined_and_its_neighbours_
     items = stored_of(make.manifest(tmp_path / "m.jsonl", records))
     rows, [failure] = embed_documents(items, ["k0", "k1", "k2"], "audio", PlainEncoder(fail), CONFIG)
     assert [row.doc_id for row in rows] == ["d000", "d001"]
-    assert (failure.doc_id, failure.key, failure.stage, failure.error) == ("d000x", "k1", stage, error)
+    assert (failure.doc_id, failure.source, failure.stage, failure.error) == ("d000x", "k1", stage, error)
     assert message in failure.message
     expected, none = embed_documents([items[0], items[2]], ["k0", "k2"], "audio", PlainEncoder(), CONFIG)
     assert not none

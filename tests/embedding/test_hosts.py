@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import hosts, make
 from tests.embedding.in_process import CONFIG, assert_same_rows, embed_here, rows_of
@@ -40,4 +41,4 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(tmp_path: Path, ray_home:
     plain = Store.create(str(tmp_path / "plain"), 4)
     embed_here(manifest, plain, CONFIG)
     assert_same_rows(rows_of(str(store)), rows_of(plain.uri))
-    assert list(Store.open(str(store)).verify()) == []
+    assert list(verify_store(Store.open(str(store)))) == []

@@ -19,6 +19,7 @@ from hilbert_ray.embedding.plan import (
     versioned_rows,
 )
 from hilbert_ray.embedding.resolve import resolve_encoders
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from tests import make
 from tests.embedding.in_process import (
@@ -76,11 +77,11 @@ def test_a_snapshot_made_by_many_processes_is_that_of_one(
     records[7] = {"doc_id": "d07"}
     manifest = make.manifest(tmp_path / "m.jsonl", records)
     one, other = Store.create(str(tmp_path / "one"), 4), Store.create(str(tmp_path / "other"), 4)
-    plain = one.write_documents(versioned_rows(manifest, content_hash=False))
+    plain = write_snapshot(one, versioned_rows(manifest, content_hash=False))
     assert [fault.row for fault in plain.faults] == [5, 6, 8]
     monkeypatch.setattr("hilbert_ray.document.manifest._BLOCK_BYTES", 2000)
     monkeypatch.setattr("hilbert_ray.store.sorting._RUN_BYTES", 3000)
-    assert other.write_documents(versioned_rows(manifest, content_hash=False)) == plain
+    assert write_snapshot(other, versioned_rows(manifest, content_hash=False)) == plain
     assert one.files.read(plain.file) == other.files.read(plain.file)
 
 
@@ -106,10 +107,10 @@ def test_objects_are_planned_from_listings_with_the_versions_that_workers_will_f
 
     store = Store.create(str(tmp_path / "store"), 4)
     with faulty_object_store(count):
-        snapshot = store.write_documents(versioned_rows(f"{place}/m.jsonl", content_hash=False))
+        snapshot = write_snapshot(store, versioned_rows(f"{place}/m.jsonl", content_hash=False))
     assert requests["list"] <= 3
     assert requests["HEAD"] <= 3
-    found = {item.document.doc_id: item for item in store.stored_documents(snapshot)}
+    found = {item.document.doc_id: item for item in snapshot.documents()}
     assert found["d59"].text_version == ABSENT
     assert len({item.audio_version for item in found.values()}) == 60
     for item in found.values():

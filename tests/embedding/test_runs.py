@@ -12,6 +12,7 @@ from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError
 from hilbert_ray.embedding.pool import plan_pool
+from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import fatal, make
 from tests.embedding.in_process import (
@@ -85,7 +86,7 @@ def test_every_document_is_stored_or_quarantined_and_later_runs_do_what_changed(
         assert failures[doc_id].message in summary.text()
     assert sound.amount == pytest.approx((5 * 2.0 + 5.0) / 3600)
     assert len(rows_of(store)) == 12
-    assert list(Store.open(store).verify()) == []
+    assert list(verify_store(Store.open(store))) == []
 
     began = time.monotonic()
     again = embed(manifest, store, CONFIG)
@@ -126,7 +127,7 @@ def test_too_many_failures_stop_the_run_and_what_is_committed_stays(tmp_path: Pa
         embed(manifest, str(tmp_path / "store"), config)
     assert 20 <= int(str(caught.value).split()[0]) < 60
     store = Store.open(str(tmp_path / "store"))
-    assert list(store.verify()) == []
+    assert list(verify_store(store)) == []
     assert len(rows_of(store.uri)) == 3, "longest first: the good ones were done before the run stopped"
 
 

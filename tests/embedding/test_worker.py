@@ -17,10 +17,11 @@ from hilbert_ray.document.records import AudioSegment, Document
 from hilbert_ray.embedding.plan import (
     EncodingJob,
     Unit,
-    plan_job,
+    plan_jobs,
     single_document_units,
 )
 from hilbert_ray.embedding.worker import MAX_DEATHS, EmbedUnits, UnitResult, configured_encoder
+from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make, models
 from tests.embedding.in_process import (
@@ -117,7 +118,7 @@ def test_a_unit_done_twice_gives_the_same_bytes_and_one_commit(tmp_path: Path) -
     assert files == [name for name in other.files.names("features") if "/data/" in name] != []
     for name in files:
         assert one.files.read(name) == other.files.read(name)
-    assert list(one.verify()) == []
+    assert list(verify_store(one)) == []
 
 
 def test_two_runs_over_one_store_at_once_store_each_document_once(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_two_runs_over_one_store_at_once_store_each_document_once(tmp_path: Path
     plain = Store.create(str(tmp_path / "plain"), 2)
     embed_here(manifest, plain)
     assert_same_rows(rows_of(store.uri), rows_of(plain.uri))
-    assert list(store.verify()) == []
+    assert list(verify_store(store)) == []
 
 
 def test_a_store_on_an_object_store_holds_the_rows_of_a_local_one(tmp_path: Path, object_store: str) -> None:
@@ -163,7 +164,7 @@ def test_a_store_on_an_object_store_holds_the_rows_of_a_local_one(tmp_path: Path
     assert sorted(found) == sorted(expected)
     for key, row in expected.items():
         np.testing.assert_array_equal(found[key].features, row.features)
-    assert list(remote.verify()) == []
+    assert list(verify_store(remote)) == []
 
 
 def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
@@ -183,8 +184,10 @@ def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
     assert "3 workers died while they embedded document 'd000' alone; look for the cause" in failure.message
     [buckets] = store.snapshot().blocks()
     job = EncodingJob(modality="audio", fingerprint=unit.fingerprint, reads_turns=False)
-    assert plan_job(store, store.snapshot(), job, buckets, 6.0, False).quarantined == 1
-    [again] = plan_job(store, store.snapshot(), job, buckets, 6.0, True).units
+    [plan] = plan_jobs(store, store.snapshot(), [job], buckets, 6.0, False)
+    assert plan.quarantined == 1
+    [plan] = plan_jobs(store, store.snapshot(), [job], buckets, 6.0, True)
+    [again] = plan.units
     assert again.earlier == (unit.unit_id,)
     embed_one(worker, again)
     assert store.quarantined("audio", unit.fingerprint) == []
