@@ -368,7 +368,7 @@ class Doctor(_Common):
         if removed:
             log.info("removed %d torchaudio libraries that fail to load with this torch", len(removed))
         diagnosis = doctor.diagnose()
-        diagnosis.facts["ray resources"] = cluster.resources()
+        diagnosis.facts["ray resources"] = cluster.describe_resources()
         values = {"facts": diagnosis.facts, "faults": diagnosis.faults, "removed": removed}
         return CommandResult(values, diagnosis.text(), ok=not diagnosis.faults)
 

@@ -1,7 +1,7 @@
 """The Ray cluster of a run: the one that RAY_ADDRESS names, or one that is started on this machine.
 
-Functions that need Ray call `connect` once their input is checked, so that a wrong argument is refused before
-anything starts. A program that has called `ray.init` itself keeps its cluster.
+Functions that need Ray call `connect` after checking their input, so that an invalid argument is refused
+before anything starts. A program that has called `ray.init` itself keeps its cluster.
 """
 
 import logging
@@ -22,60 +22,70 @@ if TYPE_CHECKING:
     import ray.data
 
 
+_CONNECTION_S = 5
+"""How long a listener may take to accept a connection, seconds."""
+_REMOVAL_S = 60
+"""How long nodes may take to delete files, seconds: a command that is done must end, even if one hangs."""
+
+
 class ClusterError(HilbertError, ConnectionError):
     """No Ray cluster answers at RAY_ADDRESS."""
 
     exit_code = 1
 
 
-_started = ""  # address of the cluster that `connect` has started
+_started_address = ""
+"""Address of the cluster that `connect` started; "" if it started none."""
 
 
-def is_given() -> bool:
-    """Whether RAY_ADDRESS names a cluster, or the program has called `ray.init`; if not, all runs here."""
+def has_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster or the program has called `ray.init`; if not, all runs here."""
     if os.environ.get("RAY_ADDRESS"):
         return True
     if not ray.is_initialized():
         return False
-    return not _started or ray.get_runtime_context().gcs_address != _started
+    # Compared by address: the program may have shut our cluster down and connected to its own.
+    return not _started_address or ray.get_runtime_context().gcs_address != _started_address
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray here; do nothing where Ray runs already.
+    """Join the cluster that RAY_ADDRESS names, or start Ray here; do nothing if this process has Ray already.
 
     Raises:
         ClusterError: when no cluster answers at RAY_ADDRESS.
     """
-    global _started
+    global _started_address
     if ray.is_initialized():
         return
     if address := os.environ.get("RAY_ADDRESS"):
         _require_listener(address)
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return
-    # A local cluster asks for a token by default; that it does so is no warning to a user.
+    # A local cluster creates a token for itself and logs so as a warning, which a user can safely ignore.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    _started = ray.get_runtime_context().gcs_address
+    _started_address = ray.get_runtime_context().gcs_address
 
 
 @contextmanager
 def maps_removed_at_exit(names: Sequence[str]) -> Iterator[None]:
-    """Delete mapped files of these names on every node when the context ends, however it ends."""
+    """Delete memory-mapped files of these names on every node when the context ends, however it ends."""
     try:
         yield
     finally:
         if names and ray.is_initialized():
+            # No CPUs: it must run even while trials or folds that are being stopped still hold all of them.
             task = ray.remote(num_cpus=0, max_retries=0)(remove_maps)
             nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-            places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-            asked = [task.options(scheduling_strategy=place).remote(*names) for place in places]
-            ray.wait(asked, num_returns=len(asked), timeout=60)  # a node that dies meanwhile has no files
+            strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+            removals = [task.options(scheduling_strategy=strategy).remote(*names) for strategy in strategies]
+            # `wait` does not raise for a node that dies meanwhile, whose files are gone with it.
+            ray.wait(removals, num_returns=len(removals), timeout=_REMOVAL_S)
 
 
 def data_context() -> "ray.data.DataContext":
-    """Return a copy of Ray Data's settings that shows progress bars in a terminal and else only errors."""
-    import ray.data  # half a second that not every command needs
+    """Return a copy of Ray Data's settings: progress bars in a terminal only, and no logs but errors."""
+    import ray.data  # takes half a second, which not every command needs
 
     context = ray.data.DataContext.get_current().copy()
     context.print_on_execution_start = False
@@ -86,19 +96,19 @@ def data_context() -> "ray.data.DataContext":
 
 def _require_listener(address: str) -> None:
     """Check that something listens at `host:port`; Ray itself would try for minutes before it gives up."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    if not port.isdigit():
+    host, _, port = address.rpartition("/")[2].rpartition(":")  # without `ray://`
+    if not port.isdigit():  # `auto`, `local` and the like
         return
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECTION_S).close()
     except OSError as error:
         raise ClusterError(
-            f"no cluster answers at RAY_ADDRESS {address} ({error}); start it, mend the address, or unset "
+            f"no cluster answers at RAY_ADDRESS {address} ({error}); start it, correct the address, or unset "
             "RAY_ADDRESS to run on this machine"
         ) from None
 
 
-def resources() -> str:
+def describe_resources() -> str:
     """Return what the cluster at RAY_ADDRESS has, or what a local run would use; start nothing."""
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -107,5 +117,5 @@ def resources() -> str:
         connect()
     except ClusterError as error:
         return str(error)
-    found = sorted(ray.cluster_resources().items())
-    return f"{address}: " + ", ".join(f"{name} {amount:g}" for name, amount in found)
+    amounts = sorted(ray.cluster_resources().items())
+    return f"{address}: " + ", ".join(f"{name} {amount:g}" for name, amount in amounts)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hilbert_ray.embedding.driver import embed
     from hilbert_ray.embedding.dry_run import estimate
     from hilbert_ray.embedding.features import embed_documents
-    from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_job, version_or_absent, versioned_rows
+    from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_jobs, version_or_absent, versioned_rows
     from hilbert_ray.embedding.resolve import chosen_encoders, plan_all
     from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
 
@@ -23,7 +23,7 @@ __all__ = [
     "estimate",
     "plan_all",
     "plan_capacity",
-    "plan_job",
+    "plan_jobs",
     "version_or_absent",
     "versioned_rows",
 ]
@@ -37,7 +37,7 @@ __getattr__ = lazy_names(
         "features": ("embed_documents",),
         "plan": (
             "SPEECH_PER_UNIT",
-            "plan_job",
+            "plan_jobs",
             "version_or_absent",
             "versioned_rows",
         ),

@@ -19,7 +19,7 @@ from hilbert_ray.embedding.pool import run_units
 from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, require_documents, resolve_encoders
 from hilbert_ray.embedding.worker import UnitResult
 from hilbert_ray.encoders import Encoder
-from hilbert_ray.store import Quarantined, Store
+from hilbert_ray.store import Quarantined, Snapshot, Store, write_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
 
     target = Store.create(store, config.embed.buckets)
     rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
-    snapshot = target.write_documents(rows, config.segment.roles)
+    snapshot = write_snapshot(target, rows, config.segment.roles)
     require_documents(manifest, snapshot)
     for modality, encoder in encoders.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
@@ -112,17 +112,18 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         results = run_units(target, snapshot, plans, config)
 
     return EmbedSummary(
-        documents=snapshot.rows,
+        documents=snapshot.num_documents,
         faults=snapshot.faults,
         modalities={
-            plan.job.modality: _summary(plan, encoders[plan.job.modality], results, target) for plan in plans
+            plan.job.modality: _summary(plan, encoders[plan.job.modality], results, target, snapshot)
+            for plan in plans
         },
         seconds=time.monotonic() - started,
     )
 
 
 def _summary(
-    plan: EmbedPlan, encoder: Encoder, results: Sequence[UnitResult], store: Store
+    plan: EmbedPlan, encoder: Encoder, results: Sequence[UnitResult], store: Store, snapshot: Snapshot
 ) -> ModalitySummary:
     """Return what the results of a run say about one modality."""
     modality = plan.job.modality
@@ -136,5 +137,5 @@ def _summary(
         already_stored=plan.stored,
         absent=plan.absent,
         amount=amount / 3600 if modality == "audio" else amount,
-        quarantined=tuple(store.quarantined(modality, plan.job.fingerprint)),
+        quarantined=tuple(store.quarantined(modality, plan.job.fingerprint, snapshot)),
     )

@@ -31,7 +31,7 @@ from hilbert_ray.embedding.resolve import (
 from hilbert_ray.embedding.worker import configured_encoder, loading_error
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.storage import Files
-from hilbert_ray.store import Quarantined, Snapshot, Store, StoredDocument
+from hilbert_ray.store import Quarantined, Snapshot, Store, StoredDocument, write_snapshot
 
 PROBE_S = 10.0
 """About how long the measurement of one modality takes, seconds, without loading the encoder."""
@@ -142,16 +142,16 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
         target = _open_if_exists(store)
         buckets = config.embed.buckets if target is None else target.buckets
-        documents = Store.create(folder, buckets)
+        temporary = Store.create(folder, buckets)
         rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
-        snapshot = documents.write_documents(rows, config.segment.roles)
+        snapshot = write_snapshot(temporary, rows, config.segment.roles)
         require_documents(manifest, snapshot)
-        plans = plan_all(target or documents, snapshot, encoders, config, documents)
+        plans = plan_all(target or temporary, snapshot, encoders, config, plan_here=True)
         modalities = {
-            plan.job.modality: _estimate(plan, encoders[plan.job.modality], documents, snapshot, config)
+            plan.job.modality: _estimate(plan, encoders[plan.job.modality], snapshot, config)
             for plan in plans
         }
-    return Estimate(documents=snapshot.rows, faults=snapshot.faults, modalities=modalities)
+    return Estimate(documents=snapshot.num_documents, faults=snapshot.faults, modalities=modalities)
 
 
 def _open_if_exists(uri: str) -> Store | None:
@@ -162,16 +162,14 @@ def _open_if_exists(uri: str) -> Store | None:
     return Store.open(uri)
 
 
-def _estimate(
-    plan: EmbedPlan, encoder: Encoder, documents: Store, snapshot: Snapshot, config: Config
-) -> ModalityEstimate:
+def _estimate(plan: EmbedPlan, encoder: Encoder, snapshot: Snapshot, config: Config) -> ModalityEstimate:
     seconds = sum(unit.seconds for unit in plan.units)
     rate, workers = None, config.embed.workers
     resources: Mapping[str, float] = {}
     if plan.units:
         connect()
         workers, resources = plan_pool(config, len(plan.units))
-        sample = _sample(plan, documents, snapshot)
+        sample = _sample(plan, snapshot)
         rate = _measure_rate(sample, plan.job.modality, config, workers, resources)
     is_known = rate is not None and rate.speed > 0
     return ModalityEstimate(
@@ -190,12 +188,12 @@ def _estimate(
     )
 
 
-def _sample(plan: EmbedPlan, documents: Store, snapshot: Snapshot) -> list[StoredDocument]:
+def _sample(plan: EmbedPlan, snapshot: Snapshot) -> list[StoredDocument]:
     """Return some of the pending documents, drawn at random, but the same ones every time."""
     generator = random.Random(0)
     units = generator.sample(plan.units, min(_SAMPLED_DOCUMENTS, len(plan.units)))
     ids = {generator.choice(unit.keys)[0] for unit in units}
-    sample = list(documents.stored_documents(snapshot, {unit.bucket for unit in units}, ids))
+    sample = list(snapshot.documents({unit.bucket for unit in units}, ids))
     generator.shuffle(sample)
     return sample
 

@@ -7,7 +7,7 @@ documents form a unit depends on the pending documents alone, so runs that overl
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TypeAlias
@@ -27,7 +27,7 @@ from hilbert_ray.document import (
     files_of,
     map_blocks,
 )
-from hilbert_ray.storage import file_versions
+from hilbert_ray.storage import file_versions, is_local
 from hilbert_ray.store import (
     RowBlock,
     Snapshot,
@@ -156,60 +156,88 @@ def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
     return digest("turns", msgspec.json.encode([(turn.start, turn.end, turn.role) for turn in text]).decode())
 
 
-def plan_job(
+@dataclass(kw_only=True, slots=True)
+class _DraftPlan:
+    """The plan of one job while the manifest is read.
+
+    done: documents that commits store. failed: those that were quarantined, with the units that did so.
+    sources: of the documents that are left to embed, by id. pending: the same by bucket, with their seconds.
+    """
+
+    job: EncodingJob
+    done: set[DocumentKey] = field(default_factory=set)
+    failed: dict[DocumentKey, list[str]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    pending: dict[int, list[tuple[DocumentKey, Seconds]]] = field(default_factory=dict)
+    stored: int = 0
+    quarantined: int = 0
+    absent: int = 0
+
+    def add(self, doc_id: str, source: str | None, retry_quarantined: bool) -> None:
+        """Count a document, whose source is None where it lacks the modality."""
+        if source is None:
+            self.absent += 1
+        elif (doc_id, source) in self.done:
+            self.stored += 1
+        elif (doc_id, source) in self.failed and not retry_quarantined:
+            self.quarantined += 1
+        else:
+            self.sources[doc_id] = source
+
+
+def plan_jobs(
     store: Store,
     snapshot: Snapshot,
-    job: EncodingJob,
+    jobs: Sequence[EncodingJob],
     buckets: Collection[int],
     unit_s: Seconds,
     retry_quarantined: bool,
-    documents: Store | None = None,
-) -> EmbedPlan:
-    """Plan one job for some buckets: their documents minus those that commits hold.
+) -> list[EmbedPlan]:
+    """Plan jobs for some buckets: their documents minus those that commits hold. Return a plan per job.
+
+    The manifest is read once for all jobs.
 
     Args:
-        store: the store.
-        snapshot: the manifest to embed.
-        job: modality and encoder.
+        store: the store whose commits say what is done.
+        snapshot: the manifest to embed; it may be in another store.
+        jobs: modalities and encoders.
         buckets: which buckets; this process holds the ids and commits of their documents in memory.
         unit_s: seconds of a unit of audio (of speech, for text: `SPEECH_PER_UNIT` times as many); a longer
             document is a unit of its own.
         retry_quarantined: plan again what was quarantined earlier.
-        documents: the store that holds the snapshot, if it is another one.
     """
-    documents = documents or store
-    done, failed = _committed(store, job, buckets)
-    sources: dict[str, str] = {}
-    stored = quarantined = absent = 0
-    for doc_id, source in documents.sources(snapshot, buckets, job.modality, job.reads_turns):
-        if source is None:
-            absent += 1
-        elif (doc_id, source) in done:
-            stored += 1
-        elif (doc_id, source) in failed and not retry_quarantined:
-            quarantined += 1
-        else:
-            sources[doc_id] = source
-    pending: dict[int, list[tuple[DocumentKey, Seconds]]] = {}
-    for document, seconds in _with_seconds(documents, snapshot, buckets, sources, job.modality):
-        key = (document.doc_id, sources[document.doc_id])
-        pending.setdefault(bucket_of(document.doc_id, store.buckets), []).append((key, seconds))
-    largest = unit_s * SPEECH_PER_UNIT if job.modality == "text" else unit_s
-    units = tuple(_units(job, pending, largest, failed))
-    return EmbedPlan(job=job, units=units, stored=stored, quarantined=quarantined, absent=absent)
+    drafts = [_draft(store, job, buckets) for job in jobs]
+    for doc_id, versions in snapshot.versions(buckets):
+        for draft in drafts:
+            job = draft.job
+            source = None
+            if versions.has(job.modality):
+                source = versions.source(job.modality, reads_turns=job.reads_turns, roles=snapshot.roles)
+            draft.add(doc_id, source, retry_quarantined)
+    _add_seconds(drafts, snapshot, buckets, store.buckets)
+    plans = []
+    for draft in drafts:
+        largest = unit_s * SPEECH_PER_UNIT if draft.job.modality == "text" else unit_s
+        plans.append(
+            EmbedPlan(
+                job=draft.job,
+                units=tuple(_units(draft.job, draft.pending, largest, draft.failed)),
+                stored=draft.stored,
+                quarantined=draft.quarantined,
+                absent=draft.absent,
+            )
+        )
+    return plans
 
 
-def _committed(
-    store: Store, job: EncodingJob, buckets: Collection[int]
-) -> tuple[set[DocumentKey], dict[DocumentKey, list[str]]]:
-    """Return the documents that are stored, and those that were quarantined with the units that did so."""
-    done: set[DocumentKey] = set()
-    failed: dict[DocumentKey, list[str]] = {}
-    for commit in store.commits(job.modality, job.fingerprint, buckets):
-        done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
+def _draft(store: Store, job: EncodingJob, buckets: Collection[int]) -> _DraftPlan:
+    """Return a plan that knows what commits hold, and no document of the manifest yet."""
+    draft = _DraftPlan(job=job)
+    for commit in store.commits(job.modality, job.fingerprint).read(buckets):
+        draft.done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
         for failure in commit.quarantined:
-            failed.setdefault((failure.doc_id, failure.key), []).append(commit.unit)
-    return done, failed
+            draft.failed.setdefault((failure.doc_id, failure.source), []).append(commit.unit)
+    return draft
 
 
 def _units(
@@ -272,25 +300,32 @@ def _group(
         yield keys, unit_seconds
 
 
-def _with_seconds(
-    store: Store, snapshot: Snapshot, buckets: Collection[int], doc_ids: Collection[str], modality: Modality
-) -> Iterator[tuple[Document, Seconds]]:
-    """Yield documents with their seconds of audio or speech, in order of bucket and id."""
+def _add_seconds(
+    drafts: Sequence[_DraftPlan], snapshot: Snapshot, buckets: Collection[int], store_buckets: int
+) -> None:
+    """Fill `pending`: read the documents that are left, in order of bucket and id, and their lengths."""
+    doc_ids = set().union(*(draft.sources for draft in drafts))
     if not doc_ids:
         return
-    entries = store.stored_documents(snapshot, buckets, doc_ids, words=modality == "text")
-    documents = (entry.document for entry in entries)
-    seconds_of = _audio_seconds if modality == "audio" else _text_seconds
+    # Inline transcripts are most of a manifest: they are read only where their lengths count.
+    with_text = any(draft.job.modality == "text" and draft.sources for draft in drafts)
+    documents = (entry.document for entry in snapshot.documents(buckets, doc_ids, with_text))
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as threads:
         while batch := list(islice(documents, _PROBED_AHEAD)):
             # Local headers are read faster by one thread than handed to several.
-            is_remote = any(map(_is_remote, batch))
-            yield from zip(batch, (threads.map if is_remote else map)(seconds_of, batch), strict=True)
+            map_documents = threads.map if any(map(_is_remote, batch)) else map
+            for draft in drafts:
+                chosen = [document for document in batch if document.doc_id in draft.sources]
+                seconds_of = _audio_seconds if draft.job.modality == "audio" else _text_seconds
+                for document, seconds in zip(chosen, map_documents(seconds_of, chosen), strict=True):
+                    key = (document.doc_id, draft.sources[document.doc_id])
+                    bucket = bucket_of(document.doc_id, store_buckets)
+                    draft.pending.setdefault(bucket, []).append((key, seconds))
 
 
 def _is_remote(document: Document) -> bool:
     """Whether reading the document's files means requests to a server."""
-    return "://" in f"{document.audio}{document.text_file}"
+    return any(uri is not None and not is_local(uri) for uri in (document.audio, document.text_file))
 
 
 def _audio_seconds(document: Document) -> Seconds:

@@ -121,7 +121,7 @@ def run_or_quarantine(
     except Exception as error:
         return Quarantined(
             doc_id=entry.document.doc_id,
-            key=source,
+            source=source,
             stage=stage,
             error=type(error).__name__,
             message=str(error) or repr(error),

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import ray
 
-from hilbert_ray.cluster import connect, is_given
+from hilbert_ray.cluster import connect, has_cluster
 from hilbert_ray.config import MODALITIES, Config, EmbedConfig, EncoderChoice, Modality
 from hilbert_ray.embedding.errors import EmbedError
-from hilbert_ray.embedding.plan import EmbedPlan, EncodingJob, plan_job
+from hilbert_ray.embedding.plan import EmbedPlan, EncodingJob, plan_jobs
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.encoders import Encoder, Precision, pin_revision, resolve_precision
 from hilbert_ray.segmentation import require_vad
@@ -36,7 +36,7 @@ def resolve_encoders(config: Config) -> Config:
 
 
 def _precision_of_workers(config: EmbedConfig) -> Precision:
-    if not is_given():
+    if not has_cluster():
         return resolve_precision()
     connect()
     # A sliver of the device that the workers will use, so that the task runs even on a busy cluster.
@@ -72,7 +72,7 @@ def require_documents(manifest: str, snapshot: Snapshot) -> None:
     Raises:
         EmbedError: when it has none.
     """
-    if not snapshot.rows:
+    if not snapshot.num_documents:
         raise EmbedError(
             f"manifest {manifest} has no valid document ({len(snapshot.faults)} invalid rows); "
             "`hilbert-ray validate` lists what is wrong with each"
@@ -84,7 +84,7 @@ def plan_all(
     snapshot: Snapshot,
     encoders: Mapping[Modality, Encoder],
     config: Config,
-    documents: Store | None = None,
+    plan_here: bool = False,
 ) -> list[EmbedPlan]:
     """Plan each modality: here if the manifest is small, otherwise in Ray tasks over groups of buckets.
 
@@ -93,8 +93,7 @@ def plan_all(
         snapshot: the manifest to embed.
         encoders: by modality.
         config: settings of the run.
-        documents: the store that holds the snapshot, if it is another one; it is on this machine, so
-            everything is planned here.
+        plan_here: plan everything in this process, because the snapshot is on this machine only.
     """
     jobs = [
         EncodingJob(
@@ -104,15 +103,16 @@ def plan_all(
         )
         for modality, encoder in encoders.items()
     ]
-    blocks = snapshot.blocks(rows=DOCUMENTS_PER_TASK)
-    options = (config.embed.unit_s, config.embed.retry_quarantined, documents)
-    if len(blocks) == 1 or documents is not None:
-        return [_join(job, [plan_job(store, snapshot, job, b, *options) for b in blocks]) for job in jobs]
-    connect()
-    task = ray.remote(num_cpus=1)(plan_job)
-    shared = ray.put(snapshot)  # once, not with every task
-    pending = [[task.remote(store, shared, job, block, *options) for block in blocks] for job in jobs]
-    return [_join(job, ray.get(plans)) for job, plans in zip(jobs, pending, strict=True)]
+    blocks = snapshot.blocks(num_documents=DOCUMENTS_PER_TASK)
+    options = (config.embed.unit_s, config.embed.retry_quarantined)
+    if len(blocks) == 1 or plan_here:
+        by_block = [plan_jobs(store, snapshot, jobs, block, *options) for block in blocks]
+    else:
+        connect()
+        task = ray.remote(num_cpus=1)(plan_jobs)
+        shared = ray.put(snapshot)  # once, not with every task
+        by_block = ray.get([task.remote(store, shared, jobs, block, *options) for block in blocks])
+    return [_join(job, plans) for job, plans in zip(jobs, zip(*by_block, strict=True), strict=True)]
 
 
 def _join(job: EncodingJob, plans: Sequence[EmbedPlan]) -> EmbedPlan:

@@ -134,7 +134,7 @@ class EmbedUnits:
         pending: list[Unit] = []
         for unit in units:
             # A unit comes again when its worker died after the commit, or when another run was faster.
-            commit = self.store.committed(*_address(unit))
+            commit = self.store.commits(unit.modality, unit.fingerprint).find(unit.bucket, unit.unit_id)
             if commit is not None:
                 yield unit, commit
             elif unit.is_isolated:
@@ -201,8 +201,8 @@ class EmbedUnits:
         """Return the documents of a unit, `number` being its index among those that are read together."""
         sources = dict(unit.keys)
         settings = self.config.segment
-        words = unit.modality == "text" or settings.audio == "turns" or bool(settings.roles)
-        entries = self.store.stored_documents(self.snapshot, {unit.bucket}, set(sources), words)
+        with_text = unit.modality == "text" or settings.audio == "turns" or bool(settings.roles)
+        entries = self.snapshot.documents({unit.bucket}, set(sources), with_text)
         return [
             DocumentProgress(unit=number, entry=entry, source=sources[entry.document.doc_id])
             for entry in entries
@@ -274,7 +274,7 @@ def configured_encoder(config: Config, modality: Modality) -> Encoder:
 def _suspected(doc_id: str, source: str) -> Quarantined:
     return Quarantined(
         doc_id=doc_id,
-        key=source,
+        source=source,
         stage="worker",
         error="suspected",
         message=(

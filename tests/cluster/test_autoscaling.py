@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import hosts, make
 
@@ -27,12 +28,12 @@ import threading
 import ray
 from hilbert_ray.config import Config, EmbedConfig, TuneConfig
 from hilbert_ray import embed
-from hilbert_ray.embedding.pool import pool
+from hilbert_ray.embedding.pool import plan_pool
 from hilbert_ray.tuning import concurrency
 
 ray.init(log_to_driver=False)
 assert "GPU" not in ray.cluster_resources(), "the cluster has grown before there was work"
-assert pool(Config(embed=EmbedConfig(workers=3)), 10) == (3, {"num_cpus": 1.0})
+assert plan_pool(Config(embed=EmbedConfig(workers=3)), 10) == (3, {"num_cpus": 1.0})
 assert concurrency(TuneConfig(trials=5)) == 5
 seen, done = [], threading.Event()
 
@@ -99,4 +100,4 @@ def test_a_pool_of_gpus_grows_from_no_worker_and_shrinks_again(tmp_path: Path, r
     assert "150 embedded" in shown
     assert "grown to 2" in shown
     assert "GPU" not in after
-    assert list(Store.open(str(store)).verify()) == []
+    assert list(verify_store(Store.open(str(store)))) == []
