@@ -25,7 +25,7 @@ from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import Hilbert, ModelError, Prediction
 from hilbert_ray.storage import absolute, open_output, open_workspace
-from hilbert_ray.store import Quarantined, Store, bucket_of
+from hilbert_ray.store import Quarantined, Store
 
 log = logging.getLogger(__name__)
 EXPLAINED = 10
@@ -138,9 +138,7 @@ def _predicted_rows(model: str, trained: Hilbert, store: Store, trust_remote_cod
     """Return the lazy dataset of predictions: one actor reads the store bucket by bucket."""
     fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
     snapshot = store.snapshot()
-    buckets = sorted(
-        {bucket_of(item.document.doc_id, store.buckets) for item in snapshot.documents(with_text=False)}
-    )
+    buckets = sorted({bucket for bucket, _ in snapshot.row_groups})
     return ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
         PredictBucket,
         fn_constructor_kwargs={

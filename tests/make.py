@@ -13,6 +13,7 @@ from hilbert_ray.document.records import Document, Utterance
 from hilbert_ray.features.arrays import Features, Ragged, mean_std
 from hilbert_ray.store.features import FeatureRow
 from hilbert_ray.store.snapshot import StoredDocument, bucket_of
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 
 SPEECH = (
@@ -153,18 +154,19 @@ def features_store(folder: Path, audio: Sequence[int], text: Sequence[int], dim:
     config, store = Config(), Store.create(str(folder), 4)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(max(*audio, *text), dim)).astype(np.float16)
-    store.write_documents(
+    documents = (
         stored(
             f"d{i:04d}", row=i + 1, group=f"g{i % 4}", labels={"topic": ("work", "home")[i // 4 % 2]},
             **({} if audio[i] else {"audio": None}), **({} if text[i] else {"text": None}),
         )
         for i in range(len(audio))
     )  # fmt: skip
+    write_snapshot(store, documents)
     for modality, spec, lengths in (("audio", config.audio, audio), ("text", config.text, text)):
         encoder = build_encoder(spec, modality, config.audio_encoder, config.segment)  # type: ignore[arg-type]
         store.add_encoder(encoder.modality, encoder.fingerprint, {**encoder.describe(), "dim": dim})
         rows: dict[int, list[FeatureRow]] = {}
-        for item in store.stored_documents():
+        for item in store.snapshot().documents():
             doc_id, source = item.document.doc_id, item.source(encoder.modality)
             number = int(doc_id[1:])
             if source is None:

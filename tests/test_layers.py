@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "hilbert_ray"
 ROWS: Sequence[Sequence[str]] = (
     ("version", "lazy", "errors", "doctor"),
-    ("config",),
+    ("config", "storage"),
     ("document", "folds", "losses", "metrics"),
-    ("storage", "segmentation"),
+    ("segmentation",),
     ("audio", "encoders", "store"),
     ("features", "validation"),
     ("model", "cluster"),

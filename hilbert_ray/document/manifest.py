@@ -15,6 +15,7 @@ import msgspec
 
 from hilbert_ray.document.records import Document, DocumentError, below, parse_document
 from hilbert_ray.errors import HilbertError
+from hilbert_ray.storage import is_uri
 
 T = TypeVar("T")
 _ROWS_LISTED = 10
@@ -175,7 +176,7 @@ def duplicate_fault(row: int, doc_id: str, rows: list[int]) -> Fault:
 
 def _folder_of(uri: str) -> str:
     """Return what relative paths in a manifest are relative to."""
-    return uri.rpartition("/")[0] if "://" in uri else os.path.dirname(os.path.abspath(uri))
+    return uri.rpartition("/")[0] if is_uri(uri) else os.path.dirname(os.path.abspath(uri))
 
 
 def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hilbert_ray.errors import HilbertError
+from hilbert_ray.storage import is_uri
 
 Seconds: TypeAlias = float
 Hertz: TypeAlias = int
@@ -135,9 +136,9 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
 
 def resolve(path: str, folder: str) -> str:
     """Return a path or URI as absolute, taking a relative one as relative to `folder`."""
-    if "://" in path or os.path.isabs(path) or not folder:
+    if is_uri(path) or os.path.isabs(path) or not folder:
         return path
-    return f"{folder.rstrip('/')}/{path}" if "://" in folder else os.path.join(folder, path)
+    return f"{folder.rstrip('/')}/{path}" if is_uri(folder) else os.path.join(folder, path)
 
 
 def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None:
@@ -152,9 +153,9 @@ def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None
             f"document {doc_id!r}: {name} {path} lies outside {' and '.join(allowed)} (links and `..` are "
             "followed); move the file there, or allow its folder with --root too"
         )
-    refused = ("::", "..", "%", "file://~") if "://" in path else ("::",)
+    refused = ("::", "..", "%", "file://~") if is_uri(path) else ("::",)
     found = [part for part in refused if part in path]
-    if found or ("://" in path and not path.isprintable()):
+    if found or (is_uri(path) and not path.isprintable()):
         raise DocumentError(
             f"document {doc_id!r}: {name} {path!r} holds {found[0] if found else 'unprintable characters'}, "
             "which may lead out of the folders that --root allows; rename the file, or give its plain path"
@@ -164,7 +165,7 @@ def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None
 def below(path: str) -> str:
     """Return how paths below a folder begin: without links and `..` where it is local, with a `/` last."""
     local = path.removeprefix("file://")
-    return (path if "://" in local else os.path.realpath(local)).rstrip("/") + "/"
+    return (path if is_uri(local) else os.path.realpath(local)).rstrip("/") + "/"
 
 
 def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:

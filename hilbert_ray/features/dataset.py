@@ -1,7 +1,7 @@
 """What evaluate, train and tune start from: a store's features, with encoders and tasks resolved.
 
-The resolved settings are saved with the run, so that what was inferred (tasks) or chosen (the only encoder
-of a store) is on record and `predict` can build the same encoders again.
+The resolved settings are saved with the run: they record what was inferred (tasks) or chosen (a store's only
+encoder), and `predict` builds the same encoders from them.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from hilbert_ray.config import (
     MODALITIES,
     Config,
     ConfigError,
+    EncoderChoice,
     EncoderConfig,
     Modality,
     SegmentConfig,
@@ -33,9 +34,10 @@ from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.memory_map import BLOCK_ROWS
 from hilbert_ray.features.reading import read_features
 from hilbert_ray.segmentation import cutting
-from hilbert_ray.store import Store
+from hilbert_ray.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
+# Control groups of version 2 and 1. Total memory alone would be that of the host, not of the container.
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -43,9 +45,13 @@ CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 class Dataset:
     """Features and documents in the same order, the resolved settings, and each encoder's description.
 
+    `store` and `snapshot` are where they were read: later reads use the same manifest, even if another run
+    replaces it meanwhile. Inline transcripts of `documents` are left out (an empty string).
     `quarantined` counts documents by the modality that could not be embedded: they count as lacking it.
     """
 
+    store: Store
+    snapshot: Snapshot
     features: Features
     documents: Sequence[Document]
     config: Config
@@ -54,43 +60,49 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of encoders, documents, labels and features: runs with the same one read the same data."""
+        """Hash of encoders, documents, labels and features: runs with equal hashes read the same data."""
         facts = [
             {m: d["fingerprint"] for m, d in self.encoders.items()},
             [[d.doc_id, d.group, d.labels, d.split] for d in self.documents],
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for part in (self.features.audio, self.features.text):
-            if part is not None:
-                for array in (part.offsets, part.position, part.values):
-                    for at in range(0, len(array), BLOCK_ROWS):
-                        digest.update(np.ascontiguousarray(array[at : at + BLOCK_ROWS]).data)
+        for ragged in (self.features.audio, self.features.text):
+            if ragged is not None:
+                for array in (ragged.offsets, ragged.position, ragged.values):
+                    # By blocks: mapped values may be larger than memory.
+                    for first in range(0, len(array), BLOCK_ROWS):
+                        digest.update(np.ascontiguousarray(array[first : first + BLOCK_ROWS]).data)
         return digest.hexdigest()[:16]
 
 
 def open_dataset(store: str, config: Config, audio: str | None = None, text: str | None = None) -> Dataset:
     """Read what a run needs from a store.
 
-    Features that take more than `fit.memory_gib` are mapped from a file, which goes when nothing uses them.
+    Features that take more than `fit.memory_gib` are mapped from a file, which is deleted when unused.
 
     Args:
         store: path or URI.
         config: settings; empty `tasks` are inferred from the labels.
-        audio: name or fingerprint of the audio encoder to use, `none` for no audio, None where the store has
-            one.
+        audio: name or fingerprint of the audio encoder to use, `none` for no audio; None for the only one of
+            the store, if it has any.
         text: likewise.
 
     Raises:
         ConfigError: when an encoder is not in the store or must be chosen, when no document has a label (of
-        a task), or for a label outside its task.
+            a task), or for a label outside its task.
+        StoreError: when there is no store, or it changes meanwhile.
     """
     opened = Store.open(store)
+    snapshot = opened.snapshot()
     encoders: dict[Modality, Mapping[str, Any]] = {}
-    for modality, wanted in zip(MODALITIES, (audio, text), strict=True):
-        found = _choose(opened, modality, wanted)
-        if found is not None:
-            encoders[modality] = found
-    documents = sorted(opened.documents(), key=lambda document: document.doc_id)
+    for modality, choice in zip(MODALITIES, (audio, text), strict=True):
+        description = _choose_encoder(opened, snapshot, modality, choice)
+        if description is not None:
+            encoders[modality] = description
+    # By id, not by bucket: results must not depend on how many buckets the store has.
+    documents = sorted(
+        (item.document for item in snapshot.documents(with_text=False)), key=lambda document: document.doc_id
+    )
     tasks = config.tasks or infer_tasks(iter(documents))
     if not tasks:
         raise ConfigError(
@@ -98,25 +110,42 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         )
     if not config.tasks:
         log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
-    placed = {m: opened.placed(m, described["fingerprint"]) for m, described in encoders.items()}
+    stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
-    features = read_features(opened, placed, tasks, documents, memory_bytes)
+    features = read_features(opened, stored, tasks, documents, memory_bytes)
     if not len(features):
         raise ConfigError(
-            f"store {store} holds no features of the chosen encoders; run `hilbert-ray embed` first"
+            f"store {store} has no features of the chosen encoders; run `hilbert-ray embed` first"
         )
-    kept = set(features.doc_ids.tolist())
-    documents = [document for document in documents if document.doc_id in kept]
+    with_features = set(features.doc_ids.tolist())
+    documents = [document for document in documents if document.doc_id in with_features]
     _check_labels(tasks, documents)
-    quarantined = {m: found.quarantined for m, found in placed.items()}
+    quarantined = {modality: features_of.quarantined for modality, features_of in stored.items()}
     for modality, count in quarantined.items():
         if count:
             log.warning(
-                "%d documents count as being without %s, because it is in quarantine (`hilbert-ray embed` "
-                "lists the reasons)", count, modality,
+                "%d documents count as having no %s, which is quarantined (`hilbert-ray embed` lists why)",
+                count, modality,
             )  # fmt: skip
-    # No result depends on what is left out here: where files may lie, what fits into memory, who is told. An
-    # address may hold a password besides, and settings are saved.
+    return Dataset(
+        store=opened,
+        snapshot=snapshot,
+        features=features,
+        documents=documents,
+        config=_resolved(config, tasks, encoders),
+        encoders=encoders,
+        quarantined=quarantined,
+    )
+
+
+def _resolved(
+    config: Config, tasks: Mapping[str, TaskConfig], encoders: Mapping[Modality, Mapping[str, Any]]
+) -> Config:
+    """Return the settings to save with a run: with its tasks, and the store's encoders and segmentation.
+
+    What no result depends on is left out: where files may be, what fits into memory, who tracks the run. The
+    address of a tracker may hold a password, too.
+    """
     resolved = replace(
         config,
         tasks=tasks,
@@ -125,21 +154,18 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         train=replace(config.train, mlflow=""),
     )
     for modality in MODALITIES:
-        described = encoders.get(modality)
-        changes: dict[str, Any] = {modality: described["spec"] if described else "none"}
-        if described:
-            changes[f"{modality}_encoder"] = from_dict(EncoderConfig, described["options"])
-            # Of the other modality's segmentation the description may hold what an earlier run had.
-            cut = from_dict(SegmentConfig, described["segment"])
-            changes["segment"] = replace(resolved.segment, **cutting(cut, modality), roles=cut.roles)
-        resolved = replace(resolved, **changes)
-    return Dataset(
-        features=features,
-        documents=documents,
-        config=resolved,
-        encoders=encoders,
-        quarantined=quarantined,
-    )
+        description = encoders.get(modality)
+        if description is None:
+            choice = replace(resolved.encoder(modality), spec="none")
+            resolved = resolved.with_encoder(modality, choice)
+            continue
+        options = from_dict(EncoderConfig, description["options"])
+        resolved = resolved.with_encoder(modality, EncoderChoice(spec=description["spec"], options=options))
+        # Only this modality's settings: the other's in this description may be from an earlier run.
+        segment = from_dict(SegmentConfig, description["segment"])
+        segment_changes = {**cutting(segment, modality), "roles": segment.roles}
+        resolved = replace(resolved, segment=replace(resolved.segment, **segment_changes))
+    return resolved
 
 
 def _machine_memory() -> int:
@@ -152,35 +178,38 @@ def _machine_memory() -> int:
 
 
 def _check_labels(tasks: Mapping[str, TaskConfig], documents: Sequence[Document]) -> None:
-    """Refuse a task that no document has a label of: it could be neither learnt nor scored."""
+    """Refuse a task that no document has a label of: it could be neither learned nor scored."""
     labelled = {name for document in documents for name in document.labels}
     for name in tasks:
         if name not in labelled:
             raise ConfigError(
-                f"no document with features has a label of task `{name}`; the labels are of "
-                f"{', '.join(sorted(labelled)) or 'no task'}: mend the task's name, or leave it out"
+                f"no document with features has a label of task `{name}`; there are labels of tasks "
+                f"{', '.join(sorted(labelled)) or 'none'}: correct the task's name, or leave it out"
             )
 
 
-def _choose(store: Store, modality: Modality, wanted: str | None) -> Mapping[str, Any] | None:
+def _choose_encoder(
+    store: Store, snapshot: Snapshot, modality: Modality, choice: str | None
+) -> Mapping[str, Any] | None:
     """Return the description of the encoder to use, with its fingerprint; None for no encoder."""
-    known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality).items()}
-    if wanted == "none" or (wanted is None and not known):
+    known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality, snapshot).items()}
+    if choice == "none" or (choice is None and not known):
         return None
-    folder = f"hf:{Path((wanted or '').removeprefix('hf:')).absolute()}"  # as `embed` notes a folder
+    # `embed` records the weights in a folder by the folder's absolute path.
+    folder = f"hf:{Path((choice or '').removeprefix('hf:')).absolute()}"
     matching = [
-        d
-        for d in known.values()
-        if wanted is None
-        or wanted in (d["fingerprint"], d["name"], d["spec"])
-        or d["spec"] == folder
-        or d["spec"].startswith(f"{wanted}@")
+        description
+        for description in known.values()
+        if choice is None
+        or choice in (description["fingerprint"], description["name"], description["spec"])
+        or description["spec"] == folder
+        or description["spec"].startswith(f"{choice}@")  # without its revision
     ]
     if len(matching) == 1:
         return matching[0]
     listed = ", ".join(f"{d['spec']} (fingerprint {d['fingerprint']})" for d in known.values()) or "none"
-    asked = f"--{modality} {wanted}" if wanted else f"no --{modality}"
+    requested = f"--{modality} {choice}" if choice else f"no --{modality}"
     raise ConfigError(
-        f"{asked} was given, and store {store.uri} holds these {modality} encoders: {listed}; name one of "
-        f"them by its fingerprint, or `--{modality} none`"
+        f"{requested} was given, and store {store.uri} has these {modality} encoders: {listed}; name one of "
+        f"them by its fingerprint, or use `--{modality} none`"
     )

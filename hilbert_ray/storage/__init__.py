@@ -1,20 +1,24 @@
 """Bytes at a path or URI: files, their versions, working copies of folders, folders of tensors."""
 
-from hilbert_ray.storage.files import TEMPORARY, DamagedError, Entry, Files, StorageError
-from hilbert_ray.storage.tensor_folder import (
-    WEIGHTS,
-    TensorFolderError,
-    read_tensor_folder,
-    write_tensor_folder,
-)
-from hilbert_ray.storage.uri import absolute, local_path
-from hilbert_ray.storage.versions import file_versions, missing_files
-from hilbert_ray.storage.workspace import Workspace, open_output, open_workspace
+from typing import TYPE_CHECKING
+
+from hilbert_ray.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, StorageError
+    from hilbert_ray.storage.tensor_folder import (
+        WEIGHTS,
+        TensorFolderError,
+        read_tensor_folder,
+        write_tensor_folder,
+    )
+    from hilbert_ray.storage.uri import absolute, is_local, is_uri, local_path
+    from hilbert_ray.storage.versions import file_versions, missing_files
+    from hilbert_ray.storage.workspace import Workspace, open_output, open_workspace
 
 __all__ = [
     "TEMPORARY",
     "WEIGHTS",
-    "DamagedError",
     "Entry",
     "Files",
     "StorageError",
@@ -22,6 +26,8 @@ __all__ = [
     "Workspace",
     "absolute",
     "file_versions",
+    "is_local",
+    "is_uri",
     "local_path",
     "missing_files",
     "open_output",
@@ -29,3 +35,15 @@ __all__ = [
     "read_tensor_folder",
     "write_tensor_folder",
 ]
+
+# Rooms that only ask whether a path is a URI must not load fsspec, pyarrow and safetensors for it.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "files": ("TEMPORARY", "Entry", "Files", "StorageError"),
+        "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
+        "uri": ("absolute", "is_local", "is_uri", "local_path"),
+        "versions": ("file_versions", "missing_files"),
+        "workspace": ("Workspace", "open_output", "open_workspace"),
+    },
+)

@@ -1,6 +1,6 @@
-"""Files of a store on a local disk or on any object store that fsspec knows.
+"""Files below a path or URI: on a local disk, or on any object store that fsspec knows.
 
-The one operation that the store's promises rest on is `create`: a file appears whole or not at all, and of
+A feature store's promises rest on one operation, `create`: a file appears whole or not at all, and of
 several writers of one name exactly one wins. Locally that is a synced temporary file and `os.link`; on object
 stores it is a put that the server refuses when the name exists. A request whose answer is lost is sent again
 by the client below, so a refusal may mean that our own first put came through: the file's content decides.
@@ -21,26 +21,23 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hilbert_ray.errors import HilbertError
-from hilbert_ray.storage.uri import absolute
+from hilbert_ray.storage.uri import absolute, is_local
 
 TEMPORARY = ".writing"
-"""End of the names of files that are not finished; readers never look at them, `Store.gc` deletes them."""
-_BLOCK_BYTES = 2**20
-"""What is read ahead of an open file: about a row group of the manifest, not the 50 MiB that s3fs takes."""
-_AT_ONCE = 16
-_CONFLICTS = 5
+"""End of the names of unfinished files: readers ignore them, garbage collection of a store deletes them."""
+_READ_AHEAD_BYTES = 2**20
+"""What is read ahead of an open file: about a row group of a manifest, not the 50 MiB that s3fs takes."""
+_DELETES_AT_ONCE = 16
+_CREATE_TRIES = 5
+"""Tries to create a file while S3 answers that writers compete for it: one of them wins each time."""
 
 
 class StorageError(HilbertError, RuntimeError):
-    """A feature store that is absent, of another schema, damaged, or that cannot be read or written."""
-
-
-class DamagedError(StorageError):
-    """A file of a store whose content is not what it was written with."""
+    """Bytes at a path or URI that cannot be read or written."""
 
 
 class Entry(NamedTuple):
-    """What a listing tells of a file."""
+    """What a listing says about a file."""
 
     size_bytes: int
     age_h: float
@@ -49,18 +46,22 @@ class Entry(NamedTuple):
 class Files:
     """Access to the files below one folder. Paths are relative to it, with `/` between their parts.
 
-    A file that is not there raises FileNotFoundError, as always; whatever else keeps a file from being read
-    or written, once the client has tried again, is a StoreError.
+    A missing file raises FileNotFoundError, as always; anything else that keeps a file from being read or
+    written, once the client's own retries are used up, raises StorageError.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = absolute(uri)
-        options = {} if "://" not in uri or uri.startswith("file:") else {"use_listings_cache": False}
+        # Other processes write to the same folder: a cached listing would hide their files.
+        options = {} if is_local(uri) else {"use_listings_cache": False}
         self.filesystem, self.root = fsspec.core.url_to_fs(self.uri, **options)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self._errors: tuple[type[Exception], ...] = (OSError,)
         if not self.is_local:
             self._errors += _network_errors()
+
+    def __reduce__(self) -> tuple[type["Files"], tuple[str]]:
+        return Files, (self.uri,)
 
     def path(self, name: str) -> str:
         """Return the path of a file as the file system spells it."""
@@ -71,12 +72,12 @@ class Files:
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; return whether it holds these bytes now.
 
-        False means that another writer made it, and it stays as it is. Writers of the same bytes all win.
+        False means that another writer created it, and it stays as it is. Writers of the same bytes all win.
 
         Raises:
-            StoreError: when the file cannot be written (disk full, no permission, connection lost).
+            StorageError: when the file cannot be written (disk full, no permission, connection lost).
         """
-        for _ in range(_CONFLICTS):
+        for _ in range(_CREATE_TRIES):
             with self._writing(name, len(data)):
                 try:
                     if self.is_local:
@@ -86,22 +87,25 @@ class Files:
                 except FileExistsError:
                     return self._holds(name, data)
                 except FileNotFoundError:
-                    # The second try to complete an upload in parts: the first ended it.
+                    # A large file is uploaded in parts. Where the answer to the request that completes them
+                    # is lost, the client sends it again, and the server no longer knows the upload.
                     if not self._holds(name, data):
                         raise
                 except OSError as error:
-                    # S3 cannot tell yet which of several writers wins, and asks for another try.
+                    # S3 has not decided yet which of several writers wins, and requests another try.
                     if "ConditionalRequestConflict" in str(error):
                         continue
                     raise
             return True
-        raise StorageError(f"cannot write {name} in {self.uri}: too many writers at once; run again")
+        raise StorageError(f"cannot write {name} in {self.uri}: too many writers at once; rerun to resume")
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file whose name holds its content's hash; one that is there already is as if new.
+        """Write a file whose name holds its content's hash; an existing one is replaced by the same bytes.
+
+        Replacing it makes it young again: garbage collection spares it until its commit is written.
 
         Raises:
-            StoreError: when the file cannot be written.
+            StorageError: when the file cannot be written.
         """
         with self._writing(name, len(data)):
             if self.is_local:
@@ -110,7 +114,11 @@ class Files:
                 self.filesystem.pipe_file(self.path(name), data)
 
     def put_from(self, name: str, local: str) -> None:
-        """Copy a local file of any size into the store under a name that holds its content's hash."""
+        """Copy a local file of any size to `name`, replacing an existing one as a whole.
+
+        Raises:
+            StorageError: when the file cannot be written.
+        """
         with self._writing(name, os.path.getsize(local)):
             if not self.is_local:
                 self.filesystem.put_file(local, self.path(name))
@@ -132,8 +140,8 @@ class Files:
             yield
         except self._errors as error:
             raise StorageError(
-                f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is committed is "
-                "unharmed: free space or mend the permissions and run again"
+                f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is already written "
+                "is intact: free space or fix the permissions, then rerun to resume"
             ) from error
 
     # Reading
@@ -149,26 +157,31 @@ class Files:
                 with open(self.path(name), "rb") as file:
                     return file.read()
             try:
-                # Asked for a range, s3fs sends one request; for a whole file it would first ask for its size.
+                # For a range s3fs sends one request; for a whole file it would first request its size.
                 data: bytes = self.filesystem.cat_file(self.path(name), start=0)
             except FileNotFoundError:
                 raise
             except OSError:
-                # A file of no bytes has no range that could be asked for.
+                # An empty file has no valid range.
                 if _entry(self.filesystem.info(self.path(name))).size_bytes:
                     raise
                 return b""
         return data
 
     def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the bytes of several files; object stores are asked for many at a time."""
+        """Return the bytes of several files; from an object store many are fetched at a time.
+
+        Raises:
+            FileNotFoundError: when one is missing.
+        """
         if self.is_local or len(names) < 2:
             return {name: self.read(name) for name in names}
-        found = self.filesystem.cat_ranges([self.path(name) for name in names], 0, None, on_error="return")
+        paths = [self.path(name) for name in names]
+        results = self.filesystem.cat_ranges(paths, 0, None, on_error="return")
         return {
-            # What failed is read once more by itself, to fail with its name.
-            name: data if isinstance(data, bytes) else self.read(name)
-            for name, data in zip(names, found, strict=True)
+            # What failed is read once more by itself, so that the error names the file.
+            name: result if isinstance(result, bytes) else self.read(name)
+            for name, result in zip(names, results, strict=True)
         }
 
     @contextmanager
@@ -176,7 +189,7 @@ class Files:
         """Open a file to read ranges of it."""
         with (
             self._reading(name),
-            self.filesystem.open(self.path(name), "rb", block_size=_BLOCK_BYTES) as file,
+            self.filesystem.open(self.path(name), "rb", block_size=_READ_AHEAD_BYTES) as file,
         ):
             yield file
 
@@ -185,7 +198,7 @@ class Files:
         return self.entry(name) is not None
 
     def entry(self, name: str) -> Entry | None:
-        """Return what the file system tells of one file, or None where there is none."""
+        """Return size and age of one file, or None where there is none."""
         with self._reading(name):
             try:
                 return _entry(self.filesystem.info(self.path(name)))
@@ -202,20 +215,21 @@ class Files:
         return [name for name in self.entries(folder, prefix) if not name.endswith(TEMPORARY)]
 
     def entries(self, folder: str, prefix: str = "") -> dict[str, Entry]:
-        """Return all files below a folder, unfinished ones too, by name.
+        """Return size and age of all files below a folder, unfinished ones too, by name.
 
         Raises:
-            StoreError: when any folder cannot be listed: what is not listed would count as not there.
+            StorageError: when any folder cannot be listed: garbage collection deletes data whose commits a
+            listing lacks, so a partial listing must never pass for a whole one.
         """
         start = f"{folder}/{prefix}" if folder else prefix
         with self._reading(start):
             if self.is_local:
-                found = dict(_walk(self.path(folder)))
+                by_path = dict(_walk(self.path(folder)))
             else:
-                # One request a thousand files, and none to find out what an empty answer means.
+                # From the root with a prefix: one request per thousand files, and one where there are none.
                 listed = self.filesystem.find(self.root, detail=True, prefix=start)
-                found = {path: _entry(info) for path, info in listed.items()}
-        names = {path[len(self.root) + 1 :]: entry for path, entry in found.items()}
+                by_path = {path: _entry(info) for path, info in listed.items()}
+        names = {path[len(self.root) + 1 :]: entry for path, entry in by_path.items()}
         return {name: names[name] for name in sorted(names) if name.startswith(start)}
 
     def folders(self, folder: str) -> list[str]:
@@ -235,14 +249,14 @@ class Files:
             raise
         except self._errors as error:
             raise StorageError(
-                f"cannot read {name} in {self.uri}: {error}; nothing is harmed: see that the place can "
-                "be reached and read, and run again"
+                f"cannot read {name} in {self.uri}: {error}; nothing was changed: check that the location "
+                "can be reached and read, then rerun"
             ) from error
 
     # Deleting
 
     def delete(self, name: str) -> None:
-        """Delete a file; no fault where it is gone already."""
+        """Delete a file; a missing one is no error."""
         with self._writing(name, 0):
             try:
                 self.filesystem.rm_file(self.path(name))
@@ -250,21 +264,22 @@ class Files:
                 return
 
     def delete_old(self, names: Sequence[str], min_age_h: float) -> list[str]:
-        """Delete those of some files that are, seen again just before, still older; return their names."""
+        """Delete those of some files that are at least `min_age_h` hours old; return their names."""
 
         def delete(name: str) -> bool:
+            # Looked up again: since the listing a writer may have written the same bytes to the same name.
             entry = self.entry(name)
             if entry is None or entry.age_h < min_age_h:
                 return False
             self.delete(name)
             return True
 
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_DELETES_AT_ONCE) as pool:
             return [name for name, is_gone in zip(names, pool.map(delete, names), strict=True) if is_gone]
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the network that s3fs hands on as they are when its tries are used up."""
+    """Return the network errors that s3fs raises as they are when its retries are used up."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
@@ -280,7 +295,7 @@ def _write_local(path: str, data: bytes, finish: Callable[[str, str], None]) -> 
 
 @contextmanager
 def _finishing(path: str, finish: Callable[[str, str], None]) -> Iterator[str]:
-    """Give the name of a file to write, which `finish` (link, replace) then gives its real name."""
+    """Yield the path of a file to write, which `finish` (link or replace) then gives its real name."""
     folder, _, name = path.rpartition("/")
     try:
         os.makedirs(folder, exist_ok=True)
@@ -293,6 +308,7 @@ def _finishing(path: str, finish: Callable[[str, str], None]) -> Iterator[str]:
     finally:
         if os.path.exists(unfinished):
             os.unlink(unfinished)
+    # The file's bytes are synced by its writer; its name is durable once its folder is.
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -303,14 +319,14 @@ def _finishing(path: str, finish: Callable[[str, str], None]) -> Iterator[str]:
 def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
     """Yield the files below a local folder; unlike fsspec, raise where a folder cannot be listed."""
     try:
-        with os.scandir(folder) as found:
-            for item in found:
+        with os.scandir(folder) as items:
+            for item in items:
                 if item.is_dir():
                     yield from _walk(item.path)
                     continue
                 try:
                     status = item.stat()
-                except FileNotFoundError:  # a writer has finished it, or `gc` deleted it, just now
+                except FileNotFoundError:  # renamed or deleted since it was listed
                     continue
                 yield item.path, Entry(status.st_size, _age_h(status.st_mtime))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """A folder of tensors and settings without pickle: safetensors for tensors, JSON for everything else.
 
-It is written under a temporary name and renamed, so a reader sees a whole folder or none. Nothing is read
-but its JSON file and model.safetensors, and nothing in it is executed.
+It is written under a temporary name and renamed, so a reader sees a whole folder or none. Only its JSON file
+and model.safetensors are read, and nothing in it is executed.
 """
 
 import json
@@ -26,18 +26,20 @@ class TensorFolderError(HilbertError, ValueError):
 
 
 def write_tensor_folder(folder: Path, tensors: "Mapping[str, Tensor]", files: Mapping[str, str]) -> None:
-    """Write `folder`/model.safetensors beside text files by name, replacing an older one as a whole.
+    """Write `folder`/model.safetensors and text files by name, replacing an older folder as a whole.
 
-    What else the folder holds is kept; its files are then replaced one by one.
+    Other files in the folder are kept; its own files are then replaced one by one.
     """
     from safetensors.torch import save_file  # loads torch, which not everything in this room needs
 
+    # In the same parent folder: a rename is atomic only within one file system.
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, fresh / WEIGHTS)
     for name, text in files.items():
         (fresh / name).write_text(text, encoding="utf-8")
+    # A folder of a user may hold more (notes, a licence), which must survive a new model.
     if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, *files}:
         for path in fresh.iterdir():
             path.replace(folder / path.name)
@@ -51,7 +53,8 @@ def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str,
     """Return the JSON object `folder`/`name` and the tensors of `folder`/model.safetensors.
 
     Raises:
-        FolderError: when either is absent, damaged or a link that leaves the folder, or of another schema.
+        TensorFolderError: when either is absent, damaged, a link that leaves the folder, or of another
+            schema.
     """
     from safetensors.torch import load_file
 
@@ -79,6 +82,6 @@ def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str,
         writer = values.get("version")
         raise TensorFolderError(
             f"{folder} has schema {values.get('schema')!r}; this version reads schema {schema}: use "
-            f"{f'hilbert-ray {writer}' if writer else 'the version'}, which wrote it"
+            f"{f'hilbert-ray {writer}' if writer else 'the version of hilbert-ray'} that wrote it"
         )
     return values, tensors

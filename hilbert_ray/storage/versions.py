@@ -1,4 +1,4 @@
-"""Files that documents name, on a local disk or an object store: are they there, and in which version?"""
+"""Which files exist, on a local disk or an object store, and in which version."""
 
 import errno
 import hashlib
@@ -11,21 +11,21 @@ from typing import Any
 
 import fsspec
 
-from hilbert_ray.storage.uri import local_path
+from hilbert_ray.storage.uri import is_s3, local_path
 
 _REQUESTS_AT_ONCE = 16
-_WORTH_A_PAGE = 10
-"""Objects that a page of a listing (up to 1,000 objects) must tell of to be better than a request each."""
-_ENTRIES = 4
-"""Entries of a local folder that are listed in the time of a look at one of its files."""
+_MIN_PER_PAGE = 10
+"""Objects that a page of a listing (up to 1,000) must cover to be cheaper than one request per object."""
+_ENTRIES_PER_LOOKUP = 4
+"""Entries of a local folder that are listed in the time that looking up one file takes."""
 
 
 def file_version(uri: str, content_hash: bool = False) -> str:
-    """Return what tells this content from another under the same name.
+    """Return a string that changes when the content of a file does.
 
     Args:
         uri: a path or URI of any file.
-        content_hash: know a local file by its SHA-256 instead of by size and modification time.
+        content_hash: use the SHA-256 of a local file instead of its size and modification time.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -47,53 +47,53 @@ def file_version(uri: str, content_hash: bool = False) -> str:
 
 
 def file_versions(uris: Iterable[str], content_hash: bool = False) -> dict[str, str | None]:
-    """Return `version` of each file, None where there is none.
+    """Return `file_version` of each file, None where there is none.
 
-    Objects on S3 are told by listings of their folders, a thousand at a time, where that saves requests;
-    other objects by a request each. Give many at once, neighbours together.
+    Objects on S3 are looked up by listing their folders, a thousand at a time, where that saves requests;
+    other objects by one request each. Pass many at once, those of a folder together.
     """
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     folders: dict[str, set[str]] = {}
     for uri in uris:
         if local_path(uri) is not None:
-            found[uri] = _version_or_none(uri, content_hash)
+            versions[uri] = _version_or_none(uri, content_hash)
         else:
             folder, _, name = uri.rpartition("/")
             folders.setdefault(folder, set()).add(name)
     if folders:
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
             for listed in pool.map(_listed_versions, folders, folders.values()):
-                found.update(listed)
-            left = [f"{folder}/{name}" for folder, names in folders.items() for name in names]
-            left = [uri for uri in left if uri not in found]
-            found.update(zip(left, pool.map(_version_or_none, left), strict=True))
-    return found
+                versions.update(listed)
+            objects = [f"{folder}/{name}" for folder, names in folders.items() for name in names]
+            unlisted = [uri for uri in objects if uri not in versions]
+            versions.update(zip(unlisted, pool.map(_version_or_none, unlisted), strict=True))
+    return versions
 
 
 def missing_files(uris: Iterable[str]) -> set[str]:
     """Return those of these files that do not exist.
 
-    Where many files of a folder are asked for it is listed, which is quicker than a look at each.
+    A local folder with many of them is listed, which is faster than looking up each file.
     """
     folders: dict[str, dict[str, str]] = {}
     for uri in uris:
         folder, _, name = uri.rpartition("/")
         folders.setdefault(folder, {})[name] = uri
-    left: list[str] = []
+    unlisted: list[str] = []
     for folder, names in folders.items():
         listed: set[str] = set()
         path = local_path(folder)
-        if path and len(names) >= _WORTH_A_PAGE:
-            listed = _listed_files(path, most=_ENTRIES * len(names))
-        left += [uri for name, uri in names.items() if name not in listed]
-    return {uri for uri, found in file_versions(left).items() if found is None}
+        if path and len(names) >= _MIN_PER_PAGE:
+            listed = _listed_files(path, max_entries=_ENTRIES_PER_LOOKUP * len(names))
+        unlisted += [uri for name, uri in names.items() if name not in listed]
+    return {uri for uri, version in file_versions(unlisted).items() if version is None}
 
 
-def _listed_files(folder: str, most: int) -> set[str]:
-    """Return the names of files in a local folder; of a larger one, only of some."""
+def _listed_files(folder: str, max_entries: int) -> set[str]:
+    """Return the names of files among the first entries of a local folder."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in islice(entries, most) if entry.is_file()}
+            return {entry.name for entry in islice(entries, max_entries) if entry.is_file()}
     except OSError:
         return set()
 
@@ -104,13 +104,14 @@ def _version_or_none(uri: str, content_hash: bool = False) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):  # no such file can be
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):  # no such file can exist
             return None
         raise
 
 
 def _version_of(details: Mapping[str, Any]) -> str:
-    """Return the version that these details of an object tell, the same from a listing as from a request."""
+    """Return the version in an object's details, which is the same from a listing as from a request."""
+    # Best first: what depends on the content alone, then what changes with every upload.
     for name in ("ETag", "etag", "VersionId", "generation", "md5Hash"):
         if details.get(name) not in (None, "", "null"):
             return f"{name}:{str(details[name]).strip(chr(34))}"
@@ -119,40 +120,41 @@ def _version_of(details: Mapping[str, Any]) -> str:
 
 
 def _listed_versions(folder: str, names: Collection[str]) -> dict[str, str]:
-    """Return the versions of those objects that listings tell; of the others nothing is known.
+    """Return the versions of objects in a folder on S3 that few listings cover; the others stay open.
 
-    A page begins where the next object in question stands. Listing ends when a page has told too few: the
-    folder is much larger than what is asked for, or does not list in order.
+    Each page begins at the next requested object. Listing ends when a page has covered too few: the folder is
+    much larger than what is requested, or does not list in order.
     """
-    wanted = sorted(name for name in names if name and "::" not in name and "?versionId=" not in name)
-    if not folder.startswith(("s3://", "s3a://")) or len(wanted) < _WORTH_A_PAGE:
+    # Chained file systems (zip::s3://) and old versions of an object are not keys that a listing has.
+    requested = sorted(name for name in names if name and "::" not in name and "?versionId=" not in name)
+    if not is_s3(folder) or len(requested) < _MIN_PER_PAGE:
         return {}
-    filesystem, path = fsspec.core.url_to_fs(f"{folder}/{wanted[0]}", use_listings_cache=False)
+    filesystem, path = fsspec.core.url_to_fs(f"{folder}/{requested[0]}", use_listings_cache=False)
     bucket, key, _ = filesystem.split_path(path)
-    prefix = key.removesuffix(wanted[0])
-    found: dict[str, str] = {}
-    at, start = 0, {"StartAfter": key[:-1]}
+    prefix = key.removesuffix(requested[0])
+    versions: dict[str, str] = {}
+    # S3 lists keys strictly after `StartAfter`: without its last character a key comes after it, and so few
+    # others do in between that they cost nothing.
+    index, start = 0, {"StartAfter": key[:-1]}
     while True:
         try:
             page = filesystem.call_s3(
                 "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **start, **filesystem.req_kw
             )
-        except (
-            PermissionError,
-            FileNotFoundError,
-        ):  # one may be allowed to read objects but not to list them
-            return found
-        details = {one["Key"]: one for one in page.get("Contents", ())}
-        last = max([*details, *(one["Prefix"] for one in page.get("CommonPrefixes", ()))], default="")
-        before = at
-        while at < len(wanted) and (not page["IsTruncated"] or prefix + wanted[at] <= last):
-            if prefix + wanted[at] in details:
-                found[f"{folder}/{wanted[at]}"] = _version_of(details[prefix + wanted[at]])
-            at += 1
-        if at == len(wanted) or at - before < _WORTH_A_PAGE:
-            return found
-        after = f"{prefix}{wanted[at]}"[:-1]
-        if after > last:
+        except (PermissionError, FileNotFoundError):
+            return versions  # credentials may allow reading objects but not listing them
+        details = {item["Key"]: item for item in page.get("Contents", ())}
+        last = max([*details, *(item["Prefix"] for item in page.get("CommonPrefixes", ()))], default="")
+        first = index
+        # Everything up to the last key of a page is known: what the page lacks does not exist.
+        while index < len(requested) and (not page["IsTruncated"] or prefix + requested[index] <= last):
+            if prefix + requested[index] in details:
+                versions[f"{folder}/{requested[index]}"] = _version_of(details[prefix + requested[index]])
+            index += 1
+        if index == len(requested) or index - first < _MIN_PER_PAGE:
+            return versions
+        after = f"{prefix}{requested[index]}"[:-1]
+        if after > last:  # skip the keys in between
             start = {"StartAfter": after}
         else:
             start = {"ContinuationToken": page["NextContinuationToken"]}

@@ -1,8 +1,8 @@
-"""Where results go: a local folder, or a working copy here of a folder on an object store.
+"""Where results go: a local folder, or a local working copy of a folder on an object store.
 
 Results are appended to, renamed and read again, which object stores cannot do. So a run on one works in a
-copy: what is there is fetched first, and what has changed is uploaded at each `save`, oldest first. A file
-arrives whole or not at all; a run that was killed resumes from what its last `save` left.
+copy: existing files are fetched first, and changed files are uploaded at each `save`, oldest first. A file
+arrives whole or not at all; a run that was killed resumes from what its last `save` uploaded.
 """
 
 import math
@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow.fs
 
-from hilbert_ray.document import Seconds
 from hilbert_ray.storage.files import Files
 
 UNFINISHED = ".tmp"
-"""End of the names of files that are not finished; they stay here."""
-_AT_ONCE = 64
+"""End of the names of unfinished files, which are never uploaded."""
+_FETCHED_AT_ONCE = 64
+"""Files whose bytes are in memory at a time while a copy is fetched."""
 
 
 class Workspace:
@@ -34,32 +34,34 @@ class Workspace:
 
     @property
     def is_local(self) -> bool:
-        """Whether the folder is no copy."""
+        """Whether `path` is the folder itself, not a copy of it."""
         return self._files.is_local
 
-    def fetch(self, apart: Sequence[str] = ()) -> None:
-        """Copy to `path` what is at `uri`, but for the folders named in `apart`, and what is here already."""
+    def fetch(self, excluded: Sequence[str] = ()) -> None:
+        """Copy the files at `uri` to `path`, except in top folders named `excluded`, and existing files."""
         if self.is_local:
             return
-        names = [name for name in self._files.names("") if name.split("/")[0] not in apart]
+        names = [name for name in self._files.names("") if name.split("/")[0] not in excluded]
         names = [name for name in names if not (self.path / name).exists()]
-        for first in range(0, len(names), _AT_ONCE):
-            for name, data in self._files.read_many(names[first : first + _AT_ONCE]).items():
+        for first in range(0, len(names), _FETCHED_AT_ONCE):
+            for name, data in self._files.read_many(names[first : first + _FETCHED_AT_ONCE]).items():
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
                 self._saved[name] = _state(target)
 
-    def save(self, every_s: Seconds = 0.0) -> None:
-        """Make what is at `uri` what is here: upload what is new or has changed, delete what is gone.
+    def save(self, every_s: float = 0.0) -> None:
+        """Mirror `path` to `uri`: upload new and changed files, delete those that are gone.
 
-        Nothing happens where the last time was less than `every_s` ago.
+        Args:
+            every_s: do nothing if the last save was less than this many seconds ago.
         """
         if self.is_local or time.monotonic() < self._saved_at + every_s:
             return
         self._saved_at = time.monotonic()
         paths = [p for p in self.path.rglob("*") if p.is_file() and p.suffix != UNFINISHED]
         present = {path.relative_to(self.path).as_posix(): _state(path) for path in paths}
+        # Oldest first: metrics.json is written last, so its presence at `uri` still means a complete run.
         for name, state in sorted(present.items(), key=lambda item: item[1]):
             if self._saved.get(name) != state:
                 self._files.put_from(name, str(self.path / name))
@@ -68,14 +70,14 @@ class Workspace:
         self._saved = present
 
     def read(self, name: str) -> bytes:
-        """Return the newest content of a file, whoever wrote it; nothing where there is none."""
+        """Return the newest content of a file at `uri`, whoever wrote it; b"" where there is none."""
         try:
             return self._files.read(name)
         except FileNotFoundError:
             return b""
 
     def storage(self, name: str) -> dict[str, Any]:
-        """Return the folder `name` inside as arguments of Ray's `RunConfig`."""
+        """Return the folder `name` inside `uri` as arguments of Ray's `RunConfig`."""
         if self.is_local:
             return {"storage_path": str(self.path / name)}
         handler = pyarrow.fs.FSSpecHandler(self._files.filesystem)
@@ -86,38 +88,39 @@ class Workspace:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 @contextmanager
-def open_workspace(uri: str, apart: Sequence[str] = ()) -> Iterator[Workspace]:
-    """Give a folder to read results from and write them to; at the end, whatever happens, it is saved.
+def open_workspace(uri: str, excluded: Sequence[str] = ()) -> Iterator[Workspace]:
+    """Yield a folder to read results from and write them to; at the end, whatever happens, it is saved.
 
     Args:
         uri: path or URI.
-        apart: folders inside of which no copy is made.
+        excluded: top folders that are not copied.
 
     Raises:
-        StoreError: when the place cannot be read or written.
+        StorageError: when the location cannot be read or written.
     """
     files = Files(uri)
     if files.is_local:
         yield Workspace(uri, Path(files.root))
         return
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as scratch:
-        found = Workspace(uri, Path(scratch) / (uri.rstrip("/").rpartition("/")[2] or "run"))
-        found.path.mkdir()
-        found.fetch(apart)
+        # Reports and logs show the folder's own name.
+        workspace = Workspace(uri, Path(scratch) / (uri.rstrip("/").rpartition("/")[2] or "run"))
+        workspace.path.mkdir()
+        workspace.fetch(excluded)
         try:
-            yield found
+            yield workspace
         finally:
-            found.save()
+            workspace.save()
 
 
 @contextmanager
 def open_output(uri: str) -> Iterator[Path]:
-    """Give a local path; what is written there is afterwards at `uri` (path or URI), whole or not at all."""
+    """Yield a local path; what is written there is then at `uri` (path or URI), whole or not at all."""
     parent, _, name = uri.rpartition("/")
     files = Files(parent or ".")
     if not files.is_local:

@@ -1,25 +1,42 @@
 """The feature store: validated manifests and, per modality and encoder, the features of their documents."""
 
+from hilbert_ray.store.commits import Commits
+from hilbert_ray.store.current import DataLocation, StoredFeatures
+from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.store.export import Format, export_store
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, encode_rows, sha256_of
-from hilbert_ray.store.snapshot import Snapshot, StoredDocument, bucket_of, digest, encode_text
-from hilbert_ray.store.sorting import RowBlock, row_block
-from hilbert_ray.store.store import Place, Placed, Store, reads_turns
+from hilbert_ray.store.maintenance import Problem, collect_garbage, compact_store, store_info, verify_store
+from hilbert_ray.store.snapshot import FileVersions, Snapshot, StoredDocument, bucket_of, digest, encode_text
+from hilbert_ray.store.sorting import RowBlock, row_block, write_snapshot
+from hilbert_ray.store.store import Store, reads_turns
 
 __all__ = [
     "Commit",
+    "Commits",
+    "DamagedError",
+    "DataLocation",
     "FeatureRow",
-    "Place",
-    "Placed",
+    "FileVersions",
+    "Format",
+    "Problem",
     "Quarantined",
     "RowBlock",
     "Snapshot",
     "Store",
+    "StoreError",
     "StoredDocument",
+    "StoredFeatures",
     "bucket_of",
+    "collect_garbage",
+    "compact_store",
     "digest",
     "encode_rows",
     "encode_text",
+    "export_store",
     "reads_turns",
     "row_block",
     "sha256_of",
+    "store_info",
+    "verify_store",
+    "write_snapshot",
 ]

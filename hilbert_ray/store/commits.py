@@ -1,11 +1,11 @@
-"""The commits of one modality and encoder: a small file a unit, and indexes that repeat many of them in one.
+"""The commits of one modality and encoder: a small file per unit, and indexes that repeat many in one.
 
     bucket=0007/<unit>.json              what one unit stored and quarantined
-    bucket=0007/index-<sha16>.jsonl      the same of many units, a line each; its name holds its hash
+    bucket=0007/index-<sha16>.jsonl      the same of many units, one per line; its name holds its hash
 
-`compact` makes indexes and `sweep` tells, much later, what they made superfluous. Both may run beside readers
-and writers: an index is created whole, repeats what it replaces, and a reader takes a unit once wherever it
-finds it, from an index first. A writer that comes late and commits a folded unit again does no harm.
+`compact` writes indexes and `sweep` lists, much later, what they made superfluous. Both may run while others
+read and write: an index is created whole, repeats what it replaces, and a reader takes a unit once wherever
+it is, from an index first. A late writer that commits an indexed unit again does no harm.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,18 +13,20 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from hilbert_ray.storage import DamagedError, Entry, Files, StorageError
+from hilbert_ray.storage import Entry, Files
+from hilbert_ray.store.errors import DamagedError, StoreError
 from hilbert_ray.store.features import Commit, commit_from_json, sha256_of
 
-_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * 2**20
-"""Files that one reader asks for together, and their bytes: in memory they take ten times as much."""
+_FILES_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * 2**20
+"""Most files and bytes that a reader fetches together. Parsed, commits take about ten times their bytes."""
 _INDEX, _INDEX_END, _COMMIT_END = "index-", ".jsonl", ".json"
 _TRIES = 5
+"""Listings of a bucket before a reader gives up on a `gc` that keeps deleting what it is about to read."""
 _T = TypeVar("_T")
 
 
 class Commits:
-    """The commits below `folder` of a store with some number of buckets."""
+    """The commits below `folder` of a store with this number of buckets."""
 
     def __init__(self, files: Files, folder: str, buckets: int) -> None:
         self.files = files
@@ -36,7 +38,7 @@ class Commits:
         return f"{self.folder}/bucket={bucket:04d}/{unit}{_COMMIT_END}"
 
     def create(self, commit: Commit) -> bool:
-        """Commit a unit; False where another commit of it is there."""
+        """Commit a unit; False where it has another commit already."""
         return self.files.create(self.name(commit.bucket, commit.unit), commit.to_json())
 
     def find(self, bucket: int, unit: str) -> Commit | None:
@@ -52,22 +54,25 @@ class Commits:
             except FileNotFoundError:  # superseded by another that is listed too
                 continue
             for line in lines:
+                # Searching bytes first: parsing all lines of an index takes ten times as long.
                 if unit.encode() in line and (commit := _parse(index, line)).unit == unit:
                     return commit
         return None
 
     def read(self, buckets: Collection[int] | None = None) -> Iterator[Commit]:
         """Yield each unit's commit once, of all buckets or some, by bucket and unit."""
-        for listed in _parts(self._listed(buckets)):
-            for units in self._again(self._read, listed).values():
+        for names in _batches(self._list(buckets)):
+            for units in self._relisting(self._read, names).values():
                 yield from (units[unit] for unit in sorted(units))
 
     def names(self, buckets: Collection[int] | None = None) -> dict[int, list[str]]:
         """Return the names of the commit files and indexes of all buckets or some."""
-        return {bucket: list(entries) for bucket, entries in self._listed(buckets).items()}
+        return {bucket: list(entries) for bucket, entries in self._list(buckets).items()}
 
-    def _listed(self, buckets: Collection[int] | None) -> dict[int, dict[str, Entry]]:
-        """Return the commit files and indexes by bucket, in as few listings as may be."""
+    def _list(self, buckets: Collection[int] | None) -> dict[int, dict[str, Entry]]:
+        """Return the commit files and indexes by bucket."""
+        # An object store lists a thousand files per request, and a bucket is at least one request: beyond a
+        # quarter of the buckets, listing everything is cheaper.
         if buckets is None or 4 * len(buckets) > self.buckets:
             listed = _by_bucket(self.files.entries(self.folder))
             return {b: entries for b, entries in listed.items() if buckets is None or b in buckets}
@@ -79,40 +84,41 @@ class Commits:
 
         Raises:
             FileNotFoundError: when it is gone.
-            StoreError: when it is damaged.
+            DamagedError: when its content is not what was written.
         """
         if not name.endswith(_INDEX_END):
             return [_parse(name, self.files.read(name))]
         return [_parse(name, line) for line in self._lines(name)]
 
     def compact(self, min_commits: int) -> list[str]:
-        """Fold the commits of each bucket that has at least so many outside an index; return the new indexes.
+        """Fold each bucket with at least `min_commits` commits outside an index; return the new indexes.
 
         What a bucket's older indexes hold goes into the new one too.
         """
         fold = partial(self._fold, min_commits)
-        made = [self._again(fold, {bucket: names}) for bucket, names in self.names().items()]
-        return [name for name in made if name is not None]
+        indexes = [self._relisting(fold, {bucket: names}) for bucket, names in self.names().items()]
+        return [name for name in indexes if name is not None]
 
     def _fold(self, min_commits: int, listed: Mapping[int, Sequence[str]]) -> str | None:
         [(bucket, names)] = listed.items()
         if len(names) < min_commits:
             return None
-        indexed = self._indexed([name for name in names if _is_index(name)])
-        units = _merged(indexed.values())
-        loose = [name for name in names if not _is_index(name) and _unit_of(name) not in units]
-        if len(loose) < min_commits and any(len(one) == len(units) for one in indexed.values()):
+        by_index = self._indexed([name for name in names if _is_index(name)])
+        units = _merged(by_index.values())
+        unindexed = [name for name in names if not _is_index(name) and _unit_of(name) not in units]
+        # Few new commits are worth an index only where older ones can be joined: one file for several.
+        is_one_index = any(len(indexed) == len(units) for indexed in by_index.values())
+        if len(unindexed) < min_commits and is_one_index:
             return None
-        units.update((commit.unit, commit) for _, commit in self._loose(loose))
+        units.update((commit.unit, commit) for _, commit in self._parsed(unindexed))
         return self._write_index(bucket, units.values())
 
     def drop(self, bucket: int, units: Collection[str]) -> None:
-        """Forget units, in commit files and indexes, so that they are done again.
+        """Forget units, in commit files and indexes, so that they are embedded again.
 
         Nothing else may write to the bucket meanwhile.
         """
-        names = self.names([bucket])[bucket]
-        for name in names:
+        for name in self.names([bucket])[bucket]:
             if not _is_index(name):
                 if _unit_of(name) in units:
                     self.files.delete(name)
@@ -120,12 +126,13 @@ class Commits:
             commits = self.load(name)
             kept = [commit for commit in commits if commit.unit not in units]
             if len(kept) < len(commits):
+                # The new index first: killed in between, nothing that should stay is lost.
                 if kept:
                     self._write_index(bucket, kept)
                 self.files.delete(name)
 
     def _write_index(self, bucket: int, commits: Iterable[Commit]) -> str:
-        data = b"".join(commit.to_json() + b"\n" for commit in sorted(commits, key=lambda one: one.unit))
+        data = b"".join(commit.to_json() + b"\n" for commit in sorted(commits, key=lambda each: each.unit))
         name = f"{self.folder}/bucket={bucket:04d}/{_INDEX}{sha256_of(data)[:16]}{_INDEX_END}"
         self.files.create(name, data)
         return name
@@ -134,110 +141,120 @@ class Commits:
         """Return the commit files and indexes that may go, and the data files that commits name.
 
         A commit may go once an index that holds it is old enough, and an index once another that holds all
-        of it is: who listed the bucket before that came has ended then.
+        of it is: readers that listed the bucket before that index existed have ended by then.
 
         Args:
             entries: a listing of `folder`.
-            min_age_h: what is old enough.
+            min_age_h: what is old enough, in hours.
         """
         superfluous: list[str] = []
         named: set[str] = set()
         for names in map(list, _by_bucket(entries).values()):
-            indexed = self._indexed([name for name in names if _is_index(name)])
-            old = {name: set(units) for name, units in indexed.items() if entries[name].age_h >= min_age_h}
-            folded = set().union(*old.values())
-            known = set().union(*indexed.values())
+            by_index = self._indexed([name for name in names if _is_index(name)])
+            old = {name: set(units) for name, units in by_index.items() if entries[name].age_h >= min_age_h}
+            in_old_index = set().union(*old.values())
+            in_any_index = set().union(*by_index.values())
             for name in old:
+                # Of two that hold the same units the one with the lower name stays.
                 if any(old[name] < old[other] or (old[name] == old[other] and other < name) for other in old):
                     superfluous.append(name)
-            loose = [name for name in names if not _is_index(name)]
+            commit_files = [name for name in names if not _is_index(name)]
             superfluous += [
-                name for name in loose if _unit_of(name) in folded and entries[name].age_h >= min_age_h
+                name
+                for name in commit_files
+                if _unit_of(name) in in_old_index and entries[name].age_h >= min_age_h
             ]
-            commits = [commit for units in indexed.values() for commit in units.values()]
-            commits += [commit for _, commit in self._loose([n for n in loose if _unit_of(n) not in known])]
+            # What is not in an index yet must be read: its data file is needed, however old.
+            unindexed = [name for name in commit_files if _unit_of(name) not in in_any_index]
+            commits = [commit for units in by_index.values() for commit in units.values()]
+            commits += [commit for _, commit in self._parsed(unindexed)]
             named.update(commit.file for commit in commits if commit.file is not None)
         return superfluous, named
 
     def _read(self, listed: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Commit]]:
         """Return the commits of some buckets by unit, as listed."""
-        indexed = self._indexed([name for names in listed.values() for name in names if _is_index(name)])
-        found = {
-            bucket: _merged(indexed[name] for name in names if _is_index(name))
+        by_index = self._indexed([name for names in listed.values() for name in names if _is_index(name)])
+        units = {
+            bucket: _merged(by_index[name] for name in names if _is_index(name))
             for bucket, names in listed.items()
         }
-        loose = [
+        unindexed = [
             name
             for bucket, names in listed.items()
             for name in names
-            if not _is_index(name) and _unit_of(name) not in found[bucket]
+            if not _is_index(name) and _unit_of(name) not in units[bucket]
         ]
-        for name, commit in self._loose(loose):
-            found[_bucket_of(name)][commit.unit] = commit
-        return found
+        for name, commit in self._parsed(unindexed):
+            units[_bucket_of(name)][commit.unit] = commit
+        return units
 
-    def _again(
+    def _relisting(
         self, action: Callable[[Mapping[int, Sequence[str]]], _T], listed: Mapping[int, Sequence[str]]
     ) -> _T:
-        """Do something with commits as listed; list them again where `gc` deleted some meanwhile."""
+        """Run `action` on commits as listed; list them again where `gc` deleted some meanwhile.
+
+        A commit that is deleted is in an index by then, which the next listing has.
+        """
         for _ in range(_TRIES):
             try:
                 return action(listed)
             except FileNotFoundError:
                 names = self.names(listed.keys())
                 listed = {bucket: names.get(bucket, []) for bucket in listed}
-        raise StorageError(
-            f"commits below {self.folder} of store {self.files.uri} were deleted {_TRIES} times while they "
-            "were read; leave `store gc` its --min-age-h, and run again"
+        raise StoreError(
+            f"commits in {self.folder} of store {self.files.uri} were deleted {_TRIES} times while they "
+            "were read; run `store gc` with a larger --min-age-h, then rerun"
         )
 
     def _indexed(self, names: Sequence[str]) -> dict[str, dict[str, Commit]]:
         """Return the commits of some indexes, by name of the index and unit."""
-        found = self.files.read_many(names)
+        contents = self.files.read_many(names)
         return {
             name: {
-                commit.unit: commit for commit in (_parse(name, line) for line in _whole(name, found[name]))
+                commit.unit: commit
+                for commit in (_parse(name, line) for line in _checked_lines(name, contents[name]))
             }
             for name in names
         }
 
-    def _loose(self, names: Sequence[str]) -> Iterator[tuple[str, Commit]]:
+    def _parsed(self, names: Sequence[str]) -> Iterator[tuple[str, Commit]]:
+        """Yield the names and contents of commit files, fetched many at a time."""
         remaining = iter(names)
-        while part := list(islice(remaining, _AT_ONCE)):
-            found = self.files.read_many(part)
-            yield from ((name, _parse(name, found[name])) for name in part)
+        while batch := list(islice(remaining, _FILES_AT_ONCE)):
+            contents = self.files.read_many(batch)
+            yield from ((name, _parse(name, contents[name])) for name in batch)
 
     def _lines(self, index: str) -> list[bytes]:
-        return _whole(index, self.files.read(index))
+        return _checked_lines(index, self.files.read(index))
 
 
 def _merged(indexes: Iterable[Mapping[str, Commit]]) -> dict[str, Commit]:
-    """Return the commits of several indexes by unit; of one unit, the first index counts."""
+    """Return the commits of several indexes by unit; where several have a unit, the first index counts."""
     units: dict[str, Commit] = {}
-    for one in indexes:
-        units = {**one, **units}
+    for indexed in indexes:
+        units = {**indexed, **units}
     return units
 
 
-def _parts(listed: Mapping[int, Mapping[str, Entry]]) -> Iterator[dict[int, list[str]]]:
+def _batches(listed: Mapping[int, Mapping[str, Entry]]) -> Iterator[dict[int, list[str]]]:
     """Group buckets whose commits one process reads, and holds, together."""
-    part: dict[int, list[str]] = {}
+    batch: dict[int, list[str]] = {}
     count = size = 0
     for bucket, entries in listed.items():
-        part[bucket] = list(entries)
+        batch[bucket] = list(entries)
         count += len(entries)
         size += sum(entry.size_bytes for entry in entries.values())
-        if count >= _AT_ONCE or size >= _BYTES_AT_ONCE:
-            yield part
-            part, count, size = {}, 0, 0
-    if part:
-        yield part
+        if count >= _FILES_AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield batch
+            batch, count, size = {}, 0, 0
+    if batch:
+        yield batch
 
 
 def _by_bucket(entries: Mapping[str, Entry]) -> dict[int, dict[str, Entry]]:
     listed: dict[int, dict[str, Entry]] = {}
     for name in sorted(entries):
-        if name.endswith((_COMMIT_END, _INDEX_END)):
+        if name.endswith((_COMMIT_END, _INDEX_END)):  # not what a writer has not finished
             listed.setdefault(_bucket_of(name), {})[name] = entries[name]
     return listed
 
@@ -254,13 +271,13 @@ def _is_index(name: str) -> bool:
     return name.endswith(_INDEX_END)
 
 
-def _whole(index: str, data: bytes) -> list[bytes]:
+def _checked_lines(index: str, data: bytes) -> list[bytes]:
     """Return the lines of an index whose content is what its name says."""
     sha256 = sha256_of(data)
     if not index.endswith(f"{_INDEX}{sha256[:16]}{_INDEX_END}"):
         raise DamagedError(
             f"index {index} is damaged: sha256 is {sha256}, its name says otherwise; restore it from a copy, "
-            "or run `hilbert-ray store verify --mend`, and `embed` makes again what only it held"
+            "or run `hilbert-ray store verify --repair`, after which `embed` redoes what only it held"
         )
     return data.splitlines()
 
@@ -271,5 +288,5 @@ def _parse(name: str, data: bytes) -> Commit:
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(
             f"commit {name} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
-            "run `hilbert-ray store verify --mend`, and `embed` makes it again"
+            "run `hilbert-ray store verify --repair`, after which `embed` writes it again"
         ) from error

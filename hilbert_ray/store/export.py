@@ -1,21 +1,23 @@
 """Features in forms that other programs read: NumPy, Arrow, and a folder that Hugging Face `datasets` loads.
 
-An export is written beside its folder and moved there when it is whole. Rows stream through, some megabytes
-at a time. Arrow and Parquet files have one row a document:
+Each modality and encoder has its own part: a configuration of a Hugging Face data set, an Arrow file, or a
+folder of NumPy files, named <modality>-<fingerprint>. An export is written next to its folder and renamed
+when it is complete. Rows stream through, some megabytes at a time. Arrow and Parquet files have one row per
+document:
 
     doc_id, group, split  string    as in the manifest
     labels                string    JSON, as in the manifest
     features              list<list<float16>>  [n, dim]
     start, end            list<float32>        [n], seconds where `timed`, else positions in [0, 1]
     timed                 bool
-    seconds (text: tokens)  float64  how much of the document the features cover: all of it
+    seconds (text: tokens)  float64  length of the document, all of which the features cover
 """
 
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,23 +29,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from hilbert_ray.config import Modality
+from hilbert_ray.config import MODALITIES, Modality
 from hilbert_ray.document import Document
-from hilbert_ray.storage import TEMPORARY, StorageError
+from hilbert_ray.storage import TEMPORARY, StorageError, is_uri
+from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import AMOUNT, FeatureRow
+from hilbert_ray.store.snapshot import Snapshot, bucket_of
+from hilbert_ray.store.store import Store
 
 Format: TypeAlias = Literal["huggingface", "numpy", "arrow"]
-"""What `Store.export` writes."""
+"""What `export_store` writes."""
 Row: TypeAlias = tuple[FeatureRow, Document]
 """Features of a document and what the manifest says of it."""
-_GROUP_BYTES, _SHARD_BYTES = 32 * 2**20, 512 * 2**20
+_ROW_GROUP_BYTES = 32 * 2**20
+"""Features per row group: what is in memory at a time, here and in programs that stream the file."""
+_SHARD_BYTES = 512 * 2**20
+"""Features per Parquet file: the hub recommends files of some hundred megabytes."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ExportPart:
-    """What an export holds of one modality and encoder; it is filled while the export is written.
+    """What an export holds of one modality and encoder; it is counted while the export is written.
 
-    `documents` have the modality; those `exported` have features too.
+    `documents` counts those that have the modality; `exported` are the ids of those that have features too.
     """
 
     modality: Modality
@@ -59,22 +67,107 @@ class ExportPart:
         return f"{self.modality}-{self.fingerprint}"
 
 
-@contextmanager
-def new_folder(folder: str) -> Iterator[Path]:
-    """Give a folder to write to, which becomes `folder` if all goes well and vanishes if not.
+def export_store(
+    store: Store, folder: str, format: Format = "huggingface", doc_ids: Collection[str] = ()
+) -> int:
+    """Write the current features of all documents or some to a new folder; return how many documents.
+
+    Args:
+        store: the store.
+        folder: local folder to write, absent or empty.
+        format: what to write, see the module.
+        doc_ids: only these documents; all where empty.
 
     Raises:
-        StoreError: when there is something in `folder` already, or it cannot be written.
+        StorageError: when the folder is not local, not empty, or cannot be written.
+        StoreError: when a document of `doc_ids` is not in the newest manifest or has no features, or none
+            has.
     """
-    if "://" in folder:
+    snapshot = store.snapshot()
+    chosen = set(doc_ids) or None
+    if chosen is not None:
+        _require_documents(store, snapshot, chosen)
+    parts = [
+        ExportPart(
+            modality=modality,
+            fingerprint=fingerprint,
+            encoder=str(description.get("name")),
+            dim=int(description["dim"]),
+        )
+        for modality in MODALITIES
+        for fingerprint, description in store.encoders(modality, snapshot).items()
+    ]
+    with _new_folder(folder) as unfinished:
+        for part in parts:
+            _write_part(part, _rows_of(part, store, snapshot, chosen), format, unfinished)
+        exported = set().union(*(part.exported for part in parts))
+        # Raised inside, so that the unfinished folder goes.
+        if not exported and chosen is None:
+            raise StoreError(f"store {store.uri} has no features to export; run `hilbert-ray embed` first")
+        if missing := sorted((chosen or set()) - exported):
+            raise StoreError(
+                f"document {missing[0]!r} has no features in store {store.uri}: it is pending or "
+                "quarantined; run `hilbert-ray embed`, which reports the reason, or leave it out"
+            )
+        if format == "huggingface":
+            _write_card(parts, store.uri, unfinished)
+    return len(exported)
+
+
+def _require_documents(store: Store, snapshot: Snapshot, doc_ids: Collection[str]) -> None:
+    """Refuse ids that the newest manifest lacks, before anything is written."""
+    buckets = _buckets_of(doc_ids, store)
+    known = {item.document.doc_id for item in snapshot.documents(buckets, doc_ids, with_text=False)}
+    if absent := sorted(set(doc_ids) - known):
+        raise StoreError(
+            f"document {absent[0]!r} is not in the newest manifest of store {store.uri}, which has "
+            f"{snapshot.num_documents} documents: correct the id, or embed a manifest that has it"
+        )
+
+
+def _buckets_of(doc_ids: Collection[str], store: Store) -> set[int]:
+    return {bucket_of(doc_id, store.buckets) for doc_id in doc_ids}
+
+
+def _rows_of(
+    part: ExportPart, store: Store, snapshot: Snapshot, chosen: Collection[str] | None
+) -> Iterator[Row]:
+    """Yield the features of a part with their documents; count them in it."""
+    buckets = None if chosen is None else _buckets_of(chosen, store)
+    for block in store.current_blocks(part.modality, part.fingerprint, snapshot, buckets):
+        part.documents += sum(chosen is None or doc_id in chosen for doc_id in block.sources)
+        items = snapshot.documents(block.buckets, chosen, with_text=False)
+        documents = {item.document.doc_id: item.document for item in items}
+        for row in store.rows(part.modality, block.locations(chosen)):
+            part.exported.add(row.doc_id)
+            yield row, documents[row.doc_id]
+
+
+def _write_part(part: ExportPart, rows: Iterable[Row], format: Format, folder: Path) -> None:
+    if format == "numpy":
+        _write_numpy(rows, folder / part.name)
+    elif format == "arrow":
+        _write_arrow(rows, part.modality, folder / f"{part.name}.arrow")
+    else:
+        _write_parquet(rows, part.modality, folder / part.name)
+
+
+@contextmanager
+def _new_folder(folder: str) -> Iterator[Path]:
+    """Yield a folder to write to, which becomes `folder` if all goes well and vanishes if not.
+
+    Raises:
+        StorageError: when `folder` is not empty, or cannot be written.
+    """
+    if is_uri(folder):
         raise StorageError(
             f"--out is {folder}; an export is written to a local folder: give a path, then copy it"
         )
     target = Path(os.path.abspath(folder))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StorageError(
-            f"{folder} is there and not empty; an export is written whole, to a folder of its own: delete "
-            "it, or choose another --out"
+            f"{folder} exists and is not empty; an export is written to a new folder: delete it, or choose "
+            "another --out"
         )
     unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
     try:
@@ -83,18 +176,18 @@ def new_folder(folder: str) -> Iterator[Path]:
         os.replace(unfinished, target)
     except OSError as error:
         raise StorageError(
-            f"cannot write the export to {folder}: {error}; nothing of it is left there: free space or mend "
-            "the permissions, and run again"
+            f"cannot write the export to {folder}: {error}; the unfinished export was deleted: free space or "
+            "fix the permissions, then rerun"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_numpy(rows: Iterable[Row], folder: Path) -> None:
+def _write_numpy(rows: Iterable[Row], folder: Path) -> None:
     """Write each document to `folder`/<doc_id>.npz.
 
-    A file holds `features` float16 [n, dim], `start` and `end` float32 [n], and `timed`. What is no letter,
-    digit or one of `_.-~` in an id is written as in URLs (%2F for a slash).
+    A file holds `features` float16 [n, dim], `start` and `end` float32 [n], and `timed`. Characters of an id
+    other than letters, digits and `_.-~` are written as in URLs (%2F for a slash).
     """
     folder.mkdir()
     for row, _ in rows:
@@ -102,20 +195,21 @@ def write_numpy(rows: Iterable[Row], folder: Path) -> None:
         np.savez(path, features=row.features, start=row.start, end=row.end, timed=np.bool_(row.timed))
 
 
-def write_arrow(rows: Iterable[Row], modality: Modality, path: Path) -> None:
+def _write_arrow(rows: Iterable[Row], modality: Modality, path: Path) -> None:
     """Write documents as one Arrow IPC file."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _schema(modality)) as writer:
         for table in _tables(rows, modality):
             writer.write_table(table)
 
 
-def write_parquet(rows: Iterable[Row], modality: Modality, folder: Path) -> None:
+def _write_parquet(rows: Iterable[Row], modality: Modality, folder: Path) -> None:
     """Write documents as Parquet files of some hundred megabytes."""
     folder.mkdir()
     tables = _tables(rows, modality)
     shard = 0
     table = next(tables, None)
-    while table is not None or shard == 0:  # without documents, one file without rows
+    # Without documents, one file without rows: `datasets` refuses a configuration without files.
+    while table is not None or shard == 0:
         path = folder / f"{shard:05d}.parquet"
         size = 0
         with pq.ParquetWriter(path, _schema(modality), use_dictionary=False) as writer:
@@ -126,8 +220,8 @@ def write_parquet(rows: Iterable[Row], modality: Modality, folder: Path) -> None
         shard += 1
 
 
-def write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
-    """Write the README.md by which `datasets` finds the configurations, and people what they are."""
+def _write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
+    """Write the README.md that lists the configurations, for `datasets` and for people."""
     configs = [
         {
             "config_name": part.name,
@@ -142,9 +236,9 @@ def write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
         "",
         "# Document features",
         "",
-        f"Segment features of the documents of {store}, exported by hilbert_ray: one configuration a",
-        "modality and encoder. `datasets` needs a split, so all documents are in `train`; the column `split`",
-        "says which one the manifest gave them.",
+        f"Segment features of the documents of {store}, exported by hilbert_ray: one configuration per",
+        "modality and encoder. `datasets` requires a split, so all documents are in `train`; the column",
+        "`split` is the one in the manifest.",
         "",
         "| configuration | encoder | width | documents | without features (pending or quarantined) |",
         "|---|---|---|---|---|",
@@ -158,8 +252,8 @@ def write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
         f'    documents = datasets.load_dataset("FOLDER", "{parts[0].name}", split="train")',
         "",
         "`features` is float16 [segments, width]; `start` and `end` are seconds where `timed`, else",
-        "positions in [0, 1]; `labels` is JSON; `seconds` (or `tokens`) is how much of the document the",
-        "features cover: all of it.",
+        "positions in [0, 1]; `labels` is JSON; `seconds` (or `tokens`) is the length of the document, which",
+        "the features cover whole.",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -184,19 +278,20 @@ def _schema(modality: Modality) -> pa.Schema:
 
 def _tables(rows: Iterable[Row], modality: Modality) -> Iterator[pa.Table]:
     """Yield tables of documents whose features make up some megabytes."""
-    part: list[Row] = []
+    batch: list[Row] = []
     size = 0
     for row in rows:
-        part.append(row)
+        batch.append(row)
         size += row[0].features.nbytes
-        if size >= _GROUP_BYTES:
-            yield _table(part, modality)
-            part, size = [], 0
-    if part:
-        yield _table(part, modality)
+        if size >= _ROW_GROUP_BYTES:
+            yield _table(batch, modality)
+            batch, size = [], 0
+    if batch:
+        yield _table(batch, modality)
 
 
 def _table(rows: Sequence[Row], modality: Modality) -> pa.Table:
+    # Nested lists are built from flat arrays and offsets: Python lists of float16 would take minutes.
     features = np.concatenate([row.features for row, _ in rows])
     lengths = [len(row.features) for row, _ in rows]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -210,7 +305,7 @@ def _table(rows: Sequence[Row], modality: Modality) -> pa.Table:
         [row.doc_id for row, _ in rows],
         [document.group for document in documents],
         [document.split for document in documents],
-        [json.dumps(dict(one.labels), sort_keys=True, ensure_ascii=False) for one in documents],
+        [json.dumps(dict(document.labels), sort_keys=True, ensure_ascii=False) for document in documents],
         pa.ListArray.from_arrays(starts, segments),
         pa.ListArray.from_arrays(starts, pa.array(np.concatenate([row.start for row, _ in rows]))),
         pa.ListArray.from_arrays(starts, pa.array(np.concatenate([row.end for row, _ in rows]))),

@@ -1,8 +1,8 @@
 """What a store holds of one modality and encoder: rows of features in data files, and commits that name them.
 
-A data file holds one row a document, in columns that pyarrow alone can read:
+A data file holds one row per document, in columns that pyarrow alone can read:
 
-    doc_id, source  string         the document's key
+    doc_id, source  string         the document, and the hash of what its features depend on
     features        large_binary   little-endian float16 [n, dim], row-major
     n, dim          int32          segments, width
     start, end      list<float32>  seconds of each segment; for untimed text its position in [0, 1]
@@ -10,13 +10,14 @@ A data file holds one row a document, in columns that pyarrow alone can read:
     seconds_seen, seconds_present  float64: audio that reached the encoder, audio that the document holds
     (text: tokens_seen, tokens_present)
 
-The bytes of a file are a function of its rows alone: one chunk, no dictionary, nothing of the run inside.
+The bytes of a file depend on its rows alone: one chunk, no dictionary, nothing about the run that wrote it.
+Two runs that embed the same documents therefore write the same file, whose name holds its hash.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +30,7 @@ from hilbert_ray.config import Modality
 from hilbert_ray.document import Seconds
 
 AMOUNT: Mapping[Modality, str] = {"audio": "seconds", "text": "tokens"}
-"""What an amount of each modality is counted in."""
+"""The unit in which each modality is counted; it is part of the names of columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +53,23 @@ class FeatureRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
-    """A document that could not be embedded, and the stage and error that stopped it. `key` is its source."""
+    """A document that could not be embedded, and the stage and error that stopped it."""
 
     doc_id: str
-    key: str
+    source: str
     stage: str
     error: str
     message: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the values as a commit holds them: the source is named `key` on disk."""
+        return {
+            "doc_id": self.doc_id,
+            "key": self.source,
+            "stage": self.stage,
+            "error": self.error,
+            "message": self.message,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +77,7 @@ class Commit:
     """What is done of one unit: the only truth about which documents are stored.
 
     `stored` lists (doc_id, source, segments, seconds or tokens) in the order of the data file's rows; `file`
-    is None where all documents of the unit were quarantined. `versions` and `threads` say what made it.
+    is None where all documents of the unit were quarantined. `versions` and `threads` record what wrote it.
     """
 
     unit: str
@@ -95,7 +106,7 @@ class Commit:
             "rows": len(self.stored),
             "amount": self.amount,
             "stored": self.stored,
-            "quarantined": [asdict(failure) for failure in self.quarantined],
+            "quarantined": [failure.to_dict() for failure in self.quarantined],
             "versions": dict(sorted(self.versions.items())),
             "threads": self.threads,
         }
@@ -112,7 +123,9 @@ def commit_from_json(data: bytes) -> Commit:
         sha256=values["sha256"],
         size_bytes=values["size_bytes"],
         stored=tuple(map(tuple, values["stored"])),
-        quarantined=tuple(Quarantined(**fields) for fields in values["quarantined"]),
+        quarantined=tuple(
+            Quarantined(source=fields.pop("key"), **fields) for fields in values["quarantined"]
+        ),
         versions=values["versions"],
         threads=values["threads"],
     )
@@ -136,6 +149,7 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
             f"{amount}_present": pa.array([row.present for row in rows], pa.float64()),
         }
     )
+    # Float16 features hardly compress, and a codec's version would change the bytes.
     sink = pa.BufferOutputStream()
     pq.write_table(table.combine_chunks(), sink, compression="none", use_dictionary=False)
     data: bytes = sink.getvalue().to_pybytes()
@@ -151,15 +165,15 @@ def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
 
 def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[FeatureRow]:
     amount = AMOUNT[modality]
-    plain = ("doc_id", "source", "n", "dim", "timed", f"{amount}_seen", f"{amount}_present")
-    parts = zip(
+    scalars = ("doc_id", "source", "n", "dim", "timed", f"{amount}_seen", f"{amount}_present")
+    documents = zip(
         columns["features"],
         _views(columns["start"]),
         _views(columns["end"]),
-        *(columns[name].to_pylist() for name in plain),
+        *(columns[name].to_pylist() for name in scalars),
         strict=True,
     )
-    for features, start, end, doc_id, source, n, dim, timed, seen, present in parts:
+    for features, start, end, doc_id, source, n, dim, timed, seen, present in documents:
         yield FeatureRow(
             doc_id=doc_id,
             source=source,

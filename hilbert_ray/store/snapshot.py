@@ -1,15 +1,15 @@
 """The validated manifest inside a store: documents by bucket, with the versions of their files.
 
-A snapshot is one Parquet file and a small JSON file that names it; the newest counts. Rows that were not
-valid documents are kept with it as faults.
+A snapshot is one Parquet file and a small JSON file that names it; the newest counts. Manifest rows that are
+not valid documents are kept with it as faults.
 """
 
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Document, Fault, Utterance
-from hilbert_ray.storage import Files, StorageError
+from hilbert_ray.storage import Files
+from hilbert_ray.store.errors import StoreError
 
 ROW_GROUP_ROWS = 256
-"""Documents in one row group: what a worker reads at least to get at one document."""
-_GROUPS_AT_ONCE = 64
-"""Row groups of which ids and versions are read together."""
+"""Documents per row group: the least that a worker reads to get at one document, transcript included."""
+_ROW_GROUPS_AT_ONCE = 64
+"""Row groups whose file versions are read together: they are few bytes, so 16,384 documents fit easily."""
+_HASHED_BYTES = 4 * 2**20
 SCHEMA = pa.schema(
     [
         ("bucket", pa.int32()),
@@ -39,8 +41,10 @@ SCHEMA = pa.schema(
         ("turns_version", pa.string()),
     ]
 )
+_VERSION_COLUMNS = ("audio_version", "text_version", "turns_version")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 _footers: dict[str, pq.FileMetaData] = {}
+"""Footer of the snapshot that this process read last, by the file's hash."""
 
 
 def doc_id_hash(doc_id: str) -> int:
@@ -58,23 +62,20 @@ def digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredDocument:
-    """A document as the newest manifest gave it, with the versions that its files had then.
+class FileVersions(NamedTuple):
+    """Versions of a document's files; each is None where the document lacks the thing.
 
-    A version is None where the document lacks the thing. `turns_version` covers the times and roles of a
-    timed transcript: what audio features depend on when audio is cut by turns or filtered by role.
+    `turns` covers the times and roles of a timed transcript: what audio features depend on when audio is cut
+    by turns or filtered by role.
     """
 
-    document: Document
-    row: int
-    audio_version: str | None
-    text_version: str | None
-    turns_version: str | None
+    audio: str | None
+    text: str | None
+    turns: str | None
 
     def has(self, modality: Modality) -> bool:
         """Whether the document has this modality."""
-        return (self.audio_version if modality == "audio" else self.text_version) is not None
+        return (self.audio if modality == "audio" else self.text) is not None
 
     def source(self, modality: Modality, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
         """Return the hash of what the features depend on besides the encoder's fingerprint.
@@ -84,173 +85,208 @@ class StoredDocument:
             reads_turns: whether audio is cut by the transcript's turns.
             roles: the only speakers that are kept, where that is set.
         """
-        return _source(
-            modality, reads_turns, roles, self.audio_version, self.text_version, self.turns_version
-        )
+        if modality == "text":
+            return digest("text", self.text or "", *sorted(roles))
+        # Audio that is cut without looking at the transcript survives an edit of the transcript.
+        turns = (self.turns or "") if reads_turns or roles else ""
+        return digest("audio", self.audio or "", turns, *sorted(roles))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredDocument:
+    """A document as a snapshot holds it: its manifest row, and the versions that its files had then.
+
+    `row` is the row's number in the manifest; for the versions see `FileVersions`.
+    """
+
+    document: Document
+    row: int
+    audio_version: str | None
+    text_version: str | None
+    turns_version: str | None
+
+    @property
+    def versions(self) -> FileVersions:
+        """Versions of the document's files."""
+        return FileVersions(self.audio_version, self.text_version, self.turns_version)
+
+    def has(self, modality: Modality) -> bool:
+        """Whether the document has this modality."""
+        return self.versions.has(modality)
+
+    def source(self, modality: Modality, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
+        """Return the hash of what the features depend on, see `FileVersions.source`."""
+        return self.versions.source(modality, reads_turns=reads_turns, roles=roles)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """What one `documents/<number>.json` says.
+    """What one `documents/<number>.json` says, and the reader of the documents that it names.
 
-    `groups` lists (bucket, rows) of each row group of `file`; `roles` are the only speakers that the run kept
-    (empty: all), on which every document's source depends.
+    `row_groups` lists (bucket, documents) of each row group of `file`; `roles` are the only speakers that the
+    run kept (empty: all), on which every document's source depends. Number 0 is a store without a manifest.
     """
 
-    number: int
-    file: str
-    sha256: str
-    rows: int
-    groups: tuple[tuple[int, int], ...]
-    faults: tuple[Fault, ...]
+    files: Files = field(compare=False, repr=False)
+    number: int = 0
+    file: str = ""
+    sha256: str = ""
+    num_documents: int = 0
+    row_groups: tuple[tuple[int, int], ...] = ()
+    faults: tuple[Fault, ...] = ()
     roles: tuple[str, ...] = ()
 
-    def blocks(self, bucket: int | None = None, rows: int = 50_000) -> list[frozenset[int]]:
-        """Return the buckets in use in groups of about `rows` documents: what one process holds at a time."""
+    @classmethod
+    def read(cls, files: Files, number: int) -> "Snapshot":
+        """Read a snapshot by its number.
+
+        Raises:
+            FileNotFoundError: when there is none of this number.
+        """
+        values = json.loads(files.read(snapshot_name(number)))
+        return cls(
+            files=files,
+            number=number,
+            file=values["file"],
+            sha256=values["sha256"],
+            num_documents=values["rows"],
+            row_groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
+            faults=tuple(Fault(**fault) for fault in values["faults"]),
+            roles=tuple(values["roles"]),
+        )
+
+    def to_json(self) -> bytes:
+        """Return the bytes of the JSON file; the number is its name."""
+        values = {
+            "file": self.file,
+            "sha256": self.sha256,
+            "rows": self.num_documents,
+            "groups": self.row_groups,
+            "faults": [asdict(fault) for fault in self.faults],
+            "roles": self.roles,
+        }
+        return json.dumps(values).encode()
+
+    def blocks(self, bucket: int | None = None, num_documents: int = 50_000) -> list[frozenset[int]]:
+        """Return the buckets in use in blocks: what one process holds in memory at a time.
+
+        Args:
+            bucket: only this bucket.
+            num_documents: how many documents a block has at least, but for the last.
+        """
         blocks: list[frozenset[int]] = []
         pending: set[int] = set()
         size = 0
-        for owner, count in self.groups:
+        for owner, count in self.row_groups:
             if bucket is not None and owner != bucket:
                 continue
-            if size >= rows and owner not in pending:
+            # A bucket is never split: commits, too, are read by whole buckets.
+            if size >= num_documents and owner not in pending:
                 blocks.append(frozenset(pending))
                 pending, size = set(), 0
             pending.add(owner)
             size += count
         return [*blocks, frozenset(pending)] if pending else blocks
 
+    def documents(
+        self,
+        buckets: Collection[int] | None = None,
+        doc_ids: Collection[str] | None = None,
+        with_text: bool = True,
+    ) -> Iterator[StoredDocument]:
+        """Yield documents by bucket and id, reading only the row groups that hold requested ones.
 
-EMPTY = Snapshot(number=0, file="", sha256="", rows=0, groups=(), faults=())
+        Args:
+            buckets: only these buckets.
+            doc_ids: only these ids (then `buckets` should say where they are).
+            with_text: False does not read inline transcripts: they are the empty string (`has_text` holds).
+        """
+        numbers = self._row_groups_of(buckets)
+        if not numbers:
+            return
+        columns = [name for name in SCHEMA.names if with_text or name != "text"]
+        with self._open() as parquet:
+            for number in numbers:
+                if doc_ids is None:
+                    table = parquet.read_row_group(number, columns=columns)
+                else:
+                    # Ids are a small part of a row group: most groups need not be read any further.
+                    ids = parquet.read_row_group(number, columns=["doc_id"])["doc_id"].to_pylist()
+                    matching = [i for i, doc_id in enumerate(ids) if doc_id in doc_ids]
+                    if not matching:
+                        continue
+                    table = parquet.read_row_group(number, columns=columns).take(matching)
+                yield from map(_from_row, table.to_pylist())
+
+    def versions(self, buckets: Collection[int]) -> Iterator[tuple[str, FileVersions]]:
+        """Yield each document's id and file versions, by bucket and id; nothing else is read."""
+        numbers = self._row_groups_of(buckets)
+        if not numbers:
+            return
+        with self._open() as parquet:
+            for first in range(0, len(numbers), _ROW_GROUPS_AT_ONCE):
+                table = parquet.read_row_groups(
+                    numbers[first : first + _ROW_GROUPS_AT_ONCE], columns=["doc_id", *_VERSION_COLUMNS]
+                )
+                # Whole columns become Python values ten times as fast as rows do.
+                doc_ids, *versions = (column.to_pylist() for column in table.columns)
+                yield from zip(doc_ids, map(FileVersions._make, zip(*versions, strict=True)), strict=True)
+
+    def sources(
+        self, buckets: Collection[int], modality: Modality, reads_turns: bool
+    ) -> Iterator[tuple[str, str | None]]:
+        """Yield (id, source) of the documents of some buckets, source None where they lack the modality."""
+        for doc_id, versions in self.versions(buckets):
+            source = None
+            if versions.has(modality):
+                source = versions.source(modality, reads_turns=reads_turns, roles=self.roles)
+            yield doc_id, source
+
+    def check(self) -> None:
+        """Read the snapshot's Parquet file again and compare its hash.
+
+        Raises:
+            StoreError: when the file is gone or its content changed.
+        """
+        hasher = hashlib.sha256()
+        try:
+            with self.files.open(self.file) as file:
+                while block := file.read(_HASHED_BYTES):
+                    hasher.update(block)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.file}, the newest manifest, is gone; rerun `hilbert-ray embed` to write it again"
+            ) from None
+        if hasher.hexdigest() != self.sha256:
+            raise StoreError(
+                f"sha256 is {hasher.hexdigest()}, but the manifest {self.number:08d}.json says "
+                f"{self.sha256}; delete the file and rerun `hilbert-ray embed`"
+            )
+
+    def _row_groups_of(self, buckets: Collection[int] | None) -> list[int]:
+        return [i for i, (owner, _) in enumerate(self.row_groups) if buckets is None or owner in buckets]
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        """Open the documents. The footer grows with the manifest, so a process reads it only once."""
+        with self.files.open(self.file) as file:
+            parquet = pq.ParquetFile(file, metadata=_footers.get(self.sha256))
+            if self.sha256 not in _footers:
+                _footers.clear()  # a run reads one snapshot
+                _footers[self.sha256] = parquet.metadata
+            yield parquet
 
 
-def newest_snapshot(files: Files) -> Snapshot:
-    """Return the newest snapshot of a store; an empty one where nothing was written yet."""
-    names = [name for name in files.names("documents") if name.endswith(".json")]
-    return read_snapshot(files, _number_of(names[-1])) if names else EMPTY
+def snapshot_name(number: int) -> str:
+    """Return the name of a snapshot's JSON file."""
+    return f"documents/{number:08d}.json"
 
 
-def _number_of(name: str) -> int:
-    return int(name.rpartition("/")[2].removesuffix(".json"))
-
-
-def read_snapshot(files: Files, number: int) -> Snapshot:
-    """Return a snapshot by its number."""
-    values = json.loads(files.read(f"documents/{number:08d}.json"))
-    return Snapshot(
-        number=number,
-        file=values["file"],
-        sha256=values["sha256"],
-        rows=values["rows"],
-        groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
-        faults=tuple(Fault(**fault) for fault in values["faults"]),
-        roles=tuple(values["roles"]),
+def snapshot_numbers(names: Collection[str]) -> list[int]:
+    """Return the numbers of those files of `documents/` that are snapshots, in rising order."""
+    return sorted(
+        int(name.rpartition("/")[2].removesuffix(".json")) for name in names if name.endswith(".json")
     )
-
-
-def read_documents(
-    files: Files,
-    snapshot: Snapshot,
-    buckets: Collection[int] | None = None,
-    doc_ids: Collection[str] | None = None,
-    words: bool = True,
-) -> Iterator[StoredDocument]:
-    """Yield the documents of a snapshot by bucket and id, reading only the row groups that hold wanted ones.
-
-    Args:
-        files: the store's files.
-        snapshot: which snapshot.
-        buckets: only these buckets.
-        doc_ids: only these ids (then `buckets` should say where they are).
-        words: False leaves inline transcripts out, as the empty string.
-    """
-    if not snapshot.rows:
-        return
-    numbers = [i for i, (owner, _) in enumerate(snapshot.groups) if buckets is None or owner in buckets]
-    if not numbers:
-        return
-    columns = [name for name in SCHEMA.names if words or name != "text"]
-    with files.open(snapshot.file) as file:
-        parquet = _open(file, snapshot)
-        for number in numbers:
-            if doc_ids is None:
-                table = parquet.read_row_group(number, columns=columns)
-            else:
-                here = parquet.read_row_group(number, columns=["doc_id"])["doc_id"].to_pylist()
-                wanted = [i for i, doc_id in enumerate(here) if doc_id in doc_ids]
-                if not wanted:
-                    continue
-                table = parquet.read_row_group(number, columns=columns).take(wanted)
-            yield from map(_from_row, table.to_pylist())
-
-
-def read_sources(
-    files: Files, snapshot: Snapshot, buckets: Collection[int], modality: Modality, reads_turns: bool
-) -> Iterator[tuple[str, str | None]]:
-    """Yield (id, source) of the documents of some buckets, source None where they lack the modality.
-
-    It is `StoredDocument.source` of each, read from the few columns that tell it.
-    """
-    columns = ["doc_id", "audio_version", "text_version", "turns_version"]
-    numbers = [i for i, (owner, _) in enumerate(snapshot.groups) if owner in buckets]
-    if not numbers:
-        return
-    has = columns[1] if modality == "audio" else columns[2]
-    with files.open(snapshot.file) as file:
-        parquet = _open(file, snapshot)
-        for start in range(0, len(numbers), _GROUPS_AT_ONCE):
-            table = parquet.read_row_groups(numbers[start : start + _GROUPS_AT_ONCE], columns=columns)
-            present = table[has].is_valid().to_pylist()
-            for found, (doc_id, *versions) in zip(
-                present, zip(*(column.to_pylist() for column in table.columns), strict=True), strict=True
-            ):
-                yield doc_id, _source(modality, reads_turns, snapshot.roles, *versions) if found else None
-
-
-def _open(file: Any, snapshot: Snapshot) -> pq.ParquetFile:  # noqa: ANN401 - whatever fsspec opens
-    """Open the documents of a snapshot; its footer, which grows with the manifest, is read once a process."""
-    parquet = pq.ParquetFile(file, metadata=_footers.get(snapshot.sha256))
-    if snapshot.sha256 not in _footers:
-        _footers.clear()  # a run reads one snapshot
-        _footers[snapshot.sha256] = parquet.metadata
-    return parquet
-
-
-def hash_file(path: str) -> str:
-    """Return the SHA-256 of a local file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def superseded_snapshots(files: Files, min_age_h: float) -> list[str]:
-    """Return the names of files that no manifest needs but such as were replaced `min_age_h` hours ago."""
-    entries = files.entries("documents")
-    numbered = [name for name in entries if name.endswith(".json")]
-    replaced = [old for old, new in pairwise(numbered) if entries[new].age_h >= min_age_h]
-    kept = {read_snapshot(files, _number_of(name)).file for name in numbered if name not in replaced}
-    return replaced + [name for name in entries if not name.endswith(".json") and name not in kept]
-
-
-def check_snapshot(files: Files, snapshot: Snapshot) -> None:
-    """Read a snapshot's file again and compare its hash.
-
-    Raises:
-        StoreError: when the file is gone or its content changed.
-    """
-    hasher = hashlib.sha256()
-    try:
-        with files.open(snapshot.file) as file:
-            while block := file.read(2**22):
-                hasher.update(block)
-    except FileNotFoundError:
-        raise StorageError(
-            f"{snapshot.file}, the newest manifest, is gone; run `hilbert-ray embed` again"
-        ) from None
-    if hasher.hexdigest() != snapshot.sha256:
-        raise StorageError(
-            f"sha256 is {hasher.hexdigest()}, but the manifest {snapshot.number:08d}.json says "
-            f"{snapshot.sha256}; delete the file and run `hilbert-ray embed` again"
-        )
 
 
 def encode_text(text: str | tuple[Utterance, ...]) -> str:
@@ -276,21 +312,8 @@ def _decode_text(text: str) -> str | tuple[Utterance, ...]:
     return values if isinstance(values, str) else tuple(Utterance(**fields) for fields in values)
 
 
-def _source(
-    modality: Modality,
-    reads_turns: bool,
-    roles: Sequence[str],
-    audio: str | None,
-    text: str | None,
-    turns: str | None,
-) -> str:
-    if modality == "text":
-        return digest("text", text or "", *sorted(roles))
-    return digest("audio", audio or "", (turns or "") if reads_turns or roles else "", *sorted(roles))
-
-
 def to_row(stored: StoredDocument) -> tuple[Any, ...]:
-    """Return the values of a row in the order of `_PART_SCHEMA`."""
+    """Return a document's values in the order of `SCHEMA`, with the hash of its id in place of the bucket."""
     document = stored.document
     return (
         doc_id_hash(document.doc_id),
@@ -313,6 +336,7 @@ def _from_row(values: dict[str, Any]) -> StoredDocument:
     if values.get("text") is not None:
         text = _decode_text(values["text"])
     elif values["text_version"] is not None and values["text_file"] is None:
+        # An inline transcript whose column was not read: the document must still say that it has text.
         text = ""
     return StoredDocument(
         document=Document(

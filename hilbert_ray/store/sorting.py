@@ -1,10 +1,10 @@
-"""Writing a snapshot: manifest rows of any order and number, sorted into buckets in bounded memory.
+"""Writing a snapshot: manifest rows in any order and number, sorted into buckets in bounded memory.
 
 Rows are sorted into runs on disk, one record batch per bucket, and the runs are merged bucket by bucket.
 """
 
 import dataclasses
-import json
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,33 +16,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.document import Fault, duplicate_fault
-from hilbert_ray.storage import Files
 from hilbert_ray.store.snapshot import (
     ROW_GROUP_ROWS,
     SCHEMA,
     Snapshot,
     StoredDocument,
     bucket_of,
-    hash_file,
-    newest_snapshot,
+    snapshot_name,
     to_row,
 )
+from hilbert_ray.store.store import Store
 
 _RUN_BYTES = 64 * 2**20
+"""Rows that are sorted in memory at a time; a run on disk is about as large."""
 _ROW_SCHEMA = pa.schema([("hash", pa.uint64()), *list(SCHEMA)[1:]])
-"""The columns of `_SCHEMA` while the number of buckets is not known yet."""
+"""The columns of `SCHEMA` before the number of buckets is known: the hash of the id in its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowBlock:
-    """Many rows of a manifest at once: documents in columns (`_PART_SCHEMA`), and faults."""
+    """Many rows of a manifest at once: documents in columns (`_ROW_SCHEMA`), and faults."""
 
     table: pa.Table
     faults: tuple[Fault, ...]
 
 
 def row_block(items: Iterable[StoredDocument | Fault]) -> RowBlock:
-    """Return some rows of a manifest as a part."""
+    """Return some rows of a manifest as a block."""
     rows = []
     faults = []
     for item in items:
@@ -56,44 +56,51 @@ def row_block(items: Iterable[StoredDocument | Fault]) -> RowBlock:
 
 
 def write_snapshot(
-    files: Files, rows: Iterable[StoredDocument | Fault | RowBlock], buckets: int, roles: Sequence[str] = ()
+    store: Store, rows: Iterable[StoredDocument | Fault | RowBlock], roles: Sequence[str] = ()
 ) -> Snapshot:
-    """Make these rows the newest snapshot, unless the newest holds the same already; return it.
+    """Make these manifest rows the newest snapshot, unless the newest holds the same; return it.
 
-    Rows may come in any order and number, one by one or as parts: they are sorted by bucket through temporary
-    files, so that memory is bounded. All rows of an id that several rows use become faults.
+    Rows are sorted by bucket through temporary files, so that memory is bounded. Rows that share an id all
+    become faults.
+
+    Args:
+        store: where to write.
+        rows: in any order and number, one by one or in blocks.
+        roles: the only speakers that the run keeps (empty: all).
     """
+    files = store.files
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
-        runs, faults = _sort_into_runs(rows, buckets, folder)
+        runs, faults = _sort_into_runs(rows, store.buckets, folder)
         path = f"{folder}/snapshot.parquet"
-        groups, duplicates = _merge(runs, faults, buckets, path)
-        sha256 = hash_file(path)
-        name = f"documents/{sha256[:16]}.parquet"
+        row_groups, all_faults = _merge(runs, faults, store.buckets, path)
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         snapshot = Snapshot(
-            number=0,
-            file=name,
+            files=files,
+            file=f"documents/{sha256[:16]}.parquet",
             sha256=sha256,
-            rows=sum(rows for _, rows in groups),
-            groups=tuple(groups),
-            faults=tuple(sorted(duplicates, key=lambda fault: fault.row)),
+            num_documents=sum(rows for _, rows in row_groups),
+            row_groups=tuple(row_groups),
+            faults=tuple(sorted(all_faults, key=lambda fault: fault.row)),
             roles=tuple(sorted(roles)),
         )
-        values = {k: v for k, v in dataclasses.asdict(snapshot).items() if k != "number"}
+        # Ends when this snapshot is the newest: another run may take the next number first.
         while True:
-            last = newest_snapshot(files)
-            is_newest = dataclasses.replace(last, number=0) == snapshot
-            # An older manifest's file may be there still; written again, it is too young for `gc`.
-            if not is_newest or not files.exists(name):
-                files.put_from(name, path)
+            newest = store.snapshot()
+            is_newest = dataclasses.replace(newest, number=0) == snapshot
+            # An older manifest's file may still exist; written again, it is too young for garbage collection.
+            if not is_newest or not files.exists(snapshot.file):
+                files.put_from(snapshot.file, path)
             if is_newest:
-                return last
-            if files.create(f"documents/{last.number + 1:08d}.json", json.dumps(values).encode()):
-                return dataclasses.replace(snapshot, number=last.number + 1)
+                return newest
+            number = newest.number + 1
+            if files.create(snapshot_name(number), snapshot.to_json()):
+                return dataclasses.replace(snapshot, number=number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """A temporary file of rows, one record batch a bucket; `batches` tells where each bucket is."""
+    """A temporary file of rows, one record batch per bucket; `batches` has each bucket's batch number."""
 
     path: str
     batches: Mapping[int, int]
@@ -102,25 +109,25 @@ class _Run:
 def _sort_into_runs(
     rows: Iterable[StoredDocument | Fault | RowBlock], buckets: int, folder: str
 ) -> tuple[list[_Run], list[Fault]]:
-    """Gather rows into temporary files, each sorted by bucket."""
+    """Write rows to temporary files, each sorted by bucket."""
     runs: list[_Run] = []
     faults: list[Fault] = []
     pending: list[pa.Table] = []
     size = 0
     for item in rows:
-        part = item if isinstance(item, RowBlock) else row_block([item])
-        faults += part.faults
-        pending.append(part.table)
-        size += part.table.nbytes
+        block = item if isinstance(item, RowBlock) else row_block([item])
+        faults += block.faults
+        pending.append(block.table)
+        size += block.table.nbytes
         if size >= _RUN_BYTES:
-            runs.append(_spill(pending, buckets, f"{folder}/{len(runs)}.arrow"))
+            runs.append(_write_run(pending, buckets, f"{folder}/{len(runs)}.arrow"))
             pending, size = [], 0
     if pending:
-        runs.append(_spill(pending, buckets, f"{folder}/{len(runs)}.arrow"))
+        runs.append(_write_run(pending, buckets, f"{folder}/{len(runs)}.arrow"))
     return runs, faults
 
 
-def _spill(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
+def _write_run(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
     table = pa.concat_tables(tables)
     bucket = (table["hash"].to_numpy() % np.uint64(buckets)).astype(np.int32)
     arrays = [pa.array(bucket), *table.columns[1:]]
@@ -137,12 +144,12 @@ def _merge(
 ) -> tuple[list[tuple[int, int]], list[Fault]]:
     """Write the runs as one file by bucket and id; return its row groups, and all faults with shared ids'."""
     readers = [pa.ipc.open_file(pa.OSFile(run.path)) for run in runs]
-    named: dict[int, list[Fault]] = {}
+    faults_of: dict[int, list[Fault]] = {}
     for fault in faults:
         if fault.doc_id:
-            named.setdefault(bucket_of(fault.doc_id, buckets), []).append(fault)
-    groups: list[tuple[int, int]] = []
-    found = [fault for fault in faults if not fault.doc_id]
+            faults_of.setdefault(bucket_of(fault.doc_id, buckets), []).append(fault)
+    row_groups: list[tuple[int, int]] = []
+    all_faults = [fault for fault in faults if not fault.doc_id]
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
         for bucket in range(buckets):
             batches = [
@@ -151,18 +158,22 @@ def _merge(
                 if bucket in run.batches
             ]
             table = pa.Table.from_batches(batches, schema=SCHEMA)
+            # By id, whatever the order in the manifest: the same documents give the same file.
             table = table.sort_by([("doc_id", "ascending"), ("row", "ascending")])
-            table, shared = _without_duplicates(table.combine_chunks(), named.get(bucket, []))
-            found += shared
+            table, bucket_faults = _without_duplicates(table.combine_chunks(), faults_of.get(bucket, []))
+            all_faults += bucket_faults
             for start in range(0, table.num_rows, ROW_GROUP_ROWS):
-                part = table.slice(start, ROW_GROUP_ROWS)
-                writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
-                groups.append((bucket, part.num_rows))
-    return groups, found
+                row_group = table.slice(start, ROW_GROUP_ROWS)
+                writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
+                row_groups.append((bucket, row_group.num_rows))
+    return row_groups, all_faults
 
 
 def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Table, list[Fault]]:
-    """Split a bucket into the rows whose id is used once and the faults of it, old and new."""
+    """Split a bucket into the rows whose id is used once, and its faults, old and new.
+
+    An id is used by invalid rows too: which of the rows is meant cannot be known.
+    """
     ids = table["doc_id"].to_pylist()
     uses = Counter(ids)
     uses.update(fault.doc_id for fault in faults)
@@ -171,13 +182,14 @@ def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Ta
     rows_of: dict[str, list[int]] = {}
     for doc_id, row in [
         *zip(ids, table["row"].to_pylist(), strict=True),
-        *((f.doc_id, f.row) for f in faults),
+        *((fault.doc_id, fault.row) for fault in faults),
     ]:
         rows_of.setdefault(doc_id, []).append(row)
-    kept = [fault for fault in faults if uses[fault.doc_id] == 1]
+    unshared = [fault for fault in faults if uses[fault.doc_id] == 1]
     shared = [
         duplicate_fault(row, doc_id, rows)
         for doc_id, rows in ((doc_id, sorted(rows)) for doc_id, rows in rows_of.items() if len(rows) > 1)
         for row in rows
     ]
-    return table.filter(pa.array([uses[doc_id] == 1 for doc_id in ids], pa.bool_())), kept + shared
+    is_unique = pa.array([uses[doc_id] == 1 for doc_id in ids], pa.bool_())
+    return table.filter(is_unique), unshared + shared

@@ -1,0 +1,235 @@
+"""Care of a store: what it holds, whether it is intact, and what may be folded or deleted."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from hilbert_ray.config import MODALITIES, Modality
+from hilbert_ray.storage import TEMPORARY
+from hilbert_ray.store.commits import Commits
+from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.store.features import Commit, decode_rows, sha256_of
+from hilbert_ray.store.snapshot import Snapshot, snapshot_name, snapshot_numbers
+from hilbert_ray.store.store import SCHEMA, Store, batches_by_size, encoder_folder
+
+_READS_AT_ONCE = 16
+"""Files that `verify_store` reads at a time: what hides the latency of an object store."""
+_ADVICE = "`hilbert-ray store verify --repair` deletes both, and `embed` then writes them again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Something that `verify_store` found wrong with a file of the store."""
+
+    path: str
+    message: str
+
+
+def store_info(store: Store) -> dict[str, Any]:
+    """Return what a store holds, as plain values: documents, faults, and what is stored by encoder."""
+    snapshot = store.snapshot()
+    encoders = [
+        _encoder_info(store, modality, fingerprint, snapshot, description)
+        for modality in MODALITIES
+        for fingerprint, description in store.encoders(modality, snapshot).items()
+    ]
+    return {
+        "uri": store.uri,
+        "schema": SCHEMA,
+        "buckets": store.buckets,
+        "documents": snapshot.num_documents,
+        "faults": len(snapshot.faults),
+        "encoders": encoders,
+    }
+
+
+def _encoder_info(
+    store: Store, modality: Modality, fingerprint: str, snapshot: Snapshot, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    present = stored = segments = size_bytes = units = superseded = 0
+    amount = 0.0
+    errors: Counter[str] = Counter()
+    for block in store.current_blocks(modality, fingerprint, snapshot):
+        present += len(block.sources)
+        stored += len(block.owners)
+        errors.update(failure.error for failure in block.failures.values())
+        for commit in block.commits:
+            units += 1
+            size_bytes += commit.size_bytes
+            for doc_id, _, row_segments, row_amount in commit.stored:
+                if block.owners.get(doc_id) == commit.unit:
+                    segments, amount = segments + row_segments, amount + row_amount
+                else:
+                    superseded += 1
+    quarantined = errors.total()
+    unit, divisor = ("hours", 3600.0) if modality == "audio" else ("tokens", 1.0)
+    entries = store.files.entries(store.commits(modality, fingerprint).folder)
+    return {
+        "modality": modality,
+        "fingerprint": fingerprint,
+        "encoder": description.get("name"),
+        "dim": description.get("dim"),
+        "documents": present,
+        "stored": stored,
+        "quarantined": quarantined,
+        "quarantined_by_error": dict(sorted(errors.items())),
+        "pending": present - stored - quarantined,
+        "superseded": superseded,
+        "units": units,
+        "segments": segments,
+        unit: amount / divisor,
+        "size_bytes": size_bytes,
+        "commit_files": sum(name.endswith(".json") for name in entries),
+        "indexes": sum(name.endswith(".jsonl") for name in entries),
+        "commits_size_bytes": sum(entry.size_bytes for entry in entries.values()),
+    }
+
+
+def compact_store(store: Store, min_commits: int = 32) -> list[str]:
+    """Fold the commits of buckets that have many into one index each; return the new indexes' names.
+
+    Readers then fetch one file instead of hundreds. May run while others read, write or compact. What the
+    indexes repeat is deleted later, by `collect_garbage`.
+
+    Args:
+        store: the store.
+        min_commits: fold a bucket once this many of its commits are in no index.
+    """
+    return [
+        index
+        for modality in MODALITIES
+        for fingerprint in store.files.folders(f"features/{modality}")
+        for index in store.commits(modality, fingerprint).compact(min_commits)
+    ]
+
+
+def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
+    """Read every committed file again; yield what is gone, changed, or not what its commit says.
+
+    Args:
+        store: the store.
+        repair: delete damaged files and the commits that name them, so that `embed` writes them again.
+            Nothing else may write to the store meanwhile.
+    """
+    snapshot = store.snapshot()
+    if snapshot.number:
+        try:
+            snapshot.check()
+        except StoreError as error:
+            yield Problem(path=snapshot.file, message=str(error))
+            if repair:
+                store.files.delete(snapshot.file)
+    for modality in MODALITIES:
+        for fingerprint in store.encoders(modality, snapshot):
+            commits = store.commits(modality, fingerprint)
+            for bucket, names in commits.names().items():
+                yield from _verify_bucket(store, modality, commits, bucket, names, repair)
+
+
+def _verify_bucket(
+    store: Store, modality: Modality, commits: Commits, bucket: int, names: Sequence[str], repair: bool
+) -> Iterator[Problem]:
+    # A unit may be in a commit file and in indexes: by unit and data file, each file is read once.
+    unique: dict[tuple[str | None, str | None], Commit] = {}
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        for name, loaded in zip(names, pool.map(partial(_load, commits), names), strict=True):
+            if isinstance(loaded, DamagedError):
+                yield Problem(path=name, message=str(loaded))
+                if repair:
+                    store.files.delete(name)
+            else:
+                unique |= {(commit.unit, commit.file): commit for commit in loaded}
+        damaged = []
+        with_data = ((commit, commit.size_bytes) for commit in unique.values() if commit.file is not None)
+        for batch in batches_by_size(with_data):
+            messages = pool.map(partial(_data_fault, store, modality), batch)
+            for commit, message in zip(batch, messages, strict=True):
+                if message is not None and commit.file is not None:
+                    yield Problem(path=commit.file, message=message)
+                    damaged.append(commit)
+    if repair and damaged:
+        # Commits first: killed in between, the store has data without a commit, never the reverse.
+        commits.drop(bucket, {commit.unit for commit in damaged})
+        for commit in damaged:
+            store.files.delete(str(commit.file))
+
+
+def _load(commits: Commits, name: str) -> list[Commit] | DamagedError:
+    """Return what a commit file or index says, nothing if it was deleted meanwhile, or what is wrong."""
+    try:
+        return commits.load(name)
+    except FileNotFoundError:
+        return []
+    except DamagedError as error:
+        return error
+
+
+def _data_fault(store: Store, modality: Modality, commit: Commit) -> str | None:
+    """Return what is wrong with a commit's data file."""
+    try:
+        data = store.files.read(str(commit.file))
+    except FileNotFoundError:
+        return f"commit {commit.unit} names it, but it is gone; {_ADVICE}"
+    sha256 = sha256_of(data)
+    if sha256 != commit.sha256:
+        return f"sha256 is {sha256}, but commit {commit.unit} says {commit.sha256}; {_ADVICE}"
+    rows = list(decode_rows(modality, data))
+    if tuple((row.doc_id, row.source, len(row.features), row.seen) for row in rows) != commit.stored:
+        return f"its rows are not those of commit {commit.unit}; {_ADVICE}"
+    for row in rows:
+        if not np.isfinite(row.features).all():
+            return f"document {row.doc_id!r} has features that are not finite; {_ADVICE}"
+    return None
+
+
+def collect_garbage(store: Store, min_age_h: float = 24.0) -> list[str]:
+    """Delete files that nothing needs any more; return their names.
+
+    These are data files that no commit names, files that a killed writer left unfinished, commits and indexes
+    that an index repeats, and manifests that a newer one replaced. A run that is under way needs what it has
+    just written, and what existed when it began: so files younger than `min_age_h` hours stay, and no run may
+    last longer than that.
+    """
+    superfluous = _superseded_snapshots(store, min_age_h)
+    for modality in MODALITIES:
+        for fingerprint in store.encoders(modality):
+            superfluous += _superfluous_features(store, modality, fingerprint, min_age_h)
+    return store.files.delete_old(superfluous, min_age_h)
+
+
+def _superfluous_features(store: Store, modality: Modality, fingerprint: str, min_age_h: float) -> list[str]:
+    folder = encoder_folder(modality, fingerprint)
+    # Data is listed before commits: what is committed in between is then named by a commit that is read.
+    entries = store.files.entries(folder)
+    commits = store.commits(modality, fingerprint)
+    try:
+        superfluous, named = commits.sweep(store.files.entries(commits.folder), min_age_h)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"a commit of store {store.uri} was deleted while `store gc` read it ({error}); nothing is "
+            "damaged: run one `store gc` at a time"
+        ) from error
+    return superfluous + [
+        name
+        for name in entries
+        if name.endswith(TEMPORARY) or (name.startswith(f"{folder}/data/") and name not in named)
+    ]
+
+
+def _superseded_snapshots(store: Store, min_age_h: float) -> list[str]:
+    """Return the files of manifests that were replaced at least `min_age_h` hours ago.
+
+    A manifest's age is that of the one after it: a run that began before the change still reads the old one.
+    """
+    entries = store.files.entries("documents")
+    numbers = snapshot_numbers(entries)
+    replaced = [old for old, new in pairwise(numbers) if entries[snapshot_name(new)].age_h >= min_age_h]
+    kept_files = {store.snapshot(number).file for number in numbers if number not in replaced}
+    replaced_names = [snapshot_name(number) for number in replaced]
+    return replaced_names + [n for n in entries if not n.endswith(".json") and n not in kept_files]
