@@ -79,11 +79,13 @@ def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0) -> Iterat
     with _opened(uri) as file:
         decoder = _decoder(file, uri)
         info = decoder.info
+        # As a stream soxr returns the same samples whatever the blocks, so features do not depend on block_s.
         resampler = soxr.ResampleStream(info.rate_hz, rate_hz, 1, dtype="float32")
         decoded = 0
         for block in decoder.decode(max(1, round(block_s * info.rate_hz))):
             _check_finite(block, decoded, info, uri)
             decoded += len(block)
+            # First to mono, then to the rate: resampling is linear, and one channel is cheaper than several.
             mono = mean_of_channels(block)
             mono = mono if info.rate_hz == rate_hz else resampler.resample_chunk(mono)
             if len(mono):
@@ -145,6 +147,7 @@ def _opened(uri: str) -> Iterator[BinaryIO]:
     path = local_path(uri)
     try:
         if path is not None:
+            # 64 KB: the checks read thousands of small headers close together.
             file: Any = open(path, "rb", buffering=2**16)  # noqa: SIM115 - closed below
         else:
             # Without the cache of listings: a file that has appeared since must be seen.
@@ -153,7 +156,7 @@ def _opened(uri: str) -> Iterator[BinaryIO]:
     except (FileNotFoundError, IsADirectoryError):
         raise AudioNotFoundError(f"no audio file at {uri}; correct the path, or {SET_NULL}") from None
     with file:
-        try:
+        try:  # fsspec opens what a server cannot serve by ranges as a stream, which cannot seek
             file.seek(0, io.SEEK_END)
         except ValueError:
             raise UnsupportedAudioError(
@@ -165,6 +168,7 @@ def _opened(uri: str) -> Iterator[BinaryIO]:
 
 def _decoder(file: BinaryIO, uri: str) -> Decoder:
     """Open a file with the first format of the table that recognises it."""
+    # Any format may follow ID3v2 tags: some editors put them in front of FLAC too.
     size = file.seek(0, io.SEEK_END)
     begin = end_of_leading_tags(file, 0)
     file.seek(begin)

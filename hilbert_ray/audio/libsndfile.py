@@ -43,6 +43,7 @@ class ByteRange:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position, as files do."""
+        # Beyond the end too, as files allow: `readinto` then returns nothing, or zeros up to `stated_size`.
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._stated_size}[whence]
         self._position = base + offset
         return self._position
@@ -50,6 +51,7 @@ class ByteRange:
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a cffi buffer
         """Fill a buffer; return how many bytes there were."""
         try:
+            # Before every read: the checks of a format move in the same file.
             self.file.seek(self._begin + self._position)
             if self._size < self._position < self._stated_size:  # libsndfile looks for a tag there
                 data = bytes(len(buffer))
@@ -108,6 +110,7 @@ class LibsndfileDecoder:
         self.file.seekable = lambda: False
         rate, frames = self.file.samplerate, self.file.frames if frames is None else frames
         check_bounds(rate, self.file.channels, uri)
+        # Without a length nothing shows whether the file is complete, so it is refused.
         if frames == _UNKNOWN_LENGTH:
             raise unfinished(uri, "does not state how many samples it holds")
         if frames == 0:

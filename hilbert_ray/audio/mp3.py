@@ -87,6 +87,7 @@ def _walk(file: BinaryIO, begin: int, end: int, uri: str) -> tuple[Samples, bool
     first = parse_frame(file.read(4))
     assert first is not None  # or the file would not have been recognised
     index, stated = _frame_count(file.read(first.size - 4))
+    # Decoders skip a Xing or Info frame, which holds no sound; it does not count itself either.
     position = begin if index in ("", "VBRI") else begin + first.size
     frames = samples = 0
     while position < end:

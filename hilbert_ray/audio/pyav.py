@@ -68,6 +68,7 @@ class FfmpegDecoder:
             raise UnsupportedAudioError(f"{uri} has a sound track that FFmpeg cannot decode: {CONVERT}")
         rate, channels = codec.sample_rate, codec.channels
         check_bounds(rate, channels, uri)
+        # Containers state times, not samples: hence a tolerance, where libsndfile needs none.
         frames = round(self._stated_duration() * rate)
         self.tolerance: Samples = round(_LENGTH_TOLERANCE_S * rate)
         self.info = AudioInfo(rate_hz=rate, channels=channels, frames=frames, format=format)
@@ -111,7 +112,7 @@ class FfmpegDecoder:
     def _check_frame(self, frame: Any, due: Seconds) -> None:  # noqa: ANN401 - PyAV is optional
         """Check that a decoded frame has the stated rate and channels and begins where the last one ended."""
         check_unchanged(frame.sample_rate, frame.layout.nb_channels, self.info, f"at {due:.2f} s", self.uri)
-        if frame.pts is None:
+        if frame.pts is None:  # raw streams have no times; a gap in one then shows as a wrong length
             return
         time = float(frame.pts * frame.time_base) - (self.container.start_time or 0) / 1e6
         if abs(time - due) > _LARGEST_GAP_S:

@@ -29,6 +29,7 @@ def check_chunks(file: BinaryIO, size: int, uri: str) -> None:
     """
     file.seek(0)
     header = file.read(12)
+    # RIFX is a WAV of big-endian machines; AIFF always is big-endian.
     order = ">" if header[:4] in (b"FORM", b"RIFX") else "<"
     sample_chunk = b"data" if header[8:] == b"WAVE" else b"SSND"
     size_in_ds64 = _UNKNOWN_SIZE
@@ -39,7 +40,8 @@ def check_chunks(file: BinaryIO, size: int, uri: str) -> None:
             size_in_ds64 = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         if name == sample_chunk:
             break
-        file.seek(begin + stated + stated % 2)  # chunks are padded to an even length
+        # Seek, not read: chunks before the samples may hold pictures. They are padded to an even length.
+        file.seek(begin + stated + stated % 2)
     else:
         raise damaged(uri, f"has no chunk {sample_chunk.decode()!r} with samples")
     stated = size_in_ds64 if stated == _UNKNOWN_SIZE else stated

@@ -75,6 +75,7 @@ def plan_capacity(
         raise EmbedError("cannot plan capacity: the manifest has nothing to embed")
     # Audio comes first, if there is any: text is then embedded in proportion.
     scale = 3600 * hours / modalities[0].seconds
+    # Per worker, times workers: measured with all of them at work, so what they take from each other counts.
     worker_hours = [scale * (m.time_s or 0.0) * m.workers / 3600 for m in modalities]
     gpu_hours = [m.gpus_per_worker * own for m, own in zip(modalities, worker_hours, strict=True)]
     size_bytes = scale * sum(m.size_bytes or 0.0 for m in modalities)

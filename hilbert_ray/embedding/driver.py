@@ -98,13 +98,17 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
     config = resolve_encoders(config or Config())
     encoders = chosen_encoders(config)
 
+    # The manifest becomes a snapshot inside the store. Workers on any node read their documents from there,
+    # and a manifest that changes during the run changes nothing.
     target = Store.create(store, config.embed.buckets)
     rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
     snapshot = write_snapshot(target, rows, config.segment.roles)
     require_documents(manifest, snapshot)
+    # Before any features: a reader must be able to tell what a folder of features is, at any moment.
     for modality, encoder in encoders.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
 
+    # What commits hold is done, whoever did it. With nothing left, a rerun takes seconds and starts no Ray.
     plans = plan_all(target, snapshot, encoders, config)
     results: list[UnitResult] = []
     if any(plan.units for plan in plans):
@@ -127,6 +131,7 @@ def _summary(
 ) -> ModalitySummary:
     """Return what the results of a run say about one modality."""
     modality = plan.job.modality
+    # Of this run only; what is quarantined is read from the store, since earlier runs count too.
     own_results = [result for result in results if result.modality == modality]
     amount = sum(result.amount for result in own_results)
     return ModalitySummary(

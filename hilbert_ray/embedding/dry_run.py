@@ -163,6 +163,7 @@ def _open_if_exists(uri: str) -> Store | None:
 
 
 def _estimate(plan: EmbedPlan, encoder: Encoder, snapshot: Snapshot, config: Config) -> ModalityEstimate:
+    # Lengths are those that headers state: nothing is decoded except for the measurement.
     seconds = sum(unit.seconds for unit in plan.units)
     rate, workers = None, config.embed.workers
     resources: Mapping[str, float] = {}
@@ -190,6 +191,8 @@ def _estimate(plan: EmbedPlan, encoder: Encoder, snapshot: Snapshot, config: Con
 
 def _sample(plan: EmbedPlan, snapshot: Snapshot) -> list[StoredDocument]:
     """Return some of the pending documents, drawn at random, but the same ones every time."""
+    # Units first: they are of about equal length, so long recordings, which take most of the time, are drawn
+    # too.
     generator = random.Random(0)
     units = generator.sample(plan.units, min(_SAMPLED_DOCUMENTS, len(plan.units)))
     ids = {generator.choice(unit.keys)[0] for unit in units}
@@ -207,6 +210,7 @@ def _measure_rate(
 ) -> Rate:
     """Embed the sample in as many Ray tasks as run at once; return what each of them achieved."""
     cluster = ray.cluster_resources()
+    # All at once or not at all: tasks that run one after another would not compete as workers do.
     free = cluster.get("GPU", 0.0) if "num_gpus" in resources else cluster.get("CPU", 1.0)
     num_tasks = max(1, min(workers, int(free / max(resources.values()))))
     task = ray.remote(measure).options(**resources)

@@ -79,7 +79,7 @@ def encode_parts(
     size = 0.0
     for document, part in parts:
         if isinstance(part, Quarantined):
-            document.failure = part
+            document.failure = part  # `_encode` drops its segments that are still in the batch
             continue
         if isinstance(part, DocumentEnd):
             document.end = part
@@ -87,6 +87,7 @@ def encode_parts(
         for segment in segments_of(document, part, encoder, config):
             batch.append((document, segment))
             is_audio = isinstance(segment, AudioSegment)
+            # Text is limited by number, since its cost is only known once it is tokenised.
             size += segment.end - segment.start if is_audio else _BATCH_S / _BATCH_TEXTS
             if size >= _BATCH_S:
                 _encode(batch, encoder)
@@ -122,6 +123,7 @@ def _encode(batch: Sequence[tuple[DocumentProgress, Segment]], encoder: Encoder)
     action = partial(_features, encoder, [segment for _, segment in valid])
     features = run_or_quarantine(first.entry, first.source, "encode", action)
     if isinstance(features, Quarantined):
+        # By identity: progress records are mutable and not hashable.
         documents = list({id(document): document for document, _ in valid}.values())
         if len(documents) == 1:
             first.failure = features
@@ -183,6 +185,7 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
             "if it is set"
         )
     features = np.stack(document.features)
+    # A NaN in one segment would make every loss of every batch with this document NaN.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0, 0])
         start, end, _ = document.segments[row]

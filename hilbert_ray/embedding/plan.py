@@ -151,6 +151,7 @@ def version_or_absent(uri: str, content_hash: bool) -> str:
 
 def _turns_version(text: str | tuple[Utterance, ...]) -> str | None:
     """Return the version of the times and roles of an inline transcript; None where it has no times."""
+    # Without the words: a corrected spelling must not embed the audio again that is cut by these turns.
     if isinstance(text, str) or text[0].start is None:
         return None
     return digest("turns", msgspec.json.encode([(turn.start, turn.end, turn.role) for turn in text]).decode())
@@ -249,6 +250,8 @@ def _units(
     """Yield the units of pending documents, by bucket."""
     for bucket, documents in sorted(pending.items()):
         for keys, seconds in _group(documents, largest):
+            # Part of the id, so that a retry is a new unit: the commit that quarantined its documents must
+            # not answer for it.
             earlier = tuple(sorted({unit for key in keys for unit in failed.get(key, ())}))
             yield Unit(
                 modality=job.modality,
@@ -288,6 +291,8 @@ def _group(
     documents: Sequence[tuple[DocumentKey, Seconds]], largest: Seconds
 ) -> Iterator[tuple[list[DocumentKey], Seconds]]:
     """Group a bucket's documents, in order, into units of at most `largest` seconds (or one document)."""
+    # Greedy in order of id, not packed as tightly as possible: a document that is added or done then only
+    # changes the units near it, and runs that overlap mostly agree.
     keys: list[DocumentKey] = []
     unit_seconds = 0.0
     for key, seconds in documents:
@@ -341,6 +346,7 @@ def _text_seconds(document: Document) -> Seconds:
     if document.text_file is not None:
         try:
             with fsspec.open(document.text_file, "rb") as file:
+                # Bytes for characters, and markup counts too: a weight need not be exact, and must be quick.
                 return float(file.seek(0, 2)) / CHARACTERS_PER_S
         except OSError:
             return 0.0

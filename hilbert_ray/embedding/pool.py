@@ -151,8 +151,8 @@ def plan_pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
     Raises:
         EmbedError: when encoders shall use GPUs, the cluster has none yet, and `embed.workers` is not set.
     """
-    total, settings = ray.cluster_resources(), config.embed
-    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
+    cluster, settings = ray.cluster_resources(), config.embed
+    gpus, cpus = cluster.get("GPU", 0.0), cluster.get("CPU", 0.0)
     if takes_gpus(settings):
         workers = settings.workers or int(gpus / settings.gpus_per_worker)
         if not workers:

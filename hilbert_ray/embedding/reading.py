@@ -200,6 +200,7 @@ def _read_audio(
     """
     document = entry.document
     uri = document.audio or ""
+    # Only then: windows must not fail because of a transcript that they do not need.
     if config.segment.audio == "turns" or config.segment.roles:
         document = replace(document, text=_read_transcript(entry, config), text_file=None)
     recording = CountedBlocks(audio.stream(uri, rate_hz))
@@ -220,6 +221,7 @@ def _read_text(entry: StoredDocument, rate_hz: Hertz, config: Config) -> Iterato
     _check_times(entry.document, text)
     yield Transcript(text=text)
     turns = (Utterance(text=text),) if isinstance(text, str) else text
+    # A plain string has no roles to select by, so all of it counts.
     roles = () if isinstance(text, str) else config.segment.roles
     selected = [turn.text for turn in turns if not roles or turn.role in roles]
     yield DocumentEnd(expected=characters(selected), timed=turns[0].start is not None)

@@ -26,7 +26,7 @@ def resolve_encoders(config: Config) -> Config:
     """
     for modality in MODALITIES:
         choice = config.encoder(modality)
-        if not choice.spec.startswith("hf:"):
+        if not choice.spec.startswith("hf:"):  # built-in encoders have neither weights nor a precision
             continue
         spec, options = pin_revision(choice.spec), choice.options
         if options.precision == "auto":
@@ -103,6 +103,8 @@ def plan_all(
         )
         for modality, encoder in encoders.items()
     ]
+    # Documents, sources and commits are all sharded by bucket, so blocks of buckets are planned
+    # independently.
     blocks = snapshot.blocks(num_documents=DOCUMENTS_PER_TASK)
     options = (config.embed.unit_s, config.embed.retry_quarantined)
     if len(blocks) == 1 or plan_here:

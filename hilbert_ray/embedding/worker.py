@@ -80,6 +80,8 @@ class EmbedUnits:
     ) -> None:
         import torch
 
+        # Actors share a node: by default each would use all of its cores. Commits note the number, because
+        # the order in which threads add float32 numbers is part of what features depend on.
         torch.set_num_threads(config.embed.threads)
         self.store = store
         self.snapshot = store.snapshot(snapshot)
@@ -141,6 +143,7 @@ class EmbedUnits:
                 yield unit, self._embed_isolated(unit)
             else:
                 pending.append(unit)
+        # Both modalities may be in a call, since units of both are sorted by length together.
         for modality, same in groupby(pending, key=lambda unit: unit.modality):
             yield from self._embed_ahead(list(same), modality)
 
@@ -156,11 +159,13 @@ class EmbedUnits:
             parts = read(documents, self._reader(unit.modality))
             encoder = self.encoders[unit.modality]
             commit = self._commit(unit, *encode_parts(documents, parts, encoder, self.config))
+        # After the commit: if this process dies in between, the commit is found and the notes only remain.
         self.store.clear_attempts(*_address(unit))
         return commit
 
     def _embed_ahead(self, units: Sequence[Unit], modality: Modality) -> Iterator[tuple[Unit, Commit]]:
         """Embed units in turn, while the documents of the next are read and the last unit is written."""
+        # Filled by the thread that reads ahead, always before the first part of a unit arrives here.
         documents: dict[int, list[DocumentProgress]] = {}
 
         def documents_in_order() -> Iterator[DocumentProgress]:
@@ -171,6 +176,7 @@ class EmbedUnits:
         parts = _WaitingTime(self._read(documents_in_order(), modality))
         with ThreadPoolExecutor(1) as writer:
             writing: tuple[Unit, Future[Commit]] | None = None
+            # Every document has at least one part, its end or its failure, so no unit is skipped.
             for number, unit_parts in groupby(parts, key=lambda pair: pair[0].unit):
                 encoder = self.encoders[modality]
                 rows, quarantined = encode_parts(documents.pop(number), unit_parts, encoder, self.config)
@@ -184,7 +190,10 @@ class EmbedUnits:
             self._adjust_decoding(parts)
 
     def _adjust_decoding(self, parts: "_WaitingTime") -> None:
-        """Double the decoding tasks if reading units kept the encoder waiting."""
+        """Double the decoding tasks if reading kept the encoder waiting; they never become fewer.
+
+        Decoding here costs nothing but a thread, so tasks on other CPUs are only started when it is too slow.
+        """
         if parts.elapsed > _MIN_MEASURED_S and parts.waited > _MAX_WAITING * parts.elapsed:
             self.decoding_tasks = min(max(1, 2 * self.decoding_tasks), self.config.embed.decoders)
 
@@ -200,6 +209,7 @@ class EmbedUnits:
     def _documents(self, number: int, unit: Unit) -> list[DocumentProgress]:
         """Return the documents of a unit, `number` being its index among those that are read together."""
         sources = dict(unit.keys)
+        # Transcripts are most of a snapshot's bytes, and cutting windows of audio needs none.
         settings = self.config.segment
         with_text = unit.modality == "text" or settings.audio == "turns" or bool(settings.roles)
         entries = self.snapshot.documents({unit.bucket}, set(sources), with_text)

@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from hilbert_ray.encoders.protocol import Encoder
     from hilbert_ray.encoders.registry import build_encoder
     from hilbert_ray.encoders.transformer import pack
-    from hilbert_ray.encoders.weights import pin_revision, resolve_precision
+    from hilbert_ray.encoders.weights import Precision, pin_revision, resolve_precision
 
 __all__ = [
     "Encoder",
+    "Precision",
     "build_encoder",
     "pack",
     "pin_revision",
@@ -25,6 +26,7 @@ __getattr__ = lazy_names(
         "protocol": ("Encoder",),
         "transformer": ("pack",),
         "weights": (
+            "Precision",
             "pin_revision",
             "resolve_precision",
         ),

@@ -82,9 +82,12 @@ class Mfcc:
         padded = np.zeros(max(len(samples), self.frame), np.float32)
         padded[: len(samples)] = samples
         cepstra = transform(torch.from_numpy(padded))  # [coefficients, frames]
+        # Deltas: how the coefficients change over time, and how that changes. [3 * coefficients, frames]
+        # together.
         first = torchaudio.functional.compute_deltas(cepstra)
         second = torchaudio.functional.compute_deltas(first)
         frames = torch.cat([cepstra, first, second])
+        # Without Bessel's correction, which is NaN for a segment of a single frame.
         return torch.cat([frames.mean(1), frames.std(1, correction=0)]).numpy()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -119,6 +122,7 @@ class Hashing:
         """The vectorizer of words and the one of characters."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
+        # Signed hashing, scikit-learn's default: collisions cancel out on average instead of adding up.
         words = HashingVectorizer(
             n_features=self.half, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", dtype=np.float32
         )

@@ -100,6 +100,7 @@ class WaveformEncoder(_Speech):
             output_hidden_states=self.layers is not None,
         )
         states = self._states(output)
+        # A frame is valid if the convolutions saw no padding for it; the model counts that itself.
         if self.pads:
             valid = self.model._get_feature_vector_attention_mask(states.shape[1], attention).bool()
         else:

@@ -45,6 +45,8 @@ class TextEncoder(Transformer):
         # Any token pads as well as another, since the mask hides it; GPT-like tokenizers have none for it.
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        # The Rust tokenizer itself, without the wrapper: faster, and nothing of the wrapper's settings
+        # applies.
         self.pad_id = int(tokenizer.pad_token_id)
         self.special = int(tokenizer.num_special_tokens_to_add(False))
         self.max_tokens = self._limit(int(tokenizer.model_max_length)) - self.special

@@ -99,6 +99,7 @@ class Transformer:
             "weights": weights_hash(self.pretrained.folder),
             "layer": self.pretrained.options.layer,
             "pooling": self.pooling,
+            # As torch names it: stores hold this hash, so it must stay what it was.
             "precision": str(self.dtype).removeprefix("torch."),
             "cutting": segmentation(self.pretrained.segment, self.modality),
         }
@@ -168,7 +169,7 @@ class Transformer:
             SegmentTooLongError: when a segment is longer than the encoder takes.
         """
         _ = self.model
-        features = np.zeros((len(segments), self.dim), np.float32)
+        features = np.zeros((len(segments), self.dim), np.float32)  # rows in the order of the segments
         inputs = self._inputs(segments)
         lengths = np.array([len(values) for values in inputs], np.int64)
         sizes = self._sizes(lengths)

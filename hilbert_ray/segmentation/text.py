@@ -67,6 +67,7 @@ def text_segments(
     counts = encoder.count_tokens(texts)  # of all texts in one call: a tokenizer is much faster that way
     for utterance, stripped, count, span in zip(utterances, texts, counts, spans, strict=True):
         for begin, stop, piece in _pieces(stripped, count, encoder):
+            # Without word times, speech is taken to be equally fast throughout an utterance.
             start, end = np.interp((begin, stop), (0, 1), span).tolist()
             units.append(_Unit(start, end, piece, utterance.role))
     return _merge_neighbours(units, encoder, config.target_tokens)
@@ -135,8 +136,10 @@ def sentences(text: str) -> list[str]:
     """
     complete, begin = [], 0
     for match in _ENDING.finditer(text):
+        # The match holds closing quotes, which belong to the sentence, then white space, which does not.
         before = text[begin : match.start()] + match.group().rstrip()
         after = text[match.end() : match.end() + 1]
+        # Rather one sentence too long than one cut at an abbreviation: units are split and merged anyway.
         continues = (
             after.islower() or _ABBREVIATION.search(before) or (after.isdigit() and _NUMBERED.search(before))
         )

@@ -58,6 +58,8 @@ def vad_identity() -> dict[str, Any]:
         ConfigError: when the detector is not installed.
     """
     require_vad(RATE_HZ)
+    # The bytes of the model, not the version of the package: other weights give other cuts, a release need
+    # not.
     digest = hashlib.sha256(_model_file().read_bytes()).hexdigest()
     return {"model": digest[:16], "speech": SPEECH, "shortest_pause": SHORTEST_PAUSE}
 
@@ -77,6 +79,7 @@ def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndar
     hidden = cell = np.zeros(_STATE_SHAPE, np.float32)
     context = np.zeros(_CONTEXT, np.float32)
     for samples in _equal_blocks(blocks, _FRAMES_AT_ONCE * FRAME):
+        # [frames, FRAME], the last one filled up with zeros; in front of each goes the end of the one before.
         frames = np.zeros((-(-len(samples) // FRAME), FRAME), np.float32)
         frames.reshape(-1)[: len(samples)] = samples
         contexts = np.concatenate([context[None], frames[:-1, -_CONTEXT:]])
