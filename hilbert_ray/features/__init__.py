@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from hilbert_ray.features.batch import (
         LENGTH_BUCKETS_FROM,
         Batch,
+        ModalityBatch,
         collate,
+        documents_of_rank,
         epoch_batches,
         eval_batches,
-        rank_share,
     )
     from hilbert_ray.features.dataset import Dataset, open_dataset
     from hilbert_ray.features.memory_map import BLOCK_ROWS, MappedRows, remove_maps
@@ -25,13 +26,14 @@ __all__ = [
     "Dataset",
     "Features",
     "MappedRows",
+    "ModalityBatch",
     "Ragged",
     "collate",
+    "documents_of_rank",
     "epoch_batches",
     "eval_batches",
     "mean_std",
     "open_dataset",
-    "rank_share",
     "read_features",
     "remove_maps",
 ]
@@ -47,10 +49,11 @@ __getattr__ = lazy_names(
         "batch": (
             "Batch",
             "LENGTH_BUCKETS_FROM",
+            "ModalityBatch",
             "collate",
+            "documents_of_rank",
             "epoch_batches",
             "eval_batches",
-            "rank_share",
         ),
         "dataset": (
             "Dataset",

@@ -14,10 +14,10 @@ from hilbert_ray.features.memory_map import MappedRows
 class Ragged:
     """Segment features of one modality for B documents; document i owns rows offsets[i] to offsets[i + 1].
 
-    values: float32 [segments, dim], an array or `MappedRows` in its place; position: float32 [segments],
-    middle of a segment as a share of the recording; start, end: float32 [segments], seconds (positions in
-    [0, 1] for untimed text); offsets: int64 [B + 1];
-    wide: float32 [B, 2 dim], mean and standard deviation over a document's segments, zeros where it has none.
+    values: float32 [segments, dim], an array or `MappedRows`, which reads like one; position: float32
+    [segments], middle of a segment as a fraction of the recording; start, end: float32 [segments], seconds
+    (positions in [0, 1] for untimed text); offsets: int64 [B + 1];
+    wide: float32 [B, 2 dim], mean and standard deviation over a document's segments, zeros if it has none.
     """
 
     values: Any
@@ -40,13 +40,16 @@ class Ragged:
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows of `values` that the documents at `indices` own, int64, in that order."""
         lengths = self.lengths[indices]
-        firsts = np.repeat(self.offsets[indices] - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
-        return np.asarray(firsts + np.arange(lengths.sum()), np.int64)
+        # Row k of the result belongs to a document whose rows begin at `offsets` in `values`, but at the sum
+        # of the lengths before it in the result: adding the difference to k gives its row in `values`.
+        shifts = np.repeat(self.offsets[indices] - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
+        return np.asarray(shifts + np.arange(lengths.sum()), np.int64)
 
     def take(self, indices: np.ndarray) -> "Ragged":
-        """Return the documents at `indices`, in that order (a copy, but for what is mapped)."""
+        """Return the documents at `indices`, in that order; a copy, except for values that are mapped."""
         rows = self.rows(indices)
         return Ragged(
+            # The method and not an index: memory-mapped rows stay on disk.
             values=self.values.take(rows, axis=0),
             position=self.position[rows],
             start=self.start[rows],
@@ -60,8 +63,9 @@ class Ragged:
 class Features:
     """What training reads: features, groups and targets of B documents.
 
+    doc_ids, groups: [B]. audio, text: the segments of a modality, None without an encoder for it.
     targets: for each task int64 [B] with -1 for unlabelled (binary, multiclass, ordinal), float32 [B, K] with
-    NaN (multilabel) or float32 [B] with NaN (regression). A modality without an encoder is None.
+    NaN (multilabel) or float32 [B] with NaN (regression).
     """
 
     doc_ids: np.ndarray
@@ -73,12 +77,18 @@ class Features:
     def __len__(self) -> int:
         return len(self.doc_ids)
 
+    @property
+    def by_modality(self) -> dict[Modality, Ragged]:
+        """The segments of each modality that has an encoder, audio first."""
+        by_modality: dict[Modality, Ragged | None] = {"audio": self.audio, "text": self.text}
+        return {modality: ragged for modality, ragged in by_modality.items() if ragged is not None}
+
     def only(self, modality: Modality) -> "Features":
-        """Return the same documents with one modality alone; those that lack it keep no segment at all."""
+        """Return the same documents with one modality alone; those that lack it have no segment at all."""
         return replace(self, text=None) if modality == "audio" else replace(self, audio=None)
 
     def take(self, indices: np.ndarray) -> "Features":
-        """Return the documents at `indices`, in that order (a copy, but for what is mapped)."""
+        """Return the documents at `indices`, in that order; a copy, except for values that are mapped."""
         return Features(
             doc_ids=self.doc_ids[indices],
             groups=self.groups[indices],
@@ -88,16 +98,16 @@ class Features:
         )
 
     @property
-    def mapped(self) -> list[str]:
-        """Names of the files that hold segments, see `mapped.remove`; none where they are in memory."""
-        parts = [part.values for part in (self.audio, self.text) if part is not None]
-        return [values.file.name for values in parts if isinstance(values, MappedRows)]
+    def mapped_files(self) -> list[str]:
+        """Names of the files that hold segments, for `remove_maps`; empty if all are in memory."""
+        values = [ragged.values for ragged in self.by_modality.values()]
+        return [rows.file.name for rows in values if isinstance(rows, MappedRows)]
 
     @property
     def lengths(self) -> np.ndarray:
-        """Longest of a document's two sequences, int64 [B]."""
-        parts = [part.lengths for part in (self.audio, self.text) if part is not None]
-        return np.asarray(np.maximum.reduce([np.zeros(len(self), np.int64), *parts]))
+        """Segments of a document's longer sequence, audio or text, int64 [B]: what padding costs."""
+        lengths = [ragged.lengths for ragged in self.by_modality.values()]
+        return np.asarray(np.maximum.reduce([np.zeros(len(self), np.int64), *lengths]))
 
 
 def mean_std(values: np.ndarray) -> np.ndarray:
@@ -105,7 +115,8 @@ def mean_std(values: np.ndarray) -> np.ndarray:
     count = len(values)
     if not count:
         return np.zeros(2 * values.shape[1], np.float32)
-    # What `values.mean(0)` and `values.std(0)` do, with the same bits; most documents are short.
+    # The arithmetic of `values.mean(0)` and `values.std(0)`, bit for bit, without their checks: most
+    # documents are short, and the checks would take longer than the sums.
     mean = np.add.reduce(values, 0) / count
     centred = values - mean
     return np.concatenate([mean, np.sqrt(np.add.reduce(centred * centred, 0) / count)])

@@ -1,122 +1,149 @@
 """Padded batches of documents, and the order in which an epoch or an evaluation visits them."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hilbert_ray.config import MODALITIES
+from hilbert_ray.config import Modality
 from hilbert_ray.features.arrays import Features, Ragged
 
-log = logging.getLogger(__name__)
-LENGTH_BUCKETS_FROM = (
-    2000  # documents; below, batches are drawn freely since buckets would choose the negatives
-)
+LENGTH_BUCKETS_FROM = 2000
+"""Documents of a training part from which batches hold documents of similar length. In smaller sets the
+length would decide which documents meet as negatives of the contrastive loss."""
+SEGMENT_BUDGET = 8192
+"""Padded segments of an evaluation batch: bounds its memory, whatever the length of its documents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModalityBatch:
+    """One modality of B documents, padded to S segments, the longest document's; at least 1.
+
+    values: float32 [B, S, dim], zeros where padded; mask: bool [B, S], True where a segment is real, so that
+    a document without the modality is a row of False; position: float32 [B, S], middle of a segment in [0,
+    1]; wide: float32 [B, 2 dim], mean and standard deviation over a document's segments.
+    """
+
+    values: Float[Tensor, "batch segments dim"]
+    mask: Bool[Tensor, "batch segments"]
+    position: Float[Tensor, "batch segments"]
+    wide: Float[Tensor, "batch wide"]
+
+    def to(self, device: torch.device | str) -> "ModalityBatch":
+        """Return the same with every tensor on `device`."""
+        return ModalityBatch(
+            values=self.values.to(device),
+            mask=self.mask.to(device),
+            position=self.position.to(device),
+            wide=self.wide.to(device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Padded documents. Masks are True where a segment is real; an absent modality is a row of False.
+    """B padded documents.
 
-    audio: float32 [B, S, dim]; audio_mask: bool [B, S]; audio_position: float32 [B, S] in [0, 1];
-    audio_wide: float32 [B, 2 dim]; the same for text; targets as in `Features`, group int64 [B]. A modality
-    that has no encoder is None throughout.
+    audio, text: the segments of a modality, None without an encoder for it. targets: for each task as in
+    `Features`. group: int64 [B].
     """
 
-    audio: Float[Tensor, "batch audio_segments audio_dim"] | None
-    audio_mask: Bool[Tensor, "batch audio_segments"] | None
-    audio_position: Float[Tensor, "batch audio_segments"] | None
-    audio_wide: Float[Tensor, "batch audio_wide"] | None
-    text: Float[Tensor, "batch text_segments text_dim"] | None
-    text_mask: Bool[Tensor, "batch text_segments"] | None
-    text_position: Float[Tensor, "batch text_segments"] | None
-    text_wide: Float[Tensor, "batch text_wide"] | None
+    audio: ModalityBatch | None
+    text: ModalityBatch | None
     targets: Mapping[str, Tensor]
-    group: Tensor
+    group: Int[Tensor, " batch"]
 
     def __len__(self) -> int:
         return len(self.group)
 
+    @property
+    def by_modality(self) -> dict[Modality, ModalityBatch]:
+        """The segments of each modality that has an encoder, audio first."""
+        by_modality: dict[Modality, ModalityBatch | None] = {"audio": self.audio, "text": self.text}
+        return {modality: padded for modality, padded in by_modality.items() if padded is not None}
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`."""
-        moved = {
-            name: value.to(device)
-            for name in ("audio", "audio_mask", "audio_position", "audio_wide", "text", "text_mask",
-                         "text_position", "text_wide", "group")
-            if (value := getattr(self, name)) is not None
-        }  # fmt: skip
         return replace(
-            self, **moved, targets={task: value.to(device) for task, value in self.targets.items()}
+            self,
+            audio=None if self.audio is None else self.audio.to(device),
+            text=None if self.text is None else self.text.to(device),
+            targets={task: values.to(device) for task, values in self.targets.items()},
+            group=self.group.to(device),
         )
 
 
 def collate(features: Features, indices: np.ndarray) -> Batch:
     """Pad the documents at `indices` into one batch on the CPU."""
-    parts: dict[str, Any] = {}
-    for modality in MODALITIES:
-        part: Ragged | None = getattr(features, modality)
-        names = (modality, f"{modality}_mask", f"{modality}_position", f"{modality}_wide")
-        parts.update(zip(names, (None,) * 4 if part is None else _pad(part, indices), strict=True))
     return Batch(
-        **parts,
+        audio=None if features.audio is None else _pad(features.audio, indices),
+        text=None if features.text is None else _pad(features.text, indices),
         targets={task: torch.from_numpy(values[indices]) for task, values in features.targets.items()},
         group=torch.from_numpy(features.groups[indices]),
     )
 
 
-def _pad(part: Ragged, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    lengths = part.lengths[indices]
-    longest = max(int(lengths.max(initial=0)), 1)  # an absent modality's token needs a place
+def _pad(ragged: Ragged, indices: np.ndarray) -> ModalityBatch:
+    lengths = ragged.lengths[indices]
+    # At least one place, even if no document has the modality: the network puts its learned token there.
+    longest = max(int(lengths.max(initial=0)), 1)
     mask = np.arange(longest) < lengths[:, None]
-    source = np.where(mask, part.offsets[indices][:, None] + np.arange(longest), 0)
-    if len(part.values):
-        values = part.values[source]
+    # Padding reads row 0, which always exists here, and is zeroed after: one gather instead of B copies.
+    rows = np.where(mask, ragged.offsets[indices][:, None] + np.arange(longest), 0)
+    if len(ragged.values):
+        values = ragged.values[rows]
         values[~mask] = 0
-        position = part.position[source] * mask
+        position = ragged.position[rows] * mask
     else:
-        values = np.zeros((*mask.shape, part.dim), np.float32)
+        values = np.zeros((*mask.shape, ragged.dim), np.float32)
         position = np.zeros(mask.shape, np.float32)
-    return (
-        torch.from_numpy(values.astype(np.float32, copy=False)),
-        torch.from_numpy(mask),
-        torch.from_numpy(position.astype(np.float32, copy=False)),
-        torch.from_numpy(part.wide[indices]),
+    return ModalityBatch(
+        values=torch.from_numpy(values.astype(np.float32, copy=False)),
+        mask=torch.from_numpy(mask),
+        position=torch.from_numpy(position.astype(np.float32, copy=False)),
+        wide=torch.from_numpy(ragged.wide[indices]),
     )
 
 
 def epoch_batches(
     indices: np.ndarray, batch_size: int, generator: np.random.Generator, lengths: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Return one epoch's global batches: a permutation cut into round(N / batch_size) near-equal parts.
+    """Return one epoch's global batches: a permutation cut into max(1, round(N / batch_size)) of them.
 
     Args:
         indices: documents of the training part, int64 [N].
-        batch_size: documents of a global batch; part sizes differ by at most one.
-        generator: the run's sampler; the same on every rank, so batches do not depend on the world size.
+        batch_size: documents of a global batch; sizes differ by at most one.
+        generator: the epoch's sampler; the same on every rank, so batches do not depend on the world size.
         lengths: segments of each document (indexed like `indices`); above `LENGTH_BUCKETS_FROM` documents,
             batches then hold documents of similar length, in random order.
     """
     order = generator.permutation(len(indices))
+    # Near-equal batches instead of a short last one: the contrastive loss depends on the batch's size.
     count = max(round(len(indices) / batch_size), 1)
     if lengths is not None and len(indices) > LENGTH_BUCKETS_FROM:
+        # A stable sort of the shuffled order: documents of equal length still meet others in each epoch.
         order = order[np.argsort(lengths[order], kind="stable")]
-        parts = np.array_split(order, count)
-        return [indices[parts[i]] for i in generator.permutation(count)]
-    return [indices[part] for part in np.array_split(order, count)]
+        batches = np.array_split(order, count)
+        return [indices[batches[i]] for i in generator.permutation(count)]
+    return [indices[batch] for batch in np.array_split(order, count)]
 
 
-def rank_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """Return one rank's part of a global batch; parts differ by at most one document and may be empty."""
+def documents_of_rank(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """Return the documents of a global batch that one rank computes.
+
+    Ranks differ by at most one document, and have none where the batch has fewer documents than ranks.
+    """
     return np.array_split(batch, world_size)[rank]
 
 
-def eval_batches(count: int, lengths: np.ndarray, budget: int = 8192) -> Iterator[np.ndarray]:
-    """Yield all documents 0..count-1, longest first, in batches of at most `budget` padded segments."""
+def eval_batches(count: int, lengths: np.ndarray, budget: int = SEGMENT_BUDGET) -> Iterator[np.ndarray]:
+    """Yield all documents 0 to count - 1, longest first, in batches of at most `budget` padded segments.
+
+    A document of more segments than that is a batch of its own. `lengths` are segments, int64 [count].
+    """
+    # Longest first: documents of a batch pad each other little, and memory runs out at once if at all.
     order = np.argsort(-lengths, kind="stable")[:count]
     start = 0
     while start < len(order):

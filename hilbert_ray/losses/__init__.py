@@ -1,7 +1,7 @@
-"""The objective: every term as a pure function of tensors, and their weighted total."""
+"""The objective: every term as a pure function of tensors, and their weighted sum."""
 
-from hilbert_ray.losses.alignment import balance, contrastive, info_nce, information, nce
-from hilbert_ray.losses.diagnostics import alignment_diagnostics
+from hilbert_ray.losses.contrast import balance, contrastive, info_nce, information
+from hilbert_ray.losses.diagnostics import embedding_diagnostics
 from hilbert_ray.losses.gradient_cache import cached_backward
 from hilbert_ray.losses.structure import cka, cka_loss
 from hilbert_ray.losses.tasks import (
@@ -13,25 +13,24 @@ from hilbert_ray.losses.tasks import (
     statistics_shape,
     task_loss,
 )
-from hilbert_ray.losses.terms import Terms, total
+from hilbert_ray.losses.terms import Terms, weighted_sum
 
 __all__ = [
     "Terms",
-    "alignment_diagnostics",
     "balance",
     "cached_backward",
     "cka",
     "cka_loss",
     "contrastive",
     "decide",
+    "embedding_diagnostics",
     "info_nce",
     "information",
     "label_statistics",
     "log_prior",
-    "nce",
     "num_outputs",
     "probabilities",
     "statistics_shape",
     "task_loss",
-    "total",
+    "weighted_sum",
 ]

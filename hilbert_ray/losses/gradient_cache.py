@@ -1,7 +1,7 @@
 """A training step whose batch exceeds memory: gradients are cached at the model's outputs.
 
-The contrastive terms need all embeddings of a batch at once, but only the embeddings: graphs of the networks
-behind them can be built a micro batch at a time (GradCache, Gao et al. 2021, section 3.2).
+The contrastive terms need all embeddings of a batch at once, but only the embeddings: the graphs behind them
+can be built one micro batch at a time (GradCache, Gao et al. 2021, section 3.2). Costs one more forward pass.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +29,11 @@ def cached_backward(
     Value and gradient equal those of running all micro batches with their graphs at once. On several ranks
     the objective may gather (`distributed`), while `forward` must not communicate, so that ranks may have
     different numbers of micro batches. Average the gradients afterwards with `distributed.average_gradients`:
-    DDP would reduce them after each part.
+    DDP would reduce them after each micro batch.
 
     Args:
-        forward: micro batch to named outputs, each with documents first; must not change any state but the
-            random generators'.
+        forward: micro batch to named outputs, each with documents first; must not change any state except
+            that of the random generators.
         batches: the micro batches of a step, at least one.
         objective: outputs of all micro batches, each name concatenated over documents, to a scalar loss.
 
@@ -42,24 +42,28 @@ def cached_backward(
     """
     if not batches:
         raise ValueError("gradient caching of 0 micro batches: a step needs at least one; skip empty steps")
-    states, parts = [], []
+    random_states, outputs = [], []
     with torch.no_grad():
         for batch in batches:
-            states.append(_random_state())
-            parts.append(dict(forward(batch)))
+            random_states.append(_random_state())
+            outputs.append(dict(forward(batch)))
+    # Leaves of the objective's graph: where its backward stops, and leaves the gradients to be cached.
     leaves = [
-        {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in part.items()} for part in parts
+        {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in output.items()}
+        for output in outputs
     ]
-    loss = objective({name: torch.cat([part[name] for part in leaves]) for name in parts[0]})
+    loss = objective({name: torch.cat([leaf[name] for leaf in leaves]) for name in outputs[0]})
     loss.backward()  # type: ignore[no-untyped-call]
-    del parts
-    after = _random_state()
-    for batch, state, cached in zip(batches, states, leaves, strict=True):
-        _restore(state)
-        again = forward(batch)
-        used = [name for name, x in again.items() if x.requires_grad and cached[name].grad is not None]
-        torch.autograd.backward([again[name] for name in used], [cached[name].grad for name in used])
-    _restore(after)
+    del outputs  # before the second pass: memory holds the leaves and one micro batch's graph
+    random_state_after = _random_state()
+    for batch, random_state, cached in zip(batches, random_states, leaves, strict=True):
+        _restore(random_state)
+        output = forward(batch)
+        # Masks and targets carry no gradient, and the objective need not use every output.
+        used = [name for name, x in output.items() if x.requires_grad and cached[name].grad is not None]
+        torch.autograd.backward([output[name] for name in used], [cached[name].grad for name in used])
+    # As after the first pass, so that the next step draws what it would have drawn without caching.
+    _restore(random_state_after)
     return loss.detach()
 
 

@@ -12,10 +12,9 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run `function` without autocast and on tensors of at least float32.
+    """Run `function` without autocast and on tensors of at least float32; float64 stays what it is.
 
-    bf16 carries 8 bits: a logsumexp over a batch, or the cancelling sums of HSIC, would be noise. float32 and
-    float64 stay what they are.
+    bf16 has 8 significant bits: a logsumexp over a batch, or the cancelling sums of HSIC, would be noise.
     """
 
     def raised(value: Any) -> Any:  # noqa: ANN401 - any argument passes through
@@ -24,6 +23,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Autocast is per device type: the one to switch off is that of the first tensor.
         device = next(value.device.type for value in args if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):
             return function(*map(raised, args), **{name: raised(value) for name, value in kwargs.items()})

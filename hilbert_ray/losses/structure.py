@@ -1,6 +1,6 @@
 """Centred kernel alignment: the joint embedding keeps the similarity structure of each modality.
 
-Two embeddings of the same documents, of any widths, are compared through how alike documents are in each;
+Two embeddings of the same documents, of any widths, are compared by which documents are similar in each;
 shifts and scales cancel. Axes: B documents (`batch`), n = B in the formulas.
 """
 
@@ -14,7 +14,11 @@ from hilbert_ray.losses.precision import full_precision
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf"]
-MINIMUM = 4  # rows from which unbiased HSIC is defined: it divides by n - 3
+MINIMUM = 4
+"""Rows from which unbiased HSIC is defined: it divides by n - 3."""
+ROUNDING = 16
+"""Multiples of the dtype's epsilon below which a sum of order 1 counts as 0: what is left of it is
+rounding."""
 
 
 class Sums(NamedTuple):
@@ -70,12 +74,13 @@ def hsic(tr_KL: Tensor, K1: Tensor, L1: Tensor, estimator: Estimator) -> Float[T
 def _centred(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
     """Return x centred, with sum of squares 1; zeros where all rows are equal up to rounding.
 
-    CKA does not change, but float32 would lose the differences beside a common offset, and overflow at |x| =
-    1e4.
+    CKA does not change, but in float32 a large common offset would hide the differences, and the eighth
+    powers in the product of two HSICs would overflow at |x| = 1e4.
     """
     centred = x - x.mean(dim=0)
     spread = centred.square().sum()
-    rounding = (16 * torch.finfo(x.dtype).eps) ** 2 * x.square().sum()
+    rounding = (ROUNDING * torch.finfo(x.dtype).eps) ** 2 * x.square().sum()
+    # Detached: CKA does not depend on the norm, so that its gradient through the norm is 0 up to rounding.
     return centred * torch.where(spread > rounding, spread.rsqrt(), 0).detach()
 
 
@@ -120,7 +125,8 @@ def cka(
     xy = hsic(sums.tr_KL, sums.K1, sums.L1, estimator)
     xx = hsic(sums.tr_KK, sums.K1, sums.K1, estimator)
     yy = hsic(sums.tr_LL, sums.L1, sums.L1, estimator)
-    rounding = 16 * torch.finfo(x.dtype).eps  # all sums are of order 1 here
+    rounding = ROUNDING * torch.finfo(x.dtype).eps  # all sums are of order 1 after `_centred`
+    # The inner `where` too: a division by 0 in the branch not taken would still make the gradient NaN.
     varies = (xx > rounding) & (yy > rounding)
     return torch.where(varies, xy / torch.where(varies, xx * yy, 1).sqrt(), 0)
 
@@ -139,8 +145,9 @@ def cka_loss(
 ) -> Float[Tensor, ""]:
     """Return ( 1 - CKA(a, j) + 1 - CKA(t, j) ) / 2 on embeddings that are not normalised.
 
-    To compare j with the frozen features, give their means over segments as `audio` and `text`. Rows without
-    a modality leave its half; a half with fewer than `minimum` rows (at least 4; training takes 16) is 0.
+    To compare j with the frozen features, pass their means over segments as `audio` and `text`. Rows without
+    a modality leave its half; a half with fewer than `minimum` rows (at least 4; training uses 16) is a 0
+    that still joins the graph.
     """
     halves = []
     for modality, present in ((audio, audio_present), (text, text_present)):

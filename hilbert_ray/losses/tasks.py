@@ -26,9 +26,12 @@ from hilbert_ray.losses.precision import full_precision
 
 Targets: TypeAlias = Num[Tensor, "batch ..."]
 Statistics: TypeAlias = Float[Tensor, "..."]
-BETA = 0.999  # of the effective number of samples
-GAMMA = 2.0  # of the focal loss
-UNSEEN = 0.5  # a class without a training case counts as half a case, so that its prior and weight are finite
+BETA = 0.999
+"""Of the effective number of samples: weights level off at about 1 / (1 - BETA) = 1,000 cases of a class."""
+GAMMA = 2.0
+"""Of the focal loss, the value that worked best in its paper (Lin et al. 2017, table 1b)."""
+UNSEEN = 0.5
+"""A class without a training case counts as half a case, so that its prior and weight are finite."""
 
 
 def num_outputs(task: TaskConfig) -> int:
@@ -44,7 +47,7 @@ def statistics_shape(task: TaskConfig) -> tuple[int, ...]:
 def label_statistics(task: TaskConfig, targets: Targets) -> Statistics:
     """Return what the loss knows of the training part's labels: counts of classes, or mean and deviation.
 
-    Unlabelled entries are left out. Shapes are in the table of this module.
+    Unlabelled entries do not count. Shapes are in the table of this module; float32.
     """
     if task.kind == "multilabel":
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)], dim=1).float()
@@ -58,7 +61,7 @@ def label_statistics(task: TaskConfig, targets: Targets) -> Statistics:
 def log_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logits"]:
     """Return what is added to the logits in training and for probabilities (Menon et al. 2021, eq. 10).
 
-    Zeros unless the task's imbalance is `logit_adjustment`. A class that training never saw counts as half a
+    Zeros unless the task's imbalance is `logit_adjustment`. A class without a training case counts as half a
     case.
     """
     if task.imbalance != "logit_adjustment" or task.kind == "regression":

@@ -16,7 +16,7 @@ def _zero() -> Tensor:
 class Terms:
     """The terms of the objective, scalars before weighting; names as in `LossConfig` and in the logs.
 
-    A term left out is 0.
+    A term that is not given is 0.
     """
 
     task: Tensor = field(default_factory=_zero)
@@ -33,11 +33,9 @@ class Terms:
         return {name: float(getattr(self, name).detach()) for name in LossConfig.WEIGHTS}
 
 
-def total(terms: Terms, weights: LossConfig) -> Tensor:
-    """Return sum over terms of weight * term.
-
-    A weight of 0 multiplies instead of dropping its term: the graph stays the same for every setting, which
-    DDP and the collectives' backward rely on.
-    """
+def weighted_sum(terms: Terms, weights: LossConfig) -> Tensor:
+    """Return the loss: the sum over terms of weight * term, a scalar."""
+    # A weight of 0 multiplies instead of dropping its term: the graph stays the same for every setting, which
+    # DDP and the collectives' backward rely on.
     weighted = (getattr(weights, name) * getattr(terms, name) for name in LossConfig.WEIGHTS)
     return sum(weighted, start=torch.zeros(()))

@@ -1,6 +1,6 @@
 """Cross-modal fusion and self-attentive pooling: segments of two modalities to document vectors.
 
-`model` calls these in order: `time_embedding` on projected segments, `SelfAttentivePool` before fusion for
+`network` calls these in order: `time_embedding` on projected segments, `SelfAttentivePool` before fusion for
 the single-modality embeddings, `CrossModalFusion`, then pools of the fused streams for the joint embedding.
 
 Axes: B documents, S audio segments (`time`), U text segments (`tokens`), D model width (`dim`), H hops.
@@ -17,21 +17,22 @@ from torch import Tensor, nn
 
 from hilbert_ray.model.dropout import Dropout
 
-CYCLES = (0.5, 256.0)  # slowest and fastest wave of the time embedding, in cycles a recording
+CYCLES = (0.5, 256.0)
+"""Slowest and fastest wave of the time embedding, in cycles per recording: half a cycle tells the beginning
+from the end, 256 cycles tell neighbours apart in a recording of some 500 segments."""
 
 
 def time_embedding(position: Float[Tensor, "batch time"], dim: int) -> Float[Tensor, "batch time dim"]:
-    """Return sines and cosines of segment time, a share of the recording in [0, 1].
+    """Return sines and cosines of segment time, a fraction of the recording in [0, 1].
 
-    Frequencies rise geometrically from half a cycle to 256 cycles a recording, so that both the whole course
-    and neighbouring segments of a long recording can be told apart (Vaswani et al. 2017, section 3.5, on real
-    time).
+    The positional encoding of Vaswani et al. 2017, section 3.5, on real time: frequencies rise geometrically
+    between the two of `CYCLES`.
 
     Raises:
         ValueError: when `dim` is odd.
     """
     if dim % 2:
-        raise ValueError(f"time embedding of dim {dim}: sines and cosines come in pairs; give an even dim")
+        raise ValueError(f"time embedding of dim {dim}: sines and cosines come in pairs; use an even dim")
     exponent = torch.linspace(0, 1, dim // 2, device=position.device, dtype=position.dtype)
     slowest, fastest = CYCLES
     angle = position[..., None] * (2 * math.pi * slowest * (fastest / slowest) ** exponent)
@@ -64,13 +65,18 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "batch keys"],
         need_attention: bool = False,
     ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries keys"] | None]:
-        """Return what each query reads, and on demand its weights over `context`, the mean over heads."""
+        """Return what each query reads, and with `need_attention` its weights, a mean over heads.
+
+        Queries of a document without any valid key read zeros.
+        """
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, segments, D / heads]
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
+        # A softmax over no key is NaN, in the gradient even where the result is masked after. Documents
+        # without any valid key therefore attend to their padding, and the result is multiplied by 0.
         readable = mask.any(dim=1)[:, None, None, None]
-        visible = mask[:, None, None, :] | ~readable  # softmax over nothing is NaN: look, then read zeros
+        visible = mask[:, None, None, :] | ~readable
         attention = None
         if need_attention:
             scores = (query @ key.transpose(-2, -1)) / math.sqrt(query.shape[-1])
@@ -79,6 +85,7 @@ class CrossAttention(nn.Module):
             read = weights @ value
         else:
             read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible) * readable
+        # Again after the projection: its bias would otherwise be what such a document reads.
         return self.output(read.transpose(1, 2).flatten(2)) * readable[:, 0], attention
 
 
@@ -114,6 +121,7 @@ class FusionLayer(nn.Module):
         need_attention: bool = False,
     ) -> "Fused":
         """Return both streams after this layer."""
+        # Both read the previous layer's streams, so that neither modality comes first.
         a, t = self.audio_norm(audio), self.text_norm(text)
         read_by_audio, audio_to_text = self.audio_to_text(a, t, text_mask, need_attention)
         read_by_text, text_to_audio = self.text_to_audio(t, a, audio_mask, need_attention)
@@ -125,11 +133,11 @@ class FusionLayer(nn.Module):
 
 
 class Fused(NamedTuple):
-    """Both streams after fusion, and on demand the last layer's attention, a mean over heads.
+    """Both streams after fusion, and if requested the last layer's attention, a mean over heads.
 
     audio: [B, S, D]; text: [B, U, D].
     audio_to_text: [B, S, U], each row a distribution over valid text segments; text_to_audio: [B, U, S]
-    likewise. None where it was not asked for or there is no layer.
+    likewise. None unless requested, and without layers.
     """
 
     audio: Tensor
@@ -141,7 +149,7 @@ class Fused(NamedTuple):
 class CrossModalFusion(nn.Module):
     """L pre-norm layers in which each modality reads the other; with L = 0 the identity.
 
-    Dropout stands in the feed-forward blocks only: dropping attention weights would break their sum to 1.
+    Dropout is in the feed-forward blocks only: dropped attention weights would no longer sum to 1.
     """
 
     def __init__(self, dim: int, layers: int, heads: int, dropout: float) -> None:
@@ -161,7 +169,7 @@ class CrossModalFusion(nn.Module):
         text_mask: Bool[Tensor, "batch tokens"],
         need_attention: bool = False,
     ) -> Fused:
-        """Return both streams; values at masked positions are without meaning.
+        """Return both streams; values at masked positions have no meaning.
 
         Without `need_attention` the weights are never formed (scaled_dot_product_attention).
         """
@@ -200,11 +208,10 @@ class SelfAttentivePool(nn.Module):
 def redundancy_penalty(
     attention: Float[Tensor, "batch hops time"], form: Literal["off_diagonal", "lin"] = "off_diagonal"
 ) -> Float[Tensor, " batch"]:
-    """Return how much the hops of each document look at the same segments; the loss is their mean.
+    """Return how much the hops of each document attend to the same segments; the loss is their mean.
 
-    `lin` is ||A A^T - I||_F^2 (Lin et al. 2017, equation 8), which also asks each hop to look at one segment
-    only; `off_diagonal` leaves the diagonal out and asks only for different hops. Computed in at least
-    float32.
+    `lin` is ||A A^T - I||_F^2 (Lin et al. 2017, equation 8). Its diagonal also drives each hop to attend to
+    one segment only, so `off_diagonal` leaves the diagonal out and only separates hops. In at least float32.
     """
     with torch.autocast(attention.device.type, enabled=False):
         a = attention.float() if attention.dtype in (torch.float16, torch.bfloat16) else attention

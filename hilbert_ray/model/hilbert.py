@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, from_dict, to_dict
 from hilbert_ray.errors import HilbertError
-from hilbert_ray.features import Batch, Features, Ragged, collate, eval_batches
-from hilbert_ray.model.network import Network, Output
+from hilbert_ray.features import Batch, Features, collate, eval_batches
+from hilbert_ray.model.network import ModalityOutput, Network, Output
 from hilbert_ray.storage import TensorFolderError, read_tensor_folder, write_tensor_folder
 from hilbert_ray.version import __version__
 
 SCHEMA = 1
+"""Of a published folder; a version of this package reads its own schema only."""
 
 
 class ModelError(HilbertError, ValueError):
@@ -31,7 +32,11 @@ class ModelError(HilbertError, ValueError):
 
 
 class Embeddings(NamedTuple):
-    """The document embeddings a, t and j as NumPy float32 [N, M D], see `Prediction`."""
+    """The document embeddings a, t and j of N documents, float32 [N, M D] for M networks of width D.
+
+    The networks' L2-normalised embeddings side by side, divided by sqrt(M), so that a dot product is the mean
+    of the networks' cosines. A row of an absent modality is 0.
+    """
 
     audio: np.ndarray
     text: np.ndarray
@@ -42,29 +47,25 @@ class Embeddings(NamedTuple):
 class Prediction:
     """What a model says of N documents, in their order, as NumPy.
 
-    audio, text, joint: float32 [N, M D] for M networks: the L2-normalised embeddings side by side divided by
-    sqrt(M), so that a dot product is the mean of the networks' cosines; a row of an absent modality is 0.
+    embeddings: a, t and j.
     logits and probabilities: for each task float32 [N, K]; decisions: int64 [N] (float32 for regression,
-    int64 [N, K] for multilabel). audio_attention, text_attention: for each document float32 [segments], a
-    mean over hops and networks, summing to 1; empty where the modality is absent.
+    int64 [N, K] for multilabel).
+    attention: for each modality and document float32 [segments], a mean over hops and networks, summing to 1;
+    empty where the modality is absent.
     """
 
-    audio: np.ndarray
-    text: np.ndarray
-    joint: np.ndarray
+    embeddings: Embeddings
     logits: Mapping[str, np.ndarray]
     probabilities: Mapping[str, np.ndarray]
     decisions: Mapping[str, np.ndarray]
-    audio_attention: Sequence[np.ndarray]
-    text_attention: Sequence[np.ndarray]
+    attention: Mapping[Modality, Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What a published folder's config.json holds beside the encoders' descriptions.
+    """What a published folder's config.json holds, apart from the encoders' descriptions.
 
-    `dims` are the widths of each modality's features, `networks` their number, `temperature` that of each
-    task.
+    dims: width of each modality's features. networks: how many the weights are of. temperature: of each task.
     """
 
     schema: int
@@ -102,9 +103,9 @@ class Hilbert(nn.Module):
         Args:
             networks: one for each seed.
             config: the resolved settings they were trained with.
-            temperature: divides the logits of each task; 1 where none was fitted.
-            encoders: description of the encoder of each modality, as the store holds it; `predict` refuses
-                others.
+            temperature: divides the logits of each task; tasks without one count as 1.
+            encoders: description of each modality's encoder, as the store holds it; `predict` accepts no
+                features of another.
         """
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -113,49 +114,39 @@ class Hilbert(nn.Module):
     @property
     def dims(self) -> dict[Modality, int]:
         """Width of the features that each modality's encoder must give."""
-        return self._members()[0].dims
+        return self._members()[0].dims  # the same for all: they read the same features
 
     @property
     def labels(self) -> dict[str, Tensor]:
         """Each task's `losses.label_statistics` of the training part."""
-        return self._members()[0].labels
+        return self._members()[0].labels  # the same for all: the seeds share one training part
 
     def _members(self) -> list[Network]:
+        """Return the networks with their type, which an nn.ModuleList does not keep."""
         return [network for network in self.networks if isinstance(network, Network)]
 
     def forward(self, batch: Batch) -> Output:
-        """Return the networks' mean logits and their embeddings side by side, as `Prediction` describes."""
+        """Return the networks' mean logits and attention, and their embeddings as `Embeddings` describes."""
         outputs: list[Output] = [network(batch) for network in self._members()]
-        first = outputs[0]
-
-        def side_by_side(name: str) -> Tensor:
-            parts = [F.normalize(getattr(output, name), dim=1) for output in outputs]
-            return torch.cat(parts, 1) / math.sqrt(len(parts))
-
-        def mean(name: str) -> dict[str, Tensor]:
-            return {
-                task: torch.stack([getattr(o, name)[task] for o in outputs]).mean(0)
-                for task in getattr(first, name)
-            }
-
+        audio = _ensemble([output.audio for output in outputs])
+        text = _ensemble([output.text for output in outputs])
         return replace(
-            first,
-            audio=side_by_side("audio") * first.audio_present[:, None],
-            text=side_by_side("text") * first.text_present[:, None],
-            joint=side_by_side("joint"),
-            logits=mean("logits"), audio_logits=mean("audio_logits"), text_logits=mean("text_logits"),
-            audio_attention=torch.stack([o.audio_attention for o in outputs]).mean(0),
-            text_attention=torch.stack([o.text_attention for o in outputs]).mean(0),
-        )  # fmt: skip
+            outputs[0],
+            audio=audio,
+            text=text,
+            joint=_side_by_side([output.joint for output in outputs]),
+            logits=_mean_by_task([output.logits for output in outputs]),
+        )
 
     def embed(self, features: Features) -> Embeddings:
         """Return the audio, text and joint embedding of every document of `features`, in its order.
 
-        `dataset.open_dataset(store, config).features` reads them from a store. Rows of an absent modality are
-        0. Errors are those of `predict`.
+        `open_dataset(store, config).features` reads them from a store. Rows of an absent modality are 0.
+
+        Raises:
+            ModelError: as `predict`.
         """
-        prediction = self.predict(features)
-        return Embeddings(prediction.audio, prediction.text, prediction.joint)
+        return self.predict(features).embeddings
 
     @torch.no_grad()
     def predict(self, features: Features) -> Prediction:
@@ -164,48 +155,45 @@ class Hilbert(nn.Module):
         Raises:
             ModelError: when a modality's features have another width than those the model was trained on.
         """
-        for modality, dim in self.dims.items():
-            part = getattr(features, modality)
-            if part is not None and part.dim != dim:
-                raise ModelError(
-                    f"the {modality} features have width {part.dim}, but the model was trained on width "
-                    f"{dim}: embed with its encoder "
-                    f"({self.encoders.get(modality, {}).get('name', 'unknown')})"
-                )
-        device = self._members()[0].logit_scale.device
+        self._check_widths(features)
         self.eval()
-        order, parts = [], []
-        attention: dict[Modality, dict[int, np.ndarray]] = {"audio": {}, "text": {}}
-        for indices in eval_batches(len(features), features.lengths):
-            output: Output = self(collate(features, indices).to(device))
-            order.append(indices)
-            parts.append(output)
-            for modality, weights in attention.items():
-                held: Ragged | None = getattr(features, modality)
-                shown = getattr(output, f"{modality}_attention").mean(1).cpu().numpy()
-                lengths = np.zeros(len(features), np.int64) if held is None else held.lengths
-                weights.update({int(i): row[: lengths[i]] for i, row in zip(indices, shown, strict=True)})
-        back = np.argsort(np.concatenate(order))
+        device = self._members()[0].logit_scale.device
+        visited = list(eval_batches(len(features), features.lengths))
+        outputs: list[Output] = [self(collate(features, indices).to(device)) for indices in visited]
+        # Batches go from long to short documents: `back` restores the order of `features`.
+        back = np.argsort(np.concatenate(visited))
 
-        def joined(tensors: Sequence[Tensor]) -> Tensor:
-            return torch.cat(list(tensors)).cpu()[back]
+        def in_order(by_batch: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(by_batch)).cpu()[back]
 
-        logits = {task: joined([part.logits[task] for part in parts]) for task in self.config.tasks}
+        logits = {task: in_order([output.logits[task] for output in outputs]) for task in self.config.tasks}
         probabilities, decisions = {}, {}
         for name, task in self.config.tasks.items():
             statistics, temperature = self.labels[name].cpu(), self.temperature.get(name, 1.0)
             probabilities[name] = losses.probabilities(task, logits[name], statistics, temperature).numpy()
             decisions[name] = losses.decide(task, logits[name], statistics).numpy()
         return Prediction(
-            audio=joined([part.audio for part in parts]).numpy(),
-            text=joined([part.text for part in parts]).numpy(),
-            joint=joined([part.joint for part in parts]).numpy(),
-            logits={name: value.numpy() for name, value in logits.items()},
+            embeddings=Embeddings(
+                audio=in_order([output.audio.embedding for output in outputs]).numpy(),
+                text=in_order([output.text.embedding for output in outputs]).numpy(),
+                joint=in_order([output.joint for output in outputs]).numpy(),
+            ),
+            logits={name: values.numpy() for name, values in logits.items()},
             probabilities=probabilities,
             decisions=decisions,
-            audio_attention=[attention["audio"][i] for i in range(len(features))],
-            text_attention=[attention["text"][i] for i in range(len(features))],
+            attention={m: _attention(m, features, visited, outputs) for m in MODALITIES},
         )
+
+    def _check_widths(self, features: Features) -> None:
+        """Refuse features of another encoder, as far as their width tells."""
+        for modality, ragged in features.by_modality.items():
+            dim = self.dims.get(modality)
+            if dim is not None and ragged.dim != dim:
+                raise ModelError(
+                    f"the {modality} features have width {ragged.dim}, but the model was trained on width "
+                    f"{dim}: embed with its encoder "
+                    f"({self.encoders.get(modality, {}).get('name', 'unknown')})"
+                )
 
     # Publishing
 
@@ -214,12 +202,15 @@ class Hilbert(nn.Module):
 
         config.json holds the settings (with each task's label map: class k is `classes[k]`), what the weights
         do not say, and the version that wrote it.
+
+        Returns:
+            The folder.
         """
-        about = Published(
+        published = Published(
             schema=SCHEMA, version=__version__, config=self.config, dims=self.dims,
             networks=len(self.networks), temperature=self.temperature,
         )  # fmt: skip
-        values = {**to_dict(about), "encoders": self.encoders}
+        values = {**to_dict(published), "encoders": self.encoders}
         files = {"config.json": json.dumps(values, indent=1), "README.md": self._card()}
         write_tensor_folder(Path(folder), self.state_dict(), files)
         return Path(folder)
@@ -230,52 +221,38 @@ class Hilbert(nn.Module):
 
         Args:
             folder: local folder.
-            trust_remote_code: allow settings by which `predict` would run code that an encoder's authors
-                publish beside its weights; a folder alone cannot turn that on.
+            trust_remote_code: allow settings with which `predict` runs Python code published with an
+                encoder's weights; a folder alone cannot turn that on.
 
         Raises:
             ModelError: when a file is absent, damaged or outside the folder, of a schema that this version
                 cannot read, or when weights and settings do not fit each other.
         """
         path = Path(folder)
-        try:
-            values, tensors = read_tensor_folder(path, "config.json", SCHEMA)
-        except TensorFolderError as error:
-            raise ModelError(f"model folder {error}, as `hilbert-ray train` publishes them") from error
-        encoders = values.pop("encoders", None)
-        try:
-            about = from_dict(Published, values)
-        except (ConfigError, TypeError) as error:
-            raise ModelError(f"config.json of model folder {path} is damaged: {error}") from error
-        if not isinstance(encoders, dict):
+        published, encoders, tensors = _read_published(path)
+        risky = [m for m in MODALITIES if published.config.encoder(m).options.trust_remote_code]
+        if risky and not trust_remote_code:
             raise ModelError(
-                f"config.json of model folder {path} has `encoders` {encoders!r}; it must map them"
-            )
-        held = len({name.split(".")[1] for name in tensors if name.startswith("networks.")})
-        if held != about.networks:
-            raise ModelError(
-                f"config.json of model folder {path} tells of {about.networks} networks, but "
-                f"model.safetensors holds {held}: publish the model again"
-            )
-        asks = [m for m in MODALITIES if getattr(about.config, f"{m}_encoder").trust_remote_code]
-        if asks and not trust_remote_code:
-            raise ModelError(
-                f"model folder {path} asks for {' and '.join(asks)} encoders that run code published beside "
-                "their weights; if you trust it, load with trust_remote_code=True"
+                f"model folder {path} needs {' and '.join(risky)} encoders that run Python code published "
+                "with their weights; if you trust that code, load with trust_remote_code=True"
             )
         with torch.device("meta"):  # shapes alone: no memory, and no random number is drawn
-            networks = [Network(about.config, about.dims) for _ in range(held)]
-        model = cls(networks, about.config, about.temperature, encoders)
-        dtypes = {name: x.dtype for name, x in model.state_dict().items()}
-        strange = [name for name, x in tensors.items() if x.dtype != dtypes.get(name, x.dtype)]
+            networks = [Network(published.config, published.dims) for _ in range(published.networks)]
+        model = cls(networks, published.config, published.temperature, encoders)
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        mistyped = [
+            name for name, tensor in tensors.items() if tensor.dtype != dtypes.get(name, tensor.dtype)
+        ]
         try:
+            # Assigned and not copied: the model's own tensors are on the meta device. torch then checks names
+            # and shapes, but takes any dtype.
             model.load_state_dict(tensors, assign=True)
         except RuntimeError as error:
             raise ModelError(f"model.safetensors of {path} does not fit its config.json: {error}") from error
-        if strange:
+        if mistyped:
             raise ModelError(
-                f"model.safetensors of {path} does not fit its config.json: {strange[0]} is of "
-                f"{tensors[strange[0]].dtype}, and must be of {dtypes[strange[0]]}"
+                f"model.safetensors of {path} does not fit its config.json: {mistyped[0]} is "
+                f"{tensors[mistyped[0]].dtype}, but must be {dtypes[mistyped[0]]}; publish the model again"
             )
         return model.eval()
 
@@ -292,10 +269,83 @@ class Hilbert(nn.Module):
         return CARD.format(tasks=tasks, encoders=encoders, networks=len(self.networks), version=__version__)
 
 
+def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Tensor]]:
+    """Return a published folder's settings, descriptions of encoders and tensors.
+
+    Raises:
+        ModelError: when a file is absent or damaged, or when the two files disagree.
+    """
+    try:
+        values, tensors = read_tensor_folder(path, "config.json", SCHEMA)
+    except TensorFolderError as error:
+        raise ModelError(f"model folder {error}, as `hilbert-ray train` publishes them") from error
+    encoders = values.pop("encoders", None)
+    try:
+        published = from_dict(Published, values)
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"config.json of model folder {path} is damaged: {error}") from error
+    if not isinstance(encoders, dict):
+        raise ModelError(
+            f"config.json of model folder {path} has `encoders` {encoders!r}; it must map each modality to a "
+            "description: publish the model again"
+        )
+    # Counted before any network is made: a damaged number would take all memory.
+    count = len({name.split(".")[1] for name in tensors if name.startswith("networks.")})
+    if count != published.networks:
+        raise ModelError(
+            f"config.json of model folder {path} names {published.networks} networks, but model.safetensors "
+            f"holds {count}: publish the model again"
+        )
+    return published, encoders, tensors
+
+
+def _side_by_side(embeddings: Sequence[Tensor]) -> Tensor:
+    """Return M networks' embeddings [B, D] as one [B, M D], see `Embeddings`."""
+    return torch.cat([F.normalize(x, dim=1) for x in embeddings], 1) / math.sqrt(len(embeddings))
+
+
+def _mean_by_task(logits: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean over networks of each task's logits."""
+    return {task: torch.stack([by_task[task] for by_task in logits]).mean(0) for task in logits[0]}
+
+
+def _ensemble(outputs: Sequence[ModalityOutput]) -> ModalityOutput:
+    """Return what several networks make of one modality as the output of one network, M times as wide."""
+    present = outputs[0].present  # without dropout the same for all
+    return ModalityOutput(
+        # The learned token of an absent modality has an embedding too, which says nothing of the document.
+        embedding=_side_by_side([output.embedding for output in outputs]) * present[:, None],
+        logits=_mean_by_task([output.logits for output in outputs]),
+        present=present,
+        attention=torch.stack([output.attention for output in outputs]).mean(0),
+    )
+
+
+def _attention(
+    modality: Modality, features: Features, visited: Sequence[np.ndarray], outputs: Sequence[Output]
+) -> list[np.ndarray]:
+    """Return each document's attention over its own segments, a mean over hops; see `Prediction`.
+
+    Args:
+        modality: which of the two.
+        features: of all documents.
+        visited: the documents of each batch.
+        outputs: of each batch.
+    """
+    ragged = features.by_modality.get(modality)
+    lengths = np.zeros(len(features), np.int64) if ragged is None else ragged.lengths
+    by_document: dict[int, np.ndarray] = {}
+    for indices, output in zip(visited, outputs, strict=True):
+        weights = output.by_modality[modality].attention.mean(1).cpu().numpy()
+        # Cut to the document's own segments: the rest is padding, and the token of an absent modality.
+        by_document |= {int(i): row[: lengths[i]] for i, row in zip(indices, weights, strict=True)}
+    return [by_document[i] for i in range(len(features))]
+
+
 CARD = """# A HILBERT model
 
 Document embeddings and predictions from long recordings with transcripts, trained with hilbert_ray {version}.
-The mean of {networks} networks; probabilities are calibrated by one temperature a task, fitted out of fold.
+The mean of {networks} networks; probabilities are calibrated by one temperature per task, fitted out of fold.
 
 ## Tasks and their labels
 
@@ -311,18 +361,17 @@ The features must come from these encoders; `hilbert-ray predict` refuses others
 
     hilbert-ray predict --model THIS_FOLDER --manifest manifest.jsonl --out predictions.parquet
 
-or, on features that are embedded already, in Python:
+or, on the features of a store, in Python:
 
-    from hilbert_ray.config import Config
-    from hilbert_ray.model.hilbert import Hilbert
+    import hilbert_ray as hr
     from hilbert_ray.features import open_dataset
 
-    features = open_dataset("STORE", Config()).features
-    audio, text, joint = Hilbert.from_pretrained("THIS_FOLDER").embed(features)
+    features = open_dataset("STORE", hr.Config()).features
+    audio, text, joint = hr.Hilbert.from_pretrained("THIS_FOLDER").embed(features)
 
 ## Limits
 
-Predictions hold for recordings like those of the training manifest: same setting, language and way of
-recording. How well they do on speakers never heard in training stands in the run's report, as cross-validated
-scores with intervals. Do not use them as the only ground for a decision about a person.
+Predictions are valid for recordings like those of the training manifest: same setting, language and recording
+conditions. The run's report shows how well they do on speakers never heard in training, as cross-validated
+scores with intervals. Do not use them as the only basis for a decision about a person.
 """

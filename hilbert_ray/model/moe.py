@@ -1,7 +1,8 @@
 """Routing and experts: [audio; text; joint] to the logits of each task.
 
-E shared experts and a router for each task (multi-gate mixture of experts, Ma et al. 2018); `model` adds the
-logits of the single-modality heads, `fit` the two router losses, on router logits gathered over ranks.
+E shared experts and a router for each task (multi-gate mixture of experts, Ma et al. 2018). `network` adds
+the scores of the single-modality heads; `training` adds the two router losses, on router logits gathered over
+ranks.
 
 Axes: B documents (`batch`), T tasks, E experts, `hidden` units of one expert.
 """
@@ -18,16 +19,18 @@ from hilbert_ray.model.dropout import Dropout
 
 
 def _full_precision(x: Tensor) -> Tensor:
+    """Return `x` in at least float32: a softmax over bf16 logits could tie or flip close experts."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _chosen(logits: Float[Tensor, "*batch experts"], top_k: int) -> Bool[Tensor, "*batch experts"]:
+def _top_k_mask(logits: Float[Tensor, "*batch experts"], top_k: int) -> Bool[Tensor, "*batch experts"]:
     """Return True for the `top_k` experts with the largest logits."""
     experts = logits.shape[-1]
     if not 1 <= top_k <= experts:
         raise ValueError(
             f"routing to top_k {top_k} of {experts} experts: top_k must be from 1 to the number of experts"
         )
+    # By index and not by comparison with the k-th largest: equal logits would choose more than k experts.
     chosen = torch.zeros_like(logits, dtype=torch.bool)
     return chosen.scatter(-1, logits.topk(top_k, dim=-1).indices, True)
 
@@ -35,14 +38,15 @@ def _chosen(logits: Float[Tensor, "*batch experts"], top_k: int) -> Bool[Tensor,
 def route(logits: Float[Tensor, "*batch experts"], top_k: int) -> Float[Tensor, "*batch experts"]:
     """Return the gates: softmax over experts, the `top_k` largest kept and renormalised, the others 0.
 
-    Written as a softmax over the chosen experts alone, which is the same and does not underflow. At least
-    float32.
+    In at least float32. The gates of a document sum to 1, as in Mixtral (Jiang et al. 2024, section 2.1).
 
     Raises:
         ValueError: when `top_k` is not from 1 to the number of experts.
     """
     logits = _full_precision(logits)
-    return logits.masked_fill(~_chosen(logits, top_k), -torch.inf).softmax(dim=-1)
+    # A softmax over the chosen experts alone equals dividing their probabilities by their sum, but cannot
+    # underflow to 0 / 0. The choice itself has no gradient; the router learns through the gates it keeps.
+    return logits.masked_fill(~_top_k_mask(logits, top_k), -torch.inf).softmax(dim=-1)
 
 
 def load_balance_loss(logits: Float[Tensor, "batch *tasks experts"], top_k: int) -> Float[Tensor, ""]:
@@ -57,18 +61,19 @@ def load_balance_loss(logits: Float[Tensor, "batch *tasks experts"], top_k: int)
         ValueError: when `top_k` is not from 1 to the number of experts.
     """
     logits = _full_precision(logits)
+    # Sums over B instead of means: an empty batch gives 0, not NaN.
     B, E = max(len(logits), 1), logits.shape[-1]
-    f = _chosen(logits, top_k).to(logits.dtype).sum(dim=0) / (B * top_k)  # [*T, E]
+    f = _top_k_mask(logits, top_k).to(logits.dtype).sum(dim=0) / (B * top_k)  # [*T, E]
     P = logits.softmax(dim=-1).sum(dim=0) / B
     return E * (f * P).sum(dim=-1).mean()
 
 
 def effective_experts(logits: Float[Tensor, "batch *tasks experts"], top_k: int) -> float:
-    """Return how many experts are in use: exp of the entropy of the shares of assignments, 1 to E."""
+    """Return how many experts are in use: exp of the entropy of the assignments' distribution, 1 to E."""
     experts = logits.shape[-1]
     chosen = logits.topk(top_k, dim=-1).indices.reshape(-1)
-    share = torch.bincount(chosen, minlength=experts) / max(len(chosen), 1)
-    return float(torch.special.entr(share).sum().exp())
+    frequency = torch.bincount(chosen, minlength=experts) / max(len(chosen), 1)
+    return float(torch.special.entr(frequency).sum().exp())
 
 
 def router_z_loss(logits: Float[Tensor, "batch *tasks experts"]) -> Float[Tensor, ""]:
@@ -81,13 +86,11 @@ def router_z_loss(logits: Float[Tensor, "batch *tasks experts"]) -> Float[Tensor
 
 
 class Experts(nn.Module):
-    """Shared experts, a router and a linear tower for each task; or one plain MLP with as many hidden units.
+    """Shared experts, with a router and a linear tower for each task; or one MLP with as many hidden units.
 
     logits_t = tower_t( sum_e gate_te(x) GELU(W_e x + b_e) )        (Ma et al. 2018, equations 6 and 7)
 
-    The first layers of all experts are one matrix product; with the few documents of a batch, computing all
-    experts is faster than sending documents to some of them. `kind="mlp"` leaves the routers out: the towers
-    read all E experts' hidden units side by side.
+    `kind="mlp"` leaves the routers out: the towers read all E experts' hidden units side by side.
     """
 
     def __init__(self, in_dim: int, widths: Mapping[str, int], config: MoEConfig, dropout: float) -> None:
@@ -115,6 +118,8 @@ class Experts(nn.Module):
         self, x: Float[Tensor, "batch in_dim"]
     ) -> tuple[dict[str, Float[Tensor, "batch _"]], Float[Tensor, "batch tasks experts"] | None]:
         """Return the logits of each task and the router logits [B, T, E], None for the plain MLP."""
+        # All experts' first layers are one matrix product. A batch has few documents, so computing every
+        # expert for each is faster than dispatching documents to the chosen ones.
         hidden = self.dropout(F.gelu(self.hidden(x)))  # [B, E * hidden]
         if self.router is None:
             return {task: tower(hidden) for task, tower in zip(self.tasks, self.towers, strict=True)}, None
@@ -126,7 +131,9 @@ class Experts(nn.Module):
 
 
 class OrdinalThresholds(nn.Module):
-    """One score and ordered thresholds to cumulative logits: logit P(y > k) = score - theta_k.
+    """Turns one score into cumulative logits by ordered thresholds: logit P(y > k) = score - theta_k.
+
+    The proportional-odds model (McCullagh 1980).
 
     theta_0 is free and theta_k - theta_(k-1) = softplus(increment_k) > 0, so the thresholds never cross.
     """
@@ -142,9 +149,9 @@ class OrdinalThresholds(nn.Module):
             raise ValueError(
                 f"ordinal thresholds for {num_classes} classes: an ordinal task needs at least 2 classes"
             )
-        one = torch.tensor(1.0).expm1().log()  # softplus(one) = 1
+        unit = torch.tensor(1.0).expm1().log()  # softplus(unit) = 1
         self.first = nn.Parameter(torch.tensor([-(num_classes - 2) / 2]))
-        self.increments = nn.Parameter(one.repeat(num_classes - 2))
+        self.increments = nn.Parameter(unit.repeat(num_classes - 2))
 
     def thresholds(self) -> Float[Tensor, " cuts"]:
         """Return the K - 1 thresholds in rising order."""

@@ -14,42 +14,66 @@ from torch import Tensor, nn
 
 from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
-from hilbert_ray.features import BLOCK_ROWS, Batch, Features, MappedRows, Ragged
+from hilbert_ray.features import BLOCK_ROWS, Batch, Features, MappedRows, ModalityBatch
 from hilbert_ray.model.dropout import Dropout
 from hilbert_ray.model.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
 from hilbert_ray.model.moe import Experts, OrdinalThresholds
+
+MAX_SCALE = 100.0
+"""Upper bound of the contrastive scale: above it the contrastive loss becomes unstable (Radford et al. 2021,
+section 2.5)."""
+FIRST_SCALE = 1 / 0.07
+"""Contrastive scale of a new network: CLIP's temperature of 0.07 (Radford et al. 2021, section 2.5)."""
+ABSENT_DEVIATION = 0.02
+"""Standard deviation of a new network's token of an absent modality: small beside layer-normed segments."""
+CONSTANT_BELOW = 1e-6
+"""A feature whose deviation is below this fraction of its mean is constant: what varies is float32 rounding,
+and dividing by it would turn noise into a feature."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModalityOutput:
+    """What the network makes of one modality of B documents, without the other modality.
+
+    embedding: float [B, D], a or t.
+    logits: for each task float [B, K], of the single-modality head; empty without these heads.
+    present: bool [B], False where the modality is absent or was dropped in training.
+    attention: float [B, H, segments], weights of the pool that makes the embedding, summing to 1 over valid
+        segments.
+    """
+
+    embedding: Float[Tensor, "batch dim"]
+    logits: Mapping[str, Tensor]
+    present: Bool[Tensor, " batch"]
+    attention: Float[Tensor, "batch hops segments"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """What the network returns for B documents.
 
-    audio, text, joint: embeddings a, t and j, float [B, D].
-    logits: for each task float [B, K], the experts' plus those of the single-modality heads; audio_logits,
-    text_logits: of those heads alone (empty without them).
-    audio_present, text_present: bool [B], False where the modality is absent or was dropped in training.
-    audio_attention [B, H, S], text_attention [B, H, U]: weights of the pools that make a and t, summing to 1
-    over valid segments.
+    audio, text: what each modality gives alone.
+    joint: float [B, D], the joint embedding j.
+    logits: for each task float [B, K], from the experts' scores plus those of the single-modality heads.
     router_logits: float [B, tasks, experts], None without experts.
     scale: s, the contrastive scale.
     """
 
-    audio: Float[Tensor, "batch dim"]
-    text: Float[Tensor, "batch dim"]
+    audio: ModalityOutput
+    text: ModalityOutput
     joint: Float[Tensor, "batch dim"]
     logits: Mapping[str, Tensor]
-    audio_logits: Mapping[str, Tensor]
-    text_logits: Mapping[str, Tensor]
-    audio_present: Bool[Tensor, " batch"]
-    text_present: Bool[Tensor, " batch"]
-    audio_attention: Float[Tensor, "batch hops audio_segments"]
-    text_attention: Float[Tensor, "batch hops text_segments"]
     router_logits: Tensor | None
     scale: Float[Tensor, ""]
 
+    @property
+    def by_modality(self) -> dict[Modality, ModalityOutput]:
+        """What each modality gives alone, audio first."""
+        return {"audio": self.audio, "text": self.text}
+
 
 class Standardise(nn.Module):
-    """Zero mean and unit variance by statistics of the training part; constant columns become 0."""
+    """Zero mean and unit variance by statistics of the training part; constant features become 0."""
 
     mean: Tensor
     scale: Tensor
@@ -60,14 +84,17 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def fit(self, values: np.ndarray | MappedRows, rows: np.ndarray) -> None:
-        """Take the statistics of some rows of `values`, float32 [n, dim]; never all of them are copied."""
+        """Take the statistics of the `rows` of `values`, float32 [n, dim], at least one."""
+        # In blocks: the features may be mapped from disk, and larger than memory.
         blocks = np.array_split(rows, math.ceil(len(rows) / BLOCK_ROWS))
+        # float64, and deviations from the mean in a second pass: sums over millions of float32 segments lose
+        # digits, and E[x^2] - E[x]^2 cancels for features with a large offset.
         mean = sum(values[block].sum(0, dtype=np.float64) for block in blocks) / len(rows)
         variance = sum(np.square(values[block] - mean).sum(0) for block in blocks) / len(rows)
         std = np.sqrt(variance)
-        known = std > 1e-6 * np.maximum(np.abs(mean), 1e-6)
+        varies = std > CONSTANT_BELOW * np.maximum(np.abs(mean), 1e-6)
         self.mean.copy_(torch.from_numpy(mean))
-        self.scale.copy_(torch.from_numpy(np.where(known, 1 / np.where(known, std, 1.0), 0.0)))
+        self.scale.copy_(torch.from_numpy(np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)))
 
     def forward(self, values: Tensor) -> Tensor:
         """Return `values` standardised, same shape."""
@@ -88,7 +115,7 @@ class Stream(nn.Module):
         self.scale = Standardise(feature_dim)
         self.project = nn.Linear(feature_dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.absent = nn.Parameter(torch.randn(dim) * 0.02)
+        self.absent = nn.Parameter(torch.randn(dim) * ABSENT_DEVIATION)
         self.pool = SelfAttentivePool(dim, config.hops)
         self.wide_scale = Standardise(2 * feature_dim)
         self.wide = nn.Linear(2 * feature_dim, dim, bias=False) if config.wide else None
@@ -98,11 +125,20 @@ class Stream(nn.Module):
     def segments(
         self, values: Tensor, mask: Tensor, position: Tensor, present: Tensor
     ) -> tuple[Float[Tensor, "batch segments dim"], Bool[Tensor, "batch segments"]]:
-        """Return the projected segments and their mask; an absent modality becomes one learned token."""
+        """Return the projected segments and their mask; an absent modality becomes one learned token.
+
+        Args:
+            values: frozen features [B, S, feature_dim].
+            mask: bool [B, S], True where a segment is real.
+            position: middle of each segment in [0, 1], [B, S].
+            present: bool [B]; False also for a modality that has segments but was dropped.
+        """
         hidden = self.norm(self.project(self.scale(values)))
         hidden = hidden + time_embedding(position, hidden.shape[-1]).to(hidden.dtype)
         if self.training and self.segment_dropout > 0:
             mask = _drop_segments(mask, self.segment_dropout)
+        # The token takes the first place of its row. Selected with `where`, so that what padding or a dropped
+        # modality holds there never reaches a gradient.
         first = torch.zeros_like(mask)
         first[:, 0] = True
         token = first & ~present[:, None]
@@ -110,16 +146,16 @@ class Stream(nn.Module):
         return hidden, (mask & present[:, None]) | token
 
     def wide_path(self, wide: Tensor, present: Tensor) -> Tensor | float:
-        """Return the wide path's share of the embedding, float [B, D]; zeros where the modality is absent."""
+        """Return what the wide path adds to the embedding, float [B, D]; zeros for an absent modality."""
         if self.wide is None:
             return 0.0
         return self.wide(self.wide_dropout(self.wide_scale(wide))) * present[:, None]  # type: ignore[no-any-return]
 
 
-def _drop_segments(mask: Tensor, share: float) -> Tensor:
-    """Hide a random share of the valid segments, never all of a document's."""
-    kept = mask & (torch.rand(mask.shape, device=mask.device) >= share)
-    return torch.where(kept.any(1, keepdim=True), kept, mask)
+def _drop_segments(mask: Tensor, probability: float) -> Tensor:
+    """Hide each valid segment with this probability; a document that would lose all keeps all."""
+    shown = mask & (torch.rand(mask.shape, device=mask.device) >= probability)
+    return torch.where(shown.any(1, keepdim=True), shown, mask)
 
 
 class Network(nn.Module):
@@ -133,6 +169,8 @@ class Network(nn.Module):
             dims: width of the features of each modality; one that is missing is absent from every document.
         """
         super().__init__()
+        # Names of modules and buffers are the keys of model.safetensors, and their order is that in which
+        # first weights are drawn: changing either breaks published models or the same seed's numbers.
         model, tasks = config.model, config.tasks
         dim = model.dim
         self.tasks, self.dims, self.modality_dropout = tasks, dict(dims), model.modality_dropout
@@ -148,21 +186,21 @@ class Network(nn.Module):
         widths = {name: losses.num_outputs(task) for name, task in tasks.items()}
         self.head_dropout = Dropout(model.dropout)
         self.experts = Experts(3 * dim, widths, config.moe, model.dropout)
-        self.audio_heads = self._heads(widths, model)
-        self.text_heads = self._heads(widths, model)
+        self.audio_heads = _single_modality_heads(widths, model)
+        self.text_heads = _single_modality_heads(widths, model)
         self.thresholds = nn.ModuleList(
             OrdinalThresholds(len(task.classes)) if task.kind == "ordinal" else nn.Identity()
             for task in tasks.values()
         )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+        # Numbered, since task names are free text and names of buffers must not hold dots.
         for i, task in enumerate(tasks.values()):
             self.register_buffer(f"labels_{i}", torch.zeros(losses.statistics_shape(task)))
 
-    @staticmethod
-    def _heads(widths: Mapping[str, int], model: ModelConfig) -> nn.ModuleList | None:
-        return (
-            nn.ModuleList(nn.Linear(model.dim, w) for w in widths.values()) if model.unimodal_heads else None
-        )
+    @property
+    def streams(self) -> dict[Modality, Stream]:
+        """The stream of each modality, audio first: the order in which dropout is drawn."""
+        return {"audio": self.audio, "text": self.text}
 
     @property
     def labels(self) -> dict[str, Tensor]:
@@ -171,20 +209,20 @@ class Network(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, ""]:
-        """The contrastive scale s = exp(logit_scale), at most 100."""
-        return self.logit_scale.exp().clamp(max=100.0)
+        """The contrastive scale s = exp(logit_scale), at most `MAX_SCALE`."""
+        return self.logit_scale.exp().clamp(max=MAX_SCALE)
 
     def fit_statistics(self, features: Features, indices: np.ndarray) -> None:
-        """Take feature and label statistics from the documents at `indices`, the training part."""
-        for modality in MODALITIES:
-            part: Ragged | None = getattr(features, modality)
-            if part is None:
-                continue
-            stream: Stream = getattr(self, modality)
-            present = indices[part.lengths[indices] > 0]
+        """Take feature and label statistics from the documents at `indices`, the training part.
+
+        Features count by segment, the wide path's by document; documents without the modality do not count.
+        """
+        for modality, ragged in features.by_modality.items():
+            stream = self.streams[modality]
+            present = indices[ragged.lengths[indices] > 0]
             if len(present):
-                stream.scale.fit(part.values, part.rows(present))
-                stream.wide_scale.fit(part.wide, present)
+                stream.scale.fit(ragged.values, ragged.rows(present))
+                stream.wide_scale.fit(ragged.wide, present)
         for name, task in self.tasks.items():
             targets = torch.from_numpy(features.targets[name][indices])
             self.labels[name].copy_(losses.label_statistics(task, targets))
@@ -192,69 +230,101 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Return embeddings and logits; in training, segments and modalities are dropped."""
         inputs = {modality: self._inputs(batch, modality) for modality in MODALITIES}
-        present = {modality: mask.any(1) for modality, (_, mask, _, _) in inputs.items()}
+        present = {modality: padded.mask.any(1) for modality, padded in inputs.items()}
         if self.training and self.modality_dropout > 0:
-            self._drop_modalities(present)
+            present = self._drop_modalities(present)
 
-        hidden, masks, embedding, attention, wides = {}, {}, {}, {}, {}
-        for modality, (values, mask, position, wide) in inputs.items():
-            stream: Stream = getattr(self, modality)
-            hidden[modality], masks[modality] = stream.segments(values, mask, position, present[modality])
+        # Each modality alone. The embedding is pooled before fusion, or the contrastive loss could be met by
+        # copying the other modality through the attention.
+        hidden, masks, embedding, attention, wide = {}, {}, {}, {}, {}
+        for modality, stream in self.streams.items():
+            padded, is_present = inputs[modality], present[modality]
+            hidden[modality], masks[modality] = stream.segments(
+                padded.values, padded.mask, padded.position, is_present
+            )
             pooled, attention[modality] = stream.pool(hidden[modality], masks[modality])
-            wides[modality] = stream.wide_path(wide, present[modality])
-            embedding[modality] = stream.embedding_norm(pooled + wides[modality])
+            wide[modality] = stream.wide_path(padded.wide, is_present)
+            embedding[modality] = stream.embedding_norm(pooled + wide[modality])
+
+        # Both together. The wide paths join again after `join`, as a residual around fusion and pooling.
         fused = self.fusion(hidden["audio"], hidden["text"], masks["audio"], masks["text"])
         pooled_audio, _ = self.audio_pool(fused.audio, masks["audio"])
         pooled_text, _ = self.text_pool(fused.text, masks["text"])
         joined = self.join(torch.cat([pooled_audio, pooled_text], 1))
-        joint = self.joint_norm(joined + wides["audio"] + wides["text"])
+        joint = self.joint_norm(joined + wide["audio"] + wide["text"])
 
-        features = torch.cat([embedding["audio"], embedding["text"], joint], 1)
-        scores, router_logits = self.experts(self.head_dropout(features))
-        unimodal = {m: self._unimodal(m, embedding[m]) for m in MODALITIES}
-        for m in MODALITIES:
-            for task, score in unimodal[m].items():
-                scores[task] = scores[task] + score * present[m][:, None]
-        return Output(
-            audio=embedding["audio"], text=embedding["text"], joint=joint,
-            logits=self._finish(scores), audio_logits=self._finish(unimodal["audio"]),
-            text_logits=self._finish(unimodal["text"]),
-            audio_present=present["audio"], text_present=present["text"],
-            audio_attention=attention["audio"], text_attention=attention["text"], router_logits=router_logits,
-            scale=self.scale,
-        )  # fmt: skip
-
-    def _inputs(self, batch: Batch, modality: Modality) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return values, mask, position and wide of one modality in the precision of the weights.
-
-        Nothing is present where the modality has no encoder.
-        """
-        values, mask, position, wide = (
-            getattr(batch, f"{modality}{part}") for part in ("", "_mask", "_position", "_wide")
+        # Scores: the experts' see all three embeddings; each single-modality head adds its own, so that the
+        # experts learn what neither modality tells alone. An absent modality's head adds nothing.
+        document = torch.cat([embedding["audio"], embedding["text"], joint], 1)
+        scores, router_logits = self.experts(self.head_dropout(document))
+        alone = {modality: self._scores_alone(modality, embedding[modality]) for modality in MODALITIES}
+        for modality, scores_alone in alone.items():
+            for task, score in scores_alone.items():
+                scores[task] = scores[task] + score * present[modality][:, None]
+        logits = self._logits(scores)
+        audio, text = (
+            ModalityOutput(
+                embedding=embedding[modality],
+                logits=self._logits(alone[modality]),
+                present=present[modality],
+                attention=attention[modality],
+            )
+            for modality in MODALITIES
         )
-        like = self.logit_scale
-        if values is not None:
-            return values.to(like.dtype), mask, position.to(like.dtype), wide.to(like.dtype)
-        B, dim = len(batch), self.dims.get(modality, 1)
-        nothing = torch.zeros(B, 1, dtype=torch.bool, device=like.device)
-        return like.new_zeros(B, 1, dim), nothing, like.new_zeros(B, 1), like.new_zeros(B, 2 * dim)
+        return Output(
+            audio=audio, text=text, joint=joint, logits=logits, router_logits=router_logits, scale=self.scale
+        )
 
-    def _unimodal(self, modality: Modality, embedding: Tensor) -> dict[str, Tensor]:
-        heads = getattr(self, f"{modality}_heads")
+    def _inputs(self, batch: Batch, modality: Modality) -> ModalityBatch:
+        """Return one modality of the batch in the precision of the weights.
+
+        A modality without an encoder is one masked segment of zeros for each document, which
+        `Stream.segments` turns into the token of an absent modality.
+        """
+        like = self.logit_scale
+        padded = batch.by_modality.get(modality)
+        if padded is not None:
+            return ModalityBatch(
+                values=padded.values.to(like.dtype),
+                mask=padded.mask,
+                position=padded.position.to(like.dtype),
+                wide=padded.wide.to(like.dtype),
+            )
+        B, dim = len(batch), self.dims.get(modality, 1)
+        return ModalityBatch(
+            values=like.new_zeros(B, 1, dim),
+            mask=torch.zeros(B, 1, dtype=torch.bool, device=like.device),
+            position=like.new_zeros(B, 1),
+            wide=like.new_zeros(B, 2 * dim),
+        )
+
+    def _scores_alone(self, modality: Modality, embedding: Tensor) -> dict[str, Tensor]:
+        """Return the scores of a single-modality head for each task; none without these heads."""
+        heads = self.audio_heads if modality == "audio" else self.text_heads
         if heads is None:
             return {}
         dropped = self.head_dropout(embedding)
         return {task: head(dropped) for task, head in zip(self.tasks, heads, strict=True)}
 
-    def _finish(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _logits(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn ordinal scores into cumulative logits; other tasks' scores are their logits."""
-        named = dict(zip(self.tasks, self.thresholds, strict=True))
-        return {name: named[name](score) for name, score in scores.items()}
+        thresholds = dict(zip(self.tasks, self.thresholds, strict=True))
+        return {task: thresholds[task](score) for task, score in scores.items()}
 
-    def _drop_modalities(self, present: dict[Modality, Tensor]) -> None:
-        """Drop either modality of a random share of the documents that have both."""
-        draw = torch.rand(len(present["audio"]), device=present["audio"].device)
-        both = present["audio"] & present["text"]
-        share = self.modality_dropout
-        present["audio"] = present["audio"] & ~(both & (draw < share / 2))
-        present["text"] = present["text"] & ~(both & (draw >= share / 2) & (draw < share))
+    def _drop_modalities(self, present: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Drop one modality, either alike, of a random share of the documents that have both."""
+        audio, text = present["audio"], present["text"]
+        # One draw decides both, so that no document loses both modalities.
+        draw = torch.rand(len(audio), device=audio.device)
+        both, probability = audio & text, self.modality_dropout
+        return {
+            "audio": audio & ~(both & (draw < probability / 2)),
+            "text": text & ~(both & (draw >= probability / 2) & (draw < probability)),
+        }
+
+
+def _single_modality_heads(widths: Mapping[str, int], model: ModelConfig) -> nn.ModuleList | None:
+    """Return a linear head for each task, None where the settings leave them out."""
+    if not model.unimodal_heads:
+        return None
+    return nn.ModuleList(nn.Linear(model.dim, width) for width in widths.values())

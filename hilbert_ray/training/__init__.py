@@ -1,20 +1,22 @@
-"""The training loop, its objective and checkpoints, alone or on ranks of Ray Train."""
+"""The training loop, its objective and checkpoints, in one process or on ranks of Ray Train."""
 
 from typing import TYPE_CHECKING
 
 from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hilbert_ray.training.driver import train
-    from hilbert_ray.training.loop import EpochProgress, NotFiniteError, fit
-    from hilbert_ray.training.objective import backward, columns, objective_terms
+    from hilbert_ray.training.driver import TrainSummary, train
+    from hilbert_ray.training.loop import EpochReport, NotFiniteError, TrainedNetworks, fit
+    from hilbert_ray.training.objective import backward, objective_inputs, objective_terms
 
 __all__ = [
-    "EpochProgress",
+    "EpochReport",
     "NotFiniteError",
+    "TrainSummary",
+    "TrainedNetworks",
     "backward",
-    "columns",
     "fit",
+    "objective_inputs",
     "objective_terms",
     "train",
 ]
@@ -22,16 +24,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "driver": ("train",),
-        "loop": (
-            "EpochProgress",
-            "NotFiniteError",
-            "fit",
-        ),
-        "objective": (
-            "backward",
-            "columns",
-            "objective_terms",
-        ),
+        "driver": ("TrainSummary", "train"),
+        "loop": ("EpochReport", "NotFiniteError", "TrainedNetworks", "fit"),
+        "objective": ("backward", "objective_inputs", "objective_terms"),
     },
 )

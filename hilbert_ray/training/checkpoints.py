@@ -106,22 +106,18 @@ def load_optimizer(
     for key, tensor in tensors.items():
         name, _, field_name = key.rpartition("/")
         parameter = parameters[name]
-        # A step count is read on the host at each step: on a GPU that would wait for the device.
-        device = torch.device("cpu") if field_name == "step" else parameter.device
-        optimizer.state[parameter][field_name] = tensor.to(device)
+        # Step counts too: a fused optimiser (`new_optimizer`) reads them in its kernel.
+        optimizer.state[parameter][field_name] = tensor.to(parameter.device)
 
 
 _CHECKPOINT = re.compile(r"/(\d{6}-[0-9a-f]{8})\.(model\.safetensors|state\.json)$")
 _KEPT = 2
-"""Checkpoints kept: workers of a killed driver may still delete one file of the newest while this one
-reads."""
+"""Checkpoints kept: a process about to read the newest still finds it after another has written one more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CheckpointFile:
-    """One file of a checkpoint: its path in the run, the checkpoint's name, and which of `STATE_FILES` it
-    is.
-    """
+    """A file of a checkpoint: its path in the run, the checkpoint's name, and one of `STATE_FILES`."""
 
     path: str
     checkpoint: str

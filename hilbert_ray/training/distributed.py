@@ -1,6 +1,6 @@
 """Collectives that carry gradients, so that the objective sees the global batch on any number of ranks.
 
-The losses never ask for a rank: `fit` gathers embeddings here and hands them whole batches. Without an
+The losses never ask for a rank: `objective` gathers embeddings here and passes them whole batches. Without an
 initialised process group every function is the identity (or the plain mean) and costs nothing.
 
 The convention, which makes W ranks on any split of a batch equal to one process:
@@ -39,9 +39,9 @@ def rank() -> int:
 def all_gather_with_grad(x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "all_rows ..."]:
     """Return the rows of all ranks in rank order; gradients flow back to the rank that owns a row.
 
-    Shares may be uneven or empty; the other axes and the dtype must agree. Rows of any dtype are gathered
-    (masks and group numbers too, without gradients). All ranks must call it, and all must run backward
-    through it.
+    Ranks may have different numbers of rows, or none; the other axes and the dtype must agree. Rows of any
+    dtype are gathered (masks and group numbers too, without gradients). All ranks must call it, and all must
+    run backward through it.
     """
     return x if world_size() == 1 else _AllGather.apply(x)  # type: ignore[no-untyped-call]
 
@@ -55,30 +55,33 @@ def all_reduce_sum_with_grad(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*sh
 
 
 def global_mean(
-    total: Float[Tensor, "*shape"], count: Shaped[Tensor, "*shape"] | int
+    loss_sum: Float[Tensor, "*shape"], count: Shaped[Tensor, "*shape"] | int
 ) -> Float[Tensor, "*shape"]:
-    """Return sum over ranks of `total` / sum over ranks of `count`, and 0 where nothing was counted.
+    """Return sum over ranks of `loss_sum` / sum over ranks of `count`, and 0 where nothing was counted.
 
     This is how a loss of local sums (tasks, redundancy) becomes the mean over the global batch, in value and
     gradient. All ranks must call it.
     """
-    counted = torch.as_tensor(count, dtype=total.dtype, device=total.device).expand_as(total)
-    return all_reduce_sum_with_grad(total) / all_reduce_sum_with_grad(counted.detach()).clamp_min(1)
+    counts = torch.as_tensor(count, dtype=loss_sum.dtype, device=loss_sum.device).expand_as(loss_sum)
+    return all_reduce_sum_with_grad(loss_sum) / all_reduce_sum_with_grad(counts.detach()).clamp_min(1)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Average `.grad` over ranks in place, as DDP does after its backward; no gradient counts as 0.
 
-    For steps whose backward runs in parts outside DDP's view, such as embedding-gradient caching. All ranks
-    must call it with the same parameters in the same order.
+    For steps that run backward several times, such as embedding-gradient caching. All ranks must call it with
+    the same parameters in the same order.
     """
     if world_size() == 1:
         return
+    # Which parameters got a gradient may differ by rank: zeros keep the collectives equal everywhere.
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    # One collective for each dtype and device, in the same order on every rank: the cost of a collective is
+    # mostly its latency.
     for kind in sorted({(str(g.dtype), str(g.device)) for g in gradients}):
         same = [g for g in gradients if (str(g.dtype), str(g.device)) == kind]
         flat = torch.cat([g.reshape(-1) for g in same])
@@ -89,7 +92,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenate rows over ranks; backward sums the gradient over ranks and keeps the own rows."""
+    """Concatenate rows over ranks; backward sums the gradient over ranks and returns that of the own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
@@ -97,21 +100,21 @@ class _AllGather(torch.autograd.Function):
         counts = [torch.zeros_like(count) for _ in range(world_size())]
         dist.all_gather(counts, count)
         rows = [int(c) for c in counts]
-        ctx.share = slice(sum(rows[: rank()]), sum(rows[: rank() + 1]))
+        ctx.own_rows = slice(sum(rows[: rank()]), sum(rows[: rank() + 1]))
         # Collectives want equal shapes, and not all backends know booleans: pad, and travel as bytes.
         sent = x.to(torch.uint8) if x.dtype == torch.bool else x
         padded = sent.new_zeros(max(rows), *x.shape[1:])
         padded[: x.shape[0]] = sent
-        shares = [torch.empty_like(padded) for _ in rows]
-        dist.all_gather(shares, padded)
-        return torch.cat([share[:n] for share, n in zip(shares, rows, strict=True)]).to(x.dtype)
+        gathered = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(gathered, padded)
+        return torch.cat([padded[:n] for padded, n in zip(gathered, rows, strict=True)]).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
         summed = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
-        return summed[ctx.share]
+        return summed[ctx.own_rows]
 
 
 class _AllReduceSum(torch.autograd.Function):

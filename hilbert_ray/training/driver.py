@@ -1,7 +1,7 @@
 """`train`: `fit` with checkpoints, resume after any failure, and the published model folder.
 
-One rank on one machine trains in the command's process. Several, or any on a cluster, are DDP ranks of Ray
-Train; either resumes from the checkpoints of the other.
+One rank on one machine trains in the command's process. Several ranks, or any on a cluster, are DDP ranks of
+Ray Train. Each resumes from the checkpoints of the other.
 """
 
 import hashlib
@@ -16,24 +16,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from hilbert_ray.cluster import connect, is_given, maps_removed_at_exit
+from hilbert_ray.cluster import connect, has_cluster, maps_removed_at_exit
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.features import Dataset, Features, open_dataset
 from hilbert_ray.run import RESUME_ONLY, RunDir, RunFile, write_run_config, write_training
 from hilbert_ray.storage import Workspace, absolute, open_workspace
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import Checkpoints
-from hilbert_ray.training.loop import EpochProgress, fit
-from hilbert_ray.training.records import SHOWN_S, EpochRecords, log_progress
-from hilbert_ray.training.tracking import Tracker, mlflow_run, require_mlflow
+from hilbert_ray.training.loop import EpochReport, fit
+from hilbert_ray.training.records import PROGRESS_S, RecordWriter, logged_progress
+from hilbert_ray.training.tracking import MlflowRun, MlflowTracker, mlflow_run, require_mlflow
 
 log = logging.getLogger(__name__)
-ASKED_S = "0.5"  # how often Ray asks ranks for news: a run ends when it hears that they have
+HEALTH_CHECK_S = "0.5"
+"""Seconds between two of Ray Train's polls of its ranks, for RAY_TRAIN_HEALTH_CHECK_INTERVAL_S. A training
+ends with the poll after the last rank has returned, so that Ray's default of 2 s would lengthen short
+ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSummary:
-    """What `train` did: where the model is, on how many documents and ranks, and the last epoch's record."""
+    """What `train` did.
+
+    model: path or URI of the published folder. documents: trained on. workers: ranks. temperature: of each
+    task. last: the record of the last epoch.
+    """
 
     model: str
     documents: int
@@ -47,120 +54,164 @@ class TrainSummary:
 
     def text(self) -> str:
         """Return lines for a terminal."""
-        shown = ", ".join(f"{name} {self.last[name]:.3g}" for name in ("loss", *LossConfig.WEIGHTS))
+        terms = ", ".join(f"{name} {self.last[name]:.3g}" for name in ("loss", *LossConfig.WEIGHTS))
         return (
             f"trained on {self.documents} documents with {self.workers} workers\n"
-            f"last epoch: {shown}\nmodel: {self.model}"
+            f"last epoch: {terms}\nmodel: {self.model}"
         )
-
-
-def train(
-    store: str, out: str, config: Config, *, audio: str | None = None, text: str | None = None
-) -> TrainSummary:
-    """Train on every document of a store (those of `split` train, where the manifest has splits) and publish.
-
-    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
-    numbers go to MLflow. Run again after a kill, it goes on from the last checkpoint and ends with the same
-    losses. One rank trains in this process, unless RAY_ADDRESS names a cluster or the program started one.
-
-    Args:
-        store: feature store.
-        out: folder of the run, path or URI.
-        config: settings.
-        audio: which audio encoder, see `open_dataset`.
-        text: which text encoder.
-
-    Raises:
-        ConfigError: for settings that do not fit the store, when no document is left to train on, or when
-            MLflow or a GPU is asked for and cannot be used.
-    """
-    if config.train.mlflow:
-        require_mlflow()
-    dataset = open_dataset(store, config, audio, text)
-    with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, RESUME_ONLY) as run:
-        return _train(store, run, dataset, config.train.mlflow)
-
-
-def _train(store: str, run: Workspace, dataset: Dataset, mlflow: str) -> TrainSummary:
-    write_run_config(run, dataset)
-    indices = _training_documents(dataset)
-    if not len(indices):
-        raise ConfigError(
-            f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
-            "`train` needs documents of split train, or without a split"
-        )
-    settings = dataset.config.train
-    is_alone = settings.workers == 1 and not is_given()
-    if is_alone and settings.gpu and not torch.cuda.is_available():
-        raise ConfigError(
-            "train.gpu is set, but torch finds no GPU on this machine; leave it out, or set RAY_ADDRESS to a "
-            "cluster that has one"
-        )
-    # The name holds what the run depends on: other settings or data never resume from its checkpoints.
-    name = f"{dataset.fingerprint}-{_digest(dataset.config)}"
-    work = RankTask(
-        config=dataset.config,
-        indices=indices,
-        encoders={str(modality): about for modality, about in dataset.encoders.items()},
-        run=absolute(run.uri),
-        name=name,
-    )
-    values = {**to_dict(dataset.config), "data": dataset.fingerprint}
-    mlflow_folder = run.path / RunDir.MLFLOW / name
-    with mlflow_run(mlflow, mlflow_folder, run.path.name, values) as run_id, log_progress(run):
-        if is_alone:
-            _train_here(work, dataset.features, (mlflow, run_id), run)
-        else:
-            connect()
-            _train_on_ranks(work, dataset.features, (mlflow, run_id), run)
-    finished = json.loads(run.read(RunFile.TRAINING))
-    return TrainSummary(
-        model=f"{run.uri}/{RunDir.MODEL}",
-        documents=len(indices),
-        workers=settings.workers,
-        temperature=finished["temperature"],
-        last=finished["last"],
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RankTask:
-    """What each rank is to do.
+class TrainingSpec:
+    """What every rank of a training needs to know, apart from the features.
 
-    indices: the documents to train on, int64; encoders: descriptions that the model is published with; run:
-    URI of the run; name: of its checkpoints.
+    indices: the documents to train on, int64. encoders: descriptions that the model is published with. run:
+    URI of the run. checkpoints: name of its checkpoints, which holds all that they depend on.
     """
 
     config: Config
     indices: np.ndarray
     encoders: Mapping[str, Any]
     run: str
-    name: str
+    checkpoints: str
 
 
-def _train_here(work: RankTask, features: Features, mlflow: tuple[str, str], run: Workspace) -> None:
-    """Train as the one rank, in this process: starting Ray would take longer than many a training."""
-    settings = work.config.train
-    before = torch.get_num_threads()
+def train(
+    store: str, out: str, config: Config | None = None, *, audio: str | None = None, text: str | None = None
+) -> TrainSummary:
+    """Train on every document of a store (those of `split` train if the manifest has splits) and publish.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
+    numbers go to MLflow. Rerun after a kill, it resumes from the last checkpoint and ends with the same
+    losses. One rank trains in this process, unless RAY_ADDRESS names a cluster or the program started one.
+
+    Args:
+        store: feature store, path or URI.
+        out: folder of the run, path or URI.
+        config: settings; None for the defaults.
+        audio: which audio encoder, see `open_dataset`.
+        text: which text encoder.
+
+    Raises:
+        ConfigError: for settings that do not fit the store, when there is no document to train on, or when
+            MLflow or a GPU is requested and cannot be used.
+        NotFiniteError: when a loss or gradient is NaN or infinite.
+    """
+    config = config or Config()
+    if config.train.mlflow:
+        require_mlflow()  # before reading the store, which may take minutes
+    dataset = open_dataset(store, config, audio, text)
+    with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, RESUME_ONLY) as run:
+        # The resolved settings of `dataset` hold no URI: they are saved, and it may hold a password.
+        return _train(store, run, dataset, config.train.mlflow)
+
+
+def _train(store: str, run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
+    """Train in a run folder that is open, in this process or on ranks of Ray Train."""
+    write_run_config(run, dataset)
+    spec = _training_spec(store, run, dataset)
+    settings = spec.config.train
+    is_alone = settings.workers == 1 and not has_cluster()
+    if is_alone and settings.gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.gpu is set, but torch finds no GPU on this machine; remove it, or set RAY_ADDRESS to a "
+            "cluster that has one"
+        )
+    values = {**to_dict(spec.config), "data": dataset.fingerprint}
+    note = run.path / RunDir.MLFLOW / spec.checkpoints
+    with mlflow_run(mlflow_uri, note, run.path.name, values) as mlflow, logged_progress(run):
+        if is_alone:
+            _train_here(spec, dataset.features, mlflow, run)
+        else:
+            connect()
+            _train_on_ranks(spec, dataset.features, mlflow, run)
+    # From the file and not from a return value: rank 0 may be a process on another machine.
+    finished = json.loads(run.read(RunFile.TRAINING))
+    return TrainSummary(
+        model=f"{run.uri}/{RunDir.MODEL}",
+        documents=len(spec.indices),
+        workers=settings.workers,
+        temperature=finished["temperature"],
+        last=finished["last"],
+    )
+
+
+def _training_spec(store: str, run: Workspace, dataset: Dataset) -> TrainingSpec:
+    """Return what the ranks are to do.
+
+    Raises:
+        ConfigError: when all documents are of the validation or test split.
+    """
+    indices = _training_documents(dataset)
+    if not len(indices):
+        raise ConfigError(
+            f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
+            "`train` needs documents of split train, or without a split; correct `split` in the manifest and "
+            "embed it again"
+        )
+    return TrainingSpec(
+        config=dataset.config,
+        indices=indices,
+        encoders={str(modality): described for modality, described in dataset.encoders.items()},
+        run=absolute(run.uri),
+        # All that the numbers depend on: other settings or data never resume from these checkpoints.
+        checkpoints=f"{dataset.fingerprint}-{_digest(dataset.config)}",
+    )
+
+
+def _training_documents(dataset: Dataset) -> np.ndarray:
+    """Return which documents to train on, int64: those of split train or of none.
+
+    An align phase uses no labels, but learning from a speaker who is also in the validation or test split
+    would make the scores there too good: it leaves those groups out.
+    """
+    held_out = {d.group for d in dataset.documents if d.split not in (None, "train")}
+    indices = [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")]
+    if dataset.config.fit.align_epochs:
+        leaking = {i for i in indices if dataset.documents[i].group in held_out}
+        if leaking:
+            log.warning(
+                "%d documents of split train are left out: their groups have documents in the validation or "
+                "test split, which an align phase must not see",
+                len(leaking),
+            )
+        indices = [i for i in indices if i not in leaking]
+    return np.array(indices, dtype=np.int64)
+
+
+def _digest(config: Config) -> str:
+    """Return a hash of the settings that training depends on."""
+    values = to_dict(config)
+    # Of `train` only the number of ranks counts, for they draw their own dropout; not how often one may fail.
+    values["train"] = {"workers": config.train.workers}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _train_here(spec: TrainingSpec, features: Features, mlflow: MlflowRun | None, run: Workspace) -> None:
+    """Train as the only rank, in this process: starting Ray would take longer than many a training."""
+    settings = spec.config.train
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(max(int(settings.cpus_per_worker), 1))  # as many as Ray gives a rank
     try:
-        newest = Checkpoints(work.run, work.name).newest()
+        newest = Checkpoints(spec.run, spec.checkpoints).newest()
         device = torch.device("cuda" if settings.gpu else "cpu")
-        _train_rank(work, features, mlflow, run, newest, device)
+        _train_rank(spec, features, mlflow, run, newest, device)
         run.save()
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
-def _train_on_ranks(work: RankTask, features: Features, mlflow: tuple[str, str], run: Workspace) -> None:
+def _train_on_ranks(spec: TrainingSpec, features: Features, mlflow: MlflowRun | None, run: Workspace) -> None:
+    """Train on ranks of Ray Train, which starts all of them again when one fails."""
     import ray.train.torch  # two seconds, which a rank in this process does without
 
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", ASKED_S)
-    settings = work.config.train
-    # Ray shows the settings of a loop, but not what lies in its store: MLflow's URI may hold a password.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    settings = spec.config.train
+    # Ray shows the settings of a loop, but not what lies in its object store: MLflow's URI may hold a
+    # password.
     ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"work": work, "features": ray.put(features), "mlflow": ray.put(mlflow)},
+        train_loop_config={"spec": spec, "features": ray.put(features), "mlflow": ray.put(mlflow)},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if settings.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
@@ -168,82 +219,55 @@ def _train_on_ranks(work: RankTask, features: Features, mlflow: tuple[str, str],
             resources_per_worker=None if settings.gpu else {"CPU": settings.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            name=work.name,
+            name=spec.checkpoints,
             **run.storage(RunDir.CHECKPOINTS),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
         ),
     ).fit()
 
 
-def _training_documents(dataset: Dataset) -> np.ndarray:
-    """Return which documents to train on, int64: those of split train or of none.
-
-    An align phase uses no labels, but what it sees of a speaker who is also in the validation or test split
-    would make the scores there too good: it needs those groups left out.
-    """
-    held_out = {d.group for d in dataset.documents if d.split not in (None, "train")}
-    kept = [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")]
-    if dataset.config.fit.align_epochs:
-        shared = [i for i in kept if dataset.documents[i].group in held_out]
-        if shared:
-            log.warning(
-                "%d documents of split train are left out: their groups have documents in the validation or "
-                "test split, which an align phase may not see",
-                len(shared),
-            )
-        kept = sorted(set(kept) - set(shared))
-    return np.array(kept, dtype=np.int64)
-
-
-def _digest(config: Config) -> str:
-    """Return a hash of the settings that training depends on; how often it may fail is none of them."""
-    values = to_dict(config)
-    values["train"] = {"workers": config.train.workers}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def train_worker(settings: Mapping[str, Any]) -> None:
-    """One rank under Ray Train: rank 0 writes checkpoints and metrics.jsonl and publishes the model."""
+    """Train as one rank of Ray Train; rank 0 writes checkpoints and records, and publishes the model."""
     import ray.train.collective
     import ray.train.torch
 
-    work: RankTask = settings["work"]
+    spec: TrainingSpec = settings["spec"]
     features, mlflow = ray.get([settings["features"], settings["mlflow"]])
-    # One rank chooses: workers of a killed driver may write another checkpoint meanwhile.
-    newest = Checkpoints(work.run, work.name).newest() if distributed.rank() == 0 else ""
+    # One rank chooses: workers of a killed driver may write another checkpoint in between, and ranks that
+    # resume from different epochs would wait for each other forever.
+    newest = Checkpoints(spec.run, spec.checkpoints).newest() if distributed.rank() == 0 else ""
     newest = ray.train.collective.broadcast_from_rank_zero(newest)
-    with open_workspace(work.run, RESUME_ONLY) if distributed.rank() == 0 else nullcontext() as run:
-        _train_rank(work, features, mlflow, run, newest, ray.train.torch.get_device())
+    with open_workspace(spec.run, RESUME_ONLY) if distributed.rank() == 0 else nullcontext() as run:
+        _train_rank(spec, features, mlflow, run, newest, ray.train.torch.get_device())
 
 
 def _train_rank(
-    work: RankTask,
+    spec: TrainingSpec,
     features: Features,
-    mlflow: tuple[str, str],
+    mlflow: MlflowRun | None,
     run: Workspace | None,
     newest: str,
     device: torch.device,
 ) -> None:
-    """Train as one rank, from the checkpoint `newest` on; the one that has the run's folder writes to it."""
-    config = work.config
-    checkpoints = Checkpoints(work.run, work.name)
+    """Train as one rank, from the checkpoint `newest` unless that is empty; the rank with a `run` writes."""
+    checkpoints = Checkpoints(spec.run, spec.checkpoints)
     resume = checkpoints.read(newest) if newest else None
-    journal = None
+    writer = None
     if run:
-        uri, run_id = mlflow
-        tracker = Tracker(uri, run_id) if uri else None
-        journal = EpochRecords(run.path, resume.history if resume else [], tracker)
+        tracker = MlflowTracker(mlflow) if mlflow else None
+        writer = RecordWriter(run.path, resume.history if resume else [], tracker)
 
-    def report(progress: EpochProgress) -> None:
-        if run and journal:
-            journal.write(progress.record)
-            run.save(every_s=SHOWN_S)
-            done = int(progress.record["epoch"]) + 1
-            if done % config.train.checkpoint_epochs == 0 or progress.is_final:
-                checkpoints.save(progress.state())
+    def report(epoch: EpochReport) -> None:
+        if run and writer:
+            writer.write(epoch.record)
+            run.save(every_s=PROGRESS_S)
+            done = int(epoch.record["epoch"]) + 1
+            # Of the final epoch always: a rerun of a finished training then publishes without training.
+            if done % spec.config.train.checkpoint_epochs == 0 or epoch.is_final:
+                checkpoints.save(epoch.checkpoint())
 
-    fitted = fit(config, features, work.indices, report, resume, device=device)
-    if run and journal:
-        journal.close()
-        fitted.model(work.encoders).save_pretrained(run.path / RunDir.MODEL)
-        write_training(run.path, fitted.temperature, fitted.history[-1])
+    trained = fit(spec.config, features, spec.indices, report, resume, device=device)
+    if run and writer:
+        writer.close()
+        trained.model(spec.encoders).save_pretrained(run.path / RunDir.MODEL)
+        write_training(run.path, trained.temperature, trained.history[-1])

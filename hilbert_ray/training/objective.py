@@ -1,7 +1,7 @@
 """One step's objective on the global batch, and its gradients.
 
 Embeddings are gathered over ranks with their gradients; task and redundancy losses are local sums over global
-counts. Everything here can be tested without the loop in `fit`.
+counts. Everything here can be tested without the loop in `loop`.
 """
 
 import math
@@ -25,7 +25,9 @@ from hilbert_ray.model import (
 )
 from hilbert_ray.training import distributed
 
-CKA_MINIMUM = 16  # documents; below, the null deviation of unbiased CKA (0.10 at 16) drowns the signal
+CKA_MINIMUM = 16
+"""Documents below which CKA is not computed: with independent data, unbiased CKA of 16 documents still has a
+standard deviation of 0.10, which would drown the signal."""
 
 
 def backward(
@@ -33,17 +35,18 @@ def backward(
 ) -> tuple[losses.Terms, Tensor, dict[str, Tensor]]:
     """Add the gradients of one step's loss to the parameters, the mean over ranks.
 
-    With `fit.micro_batch_size` activations exist for that many documents at a time.
+    With `fit.micro_batch_size` activations exist for that many documents at a time. All ranks must call it.
 
     Args:
         model: the network, or DDP around it; the network itself with `fit.micro_batch_size`.
         features: of all documents.
-        own: this rank's share of the step's documents; may be empty.
+        own: this rank's documents of the step; may be empty.
         config: settings.
         weights: of the terms, in this phase.
 
     Returns:
-        The terms, their total, and what the objective saw: `columns` of this rank's documents, and the scale.
+        The terms, the loss, and what the objective saw, detached: `objective_inputs` of this rank's
+        documents, and the contrastive scale as `scale`.
     """
     network = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(network, Network)
@@ -53,21 +56,23 @@ def backward(
 
     def forward(indices: np.ndarray) -> dict[str, Tensor]:
         batch = collate(features, indices).to(device)
+        # Autocast for the network alone: the losses are computed in float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_is_bf16(config, device)):
-            return columns(model(batch), batch, config)
+            return objective_inputs(model(batch), batch, config)
 
-    def total(given: dict[str, Tensor]) -> Tensor:
+    def loss_of(inputs: dict[str, Tensor]) -> Tensor:
         nonlocal seen, terms
-        seen = {name: x.detach() for name, x in {**given, "scale": network.scale}.items()}
-        terms = objective_terms(given, network, config)
-        return losses.total(terms, weights)
+        seen = {name: x.detach() for name, x in {**inputs, "scale": network.scale}.items()}
+        terms = objective_terms(inputs, network, config)
+        return losses.weighted_sum(terms, weights)
 
     if config.fit.micro_batch_size:
-        parts = math.ceil(len(own) / config.fit.micro_batch_size)
-        loss = losses.cached_backward(forward, np.array_split(own, max(parts, 1)), total)
+        count = math.ceil(len(own) / config.fit.micro_batch_size)
+        # A rank without documents runs one empty micro batch: it must still take part in the collectives.
+        loss = losses.cached_backward(forward, np.array_split(own, max(count, 1)), loss_of)
         distributed.average_gradients(network.parameters())
     else:
-        loss = total(forward(own))
+        loss = loss_of(forward(own))
         loss.backward()  # type: ignore[no-untyped-call]
     return terms, loss.detach(), seen
 
@@ -77,86 +82,96 @@ def _is_bf16(config: Config, device: torch.device) -> bool:
     return config.fit.precision == "bf16" or (config.fit.precision == "auto" and device.type == "cuda")
 
 
-def columns(output: Output, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Return what the objective reads, by name, a row a document: micro batches are joined by `torch.cat`.
+def objective_inputs(output: Output, batch: Batch, config: Config) -> dict[str, Tensor]:
+    """Return what the objective reads, by name, one row per document.
 
-    `<modality>_reference` is what CKA compares with the joint embedding, `redundancy` the penalty of both
-    pools, a row each.
+    Flat, and not a record, since gradient caching joins micro batches name by name with `torch.cat`:
+
+    - `joint`: embedding [B, D]; `group`: [B].
+    - `MODALITY/embedding`: [B, D]; `MODALITY/present`: bool [B]; `MODALITY/reference`: what CKA compares with
+      the joint embedding, the embedding or the frozen features' mean over segments.
+    - `redundancy`: the penalty of both pools, [B, 2]; `router_logits`: [B, tasks, experts], without experts
+      missing.
+    - `logits/TASK`, `MODALITY/logits/TASK`, `targets/TASK`.
     """
-    found = {
-        "audio": output.audio, "text": output.text, "joint": output.joint,
-        "audio_present": output.audio_present, "text_present": output.text_present, "group": batch.group,
-    }  # fmt: skip
+    inputs = {f"{m}/embedding": x.embedding for m, x in output.by_modality.items()}
+    inputs["joint"] = output.joint
+    inputs |= {f"{m}/present": x.present for m, x in output.by_modality.items()}
+    inputs["group"] = batch.group
     penalties = []
-    for modality in MODALITIES:
-        reference, wide = found[modality], getattr(batch, f"{modality}_wide")
-        if config.loss.cka_reference == "features" and wide is not None:
-            mean, _ = wide.chunk(2, dim=1)  # over segments; the other half is the deviation
+    for modality, alone in output.by_modality.items():
+        reference, padded = alone.embedding, batch.by_modality.get(modality)
+        if config.loss.cka_reference == "features" and padded is not None:
+            mean, _ = padded.wide.chunk(2, dim=1)  # over segments; the other half is the deviation
             reference = mean.to(output.joint.dtype)
-        found[f"{modality}_reference"] = reference
-        penalties.append(redundancy_penalty(getattr(output, f"{modality}_attention"), config.loss.penalty))
-    found["redundancy"] = torch.stack(penalties, dim=1)
+        inputs[f"{modality}/reference"] = reference
+        penalties.append(redundancy_penalty(alone.attention, config.loss.penalty))
+    inputs["redundancy"] = torch.stack(penalties, dim=1)
     if output.router_logits is not None:
-        found["router_logits"] = output.router_logits
-    for head in ("logits", "audio_logits", "text_logits"):
-        found |= {f"{head}/{task}": logits for task, logits in getattr(output, head).items()}
-    return found | {f"targets/{task}": targets for task, targets in batch.targets.items()}
+        inputs["router_logits"] = output.router_logits
+    inputs |= {f"logits/{task}": logits for task, logits in output.logits.items()}
+    for modality, alone in output.by_modality.items():
+        inputs |= {f"{modality}/logits/{task}": logits for task, logits in alone.logits.items()}
+    return inputs | {f"targets/{task}": targets for task, targets in batch.targets.items()}
 
 
-def objective_terms(given: Mapping[str, Tensor], network: Network, config: Config) -> losses.Terms:
+def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Config) -> losses.Terms:
     """Return the terms of the global batch, the same on every rank.
 
-    Embeddings are gathered over ranks with their gradients; task and redundancy losses are local sums over
-    global counts. All ranks must call it.
+    All ranks must call it.
 
     Args:
-        given: `columns` of this rank's documents.
-        network: whose scale and label statistics count.
+        inputs: `objective_inputs` of this rank's documents.
+        network: gives the contrastive scale and the statistics of labels.
         config: settings.
     """
     gather, settings, scale = distributed.all_gather_with_grad, config.loss, network.scale
-    audio, text, joint = (gather(given[name]) for name in ("audio", "text", "joint"))
-    has_audio, has_text = gather(given["audio_present"]), gather(given["text_present"])
-    group = None if settings.group_negatives else gather(given["group"])
+    # Terms that compare documents with each other need the embeddings of all ranks, with their gradients: the
+    # loss of a batch must not depend on how it is divided.
+    audio, text, joint = (gather(inputs[name]) for name in ("audio/embedding", "text/embedding", "joint"))
+    has_audio, has_text = gather(inputs["audio/present"]), gather(inputs["text/present"])
+    # Documents of one group (a speaker) are alike for reasons other than their content: not negatives.
+    group = None if settings.group_negatives else gather(inputs["group"])
     if settings.direct:
-        contrast = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
+        contrastive = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
     else:
-        contrast = losses.contrastive(
+        contrastive = losses.contrastive(
             audio, text, joint, scale, group, audio_present=has_audio, text_present=has_text
         )
-    like_audio, like_text = audio, text
+    audio_reference, text_reference = audio, text
     if settings.cka_reference == "features":
-        like_audio, like_text = gather(given["audio_reference"]), gather(given["text_reference"])
+        audio_reference, text_reference = gather(inputs["audio/reference"]), gather(inputs["text/reference"])
     cka = losses.cka_loss(
-        like_audio, like_text, joint, settings.cka_estimator, settings.cka_kernel,
+        audio_reference, text_reference, joint, settings.cka_estimator, settings.cka_kernel,
         audio_present=has_audio, text_present=has_text, minimum=CKA_MINIMUM,
     )  # fmt: skip
     balance = losses.balance(
         audio, text, joint, scale, settings.balance_estimator, settings.balance_gradient, settings.smile_clip,
         audio_present=has_audio, text_present=has_text,
     )  # fmt: skip
+    # The load of experts is a product of two means over the batch, which a mean over ranks would not give.
+    router = gather(inputs["router_logits"]) if "router_logits" in inputs else None
     zero = joint.new_zeros(())
-    router = gather(given["router_logits"]) if "router_logits" in given else None
     return losses.Terms(
-        task=_task_loss("logits", given, network, config),
-        contrastive=contrast,
+        task=_task_loss("logits", inputs, network, config),
+        contrastive=contrastive,
         cka=cka,
         balance=balance,
-        unimodal=_unimodal_loss(given, network, config),
+        unimodal=_unimodal_loss(inputs, network, config),
         load_balance=zero if router is None else load_balance_loss(router, config.moe.top_k),
         router_z=zero if router is None else router_z_loss(router),
-        redundancy=distributed.global_mean(given["redundancy"].sum(), given["redundancy"].numel()),
+        redundancy=distributed.global_mean(inputs["redundancy"].sum(), inputs["redundancy"].numel()),
     )
 
 
-def alignment(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:
-    """Return the diagnostics of a step's global batch from what `backward` saw. All ranks must call it.
+def diagnostics(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:
+    """Return figures on a step's global batch from what `backward` saw. All ranks must call it.
 
-    Beside those of `losses.alignment_diagnostics`: `effective_experts`, where experts are routed to.
+    Those of `losses.embedding_diagnostics`, and with experts `effective_experts`.
     """
-    names = ("audio", "text", "joint", "audio_present", "text_present")
+    names = ("audio/embedding", "text/embedding", "joint", "audio/present", "text/present")
     audio, text, joint, has_audio, has_text = (distributed.all_gather_with_grad(seen[n]) for n in names)
-    figures = losses.alignment_diagnostics(
+    figures = losses.embedding_diagnostics(
         audio, text, joint, seen["scale"], audio_present=has_audio, text_present=has_text,
         minimum=CKA_MINIMUM,
     )  # fmt: skip
@@ -167,26 +182,31 @@ def alignment(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:
 
 
 def _task_loss(
-    head: str, given: Mapping[str, Tensor], network: Network, config: Config, present: Tensor | None = None
+    head: str, inputs: Mapping[str, Tensor], network: Network, config: Config, present: Tensor | None = None
 ) -> Tensor:
     """Return the sum over tasks of a head's mean loss over the global batch's labelled (present) entries."""
     means = []
     for name, task in config.tasks.items():
-        targets = given[f"targets/{name}"] if present is None else _hide(given[f"targets/{name}"], present)
-        total, count = losses.task_loss(task, given[f"{head}/{name}"], targets, network.labels[name])
-        means.append(distributed.global_mean(total, count))
+        targets = inputs[f"targets/{name}"]
+        if present is not None:
+            targets = _unlabelled_unless(present, targets)
+        loss, count = losses.task_loss(task, inputs[f"{head}/{name}"], targets, network.labels[name])
+        means.append(distributed.global_mean(loss, count))
     return torch.stack(means).sum()
 
 
-def _unimodal_loss(given: Mapping[str, Tensor], network: Network, config: Config) -> Tensor:
+def _unimodal_loss(inputs: Mapping[str, Tensor], network: Network, config: Config) -> Tensor:
     """Return the mean of both single-modality heads' losses, over documents with the modality."""
     if not config.model.unimodal_heads:
-        return given["joint"].new_zeros(())
-    halves = [_task_loss(f"{m}_logits", given, network, config, given[f"{m}_present"]) for m in MODALITIES]
+        return inputs["joint"].new_zeros(())
+    halves = [
+        _task_loss(f"{modality}/logits", inputs, network, config, inputs[f"{modality}/present"])
+        for modality in MODALITIES
+    ]
     return torch.stack(halves).mean()
 
 
-def _hide(targets: Tensor, kept: Tensor) -> Tensor:
-    """Mark targets of rows that are not kept as unlabelled."""
+def _unlabelled_unless(present: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets [B, ...], marked as unlabelled in rows where `present` [B] is False."""
     unlabelled = float("nan") if targets.is_floating_point() else -1
-    return targets.masked_fill(~kept.view(-1, *[1] * (targets.dim() - 1)), unlabelled)
+    return targets.masked_fill(~present.view(-1, *[1] * (targets.dim() - 1)), unlabelled)

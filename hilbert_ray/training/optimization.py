@@ -11,35 +11,26 @@ from hilbert_ray.config import Config, LossConfig
 from hilbert_ray.model import Network
 from hilbert_ray.training import distributed
 
+HEADS = ("experts", "audio_heads", "text_heads", "thresholds")
+"""Modules of the network that the second phase trains, by the first part of their parameters' names."""
+
 
 def new_optimizer(network: Network, config: Config) -> torch.optim.AdamW:
     """Return AdamW; biases, norms, single tokens and the logit scale are not decayed."""
-    named = list(network.named_parameters())
-    decayed = [p for _, p in named if p.dim() >= 2]
-    others = [p for _, p in named if p.dim() < 2]
+    parameters = list(network.parameters())
     groups = [
-        {"params": decayed, "weight_decay": config.fit.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.fit.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.fit.learning_rate, fused=True)
 
 
-def enter_phase(network: Network, config: Config, epoch: int) -> tuple[nn.Module, LossConfig]:
-    """Return the module to call and the loss weights of the phase that `epoch` belongs to.
-
-    `align` uses no label; in the `classify` phase after it, everything but the heads is frozen unless
-    `finetune`.
-    """
-    weights = config.loss
-    if epoch < config.fit.align_epochs:
-        weights = replace(weights, task=0.0, unimodal=0.0)
-    elif config.fit.align_epochs and not config.fit.finetune:
-        heads = ("experts", "audio_heads", "text_heads", "thresholds")
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name.startswith(heads))
-    if distributed.world_size() == 1 or config.fit.micro_batch_size:
-        return network, weights
-    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True), weights
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: Config, step: int, steps_per_epoch: int
+) -> None:
+    """Set the learning rate of a step, counted from 0 over all epochs of the network."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.fit.learning_rate * learning_rate_factor(config, step, steps_per_epoch)
 
 
 def learning_rate_factor(config: Config, step: int, steps_per_epoch: int) -> float:
@@ -47,5 +38,29 @@ def learning_rate_factor(config: Config, step: int, steps_per_epoch: int) -> flo
     steps = (config.fit.align_epochs + config.fit.epochs) * steps_per_epoch
     warmup = config.fit.warmup * steps
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return (step + 1) / (warmup + 1)  # never 0: the first step should not be wasted
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def phase_weights(config: Config, epoch: int) -> LossConfig:
+    """Return the weights of the loss terms in an epoch: the align phase uses no label."""
+    if epoch < config.fit.align_epochs:
+        return replace(config.loss, task=0.0, unimodal=0.0)
+    return config.loss
+
+
+def phase_module(network: Network, config: Config, epoch: int) -> nn.Module:
+    """Return what a step of an epoch's phase calls: the network, or DDP around it.
+
+    After an align phase everything except the heads is frozen, unless `fit.finetune`. All ranks must call it.
+    """
+    if config.fit.align_epochs and epoch >= config.fit.align_epochs and not config.fit.finetune:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(HEADS))
+    # Gradient caching runs backward several times in a step, each of which DDP would reduce:
+    # `objective.backward` averages the gradients itself then.
+    if distributed.world_size() == 1 or config.fit.micro_batch_size:
+        return network
+    # A rank may lack a modality, a label or any document in a step, so that parameters go unused on it alone.
+    # Buffers are statistics of the training part, the same on every rank from the start.
+    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)

@@ -13,16 +13,20 @@ from tensorboardX import SummaryWriter
 
 from hilbert_ray.run import RunDir, RunFile
 from hilbert_ray.storage import Workspace
-from hilbert_ray.training.tracking import Tracker
+from hilbert_ray.training.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
 
-SHOWN_S = 5.0  # how often progress is shown and, on an object store, saved
+PROGRESS_S = 5.0
+"""Seconds between two lines in the log and, on an object store, two uploads of the records."""
 
 
 @contextmanager
-def log_progress(run: Workspace, every_s: float = SHOWN_S) -> Iterator[None]:
-    """Log the newest record that rank 0 has written, every few seconds, as long as the context lasts."""
+def logged_progress(run: Workspace, every_s: float = PROGRESS_S) -> Iterator[None]:
+    """Log the newest record that rank 0 has written, every few seconds, as long as the context lasts.
+
+    Through the file and not a message: rank 0 may be another process on another machine.
+    """
     done = threading.Event()
 
     def follow() -> None:
@@ -31,9 +35,10 @@ def log_progress(run: Workspace, every_s: float = SHOWN_S) -> Iterator[None]:
             written = run.read(RunFile.HISTORY).decode()
             lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
             if len(lines) > seen:
-                log.info("%s", epoch_line(json.loads(lines[-1])))
+                log.info("%s", record_line(json.loads(lines[-1])))
             seen = len(lines)
 
+    # Records of an earlier attempt would be logged as news; rank 0 writes those up to the checkpoint again.
     (run.path / RunFile.HISTORY).unlink(missing_ok=True)
     run.save()
     follower = threading.Thread(target=follow, daemon=True)
@@ -45,13 +50,13 @@ def log_progress(run: Workspace, every_s: float = SHOWN_S) -> Iterator[None]:
         follower.join()
 
 
-class EpochRecords:
-    """Writes a run's records, one an epoch, to RUN/metrics.jsonl, RUN/tensorboard and MLflow."""
+class RecordWriter:
+    """Writes a run's records, one per epoch and network, to RUN/metrics.jsonl, RUN/tensorboard and MLflow."""
 
     def __init__(
-        self, run: Path, history: Sequence[Mapping[str, Any]], tracker: Tracker | None = None
+        self, run: Path, history: Sequence[Mapping[str, Any]], tracker: MlflowTracker | None = None
     ) -> None:
-        """Begin with the records up to the checkpoint; what was logged after it happens again."""
+        """Write the records up to the checkpoint again, and nothing after it: those epochs are repeated."""
         self.path = run / RunFile.HISTORY
         self.path.write_text("")
         shutil.rmtree(run / RunDir.TENSORBOARD, ignore_errors=True)
@@ -61,7 +66,7 @@ class EpochRecords:
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record; TensorBoard and MLflow show each number over epochs, a curve a network."""
+        """Append a record; TensorBoard and MLflow show each number over epochs, one curve per network."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
@@ -77,7 +82,7 @@ class EpochRecords:
         self.board.close()
 
 
-def epoch_line(record: Mapping[str, Any]) -> str:
+def record_line(record: Mapping[str, Any]) -> str:
     """Return one epoch's record as a line: losses, information, saturation, expert use, speed, time left."""
-    shown = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
-    return f"{record['job']} epoch {record['epoch']} {shown}"
+    numbers = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
+    return f"{record['job']} epoch {record['epoch']} {numbers}"

@@ -1,8 +1,12 @@
-"""A temperature for each task, fitted on inner out-of-fold predictions."""
+"""A temperature for each task, fitted on inner out-of-fold predictions (Guo et al. 2017, section 4.2).
+
+It divides a task's logits, so that probabilities are as sure as the network is right on documents it has not
+seen. Logits of training documents would give temperatures that are too low.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -14,45 +18,58 @@ from hilbert_ray.features import Features
 from hilbert_ray.model import Hilbert, Network
 from hilbert_ray.training.networks import NetworkJob
 
+BOUNDS = (0.2, 5.0)
+"""Temperatures considered: with few held-out documents the best one may be 0 or infinite."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """An inner fold's held-out documents: a task's logits and targets, its network's label statistics."""
+
+    logits: Tensor
+    targets: Tensor
+    statistics: Tensor
+
 
 def fit_temperatures(
     config: Config, features: Features, inner: Sequence[tuple[NetworkJob, Network]]
 ) -> dict[str, float]:
-    """Return each task's T: the one that gives inner out-of-fold predictions the least log loss."""
+    """Return each task's T: the one that gives inner out-of-fold predictions the least log loss.
+
+    1 for regression, and for all tasks without `inner`, the trained networks of the inner folds.
+    """
     temperature = dict.fromkeys(config.tasks, 1.0)
-    if not inner:
-        return temperature
-    held_out = []
+    by_task: dict[str, list[HeldOut]] = {name: [] for name in config.tasks}
     for job, network in inner:
         assert job.test is not None
         prediction = Hilbert([network], config, {}, {}).predict(features.take(job.test))
-        held_out.append((job.test, prediction.logits, network))
-    for name, task in config.tasks.items():
-        if task.kind == "regression":
-            continue
-        parts = [
-            (
-                torch.from_numpy(logits[name]),
-                torch.from_numpy(features.targets[name][test]),
-                network.labels[name].cpu(),
+        for name, held_out in by_task.items():
+            held_out.append(
+                HeldOut(
+                    logits=torch.from_numpy(prediction.logits[name]),
+                    targets=torch.from_numpy(features.targets[name][job.test]),
+                    statistics=network.labels[name].cpu(),
+                )
             )
-            for test, logits, network in held_out
-        ]
-        best = minimize_scalar(
-            lambda log_t, task=task, parts=parts: _log_loss(task, parts, math.exp(log_t)),
-            bounds=(math.log(0.2), math.log(5.0)),
-            method="bounded",
-        )
-        temperature[name] = math.exp(best.x)
+    for name, task in config.tasks.items():
+        if inner and task.kind != "regression":
+            # In log T, where 1/2 and 2 are equally far from 1.
+            best = minimize_scalar(
+                lambda log_t, task=task, name=name: _log_loss(task, by_task[name], math.exp(log_t)),
+                bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])),
+                method="bounded",
+            )
+            temperature[name] = math.exp(best.x)
     return temperature
 
 
-def _log_loss(task: TaskConfig, parts: Sequence[tuple[Tensor, Tensor, Tensor]], temperature: float) -> float:
-    """Return the mean log loss of (o + log prior) / T over held-out (logits, targets, statistics)."""
+def _log_loss(task: TaskConfig, folds: Sequence[HeldOut], temperature: float) -> float:
+    """Return the mean log loss of (o + log prior) / T over the held-out documents of all folds."""
+    # The plain loss: weights of classes would fit the temperature to them instead of to frequencies.
     plain = replace(task, imbalance="none")
-    total = count = 0.0
-    for logits, targets, statistics in parts:
-        adjusted = (logits + losses.log_prior(task, statistics)) / temperature
-        loss, entries = losses.task_loss(plain, adjusted, targets, statistics)
-        total, count = total + float(loss), count + float(entries)
-    return total / max(count, 1.0)
+    loss = count = 0.0
+    for fold in folds:
+        adjusted = (fold.logits + losses.log_prior(task, fold.statistics)) / temperature
+        fold_loss, entries = losses.task_loss(plain, adjusted, fold.targets, fold.statistics)
+        loss, count = loss + float(fold_loss), count + float(entries)
+    return loss / max(count, 1.0)

@@ -1,7 +1,7 @@
 """A training run in MLflow: its settings and every epoch's numbers. Needs the extra `mlflow`.
 
-The driver begins the run, or goes on with the one that it noted in its folder; rank 0 logs to it. A
-tracking URI may hold a password: it is never logged, saved or shown.
+The driver begins the run, or resumes the one that it noted in its folder; rank 0 logs to it. A tracking URI
+may hold a password: it is never logged, saved or shown.
 """
 
 import json
@@ -11,14 +11,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from hilbert_ray.config import ConfigError
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "hilbert-ray"
-_AT_ONCE = 100  # parameters, the most that MLflow takes
+"""Name of the experiment, unless MLFLOW_EXPERIMENT_NAME is set."""
+_PARAMETERS_PER_CALL = 100
+"""The most that MLflow accepts in one request."""
+
+
+class MlflowRun(NamedTuple):
+    """A run of an MLflow server: the server's tracking URI, which may hold a password, and the run's id."""
+
+    uri: str
+    run_id: str
 
 
 def require_mlflow() -> Any:  # noqa: ANN401 - a module that may be absent
@@ -27,32 +36,32 @@ def require_mlflow() -> Any:  # noqa: ANN401 - a module that may be absent
     Raises:
         ConfigError: when it is not installed.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing of a run goes to anyone else
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a run is reported to its own server only
     try:
         import mlflow
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"train.mlflow is set, but {error.name} is not installed; run `pip install "
-            "'hilbert-ray[mlflow]'`, or leave train.mlflow out"
+            "'hilbert-ray[mlflow]'`, or remove train.mlflow"
         ) from None
     return mlflow
 
 
 @contextmanager
-def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Give the id of the MLflow run that a training logs to, and close it when the context ends.
+def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> Iterator[MlflowRun | None]:
+    """Yield the MLflow run that a training logs to, and close it when the context ends.
 
     Args:
-        uri: of the tracking server; empty for none, the id is empty then.
-        note: file that holds the id of a run to go on with; without it, one begins and is noted there.
-        name: of a new run; its experiment is `hilbert-ray`, or what MLFLOW_EXPERIMENT_NAME says.
+        uri: of the tracking server; empty for none, which yields None.
+        note: file with the id of the run to resume; without it, a run begins and is noted there.
+        name: of a new run; its experiment is `hilbert-ray`, or the one that MLFLOW_EXPERIMENT_NAME names.
         settings: parameters of a new run, nested; saved by dotted name.
 
     Raises:
         ConfigError: when the server cannot be used.
     """
     if not uri:
-        yield ""
+        yield None
         return
     mlflow = require_mlflow()
     try:
@@ -66,12 +75,12 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
             note.write_text(run_id)
     except (mlflow.MlflowException, OSError) as error:
         raise ConfigError(
-            f"MLflow at train.mlflow cannot be used: {_masked(error, uri)}; mend the URI or start the "
-            f"server, or delete {note} where its run is gone"
-        ) from None
+            f"MLflow at train.mlflow cannot be used: {_masked(error, uri)}; correct the URI or start the "
+            f"server, or delete {note} if its run no longer exists"
+        ) from None  # the cause's message may hold the password
     status = "FAILED"
     try:
-        yield run_id
+        yield MlflowRun(uri, run_id)
         status = "FINISHED"
     finally:
         try:
@@ -81,29 +90,31 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
 
 
 def _begin(mlflow: Any, client: Any, name: str, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    found = client.get_experiment_by_name(experiment)
-    number = found.experiment_id if found else client.create_experiment(experiment)
+    """Begin a run with the settings as its parameters, and return its id."""
+    experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    experiment = client.get_experiment_by_name(experiment_name)
+    number = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
     run_id = str(client.create_run(number, run_name=name).info.run_id)
     parameters = [mlflow.entities.Param(key, value) for key, value in flat(settings).items()]
-    for at in range(0, len(parameters), _AT_ONCE):
-        client.log_batch(run_id, params=parameters[at : at + _AT_ONCE])
+    for at in range(0, len(parameters), _PARAMETERS_PER_CALL):
+        client.log_batch(run_id, params=parameters[at : at + _PARAMETERS_PER_CALL])
     return run_id
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings by dotted name, as text; those that are empty are left out."""
-    found: dict[str, str] = {}
+    """Return nested settings by dotted name, as text; without those that are empty, which MLflow refuses."""
+    by_name: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            by_name |= flat(value, f"{prefix}{name}.")
         elif value not in ("", [], ()):
-            found[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return found
+            by_name[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return by_name
 
 
 def _masked(error: Exception, uri: str) -> str:
     """Return an error's text without what may be secret in the URI: user, password and query."""
+    # Also unquoted: libraries print the password as they send it, not as the URI writes it.
     parts = urlsplit(uri)
     user = parts.netloc.rpartition("@")[0]
     text = str(error)
@@ -113,29 +124,30 @@ def _masked(error: Exception, uri: str) -> str:
     return text
 
 
-class Tracker:
-    """Logs records of epochs to an MLflow run; one that is there already is not logged again."""
+class MlflowTracker:
+    """Logs records of epochs to an MLflow run, each once: MLflow keeps every value that it is sent."""
 
-    def __init__(self, uri: str, run_id: str) -> None:
+    def __init__(self, run: MlflowRun) -> None:
         """Open a run that the driver has begun."""
-        self.uri = uri
-        self.run_id = run_id
+        self.run = run
         self.mlflow = require_mlflow()
-        self.client = self.mlflow.MlflowClient(tracking_uri=uri)
-        self.logged: dict[str, int] = {}
-        """Last epoch that the server has of each network."""
+        self.client = self.mlflow.MlflowClient(tracking_uri=run.uri)
+        self.last_epoch: dict[str, int] = {}
+        """The last epoch that the server has of each network."""
 
     def write(self, network: str, record: Mapping[str, Any]) -> None:
-        """Log each number of an epoch as `<name>/<network>`; training goes on where the server fails."""
+        """Log each number of an epoch as `<name>/<network>`; a server that fails does not stop training."""
         epoch, now = int(record["epoch"]), int(time.time() * 1000)
         numbers = {f"{name}/{network}": x for name, x in record.items() if isinstance(x, float)}
         try:
-            if network not in self.logged:
-                earlier = self.client.get_metric_history(self.run_id, f"loss/{network}")
-                self.logged[network] = max((metric.step for metric in earlier), default=-1)
-            if epoch > self.logged[network]:
+            if network not in self.last_epoch:
+                # Of a killed run: the server may have more epochs than the checkpoint.
+                earlier = self.client.get_metric_history(self.run.run_id, f"loss/{network}")
+                self.last_epoch[network] = max((metric.step for metric in earlier), default=-1)
+            if epoch > self.last_epoch[network]:
                 metrics = [self.mlflow.entities.Metric(key, x, now, epoch) for key, x in numbers.items()]
-                self.client.log_batch(self.run_id, metrics=metrics)
-                self.logged[network] = epoch
+                self.client.log_batch(self.run.run_id, metrics=metrics)
+                self.last_epoch[network] = epoch
         except (self.mlflow.MlflowException, OSError) as error:
-            log.warning("MLflow took no record of %s, epoch %d: %s", network, epoch, _masked(error, self.uri))
+            reason = _masked(error, self.run.uri)
+            log.warning("MLflow did not log %s, epoch %d: %s", network, epoch, reason)

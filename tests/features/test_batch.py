@@ -1,4 +1,4 @@
-"""Arrays of documents: padding, order and shares."""
+"""Arrays of documents: padding, order, and what each rank computes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hilbert_ray.features import batch as batch
 from hilbert_ray.features.arrays import mean_std
-from hilbert_ray.features.batch import collate, epoch_batches, eval_batches, rank_share
+from hilbert_ray.features.batch import collate, documents_of_rank, epoch_batches, eval_batches
 from tests import make
 
 
@@ -18,12 +18,11 @@ def test_collate_pads_and_masks_each_document() -> None:
     indices = np.array([3, 0, 7])
     padded = collate(features, indices)
     assert padded.audio is not None
-    assert padded.audio_mask is not None
     for row, i in enumerate(indices):
         own = features.audio.values[features.audio.offsets[i] : features.audio.offsets[i + 1]]
-        assert int(padded.audio_mask[row].sum()) == len(own)
-        np.testing.assert_array_equal(padded.audio[row, : len(own)].numpy(), own)
-        assert not padded.audio[row, len(own) :].any()
+        assert int(padded.audio.mask[row].sum()) == len(own)
+        np.testing.assert_array_equal(padded.audio.values[row, : len(own)].numpy(), own)
+        assert not padded.audio.values[row, len(own) :].any()
     assert padded.targets["state"].tolist() == features.targets["state"][indices].tolist()
 
 
@@ -32,21 +31,20 @@ def test_an_absent_modality_is_a_row_of_false_with_room_for_one_token() -> None:
     assert features.audio is not None
     absent = np.flatnonzero(features.audio.lengths == 0)[:1]
     padded = collate(features, absent)
-    assert padded.audio_mask is not None
-    assert padded.audio_mask.shape == (1, 1)
-    assert not padded.audio_mask.any()
+    assert padded.audio is not None
+    assert padded.audio.mask.shape == (1, 1)
+    assert not padded.audio.mask.any()
 
 
 def test_taking_documents_keeps_their_rows_in_the_new_order() -> None:
     features = make.features(25, absent=0.2)
     indices = np.array([9, 2, 2, 20])
     taken, direct = collate(features.take(indices), np.arange(4)), collate(features, indices)
-    assert taken.audio is not None
-    assert direct.audio is not None
-    assert torch.equal(taken.audio, direct.audio)
-    assert taken.text_wide is not None
-    assert direct.text_wide is not None
-    assert torch.equal(taken.text_wide, direct.text_wide)
+    for one, other in ((taken.audio, direct.audio), (taken.text, direct.text)):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one.values, other.values)
+        assert torch.equal(one.wide, other.wide)
 
 
 def test_one_modality_alone_leaves_the_other_out() -> None:
@@ -80,7 +78,7 @@ def test_batches_are_bucketed_by_length_only_above_the_threshold(monkeypatch: py
 
 @given(st.integers(0, 100), st.integers(1, 7))
 def test_the_shares_of_all_ranks_are_the_batch(n: int, world: int) -> None:
-    parts = [rank_share(np.arange(n), rank, world) for rank in range(world)]
+    parts = [documents_of_rank(np.arange(n), rank, world) for rank in range(world)]
     assert np.concatenate(parts).tolist() == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

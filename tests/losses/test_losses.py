@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hilbert_ray import losses
-from hilbert_ray.config.settings import LossConfig
+from hilbert_ray.config import LossConfig
 from hilbert_ray.losses import structure
+from hilbert_ray.losses.contrast import nce
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent.parent / "golden_objectives.json").read_text())
@@ -83,10 +84,10 @@ def golden(*path: str) -> Any:  # noqa: ANN401 - numbers and nested lists
 def test_nce_has_the_golden_values(chunk: int | None) -> None:
     a, t, j, scale, group = embeddings()
     for x, name in ((a, "audio"), (t, "text")):
-        forward, backward = losses.nce(x, j, scale, chunk=chunk)
+        forward, backward = nce(x, j, scale, chunk=chunk)
         assert forward.mean().item() == golden("contrastive", f"{name}_to_joint")
         assert backward.mean().item() == golden("contrastive", f"joint_to_{name}")
-    forward, backward = losses.nce(a, j, scale, group, chunk=chunk)
+    forward, backward = nce(a, j, scale, group, chunk=chunk)
     assert forward.mean().item() == golden("contrastive", "audio_to_joint_same_group_masked")
     assert backward.mean().item() == golden("contrastive", "joint_to_audio_same_group_masked")
     assert losses.contrastive(a, t, j, scale, chunk=chunk).item() == golden("contrastive", "loss")
@@ -115,7 +116,7 @@ def test_the_total_has_the_golden_value_and_gradients(chunk: int | None) -> None
         cka=losses.cka_loss(a, t, j),
         balance=losses.balance(a, t, j, scale, chunk=chunk),
     )
-    loss = losses.total(terms, LossConfig(task=0.0, **GOLDEN["total"]["weights"]))
+    loss = losses.weighted_sum(terms, LossConfig(task=0.0, **GOLDEN["total"]["weights"]))
     assert loss.item() == golden("total", "loss")
     for gradient, name in zip(gradients(loss, a, t, j), ("audio", "text", "joint"), strict=True):
         torch.testing.assert_close(gradient, doubles(golden("total", f"grad_{name}")), rtol=0, atol=1e-6)
@@ -197,8 +198,8 @@ def test_chunked_contrast_equals_the_plain_one_in_value_and_gradient(rows: int, 
 def test_large_batches_are_chunked_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     a, t, j = three(11)
     expected = gradients(losses.contrastive(a, t, j, 9.0), a, t, j)
-    monkeypatch.setattr(losses.alignment, "KEPT", 10)
-    monkeypatch.setattr(losses.alignment, "CHUNK", 4)
+    monkeypatch.setattr(losses.contrast, "KEPT", 10)
+    monkeypatch.setattr(losses.contrast, "CHUNK", 4)
     for gradient, wanted in zip(gradients(losses.contrastive(a, t, j, 9.0), a, t, j), expected, strict=True):
         torch.testing.assert_close(gradient, wanted)
 
@@ -492,7 +493,7 @@ def test_losses_stay_in_float32_under_autocast(term: Term) -> None:
 
 def test_diagnostics_tell_saturation_and_the_control_of_cka() -> None:
     x = random(64, 8, seed=1).detach()
-    figures = losses.alignment_diagnostics(
+    figures = losses.embedding_diagnostics(
         x, random(64, 8, seed=2), x, 100.0, text_present=torch.arange(64) < 40
     )
     assert (figures["rows_audio"], figures["rows_text"], figures["rows_both"]) == (64, 40, 40)
@@ -505,7 +506,7 @@ def test_diagnostics_tell_saturation_and_the_control_of_cka() -> None:
 
 def test_diagnostics_leave_out_what_is_not_defined() -> None:
     a, t, j = three(5)
-    figures = losses.alignment_diagnostics(a, t, j, 5.0, audio_present=torch.arange(5) < 1, minimum=5)
+    figures = losses.embedding_diagnostics(a, t, j, 5.0, audio_present=torch.arange(5) < 1, minimum=5)
     assert {"rows_both", "rows_audio", "rows_text", "cka_text", "cka_shuffled_text"} == set(figures)
 
 
@@ -519,13 +520,13 @@ def test_the_total_weights_each_term_by_its_name() -> None:
     assert terms.values() == values
     for name in LossConfig.WEIGHTS:
         weights: dict[str, Any] = {other: 0.5 if other == name else 0.0 for other in LossConfig.WEIGHTS}
-        assert losses.total(terms, LossConfig(**weights)) == values[name] / 2
+        assert losses.weighted_sum(terms, LossConfig(**weights)) == values[name] / 2
 
 
 def test_a_term_of_weight_zero_stays_in_the_graph() -> None:
     x = random(1)
     weights = LossConfig(task=1.0, cka=0.0)
-    loss = losses.total(losses.Terms(task=doubles(2.0), cka=x.sum()), weights)
+    loss = losses.weighted_sum(losses.Terms(task=doubles(2.0), cka=x.sum()), weights)
     assert _grad(loss, (x,))[0] == 0.0
 
 
@@ -563,7 +564,7 @@ class Towers(nn.Module):
             cka=losses.cka_loss(a, t, j),
             balance=losses.balance(a, t, j, scale),
         )
-        return losses.total(terms, LossConfig())
+        return losses.weighted_sum(terms, LossConfig())
 
 
 @pytest.mark.parametrize("sizes", [(11,), (4, 4, 3), (1, 9, 1)])

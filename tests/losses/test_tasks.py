@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hilbert_ray import losses
-from hilbert_ray.config.settings import Imbalance, TaskConfig, TaskKind
+from hilbert_ray.config import Imbalance, TaskConfig, TaskKind
 from hilbert_ray.losses.tasks import class_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hilbert_ray.config.settings import Config, EncoderConfig, ModelConfig, MoEConfig, TaskConfig
+from hilbert_ray.config import Config, EncoderConfig, Modality, ModelConfig, MoEConfig, TaskConfig
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.batch import collate
 from hilbert_ray.model.hilbert import Hilbert, ModelError
@@ -41,20 +41,23 @@ def network(config: Config = CONFIG, features: Features | None = None) -> Networ
     return made.eval()
 
 
-def changed(features: Features, modality: str) -> Features:
+def changed(features: Features, modality: Modality) -> Features:
     """Return the same documents with other values of one modality."""
-    part = getattr(features, modality)
-    other = replace(part, values=part.values + 1.5, wide=part.wide - 0.5)
-    return replace(features, **{modality: other})
+    ragged = features.by_modality[modality]
+    other = replace(ragged, values=ragged.values + 1.5, wide=ragged.wide - 0.5)
+    changes: Any = {modality: other}
+    return replace(features, **changes)
 
 
 @pytest.mark.parametrize(("modality", "other"), [("audio", "text"), ("text", "audio")])
-def test_an_embedding_does_not_see_the_other_modality(modality: str, other: str) -> None:
+def test_an_embedding_does_not_see_the_other_modality(modality: Modality, other: Modality) -> None:
     features, net = make.features(20), network()
     before = net(collate(features, EVERYONE))
     after = net(collate(changed(features, other), EVERYONE))
-    assert torch.equal(getattr(before, modality), getattr(after, modality))
-    assert not torch.allclose(getattr(before, other), getattr(after, other), atol=1e-3)
+    assert torch.equal(before.by_modality[modality].embedding, after.by_modality[modality].embedding)
+    assert not torch.allclose(
+        before.by_modality[other].embedding, after.by_modality[other].embedding, atol=1e-3
+    )
     assert not torch.allclose(before.joint, after.joint, atol=1e-3)
 
 
@@ -65,8 +68,10 @@ def test_padding_and_order_change_nothing() -> None:
     shuffled = net(collate(features, order))
     for i in EVERYONE:
         alone = net(collate(features, np.array([i])))
-        for name in ("audio", "text", "joint"):
-            torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[i], atol=1e-5, rtol=0)
+        for name, output in alone.by_modality.items():
+            expected = together.by_modality[name].embedding[i]
+            torch.testing.assert_close(output.embedding[0], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(alone.joint[0], together.joint[i], atol=1e-5, rtol=0)
     for task in TASKS:
         torch.testing.assert_close(shuffled.logits[task], together.logits[task][order], atol=1e-5, rtol=0)
 
@@ -75,18 +80,18 @@ def test_attention_sums_to_one_over_valid_segments() -> None:
     features, net = make.features(20), network()
     batch = collate(features, EVERYONE)
     output = net(batch)
-    torch.testing.assert_close(output.audio_attention.sum(-1), torch.ones(20, 2))
-    assert batch.audio_mask is not None
-    heard = output.audio_present
-    assert not (output.audio_attention * ~batch.audio_mask[:, None, :])[heard].any()
+    torch.testing.assert_close(output.audio.attention.sum(-1), torch.ones(20, 2))
+    assert batch.audio is not None
+    heard = output.audio.present
+    assert not (output.audio.attention * ~batch.audio.mask[:, None, :])[heard].any()
 
 
 def test_an_absent_modality_is_one_learned_token_and_adds_no_head_of_its_own() -> None:
     features, net = make.features(20, absent=0.2), network()
     output = net(collate(features, EVERYONE))
-    absent = ~output.audio_present
+    absent = ~output.audio.present
     assert absent.sum() >= 2
-    rows = output.audio[absent]
+    rows = output.audio.embedding[absent]
     assert torch.equal(rows, rows[:1].expand_as(rows))
     assert torch.isfinite(output.joint).all()
     assert all(torch.isfinite(logits).all() for logits in output.logits.values())
@@ -126,7 +131,7 @@ def test_every_switch_gives_a_working_network(config: ModelConfig) -> None:
     assert output.router_logits is None
     assert output.logits["state"].shape == (20, 4)
     assert output.logits["level"].shape == (20, 2)
-    assert bool(output.audio_logits) == config.unimodal_heads
+    assert bool(output.audio.logits) == config.unimodal_heads
 
 
 def model() -> Hilbert:
@@ -140,7 +145,7 @@ def test_a_published_folder_predicts_the_same(tmp_path: Path) -> None:
     for task in TASKS:
         np.testing.assert_array_equal(before.probabilities[task], after.probabilities[task])
         np.testing.assert_allclose(before.probabilities[task].sum(1), 1, atol=1e-5)
-    np.testing.assert_array_equal(before.joint, after.joint)
+    np.testing.assert_array_equal(before.embeddings.joint, after.embeddings.joint)
     assert loaded.config == CONFIG
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "README.md",
@@ -155,7 +160,7 @@ def test_joined_embeddings_have_the_mean_cosine_of_the_networks() -> None:
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(0.1)
-    joint = Hilbert([first, second], CONFIG, {}, {}).predict(features).joint
+    joint = Hilbert([first, second], CONFIG, {}, {}).embed(features).joint
     batch = collate(features, EVERYONE)
     each = [torch.nn.functional.normalize(net(batch).joint, dim=1) for net in (first, second)]
     expected = (each[0] @ each[0].T + each[1] @ each[1].T) / 2
@@ -166,12 +171,12 @@ def test_attention_of_a_prediction_covers_each_documents_own_segments() -> None:
     features = make.features(20, absent=0.2)
     prediction = model().predict(features)
     assert features.audio is not None
-    for weights, length in zip(prediction.audio_attention, features.audio.lengths, strict=True):
+    for weights, length in zip(prediction.attention["audio"], features.audio.lengths, strict=True):
         assert len(weights) == length
         assert length == 0 or abs(weights.sum() - 1) < 1e-5
     absent = features.audio.lengths == 0
-    assert not prediction.audio[absent].any()
-    assert prediction.audio[~absent].any(1).all()
+    assert not prediction.embeddings.audio[absent].any()
+    assert prediction.embeddings.audio[~absent].any(1).all()
 
 
 def test_a_folder_of_another_version_or_with_missing_files_is_refused(tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ WEIGHT = "networks.0.audio.project.weight"
         ),
         (
             lambda tensors: replaced(WEIGHT, Tensor.double, tensors),
-            f"{WEIGHT} is of torch.float64, and must be",
+            f"{WEIGHT} is torch.float64, but must be",
         ),
     ],
 )
@@ -232,8 +237,8 @@ def test_weights_that_do_not_fit_the_settings_are_refused(
     ("change", "message"),
     [
         ({"weights": "../../elsewhere.safetensors"}, "unknown setting `weights`"),
-        ({"networks": 3}, r"tells of 3 networks, but model\.safetensors holds 2"),
-        ({"networks": 10**12}, f"tells of {10**12} networks, but"),
+        ({"networks": 3}, r"names 3 networks, but model\.safetensors holds 2"),
+        ({"networks": 10**12}, f"names {10**12} networks, but"),
         ({"networks": 0}, "`networks` is 0; it must be 1 or more"),
         ({"networks": "2"}, "`networks` is '2'; it must be of type int"),
         ({"dims": {"audio": 10**12, "text": 20}}, "size mismatch for networks.0.audio"),
@@ -272,7 +277,7 @@ def test_a_folder_alone_cannot_turn_on_code_of_others(tmp_path: Path) -> None:
     config = replace(CONFIG, text_encoder=EncoderConfig(trust_remote_code=True))
     folder = Hilbert([network()], config, {}, {}).save_pretrained(tmp_path / "model")
     with pytest.raises(
-        ModelError, match="asks for text encoders that run code published beside their weights"
+        ModelError, match="needs text encoders that run Python code published with their weights"
     ):
         Hilbert.from_pretrained(folder)
     assert Hilbert.from_pretrained(folder, trust_remote_code=True).config == config
@@ -307,7 +312,11 @@ def test_features_become_the_three_embeddings_of_each_document() -> None:
     features, made = make.features(20, absent=0.2), model()
     audio, text, joint = made.embed(features)
     output = made(collate(features, EVERYONE))
-    for found, expected in ((audio, output.audio), (text, output.text), (joint, output.joint)):
+    for found, expected in (
+        (audio, output.audio.embedding),
+        (text, output.text.embedding),
+        (joint, output.joint),
+    ):
         assert found.shape == (20, 2 * 16)
         np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
     assert features.text is not None

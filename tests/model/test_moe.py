@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hilbert_ray.config.settings import MoEConfig
+from hilbert_ray.config import MoEConfig
 from hilbert_ray.model.moe import Experts, OrdinalThresholds, load_balance_loss, route, router_z_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from hilbert_ray.config.settings import Config, FitConfig, LossConfig, ModelConfig, TaskConfig
+from hilbert_ray.config import Config, FitConfig, LossConfig, ModelConfig, TaskConfig
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.batch import collate
 from hilbert_ray.model.network import Network
 from hilbert_ray.training import distributed
-from hilbert_ray.training.objective import alignment, backward, columns, objective_terms
+from hilbert_ray.training.objective import backward, diagnostics, objective_inputs, objective_terms
 from tests import make
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +86,7 @@ def step(own: np.ndarray, config: Config) -> dict[str, Any]:
     terms, loss, seen = backward(model, documents(), own, config, config.loss)
     return {
         "loss": loss, "terms": terms.values(), "gradients": gradients(net),
-        "figures": alignment(seen, CONFIG),
+        "figures": diagnostics(seen, CONFIG),
     }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def each_term(own: np.ndarray) -> dict[str, Any]:
     for name in LossConfig.WEIGHTS:
         net = network()
         batch = collate(documents(), own)
-        terms = objective_terms(columns(net(batch), batch, CONFIG), net, CONFIG)
+        terms = objective_terms(objective_inputs(net(batch), batch, CONFIG), net, CONFIG)
         getattr(terms, name).backward()
         distributed.average_gradients(net.parameters())
         found[name] = gradients(net)

@@ -13,14 +13,22 @@ import torch.distributed
 from torch.multiprocessing.spawn import spawn
 
 from hilbert_ray import losses
-from hilbert_ray.config.settings import Config, FitConfig, FoldsConfig, LossConfig, ModelConfig, TaskConfig
+from hilbert_ray.config import (
+    Config,
+    FitConfig,
+    FoldsConfig,
+    LossConfig,
+    Modality,
+    ModelConfig,
+    TaskConfig,
+)
 from hilbert_ray.features.arrays import Features, Ragged
 from hilbert_ray.features.batch import collate
 from hilbert_ray.model.network import Network
 from hilbert_ray.training.checkpoints import TrainingState, read_state, write_state
-from hilbert_ray.training.loop import EpochProgress, Fitted, NotFiniteError, fit
+from hilbert_ray.training.loop import EpochReport, NotFiniteError, TrainedNetworks, fit
 from hilbert_ray.training.networks import plan_networks
-from hilbert_ray.training.objective import alignment, backward, columns, objective_terms
+from hilbert_ray.training.objective import backward, diagnostics, objective_inputs, objective_terms
 from tests import make
 
 TASKS = {
@@ -90,8 +98,8 @@ def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, config: Config, st
     class StopHere(Exception):
         pass
 
-    def report(progress: EpochProgress) -> None:
-        state = progress.state()
+    def report(progress: EpochReport) -> None:
+        state = progress.checkpoint()
         if (state.job, state.epoch) == stop:
             write_state(tmp_path / "state", state)
             raise StopHere
@@ -116,7 +124,7 @@ EAGER = replace(
 @pytest.fixture
 def early_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks of 40 documents stop early."""
-    monkeypatch.setattr("hilbert_ray.fit.EARLY_STOPPING_FROM", 40)
+    monkeypatch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 40)
 
 
 @pytest.mark.usefixtures("early_stopping")
@@ -126,10 +134,10 @@ def test_a_large_network_stops_after_its_best_epoch_and_keeps_those_weights(
 ) -> None:
     """A run that is resumed, even where it had just stopped, ends with the same weights."""
     features, eager = make.features(60), replace(EAGER, fit=replace(EAGER.fit, ema=ema))
-    states: list[EpochProgress] = []
+    states: list[EpochReport] = []
 
-    def keep(progress: EpochProgress) -> None:
-        write_state(tmp_path / str(len(states)), progress.state())
+    def keep(progress: EpochReport) -> None:
+        write_state(tmp_path / str(len(states)), progress.checkpoint())
         states.append(progress)
 
     whole = fit(eager, features, TRAIN, keep)
@@ -178,13 +186,13 @@ def test_a_value_that_is_not_finite_stops_the_run_and_names_the_documents() -> N
         fit(replace(CONFIG, folds=FoldsConfig(inner=0)), broken, np.arange(40))
 
 
-def trained_by_steps(config: Config) -> tuple[Fitted, list[TrainingState]]:
+def trained_by_steps(config: Config) -> tuple[TrainedNetworks, list[TrainingState]]:
     """Train one network on `TRAIN` in one step an epoch; return it with the states after each step."""
     settings = replace(config.fit, batch_size=48, seeds=1)
     states: list[TrainingState] = []
 
-    def keep(progress: EpochProgress) -> None:
-        states.append(copy.deepcopy(progress.state()))
+    def keep(progress: EpochReport) -> None:
+        states.append(copy.deepcopy(progress.checkpoint()))
 
     fitted = fit(replace(config, fit=settings, folds=FoldsConfig(inner=0)), make.features(60), TRAIN, keep)
     return fitted, states
@@ -225,8 +233,8 @@ def test_the_align_phase_uses_no_label_and_then_freezes_all_but_the_heads() -> N
     shuffled = replace(features, targets={n: np.roll(y, 1) for n, y in features.targets.items()})
     states: list[dict[str, torch.Tensor]] = []
 
-    def keep(progress: EpochProgress) -> None:
-        states.append({k: v.clone() for k, v in progress.state().network.items()})
+    def keep(progress: EpochReport) -> None:
+        states.append({k: v.clone() for k, v in progress.checkpoint().network.items()})
 
     fit(config, features, TRAIN, keep)
     own, states = states, []
@@ -245,7 +253,10 @@ def test_finetune_goes_on_training_what_was_aligned() -> None:
     config = replace(CONFIG, fit=settings, folds=FoldsConfig(inner=0))
     states: list[dict[str, torch.Tensor]] = []
     fit(
-        config, features, TRAIN, lambda p: states.append({k: v.clone() for k, v in p.state().network.items()})
+        config,
+        features,
+        TRAIN,
+        lambda p: states.append({k: v.clone() for k, v in p.checkpoint().network.items()}),
     )
     for name in ("audio.project.weight", "fusion.layers.0.audio_to_text.query.weight", "text_pool.w1.weight"):
         assert not torch.equal(states[0][name], states[2][name]), name
@@ -295,7 +306,8 @@ def one_step(
     network.fit_statistics(features, indices)
     terms, loss, seen = backward(network.train(), features, indices, config, config.loss)
     assert loss.isfinite()
-    assert all(np.isfinite(value) for value in (*terms.values().values(), *alignment(seen, config).values()))
+    figures = {**terms.values(), **diagnostics(seen, config)}
+    assert all(np.isfinite(value) for value in figures.values())
     for name, parameter in network.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     return network
@@ -305,8 +317,8 @@ def one_segment_each(part: Ragged) -> Ragged:
     return make.ragged(np.ones(len(part.lengths), np.int64), part.dim, np.zeros(len(part.lengths)), RNG)
 
 
-def reshaped(features: Features, modality: str, change: Callable[[Ragged], Ragged]) -> Features:
-    changes: Any = {modality: change(getattr(features, modality))}
+def reshaped(features: Features, modality: Modality, change: Callable[[Ragged], Ragged]) -> Features:
+    changes: Any = {modality: change(features.by_modality[modality])}
     return replace(features, **changes)
 
 
@@ -412,9 +424,9 @@ def test_caching_gradients_repeats_dropout_and_the_same_seed_gives_the_same_numb
     parts = []
     for part in np.array_split(rows, 5):
         batch = collate(features, part)
-        parts.append(columns(network(batch), batch, config))
+        parts.append(objective_inputs(network(batch), batch, config))
     given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    losses.total(objective_terms(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
+    losses.weighted_sum(objective_terms(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
     for gradient, (name, parameter) in zip(found, network.named_parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -431,11 +443,11 @@ WAYS = {
 }
 
 
-def in_one_way(way: str) -> Fitted:
+def in_one_way(way: str) -> TrainedNetworks:
     train = TRAIN[:6] if WAYS[way].batch_size == 2 else TRAIN
     inner = FoldsConfig(inner=2 if way == "joint" else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hilbert_ray.fit.EARLY_STOPPING_FROM", 40 if way == STOPPING else 1000)
+        patch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 40 if way == STOPPING else 1000)
         return fit(replace(CONFIG, model=STILL, fit=WAYS[way], folds=inner), make.features(60), train)
 
 

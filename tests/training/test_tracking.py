@@ -7,10 +7,9 @@ from typing import Any
 import mlflow
 import pytest
 
-from hilbert_ray.config.reading import to_dict
-from hilbert_ray.config.settings import Config, ConfigError, TrainConfig
+from hilbert_ray.config import Config, ConfigError, TrainConfig, to_dict
 from hilbert_ray.training.driver import train
-from hilbert_ray.training.tracking import Tracker, flat, mlflow_run
+from hilbert_ray.training.tracking import MlflowRun, MlflowTracker, flat, mlflow_run
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +21,13 @@ def record(epoch: int, loss: float, job: str = "seed 0") -> dict[str, Any]:
     return {"job": job, "epoch": epoch, "loss": loss, "rows_both": 16}
 
 
-def test_a_run_that_is_begun_again_goes_on_and_has_each_epoch_once(uri: str, tmp_path: Path) -> None:
+def test_a_rerun_resumes_its_mlflow_run_and_logs_each_epoch_once(uri: str, tmp_path: Path) -> None:
     note, client = tmp_path / "run" / "mlflow.txt", mlflow.MlflowClient(tracking_uri=uri)
 
     def interrupted() -> None:
-        with mlflow_run(uri, note, "mine", to_dict(Config())) as run_id:
-            tracker = Tracker(uri, run_id)
+        with mlflow_run(uri, note, "mine", to_dict(Config())) as logged:
+            assert logged is not None
+            tracker = MlflowTracker(logged)
             for epoch in range(2):
                 tracker.write("seed_0", record(epoch, 0.5 - epoch / 4))
             raise KeyboardInterrupt
@@ -40,15 +40,15 @@ def test_a_run_that_is_begun_again_goes_on_and_has_each_epoch_once(uri: str, tmp
     assert client.get_experiment(run.info.experiment_id).name == "hilbert-ray"
     assert run.data.params["fit.learning_rate"] == "0.002"
     assert run.data.params["audio"] == "mfcc"
-    with mlflow_run(uri, note, "mine", {"other": 1}) as run_id:
-        assert run_id == run.info.run_id
-        tracker = Tracker(uri, run_id)
+    with mlflow_run(uri, note, "mine", {"other": 1}) as logged:
+        assert logged == MlflowRun(uri, run.info.run_id)
+        tracker = MlflowTracker(logged)
         for epoch in range(1, 3):
             tracker.write("seed_0", record(epoch, 0.5 - epoch / 4))
         tracker.write("seed_1", record(0, 2.0))
-    found = client.get_metric_history(run_id, "loss/seed_0")
-    assert sorted((metric.step, metric.value) for metric in found) == [(0, 0.5), (1, 0.25), (2, 0.0)]
-    finished = client.get_run(run_id)
+    curve = client.get_metric_history(run.info.run_id, "loss/seed_0")
+    assert sorted((metric.step, metric.value) for metric in curve) == [(0, 0.5), (1, 0.25), (2, 0.0)]
+    finished = client.get_run(run.info.run_id)
     assert finished.info.status == "FINISHED"
     assert finished.data.metrics == {"loss/seed_0": 0.0, "loss/seed_1": 2.0}
     assert "other" not in finished.data.params
@@ -70,7 +70,7 @@ def test_a_server_that_cannot_be_used_ends_the_run_before_training_and_no_secret
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with (
         pytest.raises(
-            ConfigError, match=r"MLflow at train\.mlflow cannot be used: .*mend the URI or"
+            ConfigError, match=r"MLflow at train\.mlflow cannot be used: .*correct the URI or"
         ) as caught,
         mlflow_run(SECRET, tmp_path / "mlflow.txt", "mine", {}),
     ):
@@ -84,8 +84,8 @@ def test_a_server_that_goes_away_does_not_stop_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    Tracker(SECRET, "some-run").write("seed_0", record(3, 0.5))
-    assert "MLflow took no record of seed_0, epoch 3: " in caplog.text
+    MlflowTracker(MlflowRun(SECRET, "some-run")).write("seed_0", record(3, 0.5))
+    assert "MLflow did not log seed_0, epoch 3: " in caplog.text
     assert "pass" not in caplog.text
     assert "hidden" not in caplog.text
 

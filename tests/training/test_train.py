@@ -32,11 +32,12 @@ from hilbert_ray.features.memory_map import map_folder
 from hilbert_ray.model.hilbert import Hilbert
 from hilbert_ray.run.fold_results import FoldResult
 from hilbert_ray.storage.files import Files
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from hilbert_ray.training.checkpoints import CheckpointError, Checkpoints, TrainingState
 from hilbert_ray.training.driver import TrainSummary, _training_documents, train
-from hilbert_ray.training.loop import Fitted, fit
-from hilbert_ray.training.records import epoch_line
+from hilbert_ray.training.loop import TrainedNetworks, fit
+from hilbert_ray.training.records import record_line
 from tests import make
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
@@ -68,7 +69,7 @@ class Trained:
     summary: TrainSummary
     dataset: Dataset
     indices: np.ndarray
-    plain: Fitted
+    plain: TrainedNetworks
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_the_published_folder_predicts_and_names_its_encoders(trained: Trained) 
 def test_there_is_one_record_for_each_job_and_epoch_in_order(trained: Trained) -> None:
     records = history(trained.run)
     assert [(record["job"], record["epoch"]) for record in records] == EPOCHS
-    shown = epoch_line(records[0])
+    shown = record_line(records[0])
     assert shown.startswith("inner 0 epoch 0 ")
     assert f" loss {records[0]['loss']:.4g} " in shown
     for name in ("information_audio", "saturation_text", "effective_experts", "documents_per_s", "left_s"):
@@ -169,8 +170,8 @@ def test_two_ranks_train_as_one_process_does_on_the_same_documents(trained: Trai
     found, expected = (one.predict(features) for one in (model, trained.plain.model()))
     for task, probabilities in expected.probabilities.items():
         np.testing.assert_allclose(found.probabilities[task], probabilities, atol=1e-3, err_msg=task)
-    for name in ("audio", "text", "joint"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-3)
+    for one, other in zip(found.embeddings, expected.embeddings, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
     labelled = features.targets["topic"][trained.indices]
     assert model.labels["topic"].tolist() == [(labelled == 0).sum(), (labelled == 1).sum()]
 
@@ -224,7 +225,7 @@ def test_mapped_features_train_as_those_in_memory_do(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1e-9))
     dataset = open_dataset(embedded.store, config)
-    names = dataset.features.mapped
+    names = dataset.features.mapped_files
     assert len(names) == 2
     plain = fit(dataset.config, dataset.features, trained.indices)
     assert [r["loss"] for r in plain.history] == [r["loss"] for r in trained.plain.history]
@@ -295,7 +296,7 @@ class Resumed:
     run: Path
     summary: TrainSummary
     before: list[dict[str, Any]]
-    plain: Fitted
+    plain: TrainedNetworks
 
 
 @pytest.fixture(scope="module")
@@ -397,9 +398,10 @@ def test_one_rank_without_a_cluster_trains_in_the_command_and_goes_on_with_or_wi
 def test_ray_that_a_command_has_started_counts_as_no_cluster() -> None:
     """In one program, `embed` may have started it; one rank then still trains in the process."""
     code = (
-        "import ray; from hilbert_ray.cluster import connect, is_given\n"
-        "seen = [is_given()]; connect(); seen.append(is_given()); ray.shutdown(); seen.append(is_given())\n"
-        "ray.init('local', include_dashboard=False, log_to_driver=False); seen.append(is_given())\n"
+        "import ray; from hilbert_ray.cluster import connect, has_cluster\n"
+        "seen = [has_cluster()]; connect(); seen.append(has_cluster())\n"
+        "ray.shutdown(); seen.append(has_cluster())\n"
+        "ray.init('local', include_dashboard=False, log_to_driver=False); seen.append(has_cluster())\n"
         "print(seen)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -536,16 +538,15 @@ def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> 
     from hilbert_ray.encoders.registry import build_encoder
 
     store = Store.create(str(tmp_path / "store"), 1)
-    store.write_documents(
-        iter(
-            [make.stored(name, row=i, split="test", labels={"topic": name}) for i, name in enumerate("ab", 1)]
-        )
-    )
+    documents = [
+        make.stored(name, row=i, split="test", labels={"topic": name}) for i, name in enumerate("ab", 1)
+    ]
+    write_snapshot(store, documents)
     encoder = build_encoder("mfcc", "audio", CONFIG.audio_encoder, CONFIG.segment)
     store.add_encoder("audio", encoder.fingerprint, encoder.describe())
     rows = [
         make.feature_row(item.document.doc_id, item.source("audio"), dim=120)
-        for item in store.stored_documents()
+        for item in store.snapshot().documents()
     ]
     store.commit("audio", encoder.fingerprint, unit="u", bucket=0, rows=rows)
     with pytest.raises(
