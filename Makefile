@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all their own set-up; they need Python 3.11+ with pip, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
@@ -9,22 +10,24 @@ export TOKENIZERS_PARALLELISM := false
 setup: .venv/ready
 
 # torch goes first and pinned: a bare `torch` would be the CUDA build of several gigabytes.
+# Bytecode is left to the first import: pip compiles every file of every package, on one core, for two minutes.
 # open_clip, a peer in tests, would draw in torchvision, which has no build beside a CPU-only torch.
 # With a CPU-only torch, torchaudio's native libraries fail to load; `doctor --fix` removes them.
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,video]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps open_clip_torch
+	$(BIN)/python -m pip install $(PIP) torch
+	$(BIN)/python -m pip install $(PIP) -e '.[test,video]'
+	$(BIN)/python -m pip install $(PIP) --no-deps open_clip_torch
 	$(BIN)/hilbert-ray doctor --fix
 	@touch $@
 
 demo: setup
 	$(BIN)/python examples/demo.py --out out/demo
 
+# Two processes, in groups that tests/conftest.py forms: one keeps the Ray cluster that tests share.
 test: setup
 	@sh tests/install_system_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 soak: setup
 	@sh tests/install_system_packages.sh

@@ -15,6 +15,39 @@ import pytest
 
 from tests import fatal, make
 
+CLUSTERS = frozenset({"ray_cluster", "head"})
+"""Fixtures that start Ray; tests that use them are marked `ray`."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # `make test` runs as many processes as there are cores. Threads would only wait for each other; torch and
+    # BLAS read this when they load, so it must be set before any test module is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker and pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that use Ray, and form the groups that `make test` runs in two processes.
+
+    All tests on the shared cluster are one group, so that there is one cluster; every other file is a group.
+    Groups are handed out in order: the shared cluster first, because it takes longest, then the tests that
+    start clusters of their own, and last the many short files, which fill what time is left.
+    """
+    for item in items:
+        fixtures = frozenset(getattr(item, "fixturenames", ()))
+        if fixtures & CLUSTERS:
+            item.add_marker("ray")
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in fixtures else file))
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return 0 for a test on the shared cluster, 1 for one with a cluster of its own, 2 for any other."""
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        return 0
+    return 1 if item.get_closest_marker("ray") else 2
+
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_home() -> Iterator[Path]:
@@ -86,7 +119,7 @@ def ray_cluster(ray_home: Path, object_store: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> make.Embedded:
     """Embed `make.labelled` once; what evaluate, train, tune and predict read. Do not write to its store."""
-    from hilbert_ray.config.settings import Config, EmbedConfig, SegmentConfig
+    from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
     from hilbert_ray.embedding.driver import embed
 
     folder = tmp_path_factory.mktemp("labelled")
