@@ -60,6 +60,8 @@ class _LogSumExps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> Any:  # noqa: ANN401
         x, y, group, over_y, over_x, logits = ctx.saved_tensors
+        # Rows of d_x are complete after their chunk, d_y is a sum over chunks: one starts empty, the other at
+        # 0.
         d_x, d_y = torch.empty_like(x), torch.zeros_like(y)
         # All chunks share buffers: memory is that of one chunk, and nothing is allocated in the loop.
         buffers = x.new_empty(3 if ctx.chunk else 2, ctx.chunk or STRIP_ROWS, len(y))
@@ -87,7 +89,7 @@ def _logits(x: Tensor, y: Tensor, group: Tensor | None, rows: slice, out: Tensor
     torch.mm(x[rows], y.T, out=out)
     if group is not None:
         same = group[rows, None] == group
-        same.diagonal(rows.start).fill_(False)
+        same.diagonal(rows.start).fill_(False)  # a document with itself is the positive pair
         out.masked_fill_(same, EXCLUDED)
     return out
 
@@ -246,6 +248,7 @@ def balance(
         text_present: rows with text.
         chunk: as in `nce`.
     """
+    # Both estimates on the same rows: their bound log B depends on the number of rows.
     both = _and(audio_present, text_present)
     if both is not None:
         audio, text, joint = audio[both], text[both], joint[both]
@@ -254,6 +257,7 @@ def balance(
         joint = joint.detach()
     i_a = information(audio, joint, scale, estimator, clip, chunk=chunk)
     i_t = information(text, joint, scale, estimator, clip, chunk=chunk)
+    # The value stays the same: only where its gradient flows changes.
     if gradient == "weaker":
         i_a, i_t = torch.where(i_a < i_t, i_a, i_a.detach()), torch.where(i_t < i_a, i_t, i_t.detach())
     unit = math.log(max(len(joint), 2)) if estimator == "infonce" else 1.0

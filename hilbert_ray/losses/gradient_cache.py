@@ -43,6 +43,7 @@ def cached_backward(
     if not batches:
         raise ValueError("gradient caching of 0 micro batches: a step needs at least one; skip empty steps")
     random_states, outputs = [], []
+    # The first pass has no graph, and so no activations: its memory is that of the outputs.
     with torch.no_grad():
         for batch in batches:
             random_states.append(_random_state())

@@ -47,6 +47,8 @@ def feature_sums(
     x: Float[Tensor, "batch dim_x"], y: Float[Tensor, "batch dim_y"], estimator: Estimator
 ) -> Sums:
     """Return the sums for K = X X^T and L = Y Y^T without these matrices, by tr(KL) = ||X^T Y||_F^2."""
+    # B D^2 instead of B^2 D: D is the width, and B the gathered batch of all ranks. The unbiased estimator
+    # leaves the diagonals out, which are known without the matrices.
     diagonal_k, diagonal_l = x.square().sum(dim=1), y.square().sum(dim=1)  # the diagonals of K and L
     if estimator == "biased":
         diagonal_k, diagonal_l = torch.zeros_like(diagonal_k), torch.zeros_like(diagonal_l)
@@ -86,9 +88,11 @@ def _centred(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
 
 def _rbf(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
     """Return exp(-||x_i - x_j||^2 / (2 sigma^2)) / n, sigma the (lower) median distance of two rows."""
+    # ||x_i - x_j||^2 by a matrix product; rounding may make it slightly negative.
     norm = x.square().sum(dim=1)
     distance = (norm[:, None] + norm - 2 * x @ x.T).clamp_min(0)
     others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    # The median heuristic (Gretton et al. 2012, section 8), without the zeros of the diagonal.
     variance = distance[others].median().clamp_min(torch.finfo(x.dtype).eps)
     return (-distance / (2 * variance)).exp() / len(x)
 
@@ -118,6 +122,7 @@ def cka(
     x, y = _centred(x), _centred(y)
     if kernel == "rbf":
         sums = kernel_sums(_rbf(x), _rbf(y), estimator)
+    # Both ways give the same sums; the cheaper one is taken.
     elif len(x) > max(x.shape[1], y.shape[1]):
         sums = feature_sums(x, y, estimator)
     else:
@@ -149,6 +154,7 @@ def cka_loss(
     a modality leave its half; a half with fewer than `minimum` rows (at least 4; training uses 16) is a 0
     that still joins the graph.
     """
+    # A half without enough rows is computed from no data but stays in the graph, as in `contrast`.
     halves = []
     for modality, present in ((audio, audio_present), (text, text_present)):
         x, j = (modality, joint) if present is None else (modality[present], joint[present])

@@ -52,6 +52,7 @@ def label_statistics(task: TaskConfig, targets: Targets) -> Statistics:
     if task.kind == "multilabel":
         return torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)], dim=1).float()
     if task.kind == "regression":
+        # float64: counts in the thousands times large numbers lose digits of the deviation in float32.
         known = targets[~targets.isnan()].double()
         mean = known.sum() / max(len(known), 1)
         return torch.stack([mean, ((known - mean).square().sum() / max(len(known), 1)).sqrt()]).float()
@@ -66,6 +67,7 @@ def log_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logit
     """
     if task.imbalance != "logit_adjustment" or task.kind == "regression":
         return statistics.new_zeros(1)
+    # An offset common to all classes cancels in a softmax, but not in a sigmoid: those get log odds.
     n = statistics.clamp_min(UNSEEN)
     if task.kind == "multiclass":
         return (n / n.sum()).log()
@@ -109,7 +111,10 @@ def task_loss(
         error = logits[:, 0] - _standardised(targets.to(logits.dtype).nan_to_num(), statistics)
         return (error.square() * known).sum(), known.sum()
 
+    # Trained with the prior added, the logits o themselves become those of balanced classes.
     logits = logits + log_prior(task, statistics).to(logits.dtype)
+    # Unlabelled entries are computed with some valid target and then multiplied by 0: shapes stay the same
+    # whatever is labelled, and nothing is gathered by a mask.
     known = ~targets.isnan() if task.kind == "multilabel" else (targets >= 0)[:, None]
     truth = (
         targets.nan_to_num().long() if task.kind == "multilabel" else targets.clamp_min(0)[:, None]
@@ -123,9 +128,11 @@ def task_loss(
         cross_entropy = F.binary_cross_entropy_with_logits(
             logits, positive.to(logits.dtype), reduction="none"
         )
+    # p of the truth is exp(-cross-entropy), for softmax and sigmoid alike.
     if task.imbalance == "focal":
         cross_entropy = (1 - (-cross_entropy).exp()) ** GAMMA * cross_entropy
     if task.imbalance == "class_balanced":
+        # By the class of the entry; an ordinal entry has one class for all its cuts.
         weights = class_weights(statistics.to(logits.dtype)).expand(truth.shape[1], -1)  # [1 or K, classes]
         cross_entropy = cross_entropy * weights.gather(1, truth.T).T
     return (cross_entropy * known).sum(), known.sum()
@@ -149,6 +156,7 @@ def probabilities(
         return adjusted.softmax(dim=-1)
     if task.kind == "multilabel":
         return adjusted.sigmoid()
+    # P(y = k) = P(y > k - 1) - P(y > k). The network's logits fall with k by construction, free ones may not.
     above = F.pad(adjusted.sigmoid().cummin(dim=1).values, (1, 0), value=1.0)  # P(y > k), k from -1
     return above - F.pad(above[:, 1:], (0, 1))
 
@@ -165,6 +173,7 @@ def decide(
     """
     if task.kind == "regression":
         return probabilities(task, logits, statistics)
+    # Without prior or temperature: a temperature never changes which class is the largest.
     if task.kind == "multiclass":
         return logits.argmax(dim=-1)
     positive = (logits > 0).long()

@@ -33,6 +33,7 @@ def time_embedding(position: Float[Tensor, "batch time"], dim: int) -> Float[Ten
     """
     if dim % 2:
         raise ValueError(f"time embedding of dim {dim}: sines and cosines come in pairs; use an even dim")
+    # A fraction of the recording and not seconds: documents of any length fill the same range.
     exponent = torch.linspace(0, 1, dim // 2, device=position.device, dtype=position.dtype)
     slowest, fastest = CYCLES
     angle = position[..., None] * (2 * math.pi * slowest * (fastest / slowest) ** exponent)
@@ -70,13 +71,14 @@ class CrossAttention(nn.Module):
         Queries of a document without any valid key read zeros.
         """
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, segments, D / heads]
-            for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, segments, D / heads]
+            for projected in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
         # A softmax over no key is NaN, in the gradient even where the result is masked after. Documents
         # without any valid key therefore attend to their padding, and the result is multiplied by 0.
         readable = mask.any(dim=1)[:, None, None, None]
         visible = mask[:, None, None, :] | ~readable
+        # The fused kernel never forms the weights; only who wants to see them pays for the matrix.
         attention = None
         if need_attention:
             scores = (query @ key.transpose(-2, -1)) / math.sqrt(query.shape[-1])
@@ -213,6 +215,7 @@ def redundancy_penalty(
     `lin` is ||A A^T - I||_F^2 (Lin et al. 2017, equation 8). Its diagonal also drives each hop to attend to
     one segment only, so `off_diagonal` leaves the diagonal out and only separates hops. In at least float32.
     """
+    # bf16 keeps 8 bits, too few for what is left after the diagonal is subtracted.
     with torch.autocast(attention.device.type, enabled=False):
         a = attention.float() if attention.dtype in (torch.float16, torch.bfloat16) else attention
         overlap = a @ a.transpose(1, 2)  # [B, H, H]

@@ -168,6 +168,8 @@ class Hilbert(nn.Module):
 
         logits = {task: in_order([output.logits[task] for output in outputs]) for task in self.config.tasks}
         probabilities, decisions = {}, {}
+        # Probabilities hold for the training part's class frequencies; decisions are those of balanced
+        # classes.
         for name, task in self.config.tasks.items():
             statistics, temperature = self.labels[name].cpu(), self.temperature.get(name, 1.0)
             probabilities[name] = losses.probabilities(task, logits[name], statistics, temperature).numpy()
@@ -211,6 +213,7 @@ class Hilbert(nn.Module):
             networks=len(self.networks), temperature=self.temperature,
         )  # fmt: skip
         values = {**to_dict(published), "encoders": self.encoders}
+        # Descriptions of encoders are free-form and travel outside of the typed record.
         files = {"config.json": json.dumps(values, indent=1), "README.md": self._card()}
         write_tensor_folder(Path(folder), self.state_dict(), files)
         return Path(folder)
@@ -306,6 +309,7 @@ def _side_by_side(embeddings: Sequence[Tensor]) -> Tensor:
 
 def _mean_by_task(logits: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean over networks of each task's logits."""
+    # Of logits and not of probabilities: one temperature then fits the ensemble as it did each network.
     return {task: torch.stack([by_task[task] for by_task in logits]).mean(0) for task in logits[0]}
 
 

@@ -25,7 +25,7 @@ section 2.5)."""
 FIRST_SCALE = 1 / 0.07
 """Contrastive scale of a new network: CLIP's temperature of 0.07 (Radford et al. 2021, section 2.5)."""
 ABSENT_DEVIATION = 0.02
-"""Standard deviation of a new network's token of an absent modality: small beside layer-normed segments."""
+"""Standard deviation of a new network's token of an absent modality: small next to layer-normed segments."""
 CONSTANT_BELOW = 1e-6
 """A feature whose deviation is below this fraction of its mean is constant: what varies is float32 rounding,
 and dividing by it would turn noise into a feature."""
@@ -117,6 +117,7 @@ class Stream(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.absent = nn.Parameter(torch.randn(dim) * ABSENT_DEVIATION)
         self.pool = SelfAttentivePool(dim, config.hops)
+        # Registered even without the wide path: buffers are part of the published format.
         self.wide_scale = Standardise(2 * feature_dim)
         self.wide = nn.Linear(2 * feature_dim, dim, bias=False) if config.wide else None
         self.wide_dropout = Dropout(config.wide_dropout)
@@ -133,6 +134,7 @@ class Stream(nn.Module):
             position: middle of each segment in [0, 1], [B, S].
             present: bool [B]; False also for a modality that has segments but was dropped.
         """
+        # Time is added after the norm: features of any scale would otherwise outweigh it.
         hidden = self.norm(self.project(self.scale(values)))
         hidden = hidden + time_embedding(position, hidden.shape[-1]).to(hidden.dtype)
         if self.training and self.segment_dropout > 0:
@@ -183,6 +185,7 @@ class Network(nn.Module):
             nn.Linear(2 * dim, dim), nn.GELU(), Dropout(model.dropout), nn.Linear(dim, dim)
         )
         self.joint_norm = nn.LayerNorm(dim)
+        # A head gives one score for an ordinal task, and `thresholds` turns it into K - 1 logits.
         widths = {name: losses.num_outputs(task) for name, task in tasks.items()}
         self.head_dropout = Dropout(model.dropout)
         self.experts = Experts(3 * dim, widths, config.moe, model.dropout)
@@ -230,6 +233,8 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Return embeddings and logits; in training, segments and modalities are dropped."""
         inputs = {modality: self._inputs(batch, modality) for modality in MODALITIES}
+        # Presence is per document and comes from the data; training then hides one modality of some
+        # documents, so that each embedding and the joint one also work alone.
         present = {modality: padded.mask.any(1) for modality, padded in inputs.items()}
         if self.training and self.modality_dropout > 0:
             present = self._drop_modalities(present)
@@ -257,15 +262,15 @@ class Network(nn.Module):
         # experts learn what neither modality tells alone. An absent modality's head adds nothing.
         document = torch.cat([embedding["audio"], embedding["text"], joint], 1)
         scores, router_logits = self.experts(self.head_dropout(document))
-        alone = {modality: self._scores_alone(modality, embedding[modality]) for modality in MODALITIES}
-        for modality, scores_alone in alone.items():
-            for task, score in scores_alone.items():
+        unimodal = {modality: self._unimodal_scores(modality, embedding[modality]) for modality in MODALITIES}
+        for modality, unimodal_scores in unimodal.items():
+            for task, score in unimodal_scores.items():
                 scores[task] = scores[task] + score * present[modality][:, None]
         logits = self._logits(scores)
         audio, text = (
             ModalityOutput(
                 embedding=embedding[modality],
-                logits=self._logits(alone[modality]),
+                logits=self._logits(unimodal[modality]),
                 present=present[modality],
                 attention=attention[modality],
             )
@@ -281,6 +286,7 @@ class Network(nn.Module):
         A modality without an encoder is one masked segment of zeros for each document, which
         `Stream.segments` turns into the token of an absent modality.
         """
+        # Any parameter would do: it tells the dtype (float64 in tests) and the device of the weights.
         like = self.logit_scale
         padded = batch.by_modality.get(modality)
         if padded is not None:
@@ -298,7 +304,7 @@ class Network(nn.Module):
             wide=like.new_zeros(B, 2 * dim),
         )
 
-    def _scores_alone(self, modality: Modality, embedding: Tensor) -> dict[str, Tensor]:
+    def _unimodal_scores(self, modality: Modality, embedding: Tensor) -> dict[str, Tensor]:
         """Return the scores of a single-modality head for each task; none without these heads."""
         heads = self.audio_heads if modality == "audio" else self.text_heads
         if heads is None:

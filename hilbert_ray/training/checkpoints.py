@@ -59,6 +59,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
     tensors |= {f"average/{name}": tensor for name, tensor in state.average.items()}
     for job, network in state.finished.items():
         tensors |= {f"finished/{job}/{name}": tensor for name, tensor in network.items()}
+    # One flat file of tensors: the first part of a name says which field, what is JSON goes to state.json.
     values = {"schema": SCHEMA, "job": state.job, "epoch": state.epoch, "history": state.history}
     write_tensor_folder(folder, tensors, {"state.json": json.dumps(values, indent=1)})
 

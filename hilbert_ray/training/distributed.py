@@ -96,12 +96,13 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
+        # Ranks first tell each other their numbers of rows: a batch need not divide evenly.
         count = torch.tensor([x.shape[0]], device=x.device)
         counts = [torch.zeros_like(count) for _ in range(world_size())]
         dist.all_gather(counts, count)
         rows = [int(c) for c in counts]
         ctx.own_rows = slice(sum(rows[: rank()]), sum(rows[: rank() + 1]))
-        # Collectives want equal shapes, and not all backends know booleans: pad, and travel as bytes.
+        # Collectives need equal shapes, and not every backend supports booleans: pad, and send them as bytes.
         sent = x.to(torch.uint8) if x.dtype == torch.bool else x
         padded = sent.new_zeros(max(rows), *x.shape[1:])
         padded[: x.shape[0]] = sent
@@ -112,6 +113,8 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
+        # Every rank used all rows, each with its own copy of the loss: the true adjoint is the sum of all
+        # gradients.
         summed = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed[ctx.own_rows]

@@ -92,11 +92,15 @@ def fit(
     Raises:
         NotFiniteError: when a loss or gradient is NaN or infinite, naming network, step and documents.
     """
+    # Build. The history is shared by all networks: metrics.jsonl and early stopping read the same records.
     jobs = plan_networks(config, features, indices)
     history: list[dict[str, Any]] = list(resume.history) if resume else []
     finished: dict[int, Network] = {}
     for number, job in enumerate(jobs):
+        # First weights come from the job's seed alone: they do not depend on what was trained before, so that
+        # a resumed run builds the same.
         network = new_network(config, features, job).to(device)
+        # Restore: networks that were finished are not trained again, and one continues after its last epoch.
         if resume and number in resume.finished:
             network.load_state_dict(resume.finished[number])
         else:
@@ -104,6 +108,8 @@ def fit(
             state = LoopState.begin(config, jobs, number, network, finished, history, current)
             _train_network(state, features, report)
         finished[number] = network.eval()
+    # The networks of inner folds only give the temperatures; those of the seeds, trained on everything, are
+    # kept.
     inner = [(job, finished[number]) for number, job in enumerate(jobs) if job.test is not None]
     return TrainedNetworks(
         networks=[finished[number] for number, job in enumerate(jobs) if job.test is None],
@@ -118,17 +124,20 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
     config, job, network = state.config, state.job, state.network
     lengths = features.lengths[job.train]
     while not state.is_done:
+        # Align first, then classify: the second phase has other weights of the terms, and often frozen
+        # streams.
         if state.begins_second_phase:
             state.enter_phase()
         started = time.perf_counter()
         batches = epoch_batches(job.train, config.fit.batch_size, state.seed_epoch(), lengths)
         network.train()
         sums: dict[str, float] = {}
+        # The steps. Each is one global batch, whose documents the ranks divide.
         for step, batch in enumerate(batches):
             set_learning_rate(state.optimizer, config, state.epoch * len(batches) + step, len(batches))
             state.optimizer.zero_grad(set_to_none=True)
             # The loss is that of the whole batch on every rank, and so is the gradient after `backward`:
-            # clipping and the check below therefore decide alike everywhere, without asking other ranks.
+            # clipping and the check below decide the same everywhere, without asking other ranks.
             own = documents_of_rank(batch, distributed.rank(), distributed.world_size())
             terms, loss, seen = backward(state.module, features, own, config, state.weights)
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.fit.clip_norm)
@@ -140,7 +149,8 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
                 state.average.update_parameters(network)
             for name, value in {"loss": float(loss), **terms.values()}.items():
                 sums[name] = sums.get(name, 0.0) + value
-        # The record: means over steps, and diagnostics of the last step, whose embeddings are at hand.
+        # The record: means over steps, and diagnostics of the last step, whose embeddings are at hand. All
+        # ranks compute it, since diagnostics gather; rank 0 writes it.
         record: dict[str, Any] = {"job": job.name, "epoch": state.epoch}
         record |= {name: value / len(batches) for name, value in sums.items()}
         timing = state.timing(time.perf_counter() - started)
@@ -148,14 +158,17 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
         state.history.append(record)
         # An align phase trains no head, so that its task loss would say nothing about when to stop.
         if job.validation is not None and state.epoch >= config.fit.align_epochs:
-            record["validation_loss"] = validation_loss(state.kept_network, features, job.validation, config)
+            network_to_keep = state.network_to_keep
+            record["validation_loss"] = validation_loss(network_to_keep, features, job.validation, config)
             state.keep_if_best()
         # Counted before the report: what is saved now resumes with the next epoch.
         state.epoch += 1
+        # Report. Whoever writes checkpoints takes one here, or the run stops here without losing the epoch.
         if report:
             is_final = state.is_last_network and state.is_done
             report(EpochReport(record=record, checkpoint=state.checkpoint, is_final=is_final))
-    network.load_state_dict(state.best or state.kept_network.state_dict())
+    # The best epoch's weights with early stopping, otherwise the last ones (or their average).
+    network.load_state_dict(state.best or state.network_to_keep.state_dict())
 
 
 def _not_finite(

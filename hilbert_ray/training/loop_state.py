@@ -1,6 +1,6 @@
 """Where the training of one network stands: all that a step or an epoch of `loop.fit` changes.
 
-`checkpoint` freezes it into the `TrainingState` that is saved, `restore` continues from one.
+`checkpoint` turns it into the `TrainingState` that is saved, `begin` can start from one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,6 +60,8 @@ class LoopState:
         if resume:
             epoch = resume.epoch
             network.load_state_dict(resume.network)
+        # All weights have a place in the optimiser from the start: which of them are trained may change with
+        # the phase, and moments must have the same names in every checkpoint.
         optimizer = new_optimizer(network, config)
         if resume:
             load_optimizer(optimizer, network, resume.optimizer)
@@ -110,11 +112,11 @@ class LoopState:
         return self.number == len(self.jobs) - 1
 
     @property
-    def kept_network(self) -> Network:
-        """The network that is validated and kept: the average of the weights, or without one the network."""
-        kept = self.average.module if self.average else self.network
-        assert isinstance(kept, Network)
-        return kept
+    def network_to_keep(self) -> Network:
+        """The network that is validated and published: the average of the weights if there is one."""
+        network = self.average.module if self.average else self.network
+        assert isinstance(network, Network)
+        return network
 
     def enter_phase(self) -> None:
         """Set up what a step calls, the weights of the terms and the average for the phase of `epoch`.
@@ -124,6 +126,7 @@ class LoopState:
         """
         self.module = phase_module(self.network, self.config, self.epoch)
         self.weights = phase_weights(self.config, self.epoch)
+        # torch's average is the weights themselves after its first update: no bias towards the first weights.
         self.average = None
         if self.config.fit.ema:
             moving_average = get_ema_multi_avg_fn(self.config.fit.ema)  # type: ignore[no-untyped-call]
@@ -146,6 +149,7 @@ class LoopState:
 
         Of the run, not of the rank: a global batch counts once. Early stopping may end it sooner.
         """
+        # Every network is assumed to take all epochs at the speed of this one.
         own, later = len(self.job.train), self.jobs[self.number + 1 :]
         documents_per_s = own / seconds
         documents_left = own * (self.total_epochs - self.epoch - 1)
@@ -164,11 +168,13 @@ class LoopState:
 
     def keep_if_best(self) -> None:
         """Copy the network that is kept if the newest validation loss is the least so far."""
+        # A copy: the next step changes the weights in place.
         if self.epochs_since_best() == 0:
-            self.best = {name: tensor.clone() for name, tensor in self.kept_network.state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.network_to_keep.state_dict().items()}
 
     def checkpoint(self) -> TrainingState:
         """Return what is saved of it. Tensors are shared: write it before the next step."""
+        # `network` and not the average is what training continues with; both are saved.
         return TrainingState(
             job=self.number,
             epoch=self.epoch,

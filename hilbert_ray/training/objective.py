@@ -60,6 +60,8 @@ def backward(
         with torch.autocast(device.type, torch.bfloat16, enabled=_is_bf16(config, device)):
             return objective_inputs(model(batch), batch, config)
 
+    # Gradient caching calls `forward` once per micro batch and again in its second pass, but this one once
+    # per step, with all of them: what the record needs is kept here.
     def loss_of(inputs: dict[str, Tensor]) -> Tensor:
         nonlocal seen, terms
         seen = {name: x.detach() for name, x in {**inputs, "scale": network.scale}.items()}
@@ -94,24 +96,28 @@ def objective_inputs(output: Output, batch: Batch, config: Config) -> dict[str, 
       missing.
     - `logits/TASK`, `MODALITY/logits/TASK`, `targets/TASK`.
     """
+    # In the same order for every batch: micro batches are joined by name, and gradients run back in this
+    # order.
     inputs = {f"{m}/embedding": x.embedding for m, x in output.by_modality.items()}
     inputs["joint"] = output.joint
     inputs |= {f"{m}/present": x.present for m, x in output.by_modality.items()}
     inputs["group"] = batch.group
     penalties = []
-    for modality, alone in output.by_modality.items():
-        reference, padded = alone.embedding, batch.by_modality.get(modality)
+    for modality, unimodal in output.by_modality.items():
+        reference, padded = unimodal.embedding, batch.by_modality.get(modality)
+        # A modality without an encoder has no features: its embedding, the same for all documents, takes
+        # their place, and no row of it is present.
         if config.loss.cka_reference == "features" and padded is not None:
             mean, _ = padded.wide.chunk(2, dim=1)  # over segments; the other half is the deviation
             reference = mean.to(output.joint.dtype)
         inputs[f"{modality}/reference"] = reference
-        penalties.append(redundancy_penalty(alone.attention, config.loss.penalty))
+        penalties.append(redundancy_penalty(unimodal.attention, config.loss.penalty))
     inputs["redundancy"] = torch.stack(penalties, dim=1)
     if output.router_logits is not None:
         inputs["router_logits"] = output.router_logits
     inputs |= {f"logits/{task}": logits for task, logits in output.logits.items()}
-    for modality, alone in output.by_modality.items():
-        inputs |= {f"{modality}/logits/{task}": logits for task, logits in alone.logits.items()}
+    for modality, unimodal in output.by_modality.items():
+        inputs |= {f"{modality}/logits/{task}": logits for task, logits in unimodal.logits.items()}
     return inputs | {f"targets/{task}": targets for task, targets in batch.targets.items()}
 
 
@@ -132,6 +138,8 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
     has_audio, has_text = gather(inputs["audio/present"]), gather(inputs["text/present"])
     # Documents of one group (a speaker) are alike for reasons other than their content: not negatives.
     group = None if settings.group_negatives else gather(inputs["group"])
+    # The CLIP-style baseline contrasts the modalities directly, which only documents with both can take part
+    # in.
     if settings.direct:
         contrastive = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
     else:
@@ -169,6 +177,8 @@ def diagnostics(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:
 
     Those of `losses.embedding_diagnostics`, and with experts `effective_experts`.
     """
+    # Gathered again, without gradients: keeping the gathered embeddings of each step would cost memory for
+    # figures that are shown once per epoch.
     names = ("audio/embedding", "text/embedding", "joint", "audio/present", "text/present")
     audio, text, joint, has_audio, has_text = (distributed.all_gather_with_grad(seen[n]) for n in names)
     figures = losses.embedding_diagnostics(
@@ -190,6 +200,7 @@ def _task_loss(
         targets = inputs[f"targets/{name}"]
         if present is not None:
             targets = _unlabelled_unless(present, targets)
+        # A rank may have no labelled document: sums and counts are reduced, and not the means of ranks.
         loss, count = losses.task_loss(task, inputs[f"{head}/{name}"], targets, network.labels[name])
         means.append(distributed.global_mean(loss, count))
     return torch.stack(means).sum()

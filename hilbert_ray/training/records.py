@@ -58,6 +58,8 @@ class RecordWriter:
     ) -> None:
         """Write the records up to the checkpoint again, and nothing after it: those epochs are repeated."""
         self.path = run / RunFile.HISTORY
+        # A killed attempt may have written epochs after the checkpoint: all files begin again from its
+        # history.
         self.path.write_text("")
         shutil.rmtree(run / RunDir.TENSORBOARD, ignore_errors=True)
         self.board = SummaryWriter(str(run / RunDir.TENSORBOARD))
@@ -70,10 +72,11 @@ class RecordWriter:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
+        # Floats are measurements; integers, such as counts of rows, only explain them.
         for name, value in record.items():
             if isinstance(value, float):
                 self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
-        self.board.flush()
+        self.board.flush()  # a reader should see the epoch while training runs
         if self.tracker:
             self.tracker.write(network, record)
 

@@ -66,6 +66,7 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
     mlflow = require_mlflow()
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
+        # The note is in the run folder: a rerun, also on another machine, continues the same MLflow run.
         if note.exists():
             run_id = note.read_text()
             client.update_run(run_id, status="RUNNING")
@@ -75,18 +76,20 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
             note.write_text(run_id)
     except (mlflow.MlflowException, OSError) as error:
         raise ConfigError(
-            f"MLflow at train.mlflow cannot be used: {_masked(error, uri)}; correct the URI or start the "
-            f"server, or delete {note} if its run no longer exists"
+            f"MLflow at train.mlflow cannot be used: {_without_secrets(error, uri)}; correct the URI, start "
+            f"the server, or delete {note} if its run no longer exists"
         ) from None  # the cause's message may hold the password
+    # FAILED unless the training ends: also a killed run's status, which the rerun sets back to RUNNING.
     status = "FAILED"
     try:
         yield MlflowRun(uri, run_id)
         status = "FINISHED"
     finally:
+        # A server that has gone must not turn a finished training into a failed one.
         try:
             client.set_terminated(run_id, status)
         except (mlflow.MlflowException, OSError) as error:
-            log.warning("MLflow run %s could not be closed: %s", run_id, _masked(error, uri))
+            log.warning("MLflow run %s could not be closed: %s", run_id, _without_secrets(error, uri))
 
 
 def _begin(mlflow: Any, client: Any, name: str, settings: Mapping[str, Any]) -> str:  # noqa: ANN401
@@ -112,7 +115,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return by_name
 
 
-def _masked(error: Exception, uri: str) -> str:
+def _without_secrets(error: Exception, uri: str) -> str:
     """Return an error's text without what may be secret in the URI: user, password and query."""
     # Also unquoted: libraries print the password as they send it, not as the URI writes it.
     parts = urlsplit(uri)
@@ -149,5 +152,5 @@ class MlflowTracker:
                 self.client.log_batch(self.run.run_id, metrics=metrics)
                 self.last_epoch[network] = epoch
         except (self.mlflow.MlflowException, OSError) as error:
-            reason = _masked(error, self.run.uri)
+            reason = _without_secrets(error, self.run.uri)
             log.warning("MLflow did not log %s, epoch %d: %s", network, epoch, reason)

@@ -17,6 +17,7 @@ def validation_loss(network: Network, features: Features, indices: np.ndarray, c
     All ranks must call it with the same documents, which they divide; it returns the same on each. It leaves
     the network in evaluation mode.
     """
+    # Ranks divide the documents; every one of them reaches the reduction below, even one without documents.
     own = documents_of_rank(indices, distributed.rank(), distributed.world_size())
     network.eval()
     device = network.logit_scale.device

@@ -98,6 +98,6 @@ def test_mean_and_standard_deviation_of_no_segments_are_zeros() -> None:
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 3))
 def test_mean_and_standard_deviation_are_those_of_numpy_to_the_last_bit(n: int, dim: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(3.0, 5.0, (n, dim)).astype(np.float16).astype(np.float32)
-    found = mean_std(values)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.concatenate([values.mean(0), values.std(0)]))
+    statistics = mean_std(values)
+    assert statistics.dtype == np.float32
+    np.testing.assert_array_equal(statistics, np.concatenate([values.mean(0), values.std(0)]))

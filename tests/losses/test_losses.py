@@ -132,15 +132,15 @@ def brute_nce(x: Tensor, y: Tensor, scale: float, group: list[int] | None) -> fl
         [float(x[i] @ y[k]) / (float(x[i] @ x[i]) * float(y[k] @ y[k])) ** 0.5 for k in range(rows)]
         for i in range(rows)
     ]
-    found = []
+    actual = []
     for i in range(rows):
         others = [k for k in range(rows) if k != i and (group is None or group[k] != group[i])]
         if others:
             own = scale * cosine[i][i]
             forward = math.log(sum(math.exp(scale * cosine[i][k]) for k in [i, *others])) - own
             backward = math.log(sum(math.exp(scale * cosine[k][i]) for k in [i, *others])) - own
-            found.append((forward + backward) / 2)
-    return sum(found) / len(found) if found else 0.0
+            actual.append((forward + backward) / 2)
+    return sum(actual) / len(actual) if actual else 0.0
 
 
 @settings(deadline=None, max_examples=60)
@@ -164,10 +164,10 @@ def test_contrast_equals_brute_force(
         brute_nce(x[p].detach(), j[p].detach(), scale, None if members is None else members[m])
         for m, (x, p) in enumerate(((a, present[0]), (t, present[1])))
     )
-    found = losses.contrastive(
+    actual = losses.contrastive(
         a, t, j, scale, group, audio_present=present[0], text_present=present[1], chunk=chunk
     )
-    assert found.item() == pytest.approx(expected / 2, rel=1e-9, abs=1e-12)
+    assert actual.item() == pytest.approx(expected / 2, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -188,11 +188,11 @@ def test_chunked_contrast_equals_the_plain_one_in_value_and_gradient(rows: int, 
 
     expected = (plain(a) + plain(t)) / 2
     for chunk in (None, 1, 2, 5, 16, 100):
-        found = losses.contrastive(a, t, j, scale, group, chunk=chunk)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-        pairs = zip(gradients(found, a, t, j, scale), gradients(expected, a, t, j, scale), strict=True)
-        for gradient, wanted in pairs:
-            torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-13)
+        actual = losses.contrastive(a, t, j, scale, group, chunk=chunk)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
+        pairs = zip(gradients(actual, a, t, j, scale), gradients(expected, a, t, j, scale), strict=True)
+        for gradient, expected_gradient in pairs:
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-13)
 
 
 def test_large_batches_are_chunked_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +200,10 @@ def test_large_batches_are_chunked_without_being_asked(monkeypatch: pytest.Monke
     expected = gradients(losses.contrastive(a, t, j, 9.0), a, t, j)
     monkeypatch.setattr(losses.contrast, "KEPT", 10)
     monkeypatch.setattr(losses.contrast, "CHUNK", 4)
-    for gradient, wanted in zip(gradients(losses.contrastive(a, t, j, 9.0), a, t, j), expected, strict=True):
-        torch.testing.assert_close(gradient, wanted)
+    for gradient, expected_gradient in zip(
+        gradients(losses.contrastive(a, t, j, 9.0), a, t, j), expected, strict=True
+    ):
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
 def transformers_clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
@@ -233,11 +235,11 @@ def test_the_clip_losses_of_others_agree_in_value_and_gradient(
     for rows, dim in ((13, 5), (2, 7), (40, 3)):
         x, y, scale = random(rows, dim, seed=1), random(rows, dim, seed=2), doubles(14.3).requires_grad_()
         expected = peer(F.normalize(x, dim=1), F.normalize(y, dim=1), scale)
-        found = losses.info_nce(x, y, scale, chunk=chunk)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-        pairs = zip(gradients(found, x, y, scale), gradients(expected, x, y, scale), strict=True)
-        for gradient, wanted in pairs:
-            torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-14)
+        actual = losses.info_nce(x, y, scale, chunk=chunk)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+        pairs = zip(gradients(actual, x, y, scale), gradients(expected, x, y, scale), strict=True)
+        for gradient, expected_gradient in pairs:
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-14)
 
 
 def test_a_document_of_the_same_group_is_no_negative() -> None:
@@ -265,8 +267,8 @@ def test_absent_rows_neither_count_nor_receive_gradients() -> None:
     balance = losses.balance(a, t, j, 7.0, audio_present=has_audio, text_present=has_text)
     torch.testing.assert_close(balance, losses.balance(a[both], t[both], j[both], 7.0))
     cka = losses.cka_loss(a, t, j, audio_present=has_audio, text_present=has_text)
-    wanted = 1 - (losses.cka(a[has_audio], j[has_audio]) + losses.cka(t[has_text], j[has_text])) / 2
-    torch.testing.assert_close(cka, wanted)
+    expected = 1 - (losses.cka(a[has_audio], j[has_audio]) + losses.cka(t[has_text], j[has_text])) / 2
+    torch.testing.assert_close(cka, expected)
 
 
 # CKA
@@ -301,8 +303,8 @@ def test_cka_equals_brute_force(
     x, y = (random(rows, dim, seed=k).detach() for k, dim in enumerate(dims))
     K, L = brute_kernel(x, kernel), brute_kernel(y, kernel)
     xy, xx, yy = (brute_hsic(*pair, estimator) for pair in ((K, L), (K, K), (L, L)))
-    found = losses.cka(x + 3, 5 * y, estimator, kernel)
-    assert found.item() == pytest.approx(xy / (xx * yy) ** 0.5, rel=1e-9)
+    actual = losses.cka(x + 3, 5 * y, estimator, kernel)
+    assert actual.item() == pytest.approx(xy / (xx * yy) ** 0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -313,9 +315,9 @@ def test_feature_space_equals_kernel_space_in_value_and_gradient(
     x, y = random(rows, 3, seed=1), random(rows, 5, seed=2)
     fast = structure.feature_sums(x, y, estimator)
     plain = structure.kernel_sums(x @ x.T, y @ y.T, estimator)
-    for found, expected in zip(fast, plain, strict=True):
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(gradients(found.sum(), x, y), gradients(expected.sum(), x, y))
+    for actual, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(gradients(actual.sum(), x, y), gradients(expected.sum(), x, y))
 
 
 def test_wide_batches_use_feature_space_and_agree_with_kernel_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,13 +330,13 @@ def test_wide_batches_use_feature_space_and_agree_with_kernel_space(monkeypatch:
 
 
 def test_unbiased_cka_of_independent_data_is_near_zero_where_the_biased_one_is_near_one() -> None:
-    found = {
+    actual = {
         estimator: torch.stack([losses.cka(random(32, 1000, seed=s), random(32, 1000, seed=99 + s), estimator)
                                 for s in range(10)]).mean()
         for estimator in ESTIMATORS
     }  # fmt: skip
-    assert abs(found["unbiased"]) < 0.05
-    assert found["biased"] > 0.9
+    assert abs(actual["unbiased"]) < 0.05
+    assert actual["biased"] > 0.9
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -483,9 +485,9 @@ def test_losses_stay_in_float32_under_autocast(term: Term) -> None:
     inputs = [x.detach().bfloat16() for x in three(12, 16)]
     expected = term(*(x.float() for x in inputs))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = [term(*inputs), term(*(x.float() for x in inputs))]
-    assert [x.dtype for x in found] == [torch.float32, torch.float32]
-    torch.testing.assert_close(found, [expected, expected], rtol=0, atol=0)
+        actual = [term(*inputs), term(*(x.float() for x in inputs))]
+    assert [x.dtype for x in actual] == [torch.float32, torch.float32]
+    torch.testing.assert_close(actual, [expected, expected], rtol=0, atol=0)
 
 
 # Diagnostics and the total
@@ -582,10 +584,10 @@ def test_caching_gradients_changes_neither_loss_nor_gradients_nor_the_random_sta
     after_plain = torch.rand(3)
 
     torch.manual_seed(6)
-    found = losses.cached_backward(cached, batches, cached.objective)
+    actual = losses.cached_backward(cached, batches, cached.objective)
     after_cached = torch.rand(3)
 
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(actual, expected.detach())
     torch.testing.assert_close(after_cached, after_plain)
     for (name, p), q in zip(plain.named_parameters(), cached.parameters(), strict=True):
         if name.startswith("unused"):

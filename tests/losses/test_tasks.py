@@ -205,13 +205,13 @@ def test_losses_stay_in_float32_under_autocast(task: TaskConfig) -> None:
     logits, targets = drawn(task, 20)
     o, counts = logits.detach().bfloat16(), statistics(task).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = losses.task_loss(task, o, targets, counts)[0], losses.probabilities(task, o, counts)
-    assert found[0].dtype == found[1].dtype == torch.float32
+        actual = losses.task_loss(task, o, targets, counts)[0], losses.probabilities(task, o, counts)
+    assert actual[0].dtype == actual[1].dtype == torch.float32
     expected = (
         losses.task_loss(task, o.float(), targets, counts)[0],
         losses.probabilities(task, o.float(), counts),
     )
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_a_binary_task_is_a_multilabel_one_of_a_single_label() -> None:
@@ -307,9 +307,9 @@ def test_probabilities_lie_between_0_and_1_also_of_free_and_huge_logits(
 
 def test_a_regression_task_predicts_in_the_unit_of_its_targets() -> None:
     task = TaskConfig(kind="regression")
-    found = losses.probabilities(task, doubles([[0.0], [1.5]]), doubles([41.0, 8.0]))
-    assert found.tolist() == losses.decide(task, doubles([[0.0], [1.5]]), doubles([41.0, 8.0])).tolist()
-    assert found.tolist() == [41.0, 53.0]
+    actual = losses.probabilities(task, doubles([[0.0], [1.5]]), doubles([41.0, 8.0]))
+    assert actual.tolist() == losses.decide(task, doubles([[0.0], [1.5]]), doubles([41.0, 8.0])).tolist()
+    assert actual.tolist() == [41.0, 53.0]
 
 
 def test_decisions_are_taken_on_logits_without_the_prior() -> None:

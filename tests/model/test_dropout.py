@@ -10,11 +10,11 @@ from hilbert_ray.model.dropout import Dropout
 def test_a_share_is_dropped_and_the_others_are_scaled_so_that_the_mean_stays(p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(1000, 1003)
-    found = Dropout(p)(x)
-    assert found.unique().tolist() == [0.0, pytest.approx(1 / (1 - p), rel=1e-4)]
+    dropped = Dropout(p)(x)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / (1 - p), rel=1e-4)]
     spread = (p * (1 - p) / x.numel()) ** 0.5
-    assert float((found == 0).double().mean()) == pytest.approx(p, abs=5 * spread + 2**-17)
-    assert float(found.double().mean()) == pytest.approx(1, abs=5 * spread / (1 - p))
+    assert float((dropped == 0).double().mean()) == pytest.approx(p, abs=5 * spread + 2**-17)
+    assert float(dropped.double().mean()) == pytest.approx(1, abs=5 * spread / (1 - p))
 
 
 def test_every_number_of_a_draw_is_dropped_alike_and_independently() -> None:
@@ -33,11 +33,11 @@ def test_shape_and_dtype_stay_and_the_mask_is_the_gradient(
 ) -> None:
     torch.manual_seed(2)
     x = torch.ones(shape, dtype=dtype, requires_grad=True)
-    found = Dropout(0.5)(x)
-    found.sum().backward()
-    assert (found.shape, found.dtype) == (x.shape, dtype)
+    dropped = Dropout(0.5)(x)
+    dropped.sum().backward()
+    assert (dropped.shape, dropped.dtype) == (x.shape, dtype)
     assert x.grad is not None
-    torch.testing.assert_close(x.grad, found.detach())
+    torch.testing.assert_close(x.grad, dropped.detach())
 
 
 def test_the_mask_repeats_with_the_random_state_and_changes_without() -> None:

@@ -67,7 +67,7 @@ def test_pooling_has_the_golden_values() -> None:
 @pytest.mark.parametrize("form", ["off_diagonal", "lin"])
 def test_the_penalty_equals_its_formula(form: Literal["off_diagonal", "lin"]) -> None:
     attention = random(3, 4, 7).softmax(dim=-1).detach()
-    for a, found in zip(attention, redundancy_penalty(attention, form), strict=True):
+    for a, penalty in zip(attention, redundancy_penalty(attention, form), strict=True):
         overlap = a @ a.T
         expected = sum(
             float(overlap[h, k] - (1 if h == k and form == "lin" else 0)) ** 2
@@ -75,7 +75,7 @@ def test_the_penalty_equals_its_formula(form: Literal["off_diagonal", "lin"]) ->
             for k in range(4)
             if h != k or form == "lin"
         )
-        assert found.item() == pytest.approx(expected, rel=1e-12)
+        assert penalty.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_hops_on_different_segments_have_no_penalty_and_equal_hops_the_largest() -> None:
@@ -128,9 +128,9 @@ def test_pooling_and_fusion_stay_finite_on_constant_and_huge_values(size: float)
 def test_the_penalty_is_computed_in_float32_under_autocast() -> None:
     attention = random(3, 2, 9).softmax(dim=-1).detach().bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = redundancy_penalty(attention)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, redundancy_penalty(attention.float()), rtol=0, atol=0)
+        penalty = redundancy_penalty(attention)
+    assert penalty.dtype == torch.float32
+    torch.testing.assert_close(penalty, redundancy_penalty(attention.float()), rtol=0, atol=0)
 
 
 # Cross-modal attention
@@ -242,9 +242,9 @@ def test_heads_that_do_not_divide_the_width_are_refused_with_both_numbers() -> N
 
 
 def test_the_time_embedding_holds_sines_and_cosines_of_rising_frequency() -> None:
-    found = time_embedding(doubles([[0.0, 0.25, 1.0]]), 6)[0]
+    embedding = time_embedding(doubles([[0.0, 0.25, 1.0]]), 6)[0]
     cycles = [0.5 * 512 ** (k / 2) for k in range(3)]
-    for position, row in zip((0.0, 0.25, 1.0), found, strict=True):
+    for position, row in zip((0.0, 0.25, 1.0), embedding, strict=True):
         angles = [2 * math.pi * c * position for c in cycles]
         expected = [*(math.sin(a) for a in angles), *(math.cos(a) for a in angles)]
         torch.testing.assert_close(row, doubles(expected), rtol=1e-9, atol=1e-9)

@@ -33,12 +33,12 @@ def network(config: Config = CONFIG, features: Features | None = None) -> Networ
     """Return a network with statistics taken and every weight disturbed, so that no path is silent."""
     features = features or make.features(20)
     torch.manual_seed(0)
-    made = Network(config, {"audio": 12, "text": 20})
-    made.fit_statistics(features, EVERYONE)
+    net = Network(config, {"audio": 12, "text": 20})
+    net.fit_statistics(features, EVERYONE)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return made.eval()
+    return net.eval()
 
 
 def changed(features: Features, modality: Modality) -> Features:
@@ -139,9 +139,9 @@ def model() -> Hilbert:
 
 
 def test_a_published_folder_predicts_the_same(tmp_path: Path) -> None:
-    features, made = make.features(20, absent=0.1), model()
-    loaded = Hilbert.from_pretrained(made.save_pretrained(tmp_path / "model"))
-    before, after = made.predict(features), loaded.predict(features)
+    features, original = make.features(20, absent=0.1), model()
+    loaded = Hilbert.from_pretrained(original.save_pretrained(tmp_path / "model"))
+    before, after = original.predict(features), loaded.predict(features)
     for task in TASKS:
         np.testing.assert_array_equal(before.probabilities[task], after.probabilities[task])
         np.testing.assert_allclose(before.probabilities[task].sum(1), 1, atol=1e-5)
@@ -284,15 +284,15 @@ def test_a_folder_alone_cannot_turn_on_code_of_others(tmp_path: Path) -> None:
 
 
 def test_loading_draws_no_random_number_and_gives_trainable_weights(tmp_path: Path) -> None:
-    made = model()
-    folder = made.save_pretrained(tmp_path / "model")
+    original = model()
+    folder = original.save_pretrained(tmp_path / "model")
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
     loaded = Hilbert.from_pretrained(folder)
     assert torch.equal(torch.rand(3), expected)
     assert not loaded.training
-    for (name, p), q in zip(made.named_parameters(), loaded.parameters(), strict=True):
+    for (name, p), q in zip(original.named_parameters(), loaded.parameters(), strict=True):
         assert torch.equal(p, q), name
         assert q.requires_grad
     loaded(collate(make.features(5), np.arange(5))).joint.sum().backward()
@@ -309,23 +309,23 @@ def test_the_model_card_gives_each_tasks_label_map(tmp_path: Path) -> None:
 
 
 def test_features_become_the_three_embeddings_of_each_document() -> None:
-    features, made = make.features(20, absent=0.2), model()
-    audio, text, joint = made.embed(features)
-    output = made(collate(features, EVERYONE))
-    for found, expected in (
+    features, original = make.features(20, absent=0.2), model()
+    audio, text, joint = original.embed(features)
+    output = original(collate(features, EVERYONE))
+    for embedding, expected in (
         (audio, output.audio.embedding),
         (text, output.text.embedding),
         (joint, output.joint),
     ):
-        assert found.shape == (20, 2 * 16)
-        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+        assert embedding.shape == (20, 2 * 16)
+        np.testing.assert_allclose(embedding, expected.detach().numpy(), atol=1e-5)
     assert features.text is not None
     lacking = features.text.lengths == 0
     assert lacking.any()
     assert not text[lacking].any()
     np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(made.embed(features.take(EVERYONE[3:5])).joint, joint[3:5], atol=1e-5)
-    alone = made.embed(features.only("audio"))
+    np.testing.assert_allclose(original.embed(features.take(EVERYONE[3:5])).joint, joint[3:5], atol=1e-5)
+    alone = original.embed(features.only("audio"))
     np.testing.assert_allclose(alone.audio, audio, atol=1e-5)
     assert not alone.text.any()
 

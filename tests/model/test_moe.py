@@ -79,9 +79,11 @@ def test_transformers_load_balancing_loss_is_top_k_times_ours_in_value_and_gradi
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     ours, theirs = random(37, 4), random(37, 4)
-    found, expected = load_balance_loss(ours, top_k), load_balancing_loss_func((theirs,), 4, top_k)
-    torch.testing.assert_close(top_k * found, expected, rtol=1e-6, atol=0, check_dtype=False)  # float32 there
-    (top_k * found).backward()  # type: ignore[no-untyped-call]
+    actual, expected = load_balance_loss(ours, top_k), load_balancing_loss_func((theirs,), 4, top_k)
+    torch.testing.assert_close(
+        top_k * actual, expected, rtol=1e-6, atol=0, check_dtype=False
+    )  # float32 there
+    (top_k * actual).backward()  # type: ignore[no-untyped-call]
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
 
@@ -101,9 +103,9 @@ def test_switch_transformers_router_losses_agree_in_value_and_gradient() -> None
             load_balancing_loss_func(flat.softmax(-1)[None], flat.argmax(-1, keepdim=True)[None]),
         ),
     ]
-    for found, expected in pairs:
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0, check_dtype=False)
-        gradients = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, expected))
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0, check_dtype=False)
+        gradients = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (actual, expected))
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-9)
 
 
@@ -142,8 +144,8 @@ def test_routing_stays_in_float32_under_autocast() -> None:
     logits = random(9, 4).detach().bfloat16()
     expected = [route(logits.float(), 2), load_balance_loss(logits.float(), 2), router_z_loss(logits.float())]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = [route(logits, 2), load_balance_loss(logits, 2), router_z_loss(logits)]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        actual = [route(logits, 2), load_balance_loss(logits, 2), router_z_loss(logits)]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -215,9 +217,9 @@ def test_thresholds_rise_whatever_their_weights_and_begin_one_apart_around_zero(
         thresholds.first.fill_(7.0)
         thresholds.increments.copy_(torch.tensor([-9.0, 0.0, 40.0]))
     assert (thresholds.thresholds().diff() > 0).all()
-    found = thresholds(torch.tensor([[2.0], [-3.0]]))
-    torch.testing.assert_close(found, torch.tensor([[2.0], [-3.0]]) - thresholds.thresholds())
-    assert (found.diff() < 0).all(), "P(y > k) falls with k"
+    actual = thresholds(torch.tensor([[2.0], [-3.0]]))
+    torch.testing.assert_close(actual, torch.tensor([[2.0], [-3.0]]) - thresholds.thresholds())
+    assert (actual.diff() < 0).all(), "P(y > k) falls with k"
 
 
 def test_two_classes_have_one_threshold_and_one_class_is_refused() -> None:

@@ -68,17 +68,17 @@ def documents() -> Features:
 def network() -> Network:
     """Return the same network in every process, every weight disturbed so that no path is silent."""
     torch.manual_seed(0)
-    made = Network(CONFIG, {"audio": 12, "text": 20})
-    made.fit_statistics(documents(), EVERYONE)
-    made.double()
+    net = Network(CONFIG, {"audio": 12, "text": 20})
+    net.fit_statistics(documents(), EVERYONE)
+    net.double()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return made
+    return net
 
 
 def step(own: np.ndarray, config: Config) -> dict[str, Any]:
-    """Take one step of `fit` on this rank's share."""
+    """Take one step of `fit` on this rank's documents."""
     net = network()
     model: nn.Module = net
     if dist.is_initialized() and not config.fit.micro_batch_size:
@@ -92,15 +92,15 @@ def step(own: np.ndarray, config: Config) -> dict[str, Any]:
 
 def each_term(own: np.ndarray) -> dict[str, Any]:
     """Return the gradients of each term by itself."""
-    found = {}
+    by_term = {}
     for name in LossConfig.WEIGHTS:
         net = network()
         batch = collate(documents(), own)
         terms = objective_terms(objective_inputs(net(batch), batch, CONFIG), net, CONFIG)
         getattr(terms, name).backward()
         distributed.average_gradients(net.parameters())
-        found[name] = gradients(net)
-    return found
+        by_term[name] = gradients(net)
+    return by_term
 
 
 def variants(own: np.ndarray) -> dict[str, Any]:
@@ -167,9 +167,9 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(request.param))]
 
 
-def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, gradient in expected.items():
-        difference = (found[name] - gradient).abs().max()
+        difference = (actual[name] - gradient).abs().max()
         assert difference <= 1e-6 * gradient.abs().max() + 1e-12, f"{name} differs by {difference}"
 
 
@@ -207,9 +207,9 @@ def test_every_form_of_the_terms_has_the_loss_and_gradients_of_one_process(
 ) -> None:
     for name, alone in variants(EVERYONE).items():
         for rank in ranks:
-            found = rank["variants"][name]
-            torch.testing.assert_close(found["loss"], alone["loss"], rtol=1e-9, atol=0)
-            assert_same_gradients(found["gradients"], alone["gradients"])
+            result = rank["variants"][name]
+            torch.testing.assert_close(result["loss"], alone["loss"], rtol=1e-9, atol=0)
+            assert_same_gradients(result["gradients"], alone["gradients"])
 
 
 @pytest.mark.parametrize("size", [1, 7, 32])

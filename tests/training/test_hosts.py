@@ -38,7 +38,7 @@ print(tune(sys.argv[1], sys.argv[2], Config(model=ModelConfig(dim=8, hops=2),
 
 
 def records(run: Path) -> list[dict[str, float]]:
-    """Return what a run has logged so far, an epoch each."""
+    """Return the records that a run has written so far, one per epoch."""
     path = run / "metrics.jsonl"
     lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -47,10 +47,10 @@ def records(run: Path) -> list[dict[str, float]]:
 @pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
-def test_training_goes_on_with_the_same_losses_after_a_host_is_lost(tmp_path: Path, ray_home: Path) -> None:
+def test_training_resumes_with_the_same_losses_after_a_host_is_lost(tmp_path: Path, ray_home: Path) -> None:
     manifest = make.manifest(tmp_path / "manifest.jsonl", make.labelled(tmp_path))
     store, whole, cut = (str(tmp_path / name) for name in ("store", "whole", "cut"))
-    with hosts.cluster(ray_home, cpus=[1, 1]) as (head, other):  # a rank a host: neither has room for two
+    with hosts.cluster(ray_home, cpus=[1, 1]) as (head, other):  # one rank per host: neither has room for two
         head.run(["-c", EMBED, manifest, store])
         head.run(["-c", TRAIN, store, whole])
         training = head.start(["-c", TRAIN, store, cut])
@@ -72,17 +72,17 @@ def test_training_goes_on_with_the_same_losses_after_a_host_is_lost(tmp_path: Pa
 
 def trials(run: Path) -> dict[str, list[dict[str, Any]]]:
     """Return what each search of a run has finished so far, by settings."""
-    found = {}
+    by_search = {}
     for path in run.glob("search/*/*.jsonl"):
         lines = path.read_text().rpartition("\n")[0].splitlines()
-        found[path.name] = sorted(map(json.loads, lines), key=lambda trial: json.dumps(trial["settings"]))
-    return found
+        by_search[path.name] = sorted(map(json.loads, lines), key=lambda trial: json.dumps(trial["settings"]))
+    return by_search
 
 
 @pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
-def test_a_search_over_three_hosts_goes_on_after_one_is_lost(tmp_path: Path, ray_home: Path) -> None:
+def test_a_search_over_three_hosts_continues_after_one_is_lost(tmp_path: Path, ray_home: Path) -> None:
     """Settings are drawn at random, so that they do not depend on which trial ends first."""
     manifest = make.manifest(tmp_path / "manifest.jsonl", make.labelled(tmp_path))
     store, whole, cut = (str(tmp_path / name) for name in ("store", "whole", "cut"))
@@ -99,11 +99,11 @@ def test_a_search_over_three_hosts_goes_on_after_one_is_lost(tmp_path: Path, ray
         assert sum(map(len, trials(Path(cut)).values())) < 12, "the host was lost after the work"
         shown, _ = searching.communicate(timeout=280)
     assert searching.returncode == 0, shown
-    undisturbed, found = trials(Path(whole)), trials(Path(cut))
+    undisturbed, resumed = trials(Path(whole)), trials(Path(cut))
     assert sum(map(len, undisturbed.values())) == 18
-    assert sorted(found) == sorted(undisturbed)
+    assert sorted(resumed) == sorted(undisturbed)
     for name, expected in undisturbed.items():
-        assert [trial["settings"] for trial in found[name]] == [trial["settings"] for trial in expected]
-        scores = [[trial["score"] for trial in some] for some in (found[name], expected)]
+        assert [trial["settings"] for trial in resumed[name]] == [trial["settings"] for trial in expected]
+        scores = [[trial["score"] for trial in some] for some in (resumed[name], expected)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-6)
     assert (Path(cut) / "best.yaml").read_text() == (Path(whole) / "best.yaml").read_text()

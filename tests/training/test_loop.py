@@ -213,7 +213,7 @@ def test_the_average_of_the_weights_is_kept_and_does_not_change_how_they_are_tra
     assert not torch.equal(averaged.networks[0].audio.project.weight, plain.networks[0].audio.project.weight)
 
 
-def test_the_average_begins_anew_with_a_phase_so_that_what_is_frozen_is_what_the_heads_were_trained_on() -> (
+def test_the_average_begins_again_with_a_phase_so_that_what_is_frozen_is_what_the_heads_were_trained_on() -> (
     None
 ):
     settings = replace(AVERAGED.fit, align_epochs=3, epochs=2)
@@ -418,7 +418,7 @@ def test_caching_gradients_repeats_dropout_and_the_same_seed_gives_the_same_numb
     network.zero_grad()
     torch.manual_seed(3)
     backward(network, features, rows, config, config.loss)
-    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+    cached = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
     network.zero_grad()
     torch.manual_seed(3)
     parts = []
@@ -427,7 +427,7 @@ def test_caching_gradients_repeats_dropout_and_the_same_seed_gives_the_same_numb
         parts.append(objective_inputs(network(batch), batch, config))
     given = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     losses.weighted_sum(objective_terms(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
-    for gradient, (name, parameter) in zip(found, network.named_parameters(), strict=True):
+    for gradient, (name, parameter) in zip(cached, network.named_parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
@@ -489,7 +489,7 @@ def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
             torch.testing.assert_close(network[name], value, atol=2e-4, rtol=1e-3, msg=f"{way}: {name}")
     if world == 2:  # ranks draw their own dropout: the same in distribution
         by_seed = [held_out_loss(seed) for seed in range(6)]
-        found = [torch.load(tmp_path / f"dropout-{rank}") for rank in range(world)]
-        assert found[0] == found[1]
-        assert found[0] != by_seed[0]
-        assert abs(found[0] - np.mean(by_seed)) < 3 * np.std(by_seed, ddof=1)
+        by_rank = [torch.load(tmp_path / f"dropout-{rank}") for rank in range(world)]
+        assert by_rank[0] == by_rank[1]
+        assert by_rank[0] != by_seed[0]
+        assert abs(by_rank[0] - np.mean(by_seed)) < 3 * np.std(by_seed, ddof=1)

@@ -70,7 +70,7 @@ def test_a_server_that_cannot_be_used_ends_the_run_before_training_and_no_secret
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with (
         pytest.raises(
-            ConfigError, match=r"MLflow at train\.mlflow cannot be used: .*correct the URI or"
+            ConfigError, match=r"MLflow at train\.mlflow cannot be used: .*correct the URI, start"
         ) as caught,
         mlflow_run(SECRET, tmp_path / "mlflow.txt", "mine", {}),
     ):
