@@ -132,15 +132,15 @@ def brute_nce(x: Tensor, y: Tensor, scale: float, group: list[int] | None) -> fl
         [float(x[i] @ y[k]) / (float(x[i] @ x[i]) * float(y[k] @ y[k])) ** 0.5 for k in range(rows)]
         for i in range(rows)
     ]
-    actual = []
+    row_losses = []
     for i in range(rows):
         others = [k for k in range(rows) if k != i and (group is None or group[k] != group[i])]
         if others:
             own = scale * cosine[i][i]
             forward = math.log(sum(math.exp(scale * cosine[i][k]) for k in [i, *others])) - own
             backward = math.log(sum(math.exp(scale * cosine[k][i]) for k in [i, *others])) - own
-            actual.append((forward + backward) / 2)
-    return sum(actual) / len(actual) if actual else 0.0
+            row_losses.append((forward + backward) / 2)
+    return sum(row_losses) / len(row_losses) if row_losses else 0.0
 
 
 @settings(deadline=None, max_examples=60)
@@ -198,8 +198,8 @@ def test_chunked_contrast_equals_the_plain_one_in_value_and_gradient(rows: int, 
 def test_large_batches_are_chunked_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     a, t, j = three(11)
     expected = gradients(losses.contrastive(a, t, j, 9.0), a, t, j)
-    monkeypatch.setattr(losses.contrast, "KEPT", 10)
-    monkeypatch.setattr(losses.contrast, "CHUNK", 4)
+    monkeypatch.setattr(losses.contrast, "MAX_KEPT_ROWS", 10)
+    monkeypatch.setattr(losses.contrast, "CHUNK_ROWS", 4)
     for gradient, expected_gradient in zip(
         gradients(losses.contrastive(a, t, j, 9.0), a, t, j), expected, strict=True
     ):

@@ -493,7 +493,7 @@ def train_with_a_rank_killed(
 def test_a_rank_that_is_killed_takes_nothing_with_it(
     trained: Trained, embedded: make.Embedded, tmp_path: Path
 ) -> None:
-    """Each epoch is logged to MLflow once, in one run; its URI, which may hold a password, is saved nowhere."""
+    """MLflow has each epoch once, in one run; its URI, which may hold a password, is saved nowhere."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     config = replace(CONFIG, train=replace(CONFIG.train, mlflow=uri))
     train_with_a_rank_killed(embedded.store, tmp_path / "run", records=4, delay_s=0.0, config=config)
