@@ -60,8 +60,7 @@ class _LogSumExps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_over_y: Tensor, d_over_x: Tensor) -> Any:  # noqa: ANN401
         x, y, group, over_y, over_x, logits = ctx.saved_tensors
-        # Rows of d_x are complete after their chunk, d_y is a sum over chunks: one starts empty, the other at
-        # 0.
+        # Rows of d_x are complete after their chunk, d_y is a sum over chunks, from 0.
         d_x, d_y = torch.empty_like(x), torch.zeros_like(y)
         # All chunks share buffers: memory is that of one chunk, and nothing is allocated in the loop.
         buffers = x.new_empty(3 if ctx.chunk else 2, ctx.chunk or STRIP_ROWS, len(y))
@@ -119,6 +118,7 @@ def nce(
     Returns:
         The losses x -> y and y -> x, float [B] each, nats.
     """
+    # Normalised here and not by the network: CKA compares the same embeddings with their norms.
     x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
     positive = scale * (x * y).sum(dim=-1)
     if chunk is None and len(x) > MAX_KEPT_ROWS:
@@ -252,6 +252,7 @@ def balance(
     both = _and(audio_present, text_present)
     if both is not None:
         audio, text, joint = audio[both], text[both], joint[both]
+    # A smaller scale would lower both estimates, and with them their difference.
     scale = scale.detach() if isinstance(scale, Tensor) else scale
     if gradient == "weaker":
         joint = joint.detach()

@@ -21,6 +21,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         low = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if low else value
 
+    # Inputs are raised, not results: the caller's bf16 tensors get bf16 gradients, through the cast.
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         # Autocast is per device type: the one to switch off is that of the first tensor.

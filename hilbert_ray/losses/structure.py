@@ -67,6 +67,7 @@ def hsic(tr_KL: Tensor, K1: Tensor, L1: Tensor, estimator: Estimator) -> Float[T
     unbiased: tr(KL) + 1'K1 1'L1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'KL1, diagonals 0 (Song et al. 2012, eq. 5)
     biased: tr(KHLH) = tr(KL) + 1'K1 1'L1 / n^2 - 2 / n 1'KL1 (Gretton et al. 2005, eq. 9)
     """
+    # Only sums of the kernels: both callers have these without a centred B x B matrix.
     n = len(K1)
     if estimator == "unbiased":
         return tr_KL + K1.sum() * L1.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (K1 @ L1)

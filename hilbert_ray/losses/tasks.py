@@ -79,6 +79,7 @@ def log_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logit
 
 def class_weights(counts: Float[Tensor, "*labels classes"]) -> Float[Tensor, "*labels classes"]:
     """Return (1 - beta) / (1 - beta^n_k), scaled to a mean of 1 over classes (Cui et al. 2019, eq. 2)."""
+    # A mean of 1 keeps the size of the term, and with it its balance with the other terms.
     weights = (1 - BETA) / (1 - BETA ** counts.clamp_min(UNSEEN))
     return weights / weights.mean(dim=-1, keepdim=True)
 
@@ -151,6 +152,7 @@ def probabilities(
     if task.kind == "regression":
         mean, deviation = _mean_and_deviation(statistics.to(logits.dtype))
         return logits[:, 0] * deviation + mean
+    # The prior goes back in: o is trained so that o + log prior are the log odds of the training part.
     adjusted = (logits + log_prior(task, statistics).to(logits.dtype)) / temperature
     if task.kind == "multiclass":
         return adjusted.softmax(dim=-1)

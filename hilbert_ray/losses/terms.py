@@ -30,6 +30,7 @@ class Terms:
 
     def values(self) -> dict[str, float]:
         """Return the terms as numbers for the log."""
+        # Eight transfers from the device per step, which is little next to its forward and backward.
         return {name: float(getattr(self, name).detach()) for name in LossConfig.WEIGHTS}
 
 

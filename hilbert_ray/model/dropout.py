@@ -30,8 +30,10 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with numbers dropped, same shape and dtype; `x` itself outside training."""
+        # A GPU draws its masks inside the kernel, which nothing here could beat.
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return F.dropout(x, self.p, self.training)
+        # At most LEVELS - 1, so that the scale stays finite for p near 1.
         dropped = min(round(self.p * LEVELS), LEVELS - 1)
         # Whole words of 64 bits: drawing 16-bit integers directly takes as many draws as numbers.
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)

@@ -168,8 +168,7 @@ class Hilbert(nn.Module):
 
         logits = {task: in_order([output.logits[task] for output in outputs]) for task in self.config.tasks}
         probabilities, decisions = {}, {}
-        # Probabilities hold for the training part's class frequencies; decisions are those of balanced
-        # classes.
+        # Probabilities hold for the training part's class frequencies, decisions for balanced classes.
         for name, task in self.config.tasks.items():
             statistics, temperature = self.labels[name].cpu(), self.temperature.get(name, 1.0)
             probabilities[name] = losses.probabilities(task, logits[name], statistics, temperature).numpy()

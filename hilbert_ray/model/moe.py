@@ -71,6 +71,7 @@ def load_balance_loss(logits: Float[Tensor, "batch *tasks experts"], top_k: int)
 def effective_experts(logits: Float[Tensor, "batch *tasks experts"], top_k: int) -> float:
     """Return how many experts are in use: exp of the entropy of the assignments' distribution, 1 to E."""
     experts = logits.shape[-1]
+    # Over all tasks together: an expert that any task uses is in use.
     chosen = logits.topk(top_k, dim=-1).indices.reshape(-1)
     frequency = torch.bincount(chosen, minlength=experts) / max(len(chosen), 1)
     return float(torch.special.entr(frequency).sum().exp())
@@ -81,6 +82,7 @@ def router_z_loss(logits: Float[Tensor, "batch *tasks experts"]) -> Float[Tensor
 
     A mean over documents and routers; 0 for an empty batch.
     """
+    # A sum over a count of at least 1, so that an empty batch gives 0.
     squared = _full_precision(logits).logsumexp(dim=-1).square()
     return squared.sum() / max(squared.numel(), 1)
 
@@ -126,6 +128,7 @@ class Experts(nn.Module):
         router_logits = self.router(x).unflatten(-1, (len(self.tasks), self.config.experts))
         gates = route(router_logits, self.config.top_k).to(hidden.dtype)  # [B, T, E]
         mixed = gates @ hidden.unflatten(-1, (self.config.experts, -1))  # [B, T, hidden]
+        # Each task reads its own mixture: tasks share experts, and choose among them on their own.
         by_task = zip(self.tasks, self.towers, mixed.unbind(dim=1), strict=True)
         return {task: tower(x) for task, tower, x in by_task}, router_logits
 

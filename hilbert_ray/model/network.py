@@ -115,6 +115,7 @@ class Stream(nn.Module):
         self.scale = Standardise(feature_dim)
         self.project = nn.Linear(feature_dim, dim)
         self.norm = nn.LayerNorm(dim)
+        # Stands for the whole modality where it is absent: the fusion and the pools always have one segment.
         self.absent = nn.Parameter(torch.randn(dim) * ABSENT_DEVIATION)
         self.pool = SelfAttentivePool(dim, config.hops)
         # Registered even without the wide path: buffers are part of the published format.
@@ -222,6 +223,7 @@ class Network(nn.Module):
         """
         for modality, ragged in features.by_modality.items():
             stream = self.streams[modality]
+            # Absent documents have zeros as wide features, which would pull the mean.
             present = indices[ragged.lengths[indices] > 0]
             if len(present):
                 stream.scale.fit(ragged.values, ragged.rows(present))

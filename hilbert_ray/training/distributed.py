@@ -113,8 +113,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
-        # Every rank used all rows, each with its own copy of the loss: the true adjoint is the sum of all
-        # gradients.
+        # Every rank used all rows, each in its own copy of the loss: the adjoint is the sum over ranks.
         summed = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed[ctx.own_rows]

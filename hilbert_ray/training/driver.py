@@ -165,6 +165,7 @@ def _training_documents(dataset: Dataset) -> np.ndarray:
     An align phase uses no labels, but learning from a speaker who is also in the validation or test split
     would make the scores there too good: it leaves those groups out.
     """
+    # A group and not a document: several documents of one speaker may be in different splits.
     held_out = {d.group for d in dataset.documents if d.split not in (None, "train")}
     indices = [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")]
     if dataset.config.fit.align_epochs:
@@ -207,8 +208,7 @@ def _train_on_ranks(spec: TrainingSpec, features: Features, mlflow: MlflowRun | 
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
     settings = spec.config.train
-    # Ray shows the settings of a loop, but not what lies in its object store: MLflow's URI may hold a
-    # password.
+    # Ray shows a loop's settings, but not what is in its object store: an MLflow URI may hold a password.
     ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec, "features": ray.put(features), "mlflow": ray.put(mlflow)},
@@ -266,6 +266,7 @@ def _train_rank(
             if done % spec.config.train.checkpoint_epochs == 0 or epoch.is_final:
                 checkpoints.save(epoch.checkpoint())
 
+    # All ranks train and return the same networks; one of them writes.
     trained = fit(spec.config, features, spec.indices, report, resume, device=device)
     if run and writer:
         writer.close()

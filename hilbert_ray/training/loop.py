@@ -108,8 +108,7 @@ def fit(
             state = LoopState.begin(config, jobs, number, network, finished, history, current)
             _train_network(state, features, report)
         finished[number] = network.eval()
-    # The networks of inner folds only give the temperatures; those of the seeds, trained on everything, are
-    # kept.
+    # The networks of inner folds only give the temperatures; those of the seeds make the model.
     inner = [(job, finished[number]) for number, job in enumerate(jobs) if job.test is not None]
     return TrainedNetworks(
         networks=[finished[number] for number, job in enumerate(jobs) if job.test is None],
@@ -124,8 +123,7 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
     config, job, network = state.config, state.job, state.network
     lengths = features.lengths[job.train]
     while not state.is_done:
-        # Align first, then classify: the second phase has other weights of the terms, and often frozen
-        # streams.
+        # Align first, then classify: the second phase weighs the terms differently, and may freeze streams.
         if state.begins_second_phase:
             state.enter_phase()
         started = time.perf_counter()

@@ -41,8 +41,7 @@ def plan_networks(config: Config, features: Features, indices: np.ndarray) -> li
     """
     seed = config.fit.seed
     targets = {name: values[indices] for name, values in features.targets.items()}
-    # Strata of the whole training part, by document of `features`: folds inside folds are balanced by the
-    # same.
+    # Strata of the whole training part, by document of `features`: all folds inside it are balanced by them.
     members = choose_strata(config.tasks, targets, features.groups[indices], config.folds).members
     strata = np.zeros((len(features), members.shape[1]), bool)
     strata[indices] = members

@@ -92,12 +92,11 @@ def objective_inputs(output: Output, batch: Batch, config: Config) -> dict[str, 
     - `joint`: embedding [B, D]; `group`: [B].
     - `MODALITY/embedding`: [B, D]; `MODALITY/present`: bool [B]; `MODALITY/reference`: what CKA compares with
       the joint embedding, the embedding or the frozen features' mean over segments.
-    - `redundancy`: the penalty of both pools, [B, 2]; `router_logits`: [B, tasks, experts], without experts
-      missing.
+    - `redundancy`: the penalty of both pools, [B, 2]; `router_logits`: [B, tasks, experts], absent without
+      experts.
     - `logits/TASK`, `MODALITY/logits/TASK`, `targets/TASK`.
     """
-    # In the same order for every batch: micro batches are joined by name, and gradients run back in this
-    # order.
+    # The order of names is that in which gradient caching runs back: changing it changes the last bits.
     inputs = {f"{m}/embedding": x.embedding for m, x in output.by_modality.items()}
     inputs["joint"] = output.joint
     inputs |= {f"{m}/present": x.present for m, x in output.by_modality.items()}
@@ -138,8 +137,7 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
     has_audio, has_text = gather(inputs["audio/present"]), gather(inputs["text/present"])
     # Documents of one group (a speaker) are alike for reasons other than their content: not negatives.
     group = None if settings.group_negatives else gather(inputs["group"])
-    # The CLIP-style baseline contrasts the modalities directly, which only documents with both can take part
-    # in.
+    # The CLIP-style baseline contrasts the modalities directly, on the documents that have both.
     if settings.direct:
         contrastive = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
     else:

@@ -18,6 +18,8 @@ HEADS = ("experts", "audio_heads", "text_heads", "thresholds")
 def new_optimizer(network: Network, config: Config) -> torch.optim.AdamW:
     """Return AdamW; biases, norms, single tokens and the logit scale are not decayed."""
     parameters = list(network.parameters())
+    # Matrices are decayed, vectors and scalars are not: decay would pull norms and biases towards 0, which is
+    # not where they are neutral (nor is it for the scale, which is a logarithm).
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.fit.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

@@ -31,6 +31,7 @@ def logged_progress(run: Workspace, every_s: float = PROGRESS_S) -> Iterator[Non
 
     def follow() -> None:
         seen = 0
+        # The newest only: a fast training would fill the log, and metrics.jsonl has every record.
         while not done.wait(every_s):
             written = run.read(RunFile.HISTORY).decode()
             lines = written.rpartition("\n")[0].splitlines()  # the last may be half written
@@ -58,8 +59,7 @@ class RecordWriter:
     ) -> None:
         """Write the records up to the checkpoint again, and nothing after it: those epochs are repeated."""
         self.path = run / RunFile.HISTORY
-        # A killed attempt may have written epochs after the checkpoint: all files begin again from its
-        # history.
+        # A killed attempt may have written epochs after the checkpoint: all files start again there.
         self.path.write_text("")
         shutil.rmtree(run / RunDir.TENSORBOARD, ignore_errors=True)
         self.board = SummaryWriter(str(run / RunDir.TENSORBOARD))

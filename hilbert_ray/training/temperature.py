@@ -42,6 +42,7 @@ def fit_temperatures(
     by_task: dict[str, list[HeldOut]] = {name: [] for name in config.tasks}
     for job, network in inner:
         assert job.test is not None
+        # A network of its own, not the ensemble: it is the only one that has not seen these documents.
         prediction = Hilbert([network], config, {}, {}).predict(features.take(job.test))
         for name, held_out in by_task.items():
             held_out.append(

@@ -77,7 +77,7 @@ def test_batches_are_bucketed_by_length_only_above_the_threshold(monkeypatch: py
 
 
 @given(st.integers(0, 100), st.integers(1, 7))
-def test_the_shares_of_all_ranks_are_the_batch(n: int, world: int) -> None:
+def test_the_documents_of_all_ranks_are_the_batch(n: int, world: int) -> None:
     parts = [documents_of_rank(np.arange(n), rank, world) for rank in range(world)]
     assert np.concatenate(parts).tolist() == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
