@@ -1,5 +1,6 @@
 """Planning: what is left to embed, in units that depend on the pending documents alone."""
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hilbert_ray.embedding.plan import (
     Unit,
     _group,
     single_document_units,
+    unit_id,
     version_or_absent,
     versioned_rows,
 )
@@ -141,3 +143,20 @@ def test_settings_are_resolved_before_they_go_to_other_nodes(
     assert config.audio_encoder.precision == "auto", "a built-in encoder has no precision to resolve"
     exact = replace(CONFIG, text="hf:./encoder/", text_encoder=EncoderConfig(precision="float32"))
     assert resolve_encoders(exact).text_encoder.precision == "float32"
+
+
+def test_ids_of_units_stay_what_they_were() -> None:
+    """Commits and notes of attempts are stored under them: other ids would embed documents again."""
+
+    def digest(*parts: str) -> str:
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+    keys = [("b", "2"), ("a", "1")]
+    assert unit_id("f", keys) == digest("f", "a", "1", "b", "2")
+    assert unit_id("f", keys, ["e"]) == digest("f", "a", "1", "b", "2", "e")
+    unit = Unit(
+        modality="audio", fingerprint="f", bucket=1, unit_id="u", keys=(keys[0],), seconds=1.0, earlier=("e",)
+    )
+    [single] = single_document_units(unit)
+    assert single.unit_id == digest("alone f", "b", "2", "e")
+    assert (single.keys, single.seconds, single.is_isolated) == (unit.keys, 1.0, True)

@@ -1,0 +1,65 @@
+"""Progress of a run: what it logs, and when too many failures stop it."""
+
+import logging
+
+import pytest
+
+from hilbert_ray.document import Seconds
+from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError
+from hilbert_ray.embedding.plan import Unit
+from hilbert_ray.embedding.pool import MIN_FAILURES, _RunProgress, duration
+from hilbert_ray.embedding.worker import UnitResult
+from hilbert_ray.store.features import Quarantined
+
+UNITS = [
+    Unit(modality="audio", fingerprint="f", bucket=0, unit_id=f"u{i}", keys=((f"d{i}", "s"),), seconds=72.0)
+    for i in range(100)
+]
+
+
+def failed(number: int) -> UnitResult:
+    failure = Quarantined(doc_id=f"d{number}", source="s", stage="read", error="AudioError", message="silent")
+    return UnitResult(modality="audio", unit_id=f"u{number}", seconds=72.0, quarantined=(failure,))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0 s"),
+        (119.0, "119 s"),
+        (120.0, "2 min"),
+        (7199.0, "120 min"),
+        (7200.0, "2.0 h"),
+        (9e4, "25.0 h"),
+    ],
+)
+def test_durations_are_shown_in_the_unit_that_suits_them(seconds: Seconds, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(("allowed", "last"), [(0.0, MIN_FAILURES), (0.3, 31), (0.5, 51)])
+def test_a_run_stops_at_the_first_failure_that_is_too_many(allowed: float, last: int) -> None:
+    progress = _RunProgress(UNITS, allowed)
+    for number in range(last - 1):
+        progress.add(failed(number))
+    with pytest.raises(
+        TooManyQuarantinedError,
+        match=rf"{last} of 100 planned documents failed, .*: AudioError \(silent\)\. What is committed stays",
+    ):
+        progress.add(failed(last - 1))
+
+
+def test_an_error_of_the_worker_itself_ends_the_run() -> None:
+    progress = _RunProgress(UNITS, 1.0)
+    with pytest.raises(EmbedError, match="the disk is full"):
+        progress.add(UnitResult(modality="audio", unit_id="u0", error="the disk is full"))
+    assert progress.results == []
+
+
+def test_the_last_line_of_the_log_says_how_much_was_embedded(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "hilbert_ray.embed"):
+        progress = _RunProgress(UNITS[:2], 1.0)
+        progress.add(UnitResult(modality="audio", unit_id="u0", seconds=72.0, stored=1, amount=72.0))
+        progress.add(failed(1))
+    assert "embedding 2 recordings and transcripts (0.04 h of audio) in 2 units" in caplog.messages[0]
+    assert "2 of 2 documents, 0.02 of 0.04 h of audio" in caplog.messages[-1]
