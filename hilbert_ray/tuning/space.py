@@ -1,7 +1,7 @@
 """The space of a search: which fields of the settings it may change, and to what.
 
-The type of a field decides: fractions and whole numbers have ranges or choices, switches and names choices.
-What a space allows must be settings that can be trained; that is tried here, before anything starts.
+The type of a field decides: numbers have ranges or choices, switches and names have choices. Every setting
+that a space allows must be valid; that is tested here, before anything starts.
 """
 
 import random
@@ -17,31 +17,36 @@ from optuna.distributions import (
 
 from hilbert_ray.config import Config, ConfigError, Scalar, SpaceConfig, from_dict, to_dict
 
-PARTS = ("model", "moe", "loss", "fit")
-FIXED = ("fit.seed", "fit.seeds")  # a trial trains one network from the run's seed
-DRAWS = 300  # random members of a space that are tried before the search
+SECTIONS = ("model", "moe", "loss", "fit")
+"""Settings that training depends on."""
+FIXED = ("fit.seed", "fit.seeds")
+"""Not searched: a trial trains one network from the run's seed."""
+DRAWS = 300
+"""Random members of a space that are tested before the search: combinations can be invalid although each
+value is valid, such as a width that the number of heads does not divide."""
 Settings = Mapping[str, Scalar]
+"""Values by dotted name: `{"loss.cka": 0.4}`."""
 
 
 def apply(config: Config, changes: Settings) -> Config:
-    """Return `config` with the fields that dotted names give changed."""
+    """Return `config` with the fields under these dotted names changed."""
     return from_dict(Config, nested(changes), config)
 
 
 def nested(changes: Settings) -> dict[str, Any]:
-    """Return dotted names as the mappings that a settings file holds."""
+    """Return settings as nested mappings, as in a settings file."""
     values: dict[str, Any] = {}
     for name, value in changes.items():
         *path, last = name.split(".")
-        at = values
+        section = values
         for key in path:
-            at = at.setdefault(key, {})
-        at[last] = value
+            section = section.setdefault(key, {})
+        section[last] = value
     return values
 
 
 def value_of(config: Config, name: str) -> Any:  # noqa: ANN401 - any setting
-    """Return the setting that a dotted name gives.
+    """Return the setting with a dotted name.
 
     Raises:
         ConfigError: when there is none.
@@ -49,7 +54,9 @@ def value_of(config: Config, name: str) -> Any:  # noqa: ANN401 - any setting
     value: Any = to_dict(config)
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise ConfigError(f"tune.space names `{name}`, which is no setting; name one such as `loss.cka`")
+            raise ConfigError(
+                f"tune.space has `{name}`, which is not a setting; use a name such as `loss.cka`"
+            )
         value = value[key]
     return value
 
@@ -59,54 +66,58 @@ def make_space(config: Config) -> dict[str, BaseDistribution]:
 
     Raises:
         ConfigError: for a field that does not exist or that trials do not depend on, for a range or choice
-            that its type does not allow, and when the space holds settings that are refused.
+            that its type does not allow, and when the space contains invalid settings.
     """
-    space = {name: _distribution(config, name, wanted) for name, wanted in config.tune.ranges().items()}
+    space = {name: _distribution(config, name, searched) for name, searched in config.tune.ranges().items()}
     generator = random.Random(0)
     for _ in range(DRAWS):
-        drawn = {name: _draw(found, generator) for name, found in space.items()}
+        drawn = {name: _draw(distribution, generator) for name, distribution in space.items()}
         try:
             apply(config, drawn)
         except ConfigError as error:
-            shown = ", ".join(f"{name} {value}" for name, value in drawn.items())
+            combination = ", ".join(f"{name} {value}" for name, value in drawn.items())
             raise ConfigError(
-                f"tune.space allows {shown}, but {error}; narrow the space, or list choices that fit"
+                f"tune.space allows {combination}, but {error}; narrow the space, or list valid choices"
             ) from None
     return space
 
 
 def defaults(config: Config) -> dict[str, Scalar]:
-    """Return what the searched fields are where nothing is changed."""
+    """Return the values of the searched fields before any change."""
     return {name: value_of(config, name) for name in config.tune.ranges()}
 
 
 def nearest(config: Config, space: Mapping[str, BaseDistribution]) -> dict[str, Scalar]:
-    """Return the member of the space that stands for the defaults: these, where the space holds them."""
-    found: dict[str, Scalar] = {}
+    """Return the member of the space that represents the defaults: the defaults, where the space has them.
+
+    Optuna only learns from members of its space; the trial itself uses the real defaults.
+    """
+    member: dict[str, Scalar] = {}
     for name, value in defaults(config).items():
-        allowed = space[name]
-        if isinstance(allowed, CategoricalDistribution):
-            found[name] = value if value in allowed.choices else allowed.choices[0]
+        distribution = space[name]
+        if isinstance(distribution, CategoricalDistribution):
+            member[name] = value if value in distribution.choices else distribution.choices[0]
         else:
-            assert isinstance(allowed, FloatDistribution | IntDistribution)
-            found[name] = min(max(value, allowed.low), allowed.high)
-    return found
+            assert isinstance(distribution, FloatDistribution | IntDistribution)
+            member[name] = min(max(value, distribution.low), distribution.high)
+    return member
 
 
-def _distribution(config: Config, name: str, wanted: SpaceConfig) -> BaseDistribution:
+def _distribution(config: Config, name: str, searched: SpaceConfig) -> BaseDistribution:
     value = value_of(config, name)
-    if name.split(".")[0] not in PARTS or name in FIXED:
+    if name.split(".")[0] not in SECTIONS or name in FIXED:
         raise ConfigError(
-            f"tune.space names `{name}`, on which no trial depends; name a field of {', '.join(PARTS)} other "
-            f"than {' and '.join(FIXED)}"
+            f"tune.space has `{name}`, which trials do not depend on; use a field of {', '.join(SECTIONS)} "
+            f"other than {' and '.join(FIXED)}"
         )
     if not isinstance(value, bool | int | float | str):
-        raise ConfigError(f"tune.space names `{name}`, which is {value!r}; name one of its fields instead")
-    if wanted.choices:
-        for choice in wanted.choices:
+        raise ConfigError(f"tune.space has `{name}`, which is {value!r}; use one of its fields instead")
+    if searched.choices:
+        for choice in searched.choices:
             _try(config, name, choice)
-        return CategoricalDistribution([value_of(apply(config, {name: c}), name) for c in wanted.choices])
-    low, high = wanted.low, wanted.high
+        # As the settings hold them: 1 and 1.0 of a fraction would be two choices for Optuna.
+        return CategoricalDistribution([value_of(apply(config, {name: c}), name) for c in searched.choices])
+    low, high = searched.low, searched.high
     assert low is not None
     assert high is not None
     if isinstance(value, bool | str):
@@ -116,14 +127,15 @@ def _distribution(config: Config, name: str, wanted: SpaceConfig) -> BaseDistrib
     if isinstance(value, float):
         for end in (low, high):
             _try(config, name, end)
-        return FloatDistribution(low, high, log=wanted.log)
+        return FloatDistribution(low, high, log=searched.log)
     if low % 1 or high % 1:
         raise ConfigError(
-            f"tune.space gives `{name}` the range {low:g} to {high:g}; it is {value!r}, so give whole numbers"
+            f"tune.space gives `{name}` the range {low:g} to {high:g}, but it is {value!r}; give whole "
+            "numbers"
         )
     for end in (low, high):
         _try(config, name, int(end))
-    return IntDistribution(int(low), int(high), log=wanted.log)
+    return IntDistribution(int(low), int(high), log=searched.log)
 
 
 def _try(config: Config, name: str, value: Scalar) -> None:
@@ -133,11 +145,11 @@ def _try(config: Config, name: str, value: Scalar) -> None:
         raise ConfigError(f"tune.space allows `{name}` to be {value!r}, but {error}") from None
 
 
-def _draw(allowed: BaseDistribution, generator: random.Random) -> Scalar:
-    if isinstance(allowed, CategoricalDistribution):
-        choice: Scalar = generator.choice(allowed.choices)
+def _draw(distribution: BaseDistribution, generator: random.Random) -> Scalar:
+    if isinstance(distribution, CategoricalDistribution):
+        choice: Scalar = generator.choice(distribution.choices)
         return choice
-    if isinstance(allowed, IntDistribution):
-        return generator.randint(allowed.low, allowed.high)
-    assert isinstance(allowed, FloatDistribution)
-    return generator.uniform(allowed.low, allowed.high)
+    if isinstance(distribution, IntDistribution):
+        return generator.randint(distribution.low, distribution.high)
+    assert isinstance(distribution, FloatDistribution)
+    return generator.uniform(distribution.low, distribution.high)

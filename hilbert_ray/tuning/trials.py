@@ -1,7 +1,7 @@
-"""Trials under Ray Tune: how they are proposed, run, stopped early and written down.
+"""Trials under Ray Tune: how they are proposed, run, stopped early and recorded.
 
-Each finished trial is one line of a file that only the driver appends to. A search that was killed starts
-anew with what its file holds: these trials are told to Optuna and never run again.
+Each finished trial is one line of a journal that only the driver appends to. A resumed search reads its
+journal: Optuna learns these trials, and they are not run again.
 """
 
 import json
@@ -22,26 +22,31 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray.config import ConfigError, TuneConfig
+from hilbert_ray.run import RunDir
 from hilbert_ray.storage import Workspace
 from hilbert_ray.tuning.space import Settings
 
 log = logging.getLogger(__name__)
 Trial = Mapping[str, Any]
 """A finished trial: `settings`, `score` and `brier` (means), `folds` and `briers` (of each inner fold that it
-saw), `is_default`, and where training diverged the `error`."""
-WORST = {"score": 0.0, "brier": 2.0}  # of a trial whose training diverged
-SAVED_S = 5.0  # how often finished trials are saved where the run is on an object store
+finished), `is_default`, and where training diverged the `error`."""
+WORST = {"score": 0.0, "brier": 2.0}
+"""Of a trial whose training diverged: the ends of both scales, so that Optuna avoids its settings."""
+SAVE_INTERVAL_S = 5.0
+"""How often finished trials are uploaded where the run is on an object store."""
 MODES = {"score": "max", "brier": "min"}
+SLACK = 1e-9
+"""Against rounding: 0.3 of 0.9 CPUs must fit three times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchPlan:
     """What one search does.
 
-    name: of the search. run, key: it is kept in RUN/search/KEY, and what Ray itself writes of it among the
-    checkpoints. settings: of the search. space: what may be changed.
-    first: the member of the space that stands for the defaults, the first trial; defaults: the values that
-    it really has. folds: inner folds of a whole trial. seed: of what is proposed. concurrent: trials at once.
+    name: of the search. run, key: its journal is in RUN/search/KEY, Ray's own files are with the checkpoints.
+    settings: of the search. space: what may be changed. first: the member of the space that represents the
+    defaults, the first trial; defaults: the values that this trial really uses. folds: inner folds of a
+    complete trial. seed: of the sampler. concurrent: trials at once.
     """
 
     name: str
@@ -58,17 +63,17 @@ class SearchPlan:
     @property
     def journal(self) -> Path:
         """The file of finished trials."""
-        return self.run.path / "search" / self.key / f"{self.name}.jsonl"
+        return self.run.path / RunDir.SEARCHES / self.key / f"{self.name}.jsonl"
 
 
 def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) -> list[Trial]:  # noqa: ANN401
-    """Run the trials of a search that its journal does not hold yet; return all, the defaults first.
+    """Run the trials of a search that its journal does not have yet; return all, the defaults first.
 
     Args:
         plan: what to do.
         trainable: called with a trial's settings and with `shared`; reports `score`, `brier`, `folds`,
             `briers` and perhaps `error` after each inner fold.
-        shared: what all trials are given; put into Ray's store once.
+        shared: further arguments of all trials, put into Ray's object store once.
     """
     done = read_journal(plan.journal)
     missing = plan.settings.trials - len(done)
@@ -87,24 +92,28 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
             ),
             run_config=ray_tune.RunConfig(
                 name=plan.name,
-                **plan.run.storage(f"checkpoints/search-{plan.key}"),
+                **plan.run.storage(f"{RunDir.CHECKPOINTS}/search-{plan.key}"),
                 failure_config=ray_tune.FailureConfig(max_failures=2),  # of workers and nodes
                 callbacks=[TrialJournal(plan, len(done))],
                 verbose=0,
             ),
         )
-        # Tune's newer output prints to standard output however quiet it is told to be.
+        # Tune's newer output prints to standard output even with verbose=0, and that is for our results.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         for result in tuner.fit():
             if result.error:
-                log.warning("search %s: a trial failed (%s); resume to try others", plan.name, result.error)
+                log.warning(
+                    "search %s: a trial failed (%s); rerun with --resume to replace it",
+                    plan.name,
+                    result.error,
+                )
         done = read_journal(plan.journal)
-    # Trials that run at once end in any order, which must not decide between equal scores.
+    # Trials that run at once end in any order, which must not decide between equal scores (`choose_trial`).
     return sorted(done, key=lambda trial: (not trial["is_default"], json.dumps(trial, sort_keys=True)))
 
 
 def make_searcher(plan: SearchPlan, done: Sequence[Trial]) -> OptunaSearch:
-    """Return what proposes settings: the defaults first, unless they are done; it knows what is done."""
+    """Return the sampler of settings: it starts with the defaults, unless done, and knows finished trials."""
     settings, objectives = plan.settings, list(plan.settings.objectives)
     modes = [MODES[name] for name in objectives]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -123,7 +132,8 @@ def make_searcher(plan: SearchPlan, done: Sequence[Trial]) -> OptunaSearch:
         dict(plan.space),
         metric=objectives if len(objectives) > 1 else objectives[0],
         mode=modes if len(modes) > 1 else modes[0],
-        sampler=kind(seed=plan.seed + len(done)),  # what was proposed before must not come again
+        # With the same seed, a resumed search would propose again what it proposed before.
+        sampler=kind(seed=plan.seed + len(done)),
         storage=storage,
         study_name=plan.name,
         points_to_evaluate=None if any(trial["is_default"] for trial in done) else [dict(plan.first)],
@@ -131,7 +141,11 @@ def make_searcher(plan: SearchPlan, done: Sequence[Trial]) -> OptunaSearch:
 
 
 def make_scheduler(plan: SearchPlan) -> TrialScheduler:
-    """Return what stops poor trials after an inner fold."""
+    """Return what stops poor trials after an inner fold.
+
+    Hyperband is asynchronous with several brackets: each spares its trials for another number of folds (Li et
+    al. 2018; ASHA, Li et al. 2020, is the same with one).
+    """
     kind = plan.settings.scheduler
     if kind == "none":
         return FIFOScheduler()
@@ -147,13 +161,13 @@ def make_scheduler(plan: SearchPlan) -> TrialScheduler:
 
 
 class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
-    """Appends each finished trial to the search's file and logs it."""
+    """Appends each finished trial to the search's journal and logs it."""
 
     def __init__(self, plan: SearchPlan, done: int) -> None:
-        """Go on after `done` trials."""
+        """Continue after `done` trials."""
         self.plan = plan
         self.done = done
-        # A line that a kill cut off must not run into the next.
+        # Rewritten, so that a last line that a kill cut off does not merge with the next one.
         plan.journal.write_text("".join(f"{json.dumps(trial)}\n" for trial in read_journal(plan.journal)))
 
     def on_trial_complete(
@@ -163,7 +177,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         trial: Any,  # noqa: ANN401 - Tune's own record
         **info: Any,  # noqa: ANN401
     ) -> None:
-        """Write a trial that ended or was stopped; one that failed before its first report is left out."""
+        """Record a trial that ended or was stopped; one that failed before its first report is left out."""
         result = trial.last_result or {}
         if "score" not in result:
             return
@@ -178,7 +192,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
             file.write(f"{json.dumps(record)}\n")
             file.flush()
             os.fsync(file.fileno())
-        self.plan.run.save(every_s=SAVED_S)
+        self.plan.run.save(every_s=SAVE_INTERVAL_S)
         self.done += 1
         log.info(
             "search %s, trial %d/%d: %.4f after %d of %d inner folds",
@@ -189,52 +203,54 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
 
 def read_journal(path: Path) -> list[Trial]:
     """Return the finished trials of a search; a last line that a kill cut off is left out."""
-    found: list[Trial] = []
+    trials: list[Trial] = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            trials.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return trials
 
 
 def bundle(settings: TuneConfig) -> dict[str, float]:
-    """Return what one worker of a trial takes of its node."""
+    """Return the resources that one worker of a trial takes from its node."""
     return {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
 
 
 def concurrency(settings: TuneConfig) -> int:
     """Return how many trials to run at once.
 
-    A cluster without any CPU is one that grows, to what is asked for; nobody can tell how far.
+    A cluster without any CPU is an autoscaling one that has not started workers yet. It does not report its
+    maximum size, so that nothing can be checked.
 
     Raises:
-        ConfigError: when a trial, or so many at once, can never run on this cluster.
+        ConfigError: when a trial, or the requested number at once, can never run on this cluster.
     """
-    need = {name: amount for name, amount in bundle(settings).items() if amount}
+    needs = {name: amount for name, amount in bundle(settings).items() if amount}
     workers, nodes = settings.workers_per_trial, [n["Resources"] for n in ray.nodes() if n["Alive"]]
     if not any(node.get("CPU") for node in nodes):
         return settings.max_concurrent or settings.trials
+    # A worker runs on one node, so that what is left on several cannot be added up.
     fitting = sum(
-        min(int(node.get(name, 0) / amount + 1e-9) for name, amount in need.items()) for node in nodes
+        min(int(node.get(name, 0) / amount + SLACK) for name, amount in needs.items()) for node in nodes
     )
-    room = fitting // workers
-    shown = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+    most_trials = fitting // workers
+    per_worker = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
     if not fitting:
-        most = ", ".join(f"{max(node.get(n, 0) for node in nodes):g} {n}" for n in need)
+        largest = ", ".join(f"{max(node.get(n, 0) for node in nodes):g} {n}" for n in needs)
         raise ConfigError(
-            f"a trial's worker takes {shown}, but no node has as much (most on one node: {most}); lower "
-            "tune.cpus_per_trial or tune.gpus_per_trial to what a node has, or run on larger nodes"
+            f"a worker of a trial needs {per_worker}, but no node has that much (most on one node: "
+            f"{largest}); lower tune.cpus_per_trial or tune.gpus_per_trial, or use larger nodes"
         )
-    if not room:
+    if not most_trials:
         raise ConfigError(
-            f"tune.workers_per_trial is {workers}, each with {shown}, but the cluster holds {fitting} such "
-            f"workers; set it to at most {fitting}, or let each take less"
+            f"tune.workers_per_trial is {workers}, each with {per_worker}, but only {fitting} such workers "
+            f"fit on the cluster; set it to at most {fitting}, or lower what each needs"
         )
-    if settings.max_concurrent > room:
+    if settings.max_concurrent > most_trials:
         raise ConfigError(
-            f"tune.max_concurrent is {settings.max_concurrent}, but the cluster holds {room} trials at once, "
-            f"each of {workers} x {shown}; set it to at most {room} (0: as many as fit), or let each take "
-            "less"
+            f"tune.max_concurrent is {settings.max_concurrent}, but only {most_trials} trials of {workers} x "
+            f"{per_worker} fit on the cluster at once; set it to at most {most_trials} (0: as many as fit), "
+            "or lower what each needs"
         )
-    return settings.max_concurrent or min(room, settings.trials)
+    return settings.max_concurrent or min(most_trials, settings.trials)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilbert_ray.config.settings import Config, TaskConfig
+from hilbert_ray.config import Config, TaskConfig
 from hilbert_ray.document.records import Document, Utterance
 from hilbert_ray.evaluation.baselines import logistic
 from hilbert_ray.evaluation.shortcuts import LENGTH, shared_sentences, shortcuts, transcripts

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hilbert_ray.config.reading import from_dict, to_dict
-from hilbert_ray.config.settings import Config, ConfigError, LossConfig, Scalar, SpaceConfig
+from hilbert_ray.config import Config, ConfigError, LossConfig, Scalar, SpaceConfig, from_dict, to_dict
 from hilbert_ray.tuning.importance import LEAST_TRIALS, importances
 from hilbert_ray.tuning.search import choose_trial
 from hilbert_ray.tuning.space import apply, defaults, make_space, nearest, nested
@@ -62,12 +61,15 @@ def test_what_a_search_chooses_reads_back_as_settings() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"loss.ckaa": [0.1, 1.0]}, r"`loss\.ckaa`, which is no setting; name one such as `loss\.cka`"),
-        ({"loss": [0.1, 1.0]}, r"`loss`, which is {.*; name one of its fields instead"),
-        ({"folds.folds": {"choices": [3, 5]}}, r"`folds\.folds`, on which no trial depends; name a field of"),
-        ({"fit.seeds": {"choices": [1, 3]}}, "on which no trial depends"),
+        ({"loss.ckaa": [0.1, 1.0]}, r"`loss\.ckaa`, which is not a setting; use a name such as `loss\.cka`"),
+        ({"loss": [0.1, 1.0]}, r"`loss`, which is {.*; use one of its fields instead"),
+        (
+            {"folds.folds": {"choices": [3, 5]}},
+            r"`folds\.folds`, which trials do not depend on; use a field of",
+        ),
+        ({"fit.seeds": {"choices": [1, 3]}}, "which trials do not depend on"),
         ({"model.wide": [0.1, 1.0]}, r"`model\.wide` the range 0\.1 to 1, but it is True; give choices"),
-        ({"fit.epochs": [1.5, 4]}, "the range 1.5 to 4; it is 20, so give whole numbers"),
+        ({"fit.epochs": [1.5, 4]}, "the range 1.5 to 4, but it is 20; give whole numbers"),
         ({"model.dropout": {"low": 0.1, "high": 1}}, r"`model\.dropout` to be 1\.0, but .*below 1"),
         ({"loss.penalty": {"choices": ["lin", "lim"]}}, "to be 'lim', but .*the choices are off_diagonal"),
         ({"fit.epochs": {"choices": [5, 7.5]}}, r"`fit\.epochs` to be 7\.5, but .*must be of type int"),

@@ -41,9 +41,10 @@ from hilbert_ray.folds.draw import choose_strata, inner_folds, make_folds
 from hilbert_ray.folds.file import read_folds, write_folds
 from hilbert_ray.folds.records import Fold
 from hilbert_ray.storage.workspace import Workspace
-from hilbert_ray.tuning.driver import TuneSummary, _key, _outer_folds, _settings_file, tune
+from hilbert_ray.tuning.driver import _outer_folds, _search_key, _settings_file, tune
 from hilbert_ray.tuning.search import brier, headline, run_search, run_trial
 from hilbert_ray.tuning.space import apply, defaults, make_space, nearest
+from hilbert_ray.tuning.summary import TuneSummary
 from hilbert_ray.tuning.trials import SearchPlan, concurrency, read_journal
 from tests import make
 
@@ -283,13 +284,13 @@ def test_searches_of_other_settings_data_or_folds_are_never_resumed(
         replace(dataset, config=replace(dataset.config, tune=replace(CONFIG.tune, trials=3))),
         open_dataset(embedded.store, CONFIG, text="none"),
     ]
-    folders = {_key(one, outer) for one in (dataset, *others)}
-    folders.add(_key(dataset, outer[::-1]))
+    folders = {_search_key(one, outer) for one in (dataset, *others)}
+    folders.add(_search_key(dataset, outer[::-1]))
     assert len(folders) == 5
     wider = replace(dataset.config, tune=replace(CONFIG.tune, max_concurrent=7, cpus_per_trial=2.0))
     read = from_dict(Config, to_dict(wider))  # as the command line has it, with 1.0 where 1 stands above
     for config in (wider, read):
-        assert _key(replace(dataset, config=config), outer) in folders
+        assert _search_key(replace(dataset, config=config), outer) in folders
 
 
 def plan_of(config: Config, folder: Path, name: str) -> SearchPlan:
@@ -338,7 +339,7 @@ def test_two_objectives_at_random_in_trials_of_two_ranks_score_as_one_process(
 def test_brier_without_classes_is_refused(embedded: make.Embedded, tmp_path: Path) -> None:
     searching = replace(CONFIG.tune, objectives=("score", "brier"), scheduler="none")
     config = replace(CONFIG, tune=searching, tasks={"age": TaskConfig(kind="regression")})
-    with pytest.raises(ConfigError, match="objectives holds brier, but no task has classes"):
+    with pytest.raises(ConfigError, match="objectives includes brier, but no task has classes"):
         tune(embedded.store, str(tmp_path / "run"), config)
 
 
@@ -443,11 +444,17 @@ def test_trials_share_the_features_whatever_their_number(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"cpus_per_trial": 5}, "takes 5 CPU, but no node has as much .most on one node: 4 CPU.; lower tune"),
-        ({"gpus_per_trial": 0.5}, "takes 1 CPU and 0.5 GPU, but no node has as much"),
-        ({"max_concurrent": 5}, "max_concurrent is 5, but the cluster holds 4 trials at once, .* at most 4"),
-        ({"max_concurrent": 3, "workers_per_trial": 2}, "holds 2 trials at once, each of 2 x 1 CPU"),
-        ({"workers_per_trial": 5}, "workers_per_trial is 5, each with 1 CPU, but the cluster holds 4 such"),
+        (
+            {"cpus_per_trial": 5},
+            "needs 5 CPU, but no node has that much .most on one node: 4 CPU.; lower tune",
+        ),
+        ({"gpus_per_trial": 0.5}, "needs 1 CPU and 0.5 GPU, but no node has that much"),
+        (
+            {"max_concurrent": 5},
+            "max_concurrent is 5, but only 4 trials of 1 x 1 CPU fit on the cluster at once; .* at most 4",
+        ),
+        ({"max_concurrent": 3, "workers_per_trial": 2}, "only 2 trials of 2 x 1 CPU fit"),
+        ({"workers_per_trial": 5}, "workers_per_trial is 5, each with 1 CPU, but only 4 such workers fit"),
     ],
 )
 def test_what_the_cluster_cannot_hold_is_refused_with_what_it_can(
@@ -530,5 +537,5 @@ def test_a_search_without_inner_folds_is_refused(tmp_path: Path) -> None:
 
 def test_a_space_of_what_cannot_be_searched_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     config = replace(CONFIG, tune=TuneConfig(space={"loss.ckaa": (0.1, 1.0)}))
-    with pytest.raises(ConfigError, match=r"`loss\.ckaa`, which is no setting; name one such as"):
+    with pytest.raises(ConfigError, match=r"`loss\.ckaa`, which is not a setting; use a name such as"):
         tune("no-store", str(tmp_path), config)
