@@ -1,1 +1,1 @@
-"""Benchmarks: each measures against a plain baseline in the same run; `python -m bench` runs them all."""
+"""Benchmarks: each compares with a plain baseline in the same run; `python -m bench` runs them all."""

@@ -1,6 +1,6 @@
-"""Run every benchmark one after another, in sizes that two cores finish in half an hour.
+"""Run every benchmark, one after another, in sizes that two cores finish in half an hour.
 
-`bench.embed --only hubert-base` alone would take a quarter of an hour: see RESULTS.md.
+`bench.embed --only hubert-base` is left out: it alone takes a quarter of an hour (see RESULTS.md).
 """
 
 import subprocess
@@ -24,18 +24,18 @@ BENCHMARKS = (
 
 
 def main() -> int:
-    """Run them; return the number that failed."""
-    failed, took = 0, {}
-    for line in BENCHMARKS:
-        print(f"\n== bench.{line}", flush=True)
-        name, *arguments = line.split()
+    """Run all benchmarks; return how many failed."""
+    failures, seconds_by_name = 0, {}
+    for command in BENCHMARKS:
+        print(f"\n== bench.{command}", flush=True)
+        name, *arguments = command.split()
         began = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], check=False)
-        failed += done.returncode != 0
-        took[name] = time.monotonic() - began
-    print("\n== seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))
-    print(f"{sum(took.values()) / 60:.1f} minutes, {failed} of {len(took)} failed")
-    return failed
+        process = subprocess.run([sys.executable, "-m", f"bench.{name}", *arguments], check=False)
+        failures += process.returncode != 0
+        seconds_by_name[name] = time.monotonic() - began
+    print("\n== seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in seconds_by_name.items()))
+    print(f"{sum(seconds_by_name.values()) / 60:.1f} minutes, {failures} of {len(seconds_by_name)} failed")
+    return failures
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Do the intervals and tests hold what they say? A simulation with known truth, by number of groups.
+"""Do the intervals and tests keep their levels? A simulation with known truth, by number of groups.
 
 Documents of a group share a disturbance, and labels belong to documents or to whole groups. Two linear
 classifiers of equal merit (each sees its own, equally good features) are cross-validated 5 x 5 as `evaluate`
-does. Their true AUC is that of the very networks that were fitted, on many fresh documents; the true
-difference of the two methods is 0. Counted: how often the 95 % intervals hold the truth, beside percentile
-intervals of the same resamples, and how often each test of the difference rejects at 5 %.
+does. Their true AUC is that of the same fitted classifiers on many fresh documents; the true difference
+of the two methods is 0. The table shows how often the 95 % intervals contain the truth, how often percentile
+intervals of the same resamples do, and how often each test of the difference rejects at 5 %.
 
     python -m bench.coverage [--datasets 200] [--resamples 200] [--processes 2]
 """
@@ -38,12 +38,16 @@ COLUMNS = {  # and the width of each in the table
     "within": 8, "pooled": 8, "percentile": 12, "width": 8, "given": 8, "bootstrap": 12, "corrected t": 12,
 }  # fmt: skip
 FORMATS = {name: ".2f" if name in ("width", "given") else ".3f" for name in COLUMNS}
-FRESH = 6000  # documents on which the truth is measured
+FRESH = 6000  # documents to measure the truth on: enough for its error to be far below an interval's width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cohort:
-    """A kind of data set: class shares, distance of class means, and how far groups share labels (0 to 1)."""
+    """A kind of data set.
+
+    prior: class frequencies. distance: of the class means. shared_labels: how far groups share labels, from 0
+    to 1. disturbance: standard deviation of what the documents of a group share.
+    """
 
     name: str
     prior: tuple[float, ...]
@@ -62,7 +66,7 @@ COHORTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What one simulated data set gave; intervals are (low, high), NaN where none was given."""
+    """Results on one simulated data set; intervals are (low, high), NaN if undefined."""
 
     truth: float
     truth_pooled: float
@@ -99,12 +103,12 @@ def discriminant(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray
 
 def macro_auc(scores: np.ndarray, y: np.ndarray) -> float:
     """Return the macro one-vs-rest AUC of many untied scores [N, classes]."""
-    found = []
+    aucs = []
     for k in range(scores.shape[1]):
         positive = y == k
         above = stats.rankdata(scores[:, k])[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
-        found.append(above / (positive.sum() * (~positive).sum()))
-    return float(np.mean(found))
+        aucs.append(above / (positive.sum() * (~positive).sum()))
+    return float(np.mean(aucs))
 
 
 def cross_validate(
@@ -113,9 +117,9 @@ def cross_validate(
     """Return out-of-fold probabilities [repeats, N, classes] and each network's parameters [DIM + 1, K]."""
     probabilities = np.zeros((folds.repeats, len(y), classes))
     networks = []
-    for part in folds:
-        weights, bias = discriminant(x[part.train], y[part.train], classes)
-        probabilities[part.repeat, part.test] = special.softmax(x[part.test] @ weights + bias, axis=1)
+    for fold in folds:
+        weights, bias = discriminant(x[fold.train], y[fold.train], classes)
+        probabilities[fold.repeat, fold.test] = special.softmax(x[fold.test] @ weights + bias, axis=1)
         networks.append(np.vstack([weights, bias]))
     return probabilities, networks
 
@@ -125,29 +129,29 @@ def truths(
 ) -> tuple[float, float]:
     """Return the mean AUC of the networks, and the AUC if a random one of a repeat scores each document."""
     y, features = draw(cohort, np.arange(FRESH), generator)
-    scored = np.stack([special.softmax(features[0] @ n[:-1] + n[-1], axis=1) for n in networks])
-    by_repeat = scored.reshape(repeats, -1, FRESH, len(cohort.prior))
-    lot = generator.integers(0, by_repeat.shape[1], FRESH)
-    pooled = [macro_auc(scores[lot, np.arange(FRESH)], y) for scores in by_repeat]
-    return float(np.mean([macro_auc(scores, y) for scores in scored])), float(np.mean(pooled))
+    probabilities = np.stack([special.softmax(features[0] @ n[:-1] + n[-1], axis=1) for n in networks])
+    by_repeat = probabilities.reshape(repeats, -1, FRESH, len(cohort.prior))
+    choice = generator.integers(0, by_repeat.shape[1], FRESH)
+    pooled = [macro_auc(scores[choice, np.arange(FRESH)], y) for scores in by_repeat]
+    return float(np.mean([macro_auc(scores, y) for scores in probabilities])), float(np.mean(pooled))
 
 
 def percentile_interval(predictions: Predictions, resamples: int, seed: int) -> tuple[float, float]:
     """Return the plain percentile interval of the AUC within folds, the baseline."""
-    metric, segments = headline(predictions), predictions.test_sets()
+    metric, test_sets = headline(predictions), predictions.test_sets()
     assert metric.pairs is not None
     counts = resample_groups(int(predictions.group.max()) + 1, resamples, np.random.default_rng(seed))
-    concordant, pairs = metric.pairs(segments, counts[predictions.group])
-    drawn = defined_mean(ratio(concordant.sum(1), pairs.sum(1)))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    concordant, pairs = metric.pairs(test_sets, counts[predictions.group])
+    aucs = defined_mean(ratio(concordant.sum(1), pairs.sum(1)))
+    low, high = np.nanquantile(aucs, [0.025, 0.975])
     return float(low), float(high)
 
 
 def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
-    """Draw one data set, cross-validate both classifiers, and return what was concluded and what is true."""
+    """Draw one data set, cross-validate both classifiers, and return their intervals, tests and true AUC."""
     generator = np.random.default_rng([seed, groups])
     classes = len(cohort.prior)
-    while True:  # cohorts that cross-validation refuses are no part of the question
+    while True:  # draw again if cross-validation refuses the cohort: such data are not in question
         half = cohort.group_size // 2
         group = np.repeat(np.arange(groups), generator.integers(half, 3 * half + 1, groups))
         y, features = draw(cohort, group, generator)
@@ -177,8 +181,8 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
             )
         )
     truth, truth_pooled = truths(networks[0], cohort, folds.repeats, generator)
-    score = evaluate_predictions(systems[0], resamples, seed, only=("auc",))["auc"]
-    compared = compare_predictions(systems[0], systems[1], resamples, seed)
+    auc = evaluate_predictions(systems[0], resamples, seed, only=("auc",))["auc"]
+    comparison = compare_predictions(systems[0], systems[1], resamples, seed)
 
     def number(value: float | None) -> float:
         return np.nan if value is None else value
@@ -186,22 +190,22 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
     return Outcome(
         truth=truth,
         truth_pooled=truth_pooled,
-        within=(number(score["within_low"]), number(score["within_high"])),
-        pooled=(number(score["low"]), number(score["high"])),
+        within=(number(auc["within_low"]), number(auc["within_high"])),
+        pooled=(number(auc["low"]), number(auc["high"])),
         percentile=percentile_interval(systems[0], resamples, seed),
-        p_bootstrap=number(compared["p_bootstrap"]),
-        p_corrected_t=number(compared["p_corrected_t"]),
+        p_bootstrap=number(comparison["p_bootstrap"]),
+        p_corrected_t=number(comparison["p_corrected_t"]),
     )
 
 
 def concluded(outcomes: list[Outcome]) -> dict[str, float]:
-    """Return the columns of one line of the table, see `COLUMNS`."""
+    """Return the columns of one row of the table, see `COLUMNS`."""
 
     def coverage(name: str, truth: str) -> float:
         ends = np.array([getattr(outcome, name) for outcome in outcomes])
         true = np.array([getattr(outcome, truth) for outcome in outcomes])
-        given = np.isfinite(ends).all(1)
-        return float(((ends[:, 0] <= true) & (true <= ends[:, 1]))[given].mean())
+        is_defined = np.isfinite(ends).all(1)
+        return float(((ends[:, 0] <= true) & (true <= ends[:, 1]))[is_defined].mean())
 
     def rejected(name: str) -> float:
         p = np.array([getattr(outcome, name) for outcome in outcomes])
@@ -220,16 +224,16 @@ def concluded(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table of all cohorts and numbers of groups."""
+    """Print one table per cohort, with one row per number of groups."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--datasets", type=int, default=200, help="data sets for each line")
-    parser.add_argument("--resamples", type=int, default=200, help="bootstrap resamples")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--datasets", type=int, default=200, help="data sets per row")
+    parser.add_argument("--resamples", type=int, default=200, help="bootstrap resamples per data set")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes")
     settings = parser.parse_args()
     error = 1.96 * np.sqrt(0.95 * 0.05 / settings.datasets)
-    print(f"{settings.datasets} data sets a line; a share near 0.95 or 0.05 is known to +-{error:.3f}")
+    print(f"{settings.datasets} data sets per row; a rate near 0.95 or 0.05 is known to +-{error:.3f}")
     began = time.perf_counter()
     record = Record("coverage")
     with ProcessPoolExecutor(settings.processes) as pool:
@@ -239,11 +243,11 @@ def main() -> None:
             print(f"{'groups':<8}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
             rows = {}
             for groups in GROUPS:
-                one = partial(simulate, cohort, groups, settings.resamples)
-                found = concluded(list(pool.map(one, range(settings.datasets), chunksize=4)))
-                cells = (f"{found[name]:{width}{FORMATS[name]}}" for name, width in COLUMNS.items())
+                simulate_one = partial(simulate, cohort, groups, settings.resamples)
+                columns = concluded(list(pool.map(simulate_one, range(settings.datasets), chunksize=4)))
+                cells = (f"{columns[name]:{width}{FORMATS[name]}}" for name, width in COLUMNS.items())
                 print(f"{groups:<8}" + "".join(cells), flush=True)
-                rows[f"{groups} groups"] = found
+                rows[f"{groups} groups"] = columns
             record.keep(
                 cohort.name, rows, datasets=settings.datasets, resamples=settings.resamples, formats=FORMATS
             )

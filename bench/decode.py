@@ -1,11 +1,11 @@
-"""How fast is decoding and resampling to 16 kHz mono, beside a pipe from ffmpeg on the same single core?
+"""How fast is decoding and resampling to 16 kHz mono, compared with a pipe from ffmpeg on the same core?
 
-Stereo recordings as people have them: FLAC and MP3 of 44.1 kHz, Opus of 48 kHz (the only rate it has). Ours
-is `audio.stream`, which also checks that the file is whole. ffmpeg runs with one thread and writes float32 to
-a pipe that is read block by block; once as it comes and, where it has soxr, once with our resampler. Every
-measurement is a process pinned to one core with what it starts; the start of Python is not counted.
+Typical stereo recordings: FLAC and MP3 at 44.1 kHz, Opus at 48 kHz (its only rate). Ours is `audio.stream`,
+which also checks that the file is complete. ffmpeg runs with one thread and writes float32 to a pipe that is
+read block by block: with its default resampler and, if it has soxr, with our resampler too. Each measurement
+is a process of its own, pinned to one core with all its children; starting Python is not counted.
 
-Memory: the peak of our process for a recording and for one six times as long. ffmpeg's is shown beside it.
+Memory: the peak of our process for a recording and for one six times as long, and that of ffmpeg.
 
     python -m bench.decode [--minutes 20] [--repeats 5] [--formats flac mp3 opus]
 """
@@ -33,7 +33,7 @@ WAYS = ("audio.stream", "ffmpeg pipe", "ffmpeg pipe, soxr")
 
 
 def write_recording(path: Path, minutes: float) -> None:
-    """Write noise with the spectrum and the rise and fall of speech, the channels a little apart."""
+    """Write noise with the spectrum and the loudness pattern of speech; the two channels differ slightly."""
     import soundfile
     from scipy.signal import lfilter
 
@@ -42,23 +42,23 @@ def write_recording(path: Path, minutes: float) -> None:
     syllables = np.repeat(generator.uniform(0.02, 1.0, 60 * 4), rate_hz // 4)
     voice = lfilter([0.02], [1, -0.97], generator.standard_normal((2, 60 * rate_hz))) * syllables
     block = np.stack([voice[0], 0.7 * voice[0] + 0.3 * voice[1]], 1).astype(np.float32)
-    left = round(60 * minutes * rate_hz)
+    remaining = round(60 * minutes * rate_hz)
     with soundfile.SoundFile(path, "w", rate_hz, 2, format=container, subtype=subtype) as file:
-        while left > 0:
-            for at in range(0, min(left, len(block)), rate_hz):  # libsndfile's Opus dislikes long blocks
-                file.write(block[at : at + min(rate_hz, left - at)])
-            left -= len(block)
+        while remaining > 0:
+            for at in range(0, min(remaining, len(block)), rate_hz):  # libsndfile's Opus dislikes long blocks
+                file.write(block[at : at + min(rate_hz, remaining - at)])
+            remaining -= len(block)
 
 
 def ours(path: str) -> int:
-    """Decode; return samples."""
+    """Decode with the library; return the number of samples."""
     from hilbert_ray import audio
 
     return sum(len(block) for block in audio.stream(path, RATE_HZ))
 
 
 def ffmpeg(path: str, *options: str) -> int:
-    """Decode by ffmpeg; return samples."""
+    """Decode with ffmpeg; return the number of samples."""
     command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", path, *options]
     command += ["-ac", "1", "-ar", str(RATE_HZ), "-f", "f32le", "-"]
     samples = 0
@@ -72,12 +72,10 @@ def ffmpeg(path: str, *options: str) -> int:
 
 
 def measure(way: str, path: str) -> None:
-    """Decode on one core and print, as JSON, seconds of audio a second and the peak of memory."""
+    """Decode on one core and print, as JSON, seconds of audio per second and peak memory in bytes."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     options = ("-af", "aresample=resampler=soxr") if way.endswith("soxr") else ()
     decode = partial(ours, path) if way == WAYS[0] else partial(ffmpeg, path, *options)
-    if way == WAYS[0]:
-        pass
     began = time.perf_counter()
     samples = decode()
     seconds = time.perf_counter() - began
@@ -101,15 +99,15 @@ def compare(folder: Path, kind: str, minutes: float, repeats: int, record: Recor
     peaks: dict[str, list[float]] = {way: [] for way in ways}
 
     def run(way: str) -> float:
-        found = in_process("bench.decode", "--measure", way, str(path))
-        assert abs(found["seconds"] - 60 * minutes) < 0.5, found
-        peaks[way].append(found["peak"] / 1e6)
-        return float(found["rate"])
+        result = in_process("bench.decode", "--measure", way, str(path))
+        assert abs(result["seconds"] - 60 * minutes) < 0.5, result
+        peaks[way].append(result["peak"] / 1e6)
+        return float(result["rate"])
 
-    found = turns({way: partial(run, way) for way in ways}, repeats)
+    rates = turns({way: partial(run, way) for way in ways}, repeats)
     title = f"{kind}, {FORMATS[kind][2] / 1000:g} kHz stereo to 16 kHz mono, {minutes:g} min, one core"
     bars = [Bar(row=WAYS[0], against=WAYS[1], least=0.8)]
-    record.table(title, "s of audio a second", found, ways[-1] if len(ways) == 1 else ways[1], bars)
+    record.table(title, "s of audio per second", rates, ways[-1] if len(ways) == 1 else ways[1], bars)
     peaks["audio.stream, six times as long"] = [
         in_process("bench.decode", "--measure", WAYS[0], str(longer))["peak"] / 1e6
     ]
@@ -122,11 +120,11 @@ def compare(folder: Path, kind: str, minutes: float, repeats: int, record: Recor
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Compare the requested formats."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=20.0, help="of a recording")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of a recording")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)

@@ -1,12 +1,12 @@
-"""How fast and how large is `embed`, beside the encoder's bare forward pass and beside what others would run?
+"""How fast and how large is `embed`, compared with bare forward passes and with what others would run?
 
-Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through the whole of `embed` with encoders of
-the shapes of published models (random weights), and transcripts through MiniLM (its own weights) or the
-shape of RoBERTa-base. The baseline is one process a worker that does nothing but forward passes, on batches
-of equal length that lie in memory. All have as many workers, of one thread each; their order alternates.
-The rate of `embed` is that between the first commits and those after which a worker has no more to do, at
-least four units a worker; what comes before is start-up and stated apart. What others would run is in
-`bench.peers`. What has the same rate throughout runs for half a minute.
+Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through all of `embed` with encoders of the shapes
+of published models (random weights), and transcripts through MiniLM (its own weights) or the shape of
+RoBERTa-base. The baseline is one process per worker that does nothing but forward passes, on batches of equal
+length that are in memory. All use the same number of workers, of one thread each; their order alternates. The
+rate of `embed` is measured from the first commits of all workers until the first worker runs out of work, at
+least four units per worker; the time before is start-up and has a table of its own. What others would run is
+in `bench.peers`. Anything with a constant rate runs for half a minute.
 
 Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes.
 
@@ -30,13 +30,13 @@ import numpy as np
 
 from bench.measure import Bar, Record, in_process, turns
 from bench.peers import rows
-from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, window_s
+from bench.shapes import RATE_HZ, SHAPES, SPEECH, save_model, window_s
 from hilbert_ray.encoders import build_encoder, resolve_precision
 
 BARE, EMBED = "bare forward", "embed"
 WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
-LEAST_UNITS = 4  # of a worker, in the time that counts
-STEADY_S = 30.0  # of what has the same rate throughout
+LEAST_UNITS = 4  # per worker in the measured time; with fewer, where the last commit falls decides the rate
+STEADY_S = 30.0  # measured time of anything with a constant rate
 DEFAULT = ("memory", "minilm", "hubert-base")
 WORDS = (
     "the a we they went came said about nothing garden morning people work never always house and then "
@@ -85,9 +85,10 @@ def _manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
 def run_embed(
     manifest: str, store: Path, workers: int, audio: str, text: str, unit_s: float, window_s: float
 ) -> tuple[float, float]:
-    """Run `embed` in a process of its own; return its rate (s of audio or tokens, a second) and start-up."""
+    """Run `embed` in its own process; return its rate (s of audio or tokens, per second) and start-up, s."""
     program = (
-        "import sys; from hilbert_ray.config import *; from hilbert_ray.embed import embed\n"
+        "import sys; from hilbert_ray.config import Config, EmbedConfig, SegmentConfig\n"
+        "from hilbert_ray.embedding import embed\n"
         "manifest, store, audio, text, workers, unit_s, window_s = sys.argv[1:]\n"
         "segment = SegmentConfig(window_s=float(window_s), hop_s=float(window_s))\n"
         "settings = EmbedConfig(workers=int(workers), unit_s=float(unit_s), threads=1, buckets=1)\n"
@@ -98,13 +99,13 @@ def run_embed(
     command += [str(workers), str(unit_s), str(window_s)]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     commits = commits_of(store)
-    # What the first commits hold was made before the clock starts; at the end a worker may be out of work.
+    # The first commits were computed before the clock starts; at the end some worker may be out of work.
     steady = commits[workers - 1 : 1 - workers or None]
-    least = LEAST_UNITS * workers
-    if len(steady) <= least:
-        times = (least + 1) / max(len(steady), 1)
+    least_commits = LEAST_UNITS * workers
+    if len(steady) <= least_commits:
+        factor = (least_commits + 1) / max(len(steady), 1)
         sys.exit(
-            f"{len(commits)} units say too little of {workers} workers: give {times:.1f} x the --minutes"
+            f"{len(commits)} units are too few to measure {workers} workers: use {factor:.1f} x --minutes"
         )
     amount = sum(amount for _, amount in steady[1:])
     return amount / (steady[-1][0] - steady[0][0]), steady[0][0] - began
@@ -119,7 +120,7 @@ def commits_of(store: Path) -> list[tuple[float, float]]:
 
 
 def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, float]:
-    """Do nothing but forward passes of random input for some seconds; return rows done and seconds taken."""
+    """Run bare forward passes on random input for some seconds; return the rows done and the time, s."""
     import torch
     import transformers
 
@@ -146,24 +147,26 @@ def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, f
 
 
 def run_forward(spec: str, shapes: Sequence[tuple[int, int]], seconds: float, workers: int) -> float:
-    """Return rows a second of all workers together, for the best of some batch shapes."""
+    """Return rows per second of all workers together, with the fastest of some batch shapes."""
     rates = []
     with ProcessPoolExecutor(workers) as pool:
         for shape in shapes:
-            found = pool.map(forward, [spec] * workers, [shape] * workers, [seconds / len(shapes)] * workers)
-            rates.append(sum(done / passed for done, passed in found))
+            results = pool.map(
+                forward, [spec] * workers, [shape] * workers, [seconds / len(shapes)] * workers
+            )
+            rates.append(sum(done / passed for done, passed in results))
     return max(rates)
 
 
 def peak_mb(program: str, *arguments: str) -> float:
     """Return the peak resident memory of a Python program, MiB."""
-    whole = (
+    measured_program = (
         f"{program}\nimport re; print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", whole, *arguments], capture_output=True, text=True, check=True
+    process = subprocess.run(
+        [sys.executable, "-c", measured_program, *arguments], capture_output=True, text=True, check=True
     )
-    return int(shown.stdout.split()[-1]) / 1024
+    return int(process.stdout.split()[-1]) / 1024
 
 
 DECODE = "import sys; from hilbert_ray import audio\nfor block in audio.stream(sys.argv[1]): pass"
@@ -171,48 +174,48 @@ EMBED_ONE = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embedding import configured_encoder, embed_documents, versioned_rows
-from hilbert_ray.store import Store
+from hilbert_ray.store import Store, write_snapshot
 config = Config()
 encoder = configured_encoder(config, "audio")
 store = Store.create(sys.argv[1] + ".store", 1)
-documents = list(store.stored_documents(store.write_documents(versioned_rows(sys.argv[1], False))))
+documents = list(write_snapshot(store, versioned_rows(sys.argv[1], False)).documents())
 rows, failures = embed_documents(documents, ["k"], "audio", encoder, config)
 assert len(rows) == 1 and rows[0].seen == rows[0].present, failures
 """
 
 
 def memory(record: Record, folder: Path) -> None:
-    """Print peak memory by duration."""
+    """Measure peak memory by duration."""
     import soundfile
 
     generator = np.random.default_rng(0)
     block = (0.1 * generator.standard_normal((60 * 44100, 2))).astype(np.float32)
-    found: dict[str, list[float]] = {}
+    peaks: dict[str, list[float]] = {}
     for hours in (1, 4):
         path = folder / f"{hours}h.flac"
         with soundfile.SoundFile(path, "w", 44100, 2) as file:
             for _ in range(60 * hours):
                 file.write(block)
         manifest = _manifest(folder, [{"doc_id": path.name, "audio": path.name}])
-        found[f"embed one document, {hours} h"] = [peak_mb(EMBED_ONE, manifest)]
-        found[f"decode only, {hours} h"] = [peak_mb(DECODE, str(path))]
+        peaks[f"embed one document, {hours} h"] = [peak_mb(EMBED_ONE, manifest)]
+        peaks[f"decode only, {hours} h"] = [peak_mb(DECODE, str(path))]
         path.unlink()
     bars = [
         Bar(row="embed one document, 4 h", against="embed one document, 1 h", most=1.05),
         Bar(row="decode only, 4 h", most=400),
     ]
-    record.table("mfcc, peak memory", "MB", found, "embed one document, 1 h", bars)
+    record.table("mfcc, peak memory", "MB", peaks, "embed one document, 1 h", bars)
 
 
 def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
-    """Print the speed of a speech encoder."""
-    spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
+    """Measure the speed of a speech encoder."""
+    spec, workers, seconds = save_model(shape, folder / shape), settings.workers, 60 * settings.minutes
     samples = round(window_s(shape) * RATE_HZ)
     shapes = [(1, samples), (6, samples)]
-    guess = window_s(shape) * run_forward(spec, shapes, 10.0, workers)
-    manifest, durations = recordings(folder, guess * seconds, settings.longest)
+    expected_rate = window_s(shape) * run_forward(spec, shapes, 10.0, workers)
+    manifest, durations = recordings(folder, expected_rate * seconds, settings.longest)
     row_s = window_s(shape)
-    if shape.startswith("whisper"):  # a window that ends early is computed whole
+    if shape.startswith("whisper"):  # a partial window costs as much as a full one
         row_s *= durations.sum() / (np.ceil(durations / row_s) * row_s).sum()
     starts = []
 
@@ -229,28 +232,28 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
         "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, workers, shape),
         "Ray Data script": partial(peer, "ray-data", spec, manifest, workers, shape),
     }
-    found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
+    rates = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
     title = f"{shape}, recordings of 5 to {settings.longest:g} s, {workers} workers of one thread"
     bars = [
         Bar(row=EMBED, against=BARE, least=0.9),
         Bar(row=EMBED, against="transformers pipeline", least=1.5),
         Bar(row=EMBED, against="Ray Data script", least=1.3),
     ]
-    record.table(title, "s of audio a second", found, next(iter(found)), bars)
+    record.table(title, "s of audio per second", rates, next(iter(rates)), bars)
     record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
 
 
 def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
-    """Print the speed of a text encoder."""
+    """Measure the speed of a text encoder."""
     from hilbert_ray.config import EmbedConfig, EncoderConfig, SegmentConfig
 
-    spec, workers, seconds = made(shape, folder / shape), settings.workers, 60 * settings.minutes
+    spec, workers, seconds = save_model(shape, folder / shape), settings.workers, 60 * settings.minutes
     encoder = build_encoder(spec, "text", EncoderConfig(), SegmentConfig())
     texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
-    tokens = sum(encoder.count_tokens(texts)) / len(texts)
-    shapes = [(16, round(tokens) + 2), (64, round(tokens) + 2)]
-    guess = run_forward(spec, shapes, 10.0, workers)
-    manifest = transcripts(folder, round(guess * seconds))
+    tokens_per_text = sum(encoder.count_tokens(texts)) / len(texts)
+    shapes = [(16, round(tokens_per_text) + 2), (64, round(tokens_per_text) + 2)]
+    expected_rate = run_forward(spec, shapes, 10.0, workers)
+    manifest = transcripts(folder, round(expected_rate * seconds))
     starts = []
 
     def embed() -> float:
@@ -262,37 +265,39 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
 
     rivals = ("sentence-transformers", "text-pipeline")
     actions: dict[str, Callable[[], float]] = {
-        BARE: lambda: tokens * run_forward(spec, shapes, STEADY_S, workers),
+        BARE: lambda: tokens_per_text * run_forward(spec, shapes, STEADY_S, workers),
         EMBED: embed,
-        "sentence-transformers": lambda: tokens * peer(rivals[0], spec, manifest, workers, shape),
-        "transformers pipeline": lambda: tokens * peer(rivals[1], spec, manifest, workers, shape),
+        "sentence-transformers": lambda: tokens_per_text * peer(rivals[0], spec, manifest, workers, shape),
+        "transformers pipeline": lambda: tokens_per_text * peer(rivals[1], spec, manifest, workers, shape),
     }
-    found = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
+    rates = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
     bars = [
         Bar(row=EMBED, against=BARE, least=0.85),
         Bar(row=EMBED, against="sentence-transformers", least=1.0),
         Bar(row=EMBED, against="transformers pipeline", least=3.0),
     ]
     title = f"{shape}, utterances of 3 to 60 words, {workers} workers of one thread"
-    record.table(title, "tokens a second (without special ones)", found, next(iter(found)), bars)
+    record.table(title, "tokens per second (without special tokens)", rates, next(iter(rates)), bars)
     record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
 
 
 def peer(way: str, spec: str, manifest: str, workers: int, shape: str) -> float:
-    """Return the rate of what a user would run instead."""
+    """Return the rate of what a user would run instead, see `bench.peers`."""
     arguments = (way, spec, manifest, str(STEADY_S), str(workers), str(window_s(shape)))
     return float(in_process("bench.peers", *arguments)["rate"])
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the requested benchmarks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="*", choices=(*SHAPES, "memory"), default=DEFAULT)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--minutes", type=float, default=5.0, help="work of `embed`, as bare passes")
-    parser.add_argument("--longest", type=float, default=120.0, help="recording, seconds")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="work for `embed`: what bare passes do in this time"
+    )
+    parser.add_argument("--longest", type=float, default=120.0, help="longest recording, seconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     settings = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How close `encode` comes to the bare network, and what padding wastes.
+"""How close does `encode` come to the bare network, and how much does padding waste?
 
-Each encoder has the shape of a published model, with random weights but for MiniLM. `encode` gets segments as
-the embedding does (windows of 10 s, 30 s for Whisper; texts of many lengths); the bare network gets as many
-seconds or tokens as ready tensors of equal length. Text is also compared with transformers' own
-pipeline for features, which gets the same texts. All take turns, in an order that alternates.
+Each encoder has the shape of a published model, with random weights except for MiniLM. `encode` gets segments
+as `embed` passes them (windows of 10 s, 30 s for Whisper; texts of many lengths); the bare network gets as
+many seconds or tokens as ready tensors of equal length. Text is also compared with transformers' own feature
+pipeline on the same texts. All take turns, in alternating order.
 
     python -m bench.encoders [--threads 1 2] [--repeats 5] [--windows 3] [--texts 128] [--precision auto]
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.measure import Record, in_process, timed, turns
-from bench.shapes import RATE_HZ, SHAPES, SPEECH, made, minilm, window_s
+from bench.shapes import RATE_HZ, SHAPES, SPEECH, minilm, save_model, window_s
 from hilbert_ray.encoders import build_encoder
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 BARE = "bare network"
 Action = Callable[[], object]
 FULL = 1024
-"""Texts that the embedding hands to an encoder at once."""
-TEXTS_HELP = f"texts a turn; MiniLM gets {FULL}, but for the comparison with the pipeline"
+"""Texts that `embed` passes to an encoder at once."""
+TEXTS_HELP = f"texts per turn; MiniLM gets {FULL}, except in the comparison with the pipeline"
 MEDIAN_WORDS, SPREAD = 18, 0.6
-"""Median of the texts' lengths, and deviation of the lengths' logarithm."""
+"""Median number of words per text, and standard deviation of its logarithm."""
 
 
-def told(count: int) -> "list[TextSegment]":
-    """Return texts of MiniLM's whole words, of many lengths: most short, some long."""
+def varied_texts(count: int) -> "list[TextSegment]":
+    """Return texts of whole words from MiniLM's vocabulary: most short, some long."""
     from hilbert_ray.document import TextSegment
 
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def told(count: int) -> "list[TextSegment]":
 
 
 def speech(encoder: Any, shape: str, windows: int, batch: int) -> tuple[Sequence[Any], Action]:  # noqa: ANN401
-    """Return windows of audio, and the bare network on as many, `batch` at once."""
+    """Return windows of audio, and an action that runs the bare network on as many, `batch` at once."""
     import torch
 
     from hilbert_ray.document import AudioSegment
@@ -61,38 +61,38 @@ def speech(encoder: Any, shape: str, windows: int, batch: int) -> tuple[Sequence
         for row, wave in enumerate(waves)
     ]
     if encoder.config.model_type == "whisper":
-        made = encoder.extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")
-        inputs = made.input_features.to(encoder.device, encoder.dtype)
+        features = encoder.extractor(list(waves), sampling_rate=RATE_HZ, return_tensors="pt")
+        inputs = features.input_features.to(encoder.device, encoder.dtype)
     else:
         inputs = torch.from_numpy(waves).to(encoder.device, encoder.dtype)
 
     def bare() -> None:
         with torch.inference_mode():
-            for part in torch.split(inputs, batch):
-                encoder.model(part)
+            for rows in torch.split(inputs, batch):
+                encoder.model(rows)
 
     return segments, bare
 
 
 def text(encoder: Any, count: int, batch: int) -> tuple[Sequence[Any], Action]:  # noqa: ANN401
-    """Return texts, and the bare network on as many tokens in equal lengths, `batch` rows at once."""
+    """Return texts, and an action that runs the bare network on as many tokens, `batch` rows at once."""
     import torch
 
-    segments = told(count)
+    segments = varied_texts(count)
     total = sum(tokens(encoder, segments))
     length = round(total / count)
     ids = torch.randint(1000, encoder.config.vocab_size, (total // length, length), device=encoder.device)
 
     def bare() -> None:
         with torch.inference_mode():
-            for part in torch.split(ids, batch):
-                encoder.model(input_ids=part, attention_mask=torch.ones_like(part))
+            for rows in torch.split(ids, batch):
+                encoder.model(input_ids=rows, attention_mask=torch.ones_like(rows))
 
     return segments, bare
 
 
 def pipelines(encoder: Any, segments: Sequence[Any], batch: int) -> dict[str, Action]:  # noqa: ANN401
-    """Return transformers' pipeline on the same texts: as it comes, in our precision, and with batches."""
+    """Return transformers' pipeline on the same texts: with defaults, in our precision, and in batches."""
     import transformers
 
     folder = encoder.name.removeprefix("hf:")
@@ -113,7 +113,7 @@ def pipelines(encoder: Any, segments: Sequence[Any], batch: int) -> dict[str, Ac
 
 
 def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return seconds of a shape's encoder and its rivals, this process pinned to so many cores."""
+    """Time a shape's encoder and its rivals in this process, pinned to `threads` cores; return seconds."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import torch
     import transformers
@@ -126,7 +126,7 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     modality: Modality = "audio" if shape in SPEECH else "text"
     config = EncoderConfig(precision=options.precision)
     with tempfile.TemporaryDirectory() as folder:
-        encoder: Any = build_encoder(made(shape, Path(folder)), modality, config, SegmentConfig())
+        encoder: Any = build_encoder(save_model(shape, Path(folder)), modality, config, SegmentConfig())
         if modality == "audio":
             segments, bare = speech(encoder, shape, options.windows, options.audio_batch)
         else:
@@ -139,11 +139,13 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
             few = segments[: options.texts]
             actions = {"encode": lambda: encoder.encode(few), **pipelines(encoder, few, options.text_batch)}
             tables[f"{len(few)} segments"] = _seconds(actions, options.pipeline_repeats)
-    waste = padding(np.array(tokens(encoder, told(FULL))), encoder) if modality == "text" else 0.0
+    padding_share = (
+        padding(np.array(tokens(encoder, varied_texts(FULL))), encoder) if modality == "text" else 0.0
+    )
     return {
         "precision": encoder.precision,
         "tables": tables,
-        "padding": 100 * max(waste, encoder.padding.fraction),
+        "padding": 100 * max(padding_share, encoder.padding.fraction),
     }
 
 
@@ -153,11 +155,11 @@ def _seconds(actions: Mapping[str, Action], repeats: int) -> dict[str, list[floa
 
 def tokens(encoder: Any, segments: "Sequence[TextSegment]") -> list[int]:  # noqa: ANN401
     """Return the length of each text as the network sees it."""
-    return [count + encoder.special for count in encoder.count_tokens([one.text for one in segments])]
+    return [count + encoder.special for count in encoder.count_tokens([segment.text for segment in segments])]
 
 
 def padding(sizes: np.ndarray, encoder: Any) -> float:  # noqa: ANN401
-    """Return the share of padding in the batches that an encoder makes of inputs of these sizes."""
+    """Return the fraction of padding in an encoder's batches of inputs of these sizes."""
     from hilbert_ray.encoders import pack
 
     batches = list(pack(sizes, encoder.budget, encoder.overhead))
@@ -165,7 +167,7 @@ def padding(sizes: np.ndarray, encoder: Any) -> float:  # noqa: ANN401
 
 
 def main() -> None:
-    """Measure each shape on each number of threads in a process of its own, pinned to as many cores."""
+    """Measure each shape with each number of threads, in its own process pinned to that many cores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,10 +175,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pipeline-repeats", type=int, default=2)
-    parser.add_argument("--windows", type=int, default=3, help="windows a turn")
+    parser.add_argument("--windows", type=int, default=3, help="windows per turn")
     parser.add_argument("--texts", type=int, default=128, help=TEXTS_HELP)
-    parser.add_argument("--audio-batch", type=int, default=1, help="windows at once in the bare network")
-    parser.add_argument("--text-batch", type=int, default=32, help="texts at once in the others")
+    parser.add_argument("--audio-batch", type=int, default=1, help="batch of the bare network on speech")
+    parser.add_argument(
+        "--text-batch", type=int, default=32, help="batch of the bare network and the pipeline on text"
+    )
     parser.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -186,13 +190,13 @@ def main() -> None:
     record = Record("encoders")
     for shape, threads in itertools.product(options.shapes, options.threads):
         arguments = [*sys.argv[1:], "--threads", str(threads), "--measure", shape]
-        found = in_process("bench.encoders", *arguments)
-        for what, seconds in found["tables"].items():
+        measured = in_process("bench.encoders", *arguments)
+        for what, seconds in measured["tables"].items():
             rates = {name: [1 / one for one in values] for name, values in seconds.items()}
-            title = f"{shape}, {found['precision']}, {threads} threads, {what} a turn"
-            record.table(title, "turns a second", rates, "encode")
-        title = f"{shape}, {found['precision']}, {threads} threads, padding"
-        record.table(title, "%", {"encode": [found["padding"]]})
+            title = f"{shape}, {measured['precision']}, {threads} threads, {what} per turn"
+            record.table(title, "turns per second", rates, "encode")
+        title = f"{shape}, {measured['precision']}, {threads} threads, padding"
+        record.table(title, "%", {"encode": [measured["padding"]]})
 
 
 if __name__ == "__main__":

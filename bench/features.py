@@ -1,16 +1,16 @@
-"""What do the store's write and commit cost beside np.save, and its read beside numpy's memory map?
+"""What do the store's write and commit cost compared with np.save, and its read compared with a memory map?
 
-Generated documents of 1 to 400 audio segments, most of them short (log-uniform), and four fifths as many of
-text, in the units that `embed` would make of them.
+Generated documents have 1 to 400 audio segments, most of them few (log-uniform), and four fifths as many text
+segments, in the units that `embed` would make of them.
 
-Write: `Store.commit` of every unit against np.save of the same arrays, one file a unit, synced like ours.
-Read: `open_dataset` and one epoch of padded batches of similar length, as `train` has them, against a memory
-map of one flat array a modality (in document order, float16 as the store holds it), copied document by
-document into pads that are allocated once; a second peer holds float32, twice the bytes, which need no
-conversion. The peers give features and masks and nothing else; ours also gives positions, mean and deviation
-over segments, targets and groups, and its opening reads the manifest and finds each document's commit.
-`store, mapped` has a `fit.memory_gib` so small that features are mapped from a file, which is
-written while the store is read. Everything is in the page cache.
+Write: `Store.commit` of every unit, against np.save of the same arrays, one file per unit, synced like ours.
+Read: `open_dataset` and one epoch of padded batches of similar length, as in `train`, against a NumPy memory
+map of one flat array per modality (in document order, float16 as in the store), copied document by document
+into buffers that are allocated once; a second peer holds float32, which takes twice the bytes and needs no
+conversion. The peers return features and masks only; ours also returns positions, mean and deviation over
+segments, targets and groups, and opening it reads the manifest and locates each document's commit. `store,
+mapped` sets a `fit.memory_gib` so small that features are mapped from a file, which is written while the
+store is read. Everything is in the page cache.
 
     python -m bench.features [--documents 2100] [--dims 120 512] [--repeats 3]
 """
@@ -32,10 +32,10 @@ from hilbert_ray.document import Document
 from hilbert_ray.embedding import SPEECH_PER_UNIT
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, collate, epoch_batches, open_dataset
-from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of
+from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of, write_snapshot
 
-LONGEST = 400  # segments
-TEXT_SHARE = 0.8  # segments of text for one of audio
+LONGEST = 400  # audio segments of a document
+TEXT_SHARE = 0.8  # text segments per audio segment
 BATCH_SIZE = 32
 PEERS: dict[str, type[np.floating]] = {"memory map": np.float16, "memory map, float32": np.float32}
 STORES = {"store": 0.0, "store, mapped": 1e-9}  # fit.memory_gib
@@ -53,9 +53,9 @@ class Unit:
 
 
 def make_store(uri: str, documents: int, dims: Sequence[int]) -> Store:
-    """Make a store with its manifest and encoders and no features; a task of four classes."""
+    """Create a store with a manifest and encoders but no features; one task of four classes."""
     store, config = Store.create(uri), Config()
-    store.write_documents(
+    rows = (
         StoredDocument(
             document=Document(
                 doc_id=f"d{i:07d}", audio=f"/{i}.wav", text="words", group=f"g{i}",
@@ -65,6 +65,7 @@ def make_store(uri: str, documents: int, dims: Sequence[int]) -> Store:
         )
         for i in range(documents)
     )  # fmt: skip
+    write_snapshot(store, rows)
     for modality, dim in zip(MODALITIES, dims, strict=True):
         options = getattr(config, f"{modality}_encoder")
         encoder = build_encoder(getattr(config, modality), modality, options, config.segment)
@@ -73,11 +74,11 @@ def make_store(uri: str, documents: int, dims: Sequence[int]) -> Store:
 
 
 def units(store: Store, modality: Modality) -> Iterator[Unit]:
-    """Yield noise for each document of a store, a unit full of a bucket's documents at a time."""
+    """Yield units of noise for all documents of a store, each filled from one bucket."""
     ((fingerprint, described),) = store.encoders(modality).items()
     config, rng = Config(), np.random.default_rng(0)
     noise = np.random.default_rng(described["dim"])
-    most = config.embed.unit_s * (SPEECH_PER_UNIT if modality == "text" else 1)
+    most_s = config.embed.unit_s * (SPEECH_PER_UNIT if modality == "text" else 1)
     rows: list[FeatureRow] = []
     number = bucket = 0
 
@@ -85,7 +86,7 @@ def units(store: Store, modality: Modality) -> Iterator[Unit]:
         name = f"{number:016x}"
         return Unit(modality=modality, fingerprint=fingerprint, bucket=bucket, name=name, rows=rows)
 
-    for item in store.stored_documents(words=False):  # by bucket and id
+    for item in store.snapshot().documents(with_text=False):  # by bucket and id
         longest = int(np.exp(rng.uniform(0, np.log(LONGEST + 1))))
         n = longest if modality == "audio" else max(1, round(TEXT_SHARE * longest))
         seconds = config.segment.hop_s * longest
@@ -96,22 +97,22 @@ def units(store: Store, modality: Modality) -> Iterator[Unit]:
             start=ends[:-1], end=ends[1:], timed=True, seen=seconds, present=seconds,
         )  # fmt: skip
         own = bucket_of(row.doc_id, store.buckets)
-        if rows and (own != bucket or sum(one.seen for one in rows) + seconds > most):
+        if rows and (own != bucket or sum(row.seen for row in rows) + seconds > most_s):
             yield unit()
             rows, number = [], number + 1
         rows, bucket = [*rows, row], own
     yield unit()
 
 
-def commit(store: Store, held: Sequence[Unit]) -> None:
-    """Store units."""
-    for unit in held:
+def commit(store: Store, stored_units: Sequence[Unit]) -> None:
+    """Commit units to the store."""
+    for unit in stored_units:
         store.commit(unit.modality, unit.fingerprint, unit=unit.name, bucket=unit.bucket, rows=unit.rows)
 
 
-def save(folder: Path, held: Sequence[Unit]) -> None:
-    """Write the arrays of units by np.save, a synced file each."""
-    for unit in held:
+def save(folder: Path, stored_units: Sequence[Unit]) -> None:
+    """Write the arrays of each unit with np.save, as one synced file per unit."""
+    for unit in stored_units:
         place = folder / unit.modality / f"{unit.bucket:04d}"
         place.mkdir(parents=True, exist_ok=True)
         with (place / f"{unit.name}.npy").open("xb") as file:
@@ -127,31 +128,33 @@ def save(folder: Path, held: Sequence[Unit]) -> None:
 
 
 def compare_write(folder: Path, documents: int, dims: Sequence[int], repeats: int, record: Record) -> str:
-    """Print what writing costs; return the URI of a store that is written."""
+    """Compare the cost of writing; return the URI of a filled store."""
     store = make_store(str(folder / "store"), documents, dims)
-    held = [unit for modality in MODALITIES for unit in units(store, modality)]
-    size_mb = sum(row.features.nbytes for unit in held for row in unit.rows) / 1e6
+    stored_units = [unit for modality in MODALITIES for unit in units(store, modality)]
+    size_mb = sum(row.features.nbytes for unit in stored_units for row in unit.rows) / 1e6
 
     def by_store() -> float:
         fresh = make_store(str(folder / "fresh"), documents, dims)
-        seconds = timed(partial(commit, fresh, held))
+        seconds = timed(partial(commit, fresh, stored_units))
         shutil.rmtree(folder / "fresh")
         return size_mb / seconds
 
     def by_save() -> float:
-        seconds = timed(partial(save, folder / "saved", held))
+        seconds = timed(partial(save, folder / "saved", stored_units))
         shutil.rmtree(folder / "saved")
         return size_mb / seconds
 
-    found = turns({"np.save": by_save, "write and commit": by_store}, repeats)
-    title = f"Write {documents} documents, {size_mb:.0f} MB of float16 in {len(held)} units, all synced"
-    record.table(title, "MB/s", found, "np.save")
-    commit(store, held)
+    rates = turns({"np.save": by_save, "write and commit": by_store}, repeats)
+    title = (
+        f"Write {documents} documents, {size_mb:.0f} MB of float16 in {len(stored_units)} units, all synced"
+    )
+    record.table(title, "MB/s", rates, "np.save")
+    commit(store, stored_units)
     return store.uri
 
 
 def flatten(features: Features, folder: Path) -> None:
-    """Write the peers' files: of each modality all rows in document order, in both types, and offsets."""
+    """Write the peers' files: per modality all rows in document order, in both dtypes, and the offsets."""
     folder.mkdir()
     for modality in MODALITIES:
         part = getattr(features, modality)
@@ -161,7 +164,7 @@ def flatten(features: Features, folder: Path) -> None:
 
 
 class Mapped:
-    """A peer: a flat array and offsets of each modality, mapped, and pads for one batch."""
+    """A peer: per modality a memory-mapped flat array with offsets, and buffers for one batch."""
 
     def __init__(self, folder: Path, kind: type[np.floating]) -> None:
         self.parts = []
@@ -174,11 +177,11 @@ class Mapped:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Longest of a document's sequences."""
+        """Length of each document's longest sequence."""
         return np.asarray(np.maximum.reduce([np.diff(offsets) for _, offsets, _, _ in self.parts]))
 
     def pad(self, indices: np.ndarray) -> None:
-        """Fill the pads with the documents at `indices`."""
+        """Copy the documents at `indices` into the buffers."""
         for values, offsets, flat, flat_mask in self.parts:
             spans = [(int(offsets[i]), int(offsets[i + 1])) for i in indices]
             longest = max(end - start for start, end in spans)
@@ -194,12 +197,12 @@ class Mapped:
 
 
 def order(lengths: np.ndarray) -> list[np.ndarray]:
-    """Return the batches of an epoch, the same for all."""
+    """Return the batches of an epoch; all ways use the same."""
     return epoch_batches(np.arange(len(lengths)), BATCH_SIZE, np.random.default_rng(0), lengths)
 
 
 def read_store(uri: str, memory_gib: float) -> Features:
-    """Open a store as every step of a run does."""
+    """Open a store as `evaluate` and `train` do."""
     return open_dataset(uri, replace(Config(), fit=FitConfig(memory_gib=memory_gib))).features
 
 
@@ -216,7 +219,7 @@ def batches_of_peer(peer: Mapped) -> None:
 
 
 def compare_read(uri: str, folder: Path, repeats: int, record: Record) -> None:
-    """Print what reading costs: opening and one epoch, then epochs of what is open."""
+    """Compare the cost of reading: opening and one epoch, then epochs alone."""
     features = read_store(uri, 0.0)
     flatten(features, folder)
     size_mb = float(sum(getattr(features, m).values.nbytes for m in MODALITIES) / 1e6)
@@ -241,9 +244,9 @@ def compare_read(uri: str, folder: Path, repeats: int, record: Record) -> None:
 
     peers = {name: Mapped(folder, kind) for name, kind in PEERS.items()}
     opened = {name: read_store(uri, memory_gib) for name, memory_gib in STORES.items()}
-    assert [len(one.mapped) for one in opened.values()] == [0, len(MODALITIES)]
+    assert [len(features.mapped_files) for features in opened.values()] == [0, len(MODALITIES)]
     epoch = {name: partial(rate, partial(batches_of_peer, peer)) for name, peer in peers.items()}
-    epoch |= {name: partial(rate, partial(batches_of_store, one)) for name, one in opened.items()}
+    epoch |= {name: partial(rate, partial(batches_of_store, features)) for name, features in opened.items()}
     for action in epoch.values():
         action()
     record.table(f"An epoch of batches of what is open, {title}", "MB/s", turns(epoch, repeats), base, bars)
@@ -255,7 +258,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--documents", type=int, default=2100)
-    parser.add_argument("--dims", type=int, nargs=2, default=(120, 512), help="of audio and text features")
+    parser.add_argument(
+        "--dims", type=int, nargs=2, default=(120, 512), help="widths of audio and text features"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     settings = parser.parse_args()
     record = Record("features")

@@ -1,8 +1,8 @@
-"""What the benchmarks share: turns in alternating order, tables, and a JSON record of what was measured.
+"""Shared by all benchmarks: turns in alternating order, tables, and a JSON record of the measurements.
 
-A table holds repeats of some rows and compares medians with one of them; a bar says what a row is to reach.
-Each record lies in out/bench/<name>.json and is rewritten with every table, so that what was measured stays
-when a later part fails. `python -m bench.results --adopt` puts a record into RESULTS.md.
+A table holds the repeats of some rows and compares their medians with one of them; a bar is the value that a
+row should reach. The record is out/bench/<name>.json and is rewritten with every table, so that results
+survive when a later part fails. `python -m bench.results --adopt` puts a record into RESULTS.md.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "ray", "transformers", "numpy", "pyarrow", "soundfile", "so
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """The median of `row` over that of `against` (by itself where None) is at least, or at most, a value."""
+    """The median of `row`, divided by that of `against` if any, is to be at least, or at most, a value."""
 
     row: str
     against: str | None = None
@@ -35,7 +35,7 @@ class Bar:
 
 
 class Record:
-    """The tables of one benchmark, printed as they come and kept in out/bench/<name>.json."""
+    """The tables of one benchmark, printed as they come and saved in out/bench/<name>.json."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,48 +52,48 @@ class Record:
         self,
         title: str,
         unit: str,
-        found: Mapping[str, Sequence[float]],
+        repeats: Mapping[str, Sequence[float]],
         base: str | None = None,
         bars: Sequence[Bar] = (),
         sizes: Sequence[float] = (),
     ) -> None:
-        """Print medians and spreads, ratios of medians to that of `base`, and the bars; keep them all.
+        """Print medians, ranges, ratios of medians to that of `base`, and bars; save them with all repeats.
 
-        With `sizes` the exponents of `growth` are printed and kept too; bars may name them as rows.
+        With `sizes`, the exponents of `growth` are printed and saved too; bars may name them as rows.
 
         Args:
             title: what was measured.
-            unit: of the values, such as `s` or `documents/s`.
-            found: every repeat of each row.
+            unit: unit of the values, such as `s` or `documents/s`.
+            repeats: all measured values, by row.
             base: the row that ratios refer to; None for no ratios.
-            bars: what is to be reached; those of rows that are absent are left out.
-            sizes: what each row is measured at, in the order of `found`.
+            bars: values to reach; bars of absent rows are skipped.
+            sizes: the size that each row was measured at, in the order of `repeats`.
         """
-        medians = {row: statistics.median(values) for row, values in found.items()}
+        medians = {row: statistics.median(values) for row, values in repeats.items()}
         rows = {
             row: {"median": medians[row], "least": min(values), "most": max(values), "all": [*values]}
-            for row, values in found.items()
+            for row, values in repeats.items()
         }
         exponents = growth(sizes, [*medians.values()]) if sizes else {}
         medians |= exponents
         judged = [judge(bar, medians) for bar in bars if {bar.row, bar.against or bar.row} <= set(medians)]
         about = {"unit": unit, "base": base, "exponents": exponents, "bars": judged}
-        print(f"\n{title}\n{drawn({'rows': rows, **about})}")
+        print(f"\n{title}\n{format_table({'rows': rows, **about})}")
         self.keep(title, rows, **about)
 
     def keep(self, title: str, rows: Mapping[str, Mapping[str, Any]], **about: Any) -> None:  # noqa: ANN401
-        """Keep a table that its benchmark prints itself: values by row and column, and what else is said."""
+        """Save a table that its benchmark prints itself: values by row and column, and `about` it."""
         sys.stdout.flush()
         self._values["tables"].append({"title": title, "rows": rows, **about})
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(self._values, indent=1))
 
 
-def drawn(table: Mapping[str, Any]) -> str:
-    """Return a kept table as text: columns of its rows, ratios to the base, exponents and bars.
+def format_table(table: Mapping[str, Any]) -> str:
+    """Return a saved table as text: columns of its rows, ratios to the base, exponents and bars.
 
-    The single repeats are left out. The table's `formats` say how numbers of a column are written. A row that
-    has a ratio keeps it: that of a printed table was computed from more digits than its medians show.
+    Single repeats are left out. The table's `formats` give the number format of each column. A row that has a
+    ratio keeps it: records made from printed tables have rounded medians, but ratios of the exact ones.
     """
     rows = {name: {**row} for name, row in table["rows"].items()}
     for row in rows.values():
@@ -104,36 +104,36 @@ def drawn(table: Mapping[str, Any]) -> str:
     formats = {"ratio": ".3f", **table.get("formats", {})}
     grid = [[table.get("unit") or "", *columns]]
     for name, row in rows.items():
-        grid.append([name, *(cell(row.get(column), formats.get(column)) for column in columns)])
+        grid.append([name, *(format_cell(row.get(column), formats.get(column)) for column in columns)])
     first, *others = ([len(text) + 2 for text in column] for column in zip(*grid, strict=True))
     lines = []
     for name, *texts in grid:
         padded = (f"{text:>{max(10, *widths)}}" for text, widths in zip(texts, others, strict=True))
         lines.append((f"{name:{max(28, *first)}}" + "".join(padded)).rstrip())
     lines += [f"{name}: {value:.3f}" for name, value in table.get("exponents", {}).items()]
-    return "\n".join(lines + [verdict(bar) for bar in table.get("bars", ())])
+    return "\n".join(lines + [format_bar(bar) for bar in table.get("bars", ())])
 
 
-def cell(value: Any, form: str | None = None) -> str:  # noqa: ANN401
-    """Return a value of a table as text; three values are a mean and its interval."""
+def format_cell(value: Any, form: str | None = None) -> str:  # noqa: ANN401
+    """Return a table's value as text; three values are a mean and the ends of its interval."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        mean, low, high = (cell(one, form) for one in value)
+        mean, low, high = (format_cell(number, form) for number in value)
         return f"{mean} ({low}, {high})"
     if form:
         return f"{value:{form}}"
-    return str(value) if isinstance(value, int) else shown(value)
+    return str(value) if isinstance(value, int) else format_number(value)
 
 
 FITTED, LAST = "exponent", "exponent of the last step"
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
-    """Return k of value ~ size ** k: least squares of the logarithms, and between the two largest sizes.
+    """Return the exponent k of value ~ size ** k, fitted over all sizes and between the two largest.
 
-    What does not depend on size makes the first smaller than it will be later; the second shows where it
-    goes. Nothing where there are fewer than two sizes.
+    The fit is least squares of the logarithms. Fixed costs make it smaller than it would be at larger sizes;
+    the second exponent suffers least from them. Empty for fewer than two sizes.
     """
     points = sorted(zip(map(math.log, sizes), map(math.log, values), strict=True))
     if len(points) < 2:
@@ -144,7 +144,7 @@ def growth(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
 
 
 def judge(bar: Bar, medians: Mapping[str, float]) -> dict[str, Any]:
-    """Return a bar as plain values, with what was reached."""
+    """Return a bar as plain values, with the value that was reached."""
     value = medians[bar.row] / (medians[bar.against] if bar.against else 1.0)
     met = (bar.least is None or value >= bar.least) and (bar.most is None or value <= bar.most)
     return {
@@ -153,15 +153,19 @@ def judge(bar: Bar, medians: Mapping[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def verdict(one: Mapping[str, Any]) -> str:
-    """Return a judged bar as a line."""
-    what = f"{one['row']} / {one['against']}" if one["against"] else one["row"]
-    bar = f"at least {one['least']:g}" if one["least"] is not None else f"at most {one['most']:g}"
-    return f"{what}: {one['value']:.3g}, bar {bar}: {'met' if one['met'] else 'MISSED'}"
+def format_bar(bar_result: Mapping[str, Any]) -> str:
+    """Return the result of `judge` as a line of text."""
+    what = f"{bar_result['row']} / {bar_result['against']}" if bar_result["against"] else bar_result["row"]
+    bar = (
+        f"at least {bar_result['least']:g}"
+        if bar_result["least"] is not None
+        else f"at most {bar_result['most']:g}"
+    )
+    return f"{what}: {bar_result['value']:.3g}, bar {bar}: {'met' if bar_result['met'] else 'MISSED'}"
 
 
-def shown(value: float) -> str:
-    """Return a number with four significant digits, whole ones in full and small ones with an exponent."""
+def format_number(value: float) -> str:
+    """Return a number with four significant digits; small ones in scientific notation, large ones in full."""
     if not value:
         return "0"
     if abs(value) < 0.01:
@@ -170,12 +174,15 @@ def shown(value: float) -> str:
 
 
 def turns(actions: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Let each action measure itself in turn, the order reversed every other time; return all values."""
-    found: dict[str, list[float]] = {name: [] for name in actions}
+    """Run the actions in turn, reversing the order every other time; return the values each returned.
+
+    Whatever drifts (temperature, other load) then affects all actions alike.
+    """
+    values: dict[str, list[float]] = {name: [] for name in actions}
     for repeat in range(repeats):
         for name in list(actions)[:: 1 if repeat % 2 else -1]:
-            found[name].append(actions[name]())
-    return found
+            values[name].append(actions[name]())
+    return values
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -186,31 +193,34 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def in_process(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a module in a process of its own and return the JSON of its last line."""
+    """Run a module in its own process and return the JSON on its last line of output."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held (not counting what the parent held at the fork)."""
+    """Return the peak resident memory of this process, bytes (Linux).
+
+    Unlike `ru_maxrss` it excludes what the parent held at the fork.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def forget_peak() -> None:
-    """Let `peak_bytes` tell the most that this process holds from now on (Linux)."""
+    """Reset the peak that `peak_bytes` returns to what this process holds now (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on besides the code: processor, cores, memory, GPU and load."""
+    """Return the hardware and load behind the figures: processor, cores, memory, GPU, load average."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     gpu = None
     if shutil.which("nvidia-smi"):
-        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpu = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or None
     return {
         "processor": names[0].partition(": ")[2] if names else platform.processor(),
         "architecture": platform.machine(),
@@ -222,9 +232,9 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what was measured, the git revision among them."""
-    asked = ["git", "describe", "--always", "--dirty"]
-    revision = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    """Return the versions of the measured packages; our own is the git revision, if there is one."""
+    query = ["git", "describe", "--always", "--dirty"]
+    revision = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "hilbert-ray": revision or importlib.metadata.version("hilbert-ray"),
         "python": platform.python_version(),

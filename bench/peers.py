@@ -1,9 +1,9 @@
-"""What a user would run instead of `embed`: each as its own documentation teaches, in its default precision.
+"""What a user would run instead of `embed`: each as its documentation shows it, in its default precision.
 
-Speech: transformers' audio-classification pipeline (there is none that returns a recording's features) on
-windows cut beforehand, eight at once; and a Ray Data script (`read_audio`, `flat_map`, `map_batches`). Text:
-transformers' feature-extraction pipeline, and sentence-transformers' `encode`. Decoding counts for speech.
-Each returns the rate of its steady state; one process or actor a worker, one thread each.
+Speech: transformers' audio-classification pipeline (no pipeline returns a recording's features) on windows
+cut beforehand, eight at once; and a Ray Data script (`read_audio`, `flat_map`, `map_batches`). Text:
+transformers' feature-extraction pipeline, and sentence-transformers' `encode`. For speech, decoding is
+included. Each prints its steady-state rate, with one process or actor per worker and one thread each.
 
     python -m bench.peers WAY SPEC MANIFEST SECONDS WORKERS WINDOW_S
 """
@@ -24,23 +24,23 @@ import pyarrow.parquet as pq
 
 from bench.shapes import RATE_HZ
 
-BATCH = 8  # windows at once
-TEXTS = 512  # handed to a text encoder in one call
+BATCH = 8  # windows per batch
+TEXTS = 512  # passed to a text encoder per call
 
 
 def rows(manifest: str) -> list[dict[str, Any]]:
-    """Return the documents of a manifest."""
+    """Return the rows of a JSON lines manifest."""
     return [json.loads(line) for line in Path(manifest).read_text().splitlines()]
 
 
 def windows(samples: np.ndarray, window_s: float) -> list[np.ndarray]:
-    """Cut samples at 16 kHz; the tail is kept where the convolutions of a speech encoder can see it."""
+    """Cut samples at 16 kHz into windows; the last is kept if a speech encoder's convolutions can take it."""
     size = round(window_s * RATE_HZ)
     return [part for at in range(0, len(samples), size) if len(part := samples[at : at + size]) >= 400]
 
 
 def speech_pipeline(spec: str, manifest: str, window_s: float, number: int) -> Iterator[float]:
-    """Yield seconds of audio as transformers' pipeline finishes them; `number` is where it begins."""
+    """Yield seconds of audio as transformers' pipeline finishes them, starting at recording `number`."""
     import soundfile
     import soxr
     import transformers
@@ -55,7 +55,7 @@ def speech_pipeline(spec: str, manifest: str, window_s: float, number: int) -> I
             yield from windows(soxr.resample(samples.mean(1), rate_hz, RATE_HZ), window_s)
 
     for_pipe, for_us = itertools.tee(cut())
-    answers = pipe((part for part in for_pipe), batch_size=BATCH)  # streams only what is a generator
+    answers = pipe((part for part in for_pipe), batch_size=BATCH)  # the pipeline streams only generators
     for _, part in zip(answers, for_us, strict=False):
         yield len(part) / RATE_HZ
 
@@ -88,26 +88,28 @@ def _portions(manifest: str, number: int) -> Iterator[list[str]]:
 
 
 Way = Callable[[str, str, float, int], Iterable[float]]
-ALONE: dict[str, Way] = {
+IN_PROCESS_WAYS: dict[str, Way] = {
     "speech-pipeline": speech_pipeline,
     "text-pipeline": text_pipeline,
     "sentence-transformers": sentence_transformers,
 }
 
 
-def alone(number: int, way: str, spec: str, manifest: str, seconds: float, window_s: float) -> float:
-    """Run one way in one thread for some seconds after its first result; return what it does in a second."""
+def run_one_process(
+    number: int, way: str, spec: str, manifest: str, seconds: float, window_s: float
+) -> float:
+    """Run one way in one thread for some seconds after its first result; return its amount per second."""
     import torch
     import transformers
 
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    found = iter(ALONE[way](spec, manifest, window_s, number))
-    next(found)
+    amounts = iter(IN_PROCESS_WAYS[way](spec, manifest, window_s, number))
+    next(amounts)
     began, done = time.perf_counter(), 0.0
     while time.perf_counter() - began < seconds:
-        done += next(found)
+        done += next(amounts)
     return done / (time.perf_counter() - began)
 
 
@@ -122,7 +124,7 @@ class Features:
         self.extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return features of a batch."""
+        """Return the features of a batch of windows, and when and where they were computed."""
         import torch
 
         is_whisper = self.model.config.is_encoder_decoder
@@ -135,12 +137,15 @@ class Features:
         network = self.model.get_encoder() if is_whisper else self.model
         with torch.inference_mode():
             states = network(**inputs).last_hidden_state
-        made = {"features": states.mean(1).numpy(), "seconds": batch["seconds"]}
-        return made | {"ended": np.full(len(states), time.time()), "pid": np.full(len(states), os.getpid())}
+        columns = {"features": states.mean(1).numpy(), "seconds": batch["seconds"]}
+        return columns | {
+            "ended": np.full(len(states), time.time()),
+            "pid": np.full(len(states), os.getpid()),
+        }
 
 
 def ray_data(spec: str, manifest: str, workers: int, window_s: float) -> float:
-    """Return seconds of audio a second of the Ray Data script, while all of its actors have work."""
+    """Return the Ray Data script's seconds of audio per second, while all of its actors have work."""
     import ray
     import soxr
 
@@ -150,7 +155,7 @@ def ray_data(spec: str, manifest: str, workers: int, window_s: float) -> float:
 
     ray.init(num_cpus=max(4, workers + 2), include_dashboard=False, log_to_driver=False)
     folder = Path(manifest).parent
-    found = (
+    dataset = (
         ray.data.read_audio([str(folder / row["audio"]) for row in rows(manifest)])
         .flat_map(cut)
         .map_batches(
@@ -162,12 +167,12 @@ def ray_data(spec: str, manifest: str, workers: int, window_s: float) -> float:
         )
     )
     out = folder / "ray-data"
-    found.write_parquet(str(out))
+    dataset.write_parquet(str(out))
     table = pq.read_table(out, columns=["seconds", "ended", "pid"]).to_pandas()
     begins, ends = table.groupby("pid")["ended"].min().max(), table.groupby("pid")["ended"].max().min()
     steady = table[(table["ended"] > begins) & (table["ended"] <= ends)]
     if steady.empty:
-        sys.exit(f"{manifest} has too little work for {workers} workers: give more minutes")
+        sys.exit(f"{manifest} has too little work for {workers} workers: pass more --minutes to bench.embed")
     return float(steady["seconds"].sum() / (ends - begins))
 
 
@@ -179,7 +184,12 @@ def main() -> None:
         rate = ray_data(spec, manifest, int(workers), float(window_s))
     else:
         task = partial(
-            alone, way=way, spec=spec, manifest=manifest, seconds=float(seconds), window_s=float(window_s)
+            run_one_process,
+            way=way,
+            spec=spec,
+            manifest=manifest,
+            seconds=float(seconds),
+            window_s=float(window_s),
         )
         with ProcessPoolExecutor(int(workers)) as pool:
             rate = sum(pool.map(task, range(int(workers))))

@@ -1,22 +1,22 @@
-"""How long does a manifest of a million documents take: to resume embedding it, and to validate it?
+"""How long do planning a resumed embedding and validating take for a manifest of a million documents?
 
-A manifest of short rows is written (half of the transcripts inline, half in files), beside folders of 1,000
-files each and a store that holds 99 % of the documents. What is real and what is not: the audio and text
-files are hard links to a few real files of two seconds, so every name is looked up in its folder but few
-inodes are read; the store's commits are whole and as many as units of 30 minutes make of documents of two
-minutes, but the data files that they name are not written, because planning opens none. Measured are, each in
-a process of its own:
+The benchmark writes a manifest of short rows (half of the transcripts inline, half in files), folders of
+1,000 files each, and a store that holds 99 % of the documents. What is real and what is not: the audio and
+text files are hard links to a few real files of two seconds, so every name is looked up in its folder but few
+inodes are read. The store's commits are complete, and as many as units of 30 minutes make of documents of two
+minutes, but the data files that they name are not written, because planning opens none. Each of these runs in
+its own process:
 
-    plain     `json.loads` of each line, and nothing else: what reading the manifest costs at least
+    plain     `json.loads` of each line and nothing else: the least that reading the manifest costs
     validate  the whole report, with 10,000 documents opened
-    resume    all that `embed` does before its encoders start: look at files, write the snapshot, plan
+    resume    all that `embed` does before its encoders start: check files, write the snapshot, plan
     compacted the same after `store compact` (which is measured too)
-    first     the same with an empty store: everything is pending and the header of each file is read
+    first     the same with an empty store: everything is pending, and the header of each file is read
 
-"peak" is the most memory that the process itself held (`VmHWM`, Linux), "CPU" the time that it and the
-processes it started took. With `--objects N` a corpus of N documents also lies on a server that speaks S3 on
-this machine, and the requests that a resumed run and `validate` (of which one in a hundred documents is
-opened) make are counted, and those of a worker that embeds one unit of 10 recordings.
+"peak" is the peak memory of the process itself (`VmHWM`, Linux), "CPU" the time of the process and its
+children. With `--objects N` a corpus of N documents is also put on an S3 server on this machine, and the
+requests are counted of a resumed run, of `validate` (which opens one in a hundred documents), and of a worker
+that embeds one unit of 10 recordings.
 
     python -m bench.planning [--documents 1000000] [--objects 2000] [--folder FOLDER] [--first]
 """
@@ -41,13 +41,14 @@ import soundfile
 from bench.measure import Record, in_process, peak_bytes
 from hilbert_ray.config import Config, EmbedConfig, TaskConfig
 from hilbert_ray.embedding import EmbedUnits, chosen_encoders, plan_all, versioned_rows
-from hilbert_ray.store import Commit, FeatureRow, Store, encode_rows, sha256_of
+from hilbert_ray.storage import is_uri
+from hilbert_ray.store import Commit, FeatureRow, Store, compact_store, encode_rows, sha256_of, write_snapshot
 from hilbert_ray.validation import PROBED, validate
 
 COMMITTED = 0.99
 DOCUMENT_S, UNIT_S = 120.0, 1800.0
 UNIT_FILES = 10  # recordings of the unit whose requests are counted
-SEGMENTS = 12  # of each modality in a document
+SEGMENTS = 12  # per document and modality
 FILES_IN_FOLDER = 1000
 LINKS = 50_000  # hard links to one file; ext4 allows 65,000
 TASKS = {
@@ -97,12 +98,12 @@ def write_corpus(folder: Path, documents: int) -> str:
 
 
 def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> int:
-    """Make a store in which 99 % of the manifest's documents are committed; return its commits.
+    """Create a store in which 99 % of the manifest's documents are committed; return the number of commits.
 
-    With `dim` the data files are written too: noise of that width, in place of the encoder's.
+    With `dim`, data files are written too, with noise of that width instead of the encoder's features.
     """
     store, config = Store.create(uri, buckets), Config()
-    snapshot = store.write_documents(versioned_rows(manifest, content_hash=False))
+    snapshot = write_snapshot(store, versioned_rows(manifest, content_hash=False))
     size = max(1, round(UNIT_S / DOCUMENT_S))
     noise = np.random.default_rng(0).standard_normal((1000, SEGMENTS, max(dim, 1))).astype(np.float16)
     start_s = np.linspace(0, DOCUMENT_S, SEGMENTS, endpoint=False, dtype=np.float32)
@@ -112,7 +113,7 @@ def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> in
         store.add_encoder(modality, encoder.fingerprint, {**description, "dim": dim or description["dim"]})
         folder = f"features/{modality}/{encoder.fingerprint}"
         for bucket in range(store.buckets):
-            keys = [key for key in store.sources(snapshot, {bucket}, modality, False) if key[1] is not None]
+            keys = [key for key in snapshot.sources({bucket}, modality, False) if key[1] is not None]
             keys = [key for i, key in enumerate(keys) if i % 100 < 100 * COMMITTED]
             for start in range(0, len(keys), size):
                 here = [(doc_id, str(source)) for doc_id, source in keys[start : start + size]]
@@ -147,8 +148,8 @@ def write_store(manifest: str, uri: str, buckets: int = 256, dim: int = 0) -> in
 
 
 def write_file(store: Store, name: str, data: bytes) -> None:
-    """Write a file of a store, without the syncs that a store makes locally."""
-    if "://" in store.uri:
+    """Write a file of a store without the syncs of a local store, which would take hours here."""
+    if is_uri(store.uri):
         store.files.create(name, data)
         return
     path = Path(store.uri, name)
@@ -157,45 +158,45 @@ def write_file(store: Store, name: str, data: bytes) -> None:
 
 
 def plain(manifest: str, store: str) -> dict[str, Any]:
-    """Parse each line."""
+    """Parse each line of the manifest."""
     del store
     with open(manifest, encoding="utf-8") as file:
         return {"rows": sum(1 for line in file if json.loads(line))}
 
 
 def report(manifest: str, store: str) -> dict[str, Any]:
-    """Validate."""
+    """Validate the manifest."""
     del store
-    found = validate(manifest, TASKS, probe=PROBED)
-    return {"rows": found.rows, "faults": len(found.faults), "unopened": found.unopened}
+    result = validate(manifest, TASKS, probe=PROBED)
+    return {"rows": result.rows, "faults": len(result.faults), "unopened": result.unopened}
 
 
 def resume(manifest: str, store: str) -> dict[str, Any]:
-    """Do what `embed` does up to its plan."""
+    """Do what `embed` does up to and including its plan."""
     config = Config()
     began = time.monotonic()
     chosen = chosen_encoders(config)
     target = Store.create(store)
-    snapshot = target.write_documents(versioned_rows(manifest, content_hash=False))
-    looked = time.monotonic()
+    snapshot = write_snapshot(target, versioned_rows(manifest, content_hash=False))
+    checked = time.monotonic()
     for modality, encoder in chosen.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
     plans = plan_all(target, snapshot, chosen, config)
     return {
-        "rows": snapshot.rows,
-        "look_s": looked - began,
-        "plan_s": time.monotonic() - looked,
-        "stored": sum(one.stored for one in plans),
-        "pending": sum(len(unit.keys) for one in plans for unit in one.units),
-        "units": sum(len(one.units) for one in plans),
+        "rows": snapshot.num_documents,
+        "look_s": checked - began,
+        "plan_s": time.monotonic() - checked,
+        "stored": sum(plan.stored for plan in plans),
+        "pending": sum(len(unit.keys) for plan in plans for unit in plan.units),
+        "units": sum(len(plan.units) for plan in plans),
     }
 
 
 def compact(manifest: str, store: str) -> dict[str, Any]:
-    """Fold the commits of the store."""
+    """Merge the commits of the store into indexes."""
     del manifest
     target = Store.open(store)
-    return {"rows": target.snapshot().rows, "indexes": len(target.compact())}
+    return {"rows": target.snapshot().num_documents, "indexes": len(compact_store(target))}
 
 
 def first(manifest: str, store: str) -> dict[str, Any]:
@@ -218,33 +219,33 @@ FORMATS = {"seconds": ".1f", "rows/s": ".0f", "ratio": ".1f", "CPU s": ".1f", "p
 
 
 def cpu_s() -> float:
-    """Return the CPU time of this process and of those that it started, running or not (Linux)."""
+    """Return the CPU time of this process and its descendants, running or ended, seconds (Linux)."""
     times: dict[int, float] = {}
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         parents[int(path.parent.name)] = int(fields[1])
         times[int(path.parent.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     family = {os.getpid()}
-    while more := {one for one, parent in parents.items() if parent in family} - family:
-        family |= more
-    return sum(times[one] for one in family)
+    while children := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= children
+    return sum(times[pid] for pid in family)
 
 
 def measure_here(name: str, manifest: str, store: str) -> None:
-    """Measure one thing in this process and print it as JSON."""
+    """Run one measurement in this process and print it as JSON."""
     imported_s = cpu_s()
     began = time.monotonic()
-    found = MEASURES[name](manifest, store)
-    found |= {"seconds": time.monotonic() - began, "cpu_s": cpu_s() - imported_s, "peak": peak_bytes()}
-    print(json.dumps(found))
+    result = MEASURES[name](manifest, store)
+    result |= {"seconds": time.monotonic() - began, "cpu_s": cpu_s() - imported_s, "peak": peak_bytes()}
+    print(json.dumps(result))
 
 
 def bench_local(record: Record, folder: Path, documents: int, names: list[str]) -> None:
-    """Print how long each thing takes with a corpus on this machine's disk."""
+    """Measure each action on a corpus on this machine's disk."""
     manifest, store = write_corpus(folder, documents), str(folder / "store")
     commits = write_store(manifest, store)
     print(f"{documents} documents, {commits} commits in the store, load {os.getloadavg()[0]:.1f}")
@@ -252,24 +253,24 @@ def bench_local(record: Record, folder: Path, documents: int, names: list[str]) 
     base = 0.0
     table = {}
     for name in names:
-        found = in_process("bench.planning", "--measure", name, manifest, store)
-        rows, seconds, used_s, peak = (found.pop(key) for key in ("rows", "seconds", "cpu_s", "peak"))
+        result = in_process("bench.planning", "--measure", name, manifest, store)
+        rows, seconds, used_s, peak = (result.pop(key) for key in ("rows", "seconds", "cpu_s", "peak"))
         base = base or seconds
         table[name] = {
             "seconds": seconds, "rows/s": rows / seconds, "ratio": seconds / base, "CPU s": used_s,
-            "peak MB": peak / 1e6, **found,
+            "peak MB": peak / 1e6, **result,
         }  # fmt: skip
-        rest = ", ".join(f"{key} {round(value, 1)}" for key, value in found.items())
+        details = ", ".join(f"{key} {round(value, 1)}" for key, value in result.items())
         print(
             f"{name:10}{seconds:9.1f}{rows / seconds:9.0f}{seconds / base:7.1f}{used_s:8.1f}{peak / 1e6:9.0f}"
-            f"  {rest}",
+            f"  {details}",
             flush=True,
         )
     record.keep(f"{documents} documents, {commits} commits in the store", table, formats=FORMATS)
 
 
 def bench_objects(record: Record, folder: Path, documents: int) -> None:
-    """Print which requests are made with a corpus and a store on an object store."""
+    """Count the requests of each action with corpus and store on an object store."""
     from aiobotocore.session import AioSession  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
@@ -313,10 +314,10 @@ def bench_objects(record: Record, folder: Path, documents: int) -> None:
 
 
 def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
-    """Let a worker embed one unit of audio into an empty store; leave the count of its requests alone."""
+    """Embed one unit of audio into an empty store, as a worker does; `requests` then counts only that."""
     config = Config(text="none")
     store = Store.create(uri, 4)
-    snapshot = store.write_documents(versioned_rows(manifest, content_hash=False))
+    snapshot = write_snapshot(store, versioned_rows(manifest, content_hash=False))
     chosen = chosen_encoders(config)
     [plan] = plan_all(store, snapshot, chosen, replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0)))
     worker = EmbedUnits(store, snapshot.number, config, {m: one.fingerprint for m, one in chosen.items()})
@@ -326,11 +327,11 @@ def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
 
 
 def main() -> None:
-    """Make the corpus and the store, measure, and print tables."""
+    """Create the corpus and the store, measure, and print tables."""
     parser = argparse.ArgumentParser(description="planning and validating a large manifest")
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--objects", type=int, default=2_000, help="documents on the S3 server; 0: none")
-    parser.add_argument("--folder", help="where to make the temporary files")
+    parser.add_argument("--folder", help="parent folder of the temporary files")
     parser.add_argument("--first", action="store_true", help="also plan everything into an empty store")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,9 +1,10 @@
-"""The search against random search where the best settings are known, and how busy its workers are.
+"""Does the search beat random search where the best settings are known, and does it keep its workers busy?
 
-Regret: a made-up score depends on one of four loss weights, whose best value is drawn anew for each seed; the
-score of an inner fold has noise. Nothing is trained: proposing, stopping early and choosing are `tune`'s own.
-Packing: one search on the sample corpus, all that `tune` does for one outer fold, beside an ideal packing of
-the times of the same trials.
+Regret: a synthetic score depends on one of four loss weights, whose best value is drawn for each seed; the
+score of each inner fold has noise. Nothing is trained, but proposing, early stopping and choosing are those
+of `tune`.
+Packing: one search on the sample corpus, all that `tune` does for one outer fold, compared with an ideal
+packing of the same trials.
 
     python -m bench.search [--seeds 20] [--trials 40] [--busy-trials 64] [--epochs 20]
 """
@@ -43,11 +44,11 @@ from hilbert_ray.tuning import (
 
 FOLDS = 3
 NOISE = 0.01  # standard deviation of one inner fold's score
-HEIGHT = 0.1  # what the worst value of the weight that matters costs
+HEIGHT = 0.1  # loss of score when the weight is a full range away from its best value
 
 
 def plan_of(config: Config, folder: Path, name: str, seed: int) -> SearchPlan:
-    """Return what one search does, as `tune` plans it."""
+    """Return the plan of one search, as `tune` makes it."""
     space = make_space(config)
     return SearchPlan(
         name=name,
@@ -64,12 +65,12 @@ def plan_of(config: Config, folder: Path, name: str, seed: int) -> SearchPlan:
 
 
 def regret_of(value: float, known: SpaceConfig, best: float) -> float:
-    """Return how far below the best true score a value of the weight that matters is."""
+    """Return how far the true score at this value of the weight that matters is below the best."""
     return HEIGHT * (known.place(value) - best) ** 2
 
 
 def trial(sample: dict[str, Any], matters: str, known: SpaceConfig, best: float, seed: int) -> None:
-    """Report noisy scores of one setting, a fold after another."""
+    """Report noisy scores of one setting, one inner fold after another."""
     rng = np.random.default_rng([seed, abs(hash(tuple(sample.values())))])
     folds: list[float] = []
     for _ in range(FOLDS):
@@ -79,8 +80,8 @@ def trial(sample: dict[str, Any], matters: str, known: SpaceConfig, best: float,
 
 
 def regrets(algorithm: str, seeds: int, trials: int, folder: Path) -> list[float]:
-    """Return the true regret of what the search chooses, for each seed."""
-    found = []
+    """Return the true regret of the settings that the search chooses, for each seed."""
+    values = []
     for seed in range(seeds):
         config = Config(tune=TuneConfig(trials=trials, algorithm=algorithm))  # type: ignore[arg-type]
         ranges = config.tune.ranges()
@@ -91,54 +92,56 @@ def regrets(algorithm: str, seeds: int, trials: int, folder: Path) -> list[float
         tried = run_trials(plan, trial, matters=matters, known=known, best=best, seed=seed)
         chosen = choose_trial(tried, config.tune.objectives)
         assert chosen is not None
-        found.append(regret_of(chosen["settings"][matters], known, best))
-    return found
+        values.append(regret_of(chosen["settings"][matters], known, best))
+    return values
 
 
 def show_regrets(record: Record, seeds: int, trials: int, folder: Path) -> None:
-    """Print regrets of TPE beside those of random search."""
+    """Compare the regrets of TPE with those of random search."""
     error = NOISE / math.sqrt(FOLDS)
-    found = {name: regrets(name, seeds, trials, folder) for name in ("tpe", "random")}
+    by_algorithm = {name: regrets(name, seeds, trials, folder) for name in ("tpe", "random")}
     record.table(
-        f"regret of what is chosen, {trials} trials, each of {seeds} seeds", "score", found, "random"
+        f"regret of what is chosen, {trials} trials, each of {seeds} seeds", "score", by_algorithm, "random"
     )
-    means = {f"{name}, mean": [statistics.mean(values)] for name, values in found.items()}
+    means = {f"{name}, mean": [statistics.mean(values)] for name, values in by_algorithm.items()}
     bars = [Bar(row="tpe, mean", against="random, mean", most=1.0)]
     record.table("its mean over seeds", "score", means, "random, mean", bars)
-    near = {name: [sum(value <= error for value in values)] for name, values in found.items()}
-    record.table(f"seeds within one standard error ({error:.4f}) of the optimum, of {seeds}", "seeds", near)
+    near_optimum = {name: [sum(value <= error for value in values)] for name, values in by_algorithm.items()}
+    record.table(
+        f"seeds within one standard error ({error:.4f}) of the optimum, of {seeds}", "seeds", near_optimum
+    )
 
 
 def show_idle(record: Record, trials: int, epochs: int, folder: Path) -> None:
-    """Print the time of a search beside an ideal packing of its trials, from the first one's begin."""
+    """Compare a search, from the start of its first trial, with an ideal packing of its trials."""
     config = Config(
         fit=FitConfig(epochs=epochs), folds=FoldsConfig(inner=FOLDS), tune=TuneConfig(trials=trials)
     )
     config, features = corpus(config)
     strata = features.targets[next(iter(config.tasks))]
-    parts = inner_folds(np.arange(len(features)), features.groups, strata, config.folds, 0)
+    inner = inner_folds(np.arange(len(features)), features.groups, strata, config.folds, 0)
     plan = plan_of(config, folder, "idle", 0)
     began, cpu = time.time(), time.process_time()
-    run_search(plan, config, ray.put(features), parts)
+    run_search(plan, config, ray.put(features), inner)
     wall, driver = time.time() - began, time.process_time() - cpu
-    ended: dict[int, float] = {}
-    took, first = [], math.inf
+    ends: dict[int, float] = {}
+    durations, first = [], math.inf
     for path in (folder / "checkpoints" / f"search-{plan.key}" / plan.name).glob("*/result.json"):
         last = json.loads(path.read_text().splitlines()[-1])
-        took.append(last["seconds"])
+        durations.append(last["seconds"])
         first = min(first, last["began"])
-        ended[last["pid"]] = max(ended.get(last["pid"], 0.0), path.stat().st_mtime)
-    span = max(ended.values()) - first
-    tail = sum(max(ended.values()) - end for end in ended.values()) / (plan.concurrent * span)
-    title = f"{len(took)} trials, {len(features)} documents, {plan.concurrent} at once"
+        ends[last["pid"]] = max(ends.get(last["pid"], 0.0), path.stat().st_mtime)
+    span = max(ends.values()) - first
+    tail = sum(max(ends.values()) - end for end in ends.values()) / (plan.concurrent * span)
+    title = f"{len(durations)} trials, {len(features)} documents, {plan.concurrent} at once"
     seconds = {
-        "ideal packing": [packed(took, plan.concurrent)],
+        "ideal packing": [packed(durations, plan.concurrent)],
         "tune": [span],
         "start, apart": [first - began],
     }
     record.table(title, "s", seconds, "ideal packing", [Bar(row="ideal packing", against="tune", least=0.9)])
     shares = {
-        "workers idle": [100 * (1 - sum(took) / (plan.concurrent * span))],
+        "workers idle": [100 * (1 - sum(durations) / (plan.concurrent * span))],
         "of which with no trial left": [100 * tail],
         "driver computes": [100 * driver / wall],
     }
@@ -146,21 +149,21 @@ def show_idle(record: Record, trials: int, epochs: int, folder: Path) -> None:
 
 
 def packed(seconds: Sequence[float], workers: int) -> float:
-    """Return how long the trials take where the longest one left always goes to the worker free first."""
+    """Return how long trials take if the longest one left always goes to the first free worker."""
     free = [0.0] * workers
-    for one in sorted(seconds, reverse=True):
-        heapq.heapreplace(free, free[0] + one)
+    for duration in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + duration)
     return max(free)
 
 
 def main() -> None:
-    """Print regrets and idle time."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=20, help="of the regrets; 0 leaves them out")
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--busy-trials", type=int, default=64, help="of the packing; 0 leaves it out")
+    parser.add_argument("--seeds", type=int, default=20, help="seeds of the regrets; 0 skips them")
+    parser.add_argument("--trials", type=int, default=40, help="trials of each search for the regrets")
+    parser.add_argument("--busy-trials", type=int, default=64, help="trials of the packing; 0 skips it")
     parser.add_argument("--epochs", type=int, default=FitConfig().epochs)
     settings = parser.parse_args()
     connect()

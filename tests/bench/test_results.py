@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import results
-from bench.measure import Bar, Record, drawn
+from bench.measure import Bar, Record, format_table
 
 RECORD = {
     "name": "decode",
@@ -23,7 +23,7 @@ RECORD = {
                 "ffmpeg": {"median": 218.24, "least": 192.0, "most": 238.7},
                 "rounded": {"median": 0.02, "ratio": 0.0001},
             },
-            "unit": "s of audio a second",
+            "unit": "s of audio per second",
             "base": "ffmpeg",
             "exponents": {"exponent": 1.4091},
             "bars": [
@@ -49,7 +49,7 @@ RENDERED = """\
 Nothing else ran.
 
     opus
-    s of audio a second             median     least      most     ratio
+    s of audio per second           median     least      most     ratio
     ours                             109.1     104.6     113.6     0.500
     ffmpeg                           218.2     192.0     238.7     1.000
     rounded                        0.02000                         0.000
@@ -81,14 +81,14 @@ def test_a_record_as_markdown() -> None:
     assert results.entry("EPYC-decode-opus", RECORD) == RENDERED
 
 
-def test_a_record_that_holds_least_as_markdown() -> None:
+def test_a_record_with_the_fewest_fields_as_markdown() -> None:
     record = {"command": "make bench", "tables": [{"title": "all", "rows": {"took": {"minutes": 29.1}}}]}
     assert results.entry("EPYC-all", record) == (
         "### EPYC: `make bench`\n\n    all\n" + " " * 35 + "minutes\n    took" + " " * 29 + "29.10\n"
     )
 
 
-def test_records_stand_in_the_order_of_sections_then_names() -> None:
+def test_records_are_in_the_order_of_sections_then_names() -> None:
     files = ("B-decode", "A-decode", "C-encoders", "D-embed", "E-startup")
     records = {file: {"name": file[2:], "command": file, "tables": []} for file in files}
     text = results.page(records, {"A": "first", "B": "second"})
@@ -123,7 +123,7 @@ def test_a_fresh_record_is_adopted(
     text = results.PAGE.read_text()
     assert adopted["began"][:10] in text
     assert "ours / peer: 2, bar at least 2: met" in text
-    assert printed == f"\nspeed\n{drawn(adopted['tables'][0])}\n"
+    assert printed == f"\nspeed\n{format_table(adopted['tables'][0])}\n"
     assert all(f"    {line}\n" in text for line in printed.splitlines() if line)
 
 
