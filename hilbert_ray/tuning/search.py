@@ -211,6 +211,6 @@ def brier(features: Features, config: Config, results: Sequence[FoldResult]) -> 
 
 
 def _scores(features: Features, config: Config, results: Sequence[FoldResult]) -> list[Mapping[str, Any]]:
-    """Return the scores of each task that has labels here, without intervals, which a search does not need."""
+    """Return the scores of each task that has labels here; a search needs no intervals."""
     gathered = [gather(features, settings, task, results) for task, settings in config.tasks.items()]
     return [metrics.evaluate_predictions(p, resamples=0) for p in gathered if p.labelled.any()]
