@@ -29,7 +29,8 @@ def deltas(values: np.ndarray) -> np.ndarray:
     """Return the slope of a regression over five frames, ends repeated: [coefficients, frames]."""
     padded = np.pad(values, ((0, 0), (2, 2)), mode="edge")
     count = values.shape[1]
-    return sum(n * padded[:, 2 + n : 2 + n + count] for n in (-2, -1, 1, 2)) / 10  # type: ignore[no-any-return]
+    slopes = [n * padded[:, 2 + n : 2 + n + count] for n in (-2, -1, 1, 2)]
+    return np.asarray(np.sum(slopes, axis=0) / 10)
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:
