@@ -29,6 +29,7 @@ from hilbert_ray.storage.files import StorageError
 from hilbert_ray.storage.workspace import Workspace
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.snapshot import StoredDocument, bucket_of
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from tests import make, models
 
@@ -56,7 +57,7 @@ def store_of(
 ) -> str:
     """Write a store with features of the built-in encoders of some settings; `without` lacks its audio."""
     store = Store.create(str(map_folder), 4)  # in their order, "b" is the first document
-    store.write_documents(iter(documents))
+    write_snapshot(store, iter(documents))
     for config in configs or (CONFIG,):
         add_features(store, config, without, seed)
     return store.uri
@@ -67,13 +68,13 @@ def add_features(store: Store, config: Config, without: str, seed: int) -> None:
     for modality in modalities:
         encoder = build_encoder(getattr(config, modality), modality, config.audio_encoder, config.segment)
         store.add_encoder(modality, encoder.fingerprint, encoder.describe())
-        for number, item in enumerate(store.stored_documents()):
+        for number, item in enumerate(store.snapshot().documents()):
             doc_id, source = item.document.doc_id, item.source(modality)
             rows = [make.feature_row(doc_id, source, dim=encoder.dim, seed=seed + number)]
             failures = []
             if (modality, doc_id) == ("audio", without):
                 failure = Quarantined(
-                    doc_id=doc_id, key=source, stage="audio", error="AudioError", message="broken"
+                    doc_id=doc_id, source=source, stage="audio", error="AudioError", message="broken"
                 )
                 rows, failures = [], [failure]
             store.commit(
@@ -154,7 +155,7 @@ def test_a_store_without_labels_or_without_those_of_a_declared_task_is_refused(t
     config = replace(CONFIG, tasks={"topics": TaskConfig(kind="binary", classes=("home", "work"))})
     with pytest.raises(
         ConfigError,
-        match=r"no document with features has a label of task `topics`; the labels are of topic: mend",
+        match=r"no document with features has a label of task `topics`; there are labels of tasks topic: correct",
     ):
         opened(tmp_path / "misspelt", config=config)
 
@@ -216,9 +217,9 @@ def test_none_leaves_a_modality_out_of_features_and_settings(tmp_path: Path) -> 
 
 def test_a_store_without_features_of_the_encoders_says_what_to_do(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path), 2)
-    store.write_documents(iter(stored()))
+    write_snapshot(store, iter(stored()))
     with pytest.raises(
-        ConfigError, match=r"holds no features of the chosen encoders; run `hilbert-ray embed`"
+        ConfigError, match=r"has no features of the chosen encoders; run `hilbert-ray embed`"
     ):
         open_dataset(store.uri, CONFIG)
 
@@ -232,7 +233,7 @@ def test_a_document_lacks_the_modality_that_is_in_quarantine_and_is_counted(
     assert dataset.features.text is not None
     assert dataset.features.audio.lengths.tolist() == [3, 0, 3, 3]
     assert dataset.features.text.lengths.tolist() == [3, 3, 3, 3]
-    assert "1 documents count as being without audio, because it is in quarantine" in caplog.text
+    assert "1 documents count as having no audio, which is quarantined" in caplog.text
     alone = open_dataset(str(tmp_path / "store"), CONFIG, text="none")
     assert [d.doc_id for d in alone.documents] == alone.features.doc_ids.tolist() == list("acd")
 
@@ -257,8 +258,8 @@ def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> 
     store = Store.open(uri)
     replaced = stored()
     replaced[0] = replace(replaced[0], audio_version="2")
-    store.write_documents(iter(replaced))
-    [item] = store.stored_documents(doc_ids={"a"})
+    write_snapshot(store, iter(replaced))
+    [item] = store.snapshot().documents(doc_ids={"a"})
     row = make.feature_row("a", item.source("audio"), dim=120, seed=99)
     store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 4), rows=[row])
     assert open_dataset(uri, CONFIG).fingerprint != before
@@ -312,8 +313,8 @@ def test_mapped_features_are_those_in_memory_to_the_last_bit(
     audio[[3, 20]] = text[[7, 59]] = 0
     uri = make.features_store(tmp_path / "store", audio.tolist(), text.tolist(), 8)
     plain, mapped = open_dataset(uri, CONFIG), open_dataset(uri, MAPPED)
-    assert len(mapped.features.mapped) == 2
-    assert not plain.features.mapped
+    assert len(mapped.features.mapped_files) == 2
+    assert not plain.features.mapped_files
     assert mapped.fingerprint == plain.fingerprint
     assert mapped.config == plain.config, "runs do not depend on where features are"
     some = rng.permutation(60)[:40]
@@ -347,11 +348,11 @@ def test_what_other_processes_are_sent_is_small_and_reads_the_same_on_a_node_wit
     sent = pickle.dumps(features)
     assert len(sent) < 0.1 * sum(4 * part.values.shape[0] * 64 for part in (features.audio, features.text))
     before = collate(features, np.arange(8))
-    for name in features.mapped:
+    for name in features.mapped_files:
         remove_maps(name)
     elsewhere = pickle.loads(sent)
     assert_same(collate(elsewhere, np.arange(8)), before)
-    assert sorted(path.name for path in map_folder().iterdir() if path.suffix != ".lock") == features.mapped
+    assert sorted(path.name for path in map_folder().iterdir() if path.suffix != ".lock") == features.mapped_files
 
 
 @pytest.mark.usefixtures("scratch")
@@ -359,11 +360,11 @@ def test_a_store_that_changed_is_not_read_in_place_of_what_a_run_began_with(tmp_
     """Rows of another recording, as many as before, would pass unseen."""
     uri = store_of(tmp_path / "store", stored())
     features = open_dataset(uri, MAPPED).features
-    sent, names = pickle.dumps(features), features.mapped
+    sent, names = pickle.dumps(features), features.mapped_files
     store, replaced = Store.open(uri), stored()
     replaced[0] = replace(replaced[0], audio_version="2")
-    store.write_documents(iter(replaced))
-    [item] = store.stored_documents(doc_ids={"a"})
+    write_snapshot(store, iter(replaced))
+    [item] = store.snapshot().documents(doc_ids={"a"})
     row = make.feature_row("a", item.source("audio"), dim=120, seed=99)
     store.commit("audio", fingerprint_of("audio"), unit="later", bucket=bucket_of("a", 4), rows=[row])
     for name in names:
@@ -384,13 +385,13 @@ def test_an_eighth_of_memory_decides_where_features_go_and_the_log_says_so(
         files[0].write_text(unlimited)
         files[2].write_text(f"{limit}\n")
         monkeypatch.setattr(datasets, "CONTAINER_LIMITS", files)
-        assert bool(open_dataset(uri, CONFIG).features.mapped) == is_mapped
+        assert bool(open_dataset(uri, CONFIG).features.mapped_files) == is_mapped
         assert ("mapped from files in" if is_mapped else "read into it") in caplog.messages[-1]
     monkeypatch.setattr(datasets, "CONTAINER_LIMITS", ())
-    assert not open_dataset(uri, CONFIG).features.mapped
+    assert not open_dataset(uri, CONFIG).features.mapped_files
     generous = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1.0))
     monkeypatch.setattr(datasets, "CONTAINER_LIMITS", (files[2],))
-    assert not open_dataset(uri, generous).features.mapped
+    assert not open_dataset(uri, generous).features.mapped_files
 
 
 SPECS: tuple[tuple[str, Modality], tuple[str, Modality]] = (("mfcc", "audio"), ("hashing", "text"))

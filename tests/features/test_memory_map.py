@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilbert_ray.features.memory_map import MappedFile, MappedRows, Piece, map_folder, remove_maps
+from hilbert_ray.features.memory_map import MappedFile, MappedRows, RowSpan, map_folder, remove_maps
 
 ROWS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float16)
 WRITTEN: Counter[str] = Counter()
@@ -25,7 +25,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITTEN.clear()
 
 
-def pieces() -> Iterator[Piece]:
+def row_spans() -> Iterator[RowSpan]:
     """Yield the rows, the last first."""
     WRITTEN["times"] += 1
     yield 15, ROWS[15:]
@@ -34,8 +34,8 @@ def pieces() -> Iterator[Piece]:
 
 
 def written(name: str = "audio-1") -> MappedFile:
-    file = MappedFile(name, ROWS.shape, pieces)
-    file.write(pieces())
+    file = MappedFile(name, ROWS.shape, row_spans)
+    file.write(row_spans())
     return file
 
 
@@ -66,7 +66,7 @@ def test_the_file_is_readable_by_its_user_alone_and_goes_with_its_owner() -> Non
 
 def test_on_a_node_without_the_file_one_process_writes_it_for_all() -> None:
     """Copies of a description, as other processes get them; threads stand for those processes."""
-    described = pickle.dumps(MappedRows(MappedFile("audio-2", ROWS.shape, pieces)))
+    described = pickle.dumps(MappedRows(MappedFile("audio-2", ROWS.shape, row_spans)))
     assert len(described) < 1000
     copies = [pickle.loads(described) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -83,12 +83,12 @@ def test_on_a_node_without_the_file_one_process_writes_it_for_all() -> None:
 
 
 def test_what_could_not_be_written_whole_leaves_nothing() -> None:
-    def broken() -> Iterator[Piece]:
+    def broken() -> Iterator[RowSpan]:
         yield 0, ROWS
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        MappedFile("audio-3", ROWS.shape, pieces).write(broken())
+        MappedFile("audio-3", ROWS.shape, row_spans).write(broken())
     assert not list(map_folder().iterdir())
 
 

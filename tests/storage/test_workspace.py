@@ -41,7 +41,7 @@ def test_a_copy_brings_what_is_there_and_sends_what_changed(tmp_path: Path, obje
         (run.path / "half.tmp").write_text("unfinished")
     assert names(uri) == ["folds/1.npz", "old.json"]
     fsspec.filesystem("s3").pipe(f"{uri}/checkpoints/c1", b"large")
-    with open_workspace(uri, apart=["checkpoints"]) as run:
+    with open_workspace(uri, excluded=["checkpoints"]) as run:
         assert run.path.name == "run"
         assert not (run.path / "checkpoints").exists()
         assert (run.path / "folds" / "1.npz").read_bytes() == b"one"
