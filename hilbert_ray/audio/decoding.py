@@ -39,7 +39,7 @@ from hilbert_ray.storage import local_path
 FORMATS: Sequence[AudioFormat] = (RIFF, OGG, FLAC, MP4, MATROSKA, MP3)
 """The formats that can be read, in the order in which they are tried.
 
-MP3 comes last: its files have no signature, and what begins one may stand anywhere.
+MP3 comes last: its files have no signature, and the bytes that begin one may occur anywhere.
 """
 _FETCH_BYTES = 4 * 2**20
 """How much is fetched from an object store at a time: few requests, yet little is wasted on a header."""

@@ -59,7 +59,7 @@ def check_bounds(rate_hz: Hertz, channels: int, uri: str) -> None:
 def check_unchanged(rate_hz: Hertz, channels: int, first: Sampled, where: str, uri: str) -> None:
     """Check that a later part of a stream has the rate and channels of its first.
 
-    Decoders go on without a word when either changes, and play what follows at the wrong speed.
+    Decoders silently continue when either changes, and play what follows at the wrong speed.
 
     Raises:
         RateError: when the rate changes.

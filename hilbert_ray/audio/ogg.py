@@ -34,7 +34,7 @@ def _ogg_checksum(page: bytes) -> int:
 def check_pages(file: BinaryIO, uri: str) -> None:
     """Read all pages of an Ogg file: none damaged, none missing, all of one stream, the last one its end.
 
-    Decoders skip damaged pages without a word, and take any page for the last one.
+    Decoders silently skip damaged pages, and take any page for the last one.
 
     Raises:
         CorruptAudioError: when a page is damaged or missing.

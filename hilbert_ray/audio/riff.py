@@ -19,7 +19,7 @@ def _open(source: AudioSource) -> LibsndfileDecoder:
 def check_chunks(file: BinaryIO, size: int, uri: str) -> None:
     """Check that the sample chunk of a WAV or AIFF file is complete.
 
-    libsndfile shortens an incomplete one without a word.
+    libsndfile silently shortens an incomplete one.
 
     Raises:
         CorruptAudioError: when there is no chunk with samples.

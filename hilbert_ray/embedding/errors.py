@@ -1,4 +1,4 @@
-"""What ends a run of `embed`; a document that fails is quarantined instead, and the run goes on."""
+"""What ends a run of `embed`; a document that fails is quarantined instead, and the run continues."""
 
 from hilbert_ray.errors import HilbertError
 

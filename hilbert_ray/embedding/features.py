@@ -1,6 +1,6 @@
 """From segments to rows of features: batches packed across documents, each document checked to be complete.
 
-A document that fails, at whatever stage, is quarantined with its reason, and the others go on.
+A document that fails, at whatever stage, is quarantined with its reason, and the others continue.
 """
 
 from collections.abc import Iterator, Sequence

@@ -284,7 +284,7 @@ def single_document_units(unit: Unit) -> list[Unit]:
 
 def unit_id(base: str, keys: Sequence[DocumentKey], earlier: Sequence[str] = ()) -> str:
     """Return the id of a unit of documents: a hash, the same for the same documents in any run."""
-    return digest(base, *(part for key in sorted(keys) for part in key), *earlier)
+    return digest(base, *(text for key in sorted(keys) for text in key), *earlier)
 
 
 def _group(
