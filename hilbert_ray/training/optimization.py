@@ -1,5 +1,6 @@
 """The optimiser, its learning-rate schedule and the two phases of training."""
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -15,6 +16,20 @@ HEADS = ("experts", "audio_heads", "text_heads", "thresholds")
 """Modules of the network that the second phase trains, by the first part of their parameters' names."""
 
 
+class EagerAdamW(torch.optim.AdamW):
+    """AdamW that does not import torch's compiler, which takes every process that trains two seconds.
+
+    torch wraps these methods to tell `torch.compile` to leave them alone, and imports the compiler to do so.
+    Nothing is compiled here, so what they wrap computes the same.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
 def new_optimizer(network: Network, config: Config) -> torch.optim.AdamW:
     """Return AdamW; biases, norms, single tokens and the logit scale are not decayed."""
     parameters = list(network.parameters())
@@ -24,7 +39,7 @@ def new_optimizer(network: Network, config: Config) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.fit.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.fit.learning_rate, fused=True)
+    return EagerAdamW(groups, lr=config.fit.learning_rate, fused=True)
 
 
 def set_learning_rate(
