@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hilbert_ray.cli import main
+from hilbert_ray.config import BASELINE, HILBERT
 
 CORPUS = Path(os.path.relpath(Path(__file__).parent / "corpus"))
 
@@ -32,8 +33,8 @@ def step(*words: str | Path, ok: tuple[int, ...] = (0,)) -> None:
 def headline(metrics: dict[str, Any]) -> str:
     """Return the headline figures of task `pattern` as text."""
     names = {
-        "hilbert": "HILBERT",
-        "mean_std_logistic": "mean + std, logistic regression",
+        HILBERT: "HILBERT",
+        BASELINE: "mean + std, logistic regression",
         "text_only": "text only",
         "audio_only": "audio only",
     }

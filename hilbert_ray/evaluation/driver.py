@@ -72,9 +72,11 @@ def _evaluate(run: Workspace, dataset: Dataset, compare: bool, subsets: bool) ->
     write_run_config(run, dataset)
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds)
     folds = _choose_folds(dataset, strata)
+    # Stored before anything is trained: other tools, and `tune`, can use the same folds.
     write_folds(folds, str(run.path / RunFile.FOLDS))
     connect()
     began = time.perf_counter()
+    # Once per node in shared memory, and not once per fold.
     features_ref = ray.put(features)
     variants = choose_variants(config, features, compare, subsets)
     variants_on_folds = [(variant, fold) for variant in variants for fold in folds]
@@ -84,6 +86,7 @@ def _evaluate(run: Workspace, dataset: Dataset, compare: bool, subsets: bool) ->
     values = score(dataset, with_subsets)
     values["shortcuts"] = score_shortcuts(dataset, folds)
     values["folds"] = folds.describe(strata.members, strata.names)
+    # The only part of the file that differs between two runs of the same folds.
     values["run"] = {
         "seconds": seconds,
         "fold_seconds": sum(result.seconds for result in computed),

@@ -78,6 +78,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     for name, task in dataset.config.tasks.items():
         y = features.targets[name]
+        # Unlabelled is NaN for numbers and labels, -1 for classes.
         if task.kind == "regression":
             labels[name] = {"labelled": int(np.isfinite(y).sum())}
         elif task.kind == "multilabel":

@@ -38,6 +38,7 @@ def choose_variants(
     What needs both modalities is left out where the features have only one.
     """
     has_both = features.audio is not None and features.text is not None
+    # HILBERT first: its folds start first, and a run that is stopped early has what matters most.
     variants = [Variant(name=HILBERT, config=config, subsets=subsets and has_both)]
     if has_both:
         variants += [

@@ -206,6 +206,7 @@ def _label_confusion(task: str, predictions: Predictions, scope: str) -> Html:
     assert decisions is not None
     rows: list[list[Cell]] = []
     for k, name in enumerate(predictions.classes):
+        # Unknown labels are -1, which `confusion_counts` leaves out.
         known = np.isfinite(predictions.targets[:, k])
         truth = np.where(known, predictions.targets[:, k], -1).astype(np.int64)
         (true_no, false_yes), (false_no, true_yes) = confusion_counts(truth, decisions[:, k], 2).tolist()
@@ -280,6 +281,7 @@ def _decision_curves(run: RunResults, task: str, predictions: Predictions) -> Ht
 
 def _numbers(run: RunResults, task: str, predictions: Predictions) -> Html:
     """Return predicted against true numbers, one point per document."""
+    # One point per document, not per repeat: repeats of a document are not independent.
     known = predictions[predictions.labelled]
     documents, index = np.unique(known.document, return_inverse=True)
     repeats = np.bincount(index)

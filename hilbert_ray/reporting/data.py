@@ -59,14 +59,13 @@ def _counts(run: RunResults) -> list[tuple[str, Cell]]:
 
 def _quarantined(counts: Mapping[str, int]) -> list[Html]:
     """Return how many documents lack a modality only because it could not be embedded."""
-    return [
-        note(
-            f"{count} documents have {modality} that could not be embedded; they count as without.",
-            kind="bad",
-        )
+    sentences = [
+        f"{count} {'document has' if count == 1 else 'documents have'} {modality} that could not be "
+        "embedded; it counts as missing."
         for modality, count in counts.items()
         if count
     ]
+    return [note(sentence, kind="bad") for sentence in sentences]
 
 
 def _documents_with_both(run: RunResults) -> int | None:

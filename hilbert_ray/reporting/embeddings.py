@@ -162,6 +162,7 @@ def _classes(run: RunResults, task: str) -> tuple[list[str], str, dict[str, int]
     if predictions is None:
         return [], task, {}
     target, names, colouring = _map_classes(predictions, task)
+    # Embeddings are of the first repeat, and a document has one class in all of them.
     first_repeat = predictions.repeat == predictions.repeat.min()
     rows = np.flatnonzero(first_repeat & (target >= 0))
     return names, colouring, {run.doc_ids[predictions.document[i]]: int(target[i]) for i in rows}
@@ -175,6 +176,7 @@ def _map_classes(predictions: Predictions, task: str) -> tuple[np.ndarray, list[
         edges = np.quantile(y[known], [0.25, 0.5, 0.75])
         return np.where(known, np.digitize(y, edges), -1), list(QUARTERS), f"quarter of {task}"
     if predictions.kind == "multilabel":
+        # One label can be shown; the most balanced one has most to see.
         k = int(np.abs(np.nanmean(y, 0) - 0.5).argmin())
         target = np.where(np.isfinite(y[:, k]), y[:, k], -1).astype(np.int64)
         return target, ["no", "yes"], f"{task}: {predictions.classes[k]}"

@@ -44,6 +44,7 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> Html:
     """Return a number as readers see it, with its full value in an attribute; a dash for None."""
     if value is None or not math.isfinite(value):
         return Html(f'<span class="none" title="not defined">{DASH}</span>')
+    # Counts get separators and no digits.
     if isinstance(value, int):
         return Html(f'<data value="{value}">{value:,}</data>')
     rounded = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"

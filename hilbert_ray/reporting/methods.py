@@ -132,6 +132,7 @@ def _objective(config: Config) -> Html:
         else "audio with joint and text with joint, never audio with text"
     )
     negatives = "are" if loss.group_negatives else "are not"
+    # Tasks may differ in how they treat imbalance; a regression has no classes.
     imbalance = sorted(
         {t.imbalance.replace("_", " ") for t in config.tasks.values() if t.kind != "regression"}
     )

@@ -46,6 +46,7 @@ def roc_curves(predictions: Predictions) -> list[ClassCurve]:
         by_repeat = []
         for score, positive in _by_repeat(predictions, problem):
             true, false = _counts(score, positive)
+            # From (0, 0): nothing is positive above the highest score.
             rates = [np.append(0, count) / count[-1] for count in (false, true)]
             by_repeat.append(np.interp(GRID, *rates))
         if by_repeat:
@@ -153,9 +154,11 @@ def principal_plane(x: Float[np.ndarray, "rows dim"]) -> tuple[Float[np.ndarray,
     same map.
     """
     centred = x.astype(np.float64) - x.mean(0)
+    # SVD of the centred rows: more accurate than eigenvectors of their covariance.
     _, spread, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    # Fewer than two axes where the embeddings have one dimension; the other coordinate is then 0.
     flat = np.zeros((len(x), 2))
     flat[:, : len(axes)] = centred @ axes.T
     variance = float((spread**2).sum())

@@ -172,6 +172,7 @@ def decision_curves(
     def paint(axes: Sequence[Axes]) -> None:
         for axis, name in zip(axes, names, strict=False):
             curve = model[name]
+            # Net benefit is at most the prevalence: each class needs its own scale.
             top = max(*curve["model"], *curve["all"], 0.01)
             axis.axhline(0, color=MUTED, linewidth=1)
             lines = [(curve["all"], MUTED, "--", "act on everyone")]
@@ -268,6 +269,7 @@ def maps(label: str, panels: Sequence[EmbeddingMap], names: Sequence[str]) -> Ht
                     axis.plot(x, y, linestyle="", marker=marker, markersize=4.6, label=name, **marker_style)
             axis.set_title(panel.title)
             axis.set(xticks=[], yticks=[])
+            # Axes of different folds are not comparable, so there are no ticks to compare them by.
             axis.margins(0.08)
             for side in ("top", "right", "left", "bottom"):
                 axis.spines[side].set_visible(True)
@@ -431,6 +433,7 @@ def timeline(label: str, lanes: Sequence[AttentionLane]) -> Html:
 
     def paint(axes: Sequence[Axes]) -> None:
         lane_of = dict(zip(axes, lanes, strict=True))
+        # Audio and text share one time axis, so that the same moment is at the same place.
         longest = max((float(lane.end.max()) for lane in lanes if lane.is_timed), default=1.0)
         for k, (axis, lane) in enumerate(lane_of.items()):
             # One polygon for all segments: a path per segment would make pages of long recordings large.

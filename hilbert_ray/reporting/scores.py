@@ -155,6 +155,7 @@ def _forest(run: RunResults, task: str) -> Html:
         )
         for variant, scores in by_variant.items()
     ]
+    # Where HILBERT would be without any signal: a wide band says that the sample is small.
     null = run.evaluation.permutation.get(task)
     band = (null.low, null.high) if null and null.low is not None and null.high is not None else None
     picture = forest(
@@ -222,6 +223,7 @@ def _tests(run: RunResults, task: str) -> list[Html]:
         "Smallest detectable difference",
     ]  # fmt: skip
     parts = [table(f"HILBERT against each variant, {task}", head, rows)]
+    # All comparisons of a task have the same groups.
     first = next(iter(comparisons.values()))
     if first.exploratory:
         parts.append(

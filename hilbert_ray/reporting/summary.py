@@ -91,6 +91,7 @@ def _tiles(run: RunResults) -> Html:
     metric, label = headline_of(kind)
     tiles = []
     for name in (HILBERT, *COMPARED):
+        # A run with one modality has no variant of the other.
         if name not in scores:
             continue
         headline = scores[name][metric]

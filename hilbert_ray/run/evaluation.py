@@ -155,6 +155,7 @@ class Evaluation:
     For example `evaluation.tasks["outcome"]["hilbert"]["auc"].within`.
     """
 
+    # Attributes are computed on first use; a frozen dataclass with slots could not cache them.
     _values: Mapping[str, Any]
 
     @cached_property
@@ -190,6 +191,7 @@ class Evaluation:
         values = self._values.get("data")
         if not values:
             return None
+        # `with` is a Python keyword, so this record cannot have the names of the file.
         return DataCounts(
             documents=values["documents"],
             groups=values["groups"],
@@ -211,6 +213,7 @@ class Evaluation:
         values = self._values.get("shortcuts")
         if not values:
             return None
+        # The file has the shared sentences next to the shortcuts, which users name by their roles.
         by_shortcut = {name: tasks for name, tasks in values.items() if name != "shared_sentences"}
         return ShortcutScores(
             scores={name: _scores(tasks) for name, tasks in by_shortcut.items()},
@@ -233,6 +236,7 @@ class Evaluation:
         for task, by_variant in self.tasks.items():
             lines.append(f"{task}: headline within folds, with 95 % interval over groups")
             for variant, scores in by_variant.items():
+                # A task has one of the two: AUC of classes, concordance of numbers.
                 score = scores.get("auc") or scores.get("concordance") or Score()
                 low, high = score.within_low, score.within_high
                 bounds = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "no interval"
@@ -243,6 +247,7 @@ class Evaluation:
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:
     """Return a record of those values that it has fields for."""
+    # Newer versions may write more; an older reader leaves it out.
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
 

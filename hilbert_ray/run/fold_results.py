@@ -61,6 +61,7 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
     """Write the numbers of a fold's result as one .npz file, whole or not at all."""
     arrays: dict[str, Any] = {"seconds": result.seconds}
     for name in ("probabilities", "decisions", "temperature", "embeddings"):
+        # A flat name per array, since .npz has no nesting; task names may contain slashes, prefixes cannot.
         arrays |= {f"{name}/{key}": value for key, value in getattr(result, name).items()}
     for modality, predictions in result.subsets.items():
         for name in ("probabilities", "decisions"):
@@ -97,6 +98,7 @@ def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
             for modality, weights in under("attention/").items()
         },
         seconds=float(arrays["seconds"]),
+        # Which subsets there are shows in the names: most variants have none.
         subsets={
             modality: TaskPredictions(
                 probabilities=under(f"subsets/{modality}/probabilities/"),

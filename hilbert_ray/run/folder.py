@@ -72,9 +72,11 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
     """
     run.path.mkdir(parents=True, exist_ok=True)
     path = run.path / RunFile.CONFIG
+    # Commands share a folder: whoever comes later must have the data and settings of those before.
     if path.exists():
         _refuse_other_run(run.uri, json.loads(path.read_text()), dataset)
     values = {
+        # Resolved: with the tasks inferred from the labels and the encoders found in the store.
         "config": to_dict(dataset.config),
         "data": dataset.fingerprint,
         "encoders": dataset.encoders,

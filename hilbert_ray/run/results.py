@@ -88,6 +88,7 @@ def read_run(folder: Path) -> RunResults:
     settings = without_paths(saved)
     # A class may look like a path, and must keep its name.
     settings["config"]["tasks"] = saved["config"]["tasks"]
+    # Only the two JSON files are required: a report of scores alone is still a report.
     doc_ids, predictions = read_predictions(folder / RunFile.PREDICTIONS, tasks)
     return RunResults(
         name=folder.resolve().name,

@@ -106,6 +106,7 @@ def read_predictions(
     if not path.exists():
         return [], {}
     table = pq.read_table(path)
+    # Ids and groups as numbers: metrics work on arrays, and ids are strings of any length.
     doc_ids, documents = np.unique(table["doc_id"].to_pylist(), return_inverse=True)
     _, groups = np.unique(table["group"].to_pylist(), return_inverse=True)
     task, variant = (np.array(table[name].to_pylist(), dtype=object) for name in ("task", "variant"))
@@ -117,6 +118,7 @@ def read_predictions(
         if settings is None:
             continue
         rows = np.flatnonzero((task == key[0]) & (variant == key[1]))
+        # As `gather` sorts them, so that figures see what the scores were computed from.
         rows = rows[np.lexsort([documents[rows], repeat[rows]])]
         # Parquet gives a null in a list back as None; as a float it is NaN, which it was written for.
         target, decision, p = (np.array([values[n][i] for i in rows], np.float64) for n in values)
@@ -146,6 +148,7 @@ def without_paths(value: Any) -> Any:  # noqa: ANN401 - plain values of any shap
         return [without_paths(inner) for inner in value]
     if isinstance(value, str):
         kind, path = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
+        # POSIX, home, Windows drive, Windows share, and file URIs; other URIs name no machine.
         if re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\|file:)", path):
             return kind + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
     return value

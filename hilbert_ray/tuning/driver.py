@@ -146,6 +146,7 @@ def _outer_folds(dataset: Dataset, strata: Strata) -> list[Fold]:
     if settings.file:
         folds = read_folds(settings.file, features.doc_ids, features.groups)
         return [fold for fold in folds if fold.repeat == 0]
+    # A search per outer fold is expensive; repeats would multiply that.
     once, seed = replace(settings, repeats=1), dataset.config.fit.seed
     return list(make_folds(features.doc_ids, features.groups, strata.members, once, seed, strata.names))
 
@@ -182,6 +183,7 @@ def _summarise(
     comparison = _compare(dataset, results)
     ranges = config.tune.ranges()
     shares, important_trials = importances([outcome.trials for outcome in searches.values()], ranges)
+    # More finished folds first: means over different folds cannot be ranked together.
     ranked = sorted(last.trials, key=lambda trial: (-len(trial["folds"]), -trial["score"]))
     return TuneSummary(
         best=last.best,

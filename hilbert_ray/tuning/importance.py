@@ -39,6 +39,7 @@ def importances(
         )
         for name, searched in space.items()
     }
+    # Optuna logs each trial that is added, which is not news here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     gains = []
@@ -62,6 +63,7 @@ def importances(
         )
         for seed in range(FORESTS)
     ]
+    # Sorted by mean, so that the first line of a report is the setting that matters most.
     shares = {name: [importance[name] for importance in by_forest] for name in space}
     return {
         name: {"mean": float(np.mean(values)), "least": min(values), "most": max(values)}

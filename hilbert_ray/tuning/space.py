@@ -69,6 +69,7 @@ def make_space(config: Config) -> dict[str, BaseDistribution]:
             that its type does not allow, and when the space contains invalid settings.
     """
     space = {name: _distribution(config, name, searched) for name, searched in config.tune.ranges().items()}
+    # A fixed seed: the same space is accepted or refused every time.
     generator = random.Random(0)
     for _ in range(DRAWS):
         drawn = {name: _draw(distribution, generator) for name, distribution in space.items()}

@@ -118,6 +118,7 @@ def make_searcher(plan: SearchPlan, done: Sequence[Trial]) -> OptunaSearch:
     modes = [MODES[name] for name in objectives]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = optuna.samplers.TPESampler if settings.algorithm == "tpe" else optuna.samplers.RandomSampler
+    # In memory: the journal is what is kept, and a database would be a second truth.
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(
         storage=storage, study_name=plan.name, directions=[f"{mode}imize" for mode in modes]
@@ -181,6 +182,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         if "score" not in result:
             return
+        # The defaults ran as the member of the space that represents them; the journal has their values.
         is_default = trial.config == self.plan.first
         record = {
             "settings": dict(self.plan.defaults if is_default else trial.config),
