@@ -131,7 +131,7 @@ def embedded(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> mak
     )
     config = Config(
         segment=SegmentConfig(window_s=0.5, hop_s=0.5),
-        embed=EmbedConfig(buckets=4, unit_s=16.0, workers=2),
+        embed=EmbedConfig(buckets=4, unit_s=16.0, workers=1),
     )
     embed(made.manifest, made.store, config)
     return made

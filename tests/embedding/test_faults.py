@@ -154,7 +154,7 @@ def test_a_driver_killed_at_a_named_point_is_resumed_while_its_workers_still_wri
     fatal.arm(tmp_path, **POINTS[point], do="stall", spared=6)
     at_kill = killed_run(manifest, tmp_path, 1, lambda: fatal.accidents(tmp_path) == 1)
     assert at_kill >= 3, "nothing was stored at the kill"
-    config = replace(CONFIG, embed=replace(CONFIG.embed, unit_s=4.0, workers=2))
+    config = replace(CONFIG, embed=replace(CONFIG.embed, unit_s=4.0, workers=1))
     resumed = embed(manifest, f"fatal://{tmp_path}/store", config)
     assert sum(one.already_stored for one in resumed.modalities.values()) >= 3
     assert resumed.embedded >= 10, "nothing was left at the kill"
@@ -221,7 +221,7 @@ def test_audio_replaced_between_kill_and_resume_leaves_no_row_of_old_and_new(
     for name in replaced:
         (tmp_path / f"{name}.wav").unlink()  # a hard link: the other tests keep theirs
         make.tone(tmp_path / f"{name}.wav", seconds=3.0, hertz=700.0)
-    config = replace(CONFIG, embed=replace(CONFIG.embed, workers=2))
+    config = replace(CONFIG, embed=replace(CONFIG.embed, workers=1))
     resumed = embed(manifest, f"fatal://{tmp_path}/store", config)
     assert resumed.modalities["audio"].already_stored + resumed.modalities["audio"].embedded == DOCUMENTS
     plain = Store.create(str(tmp_path / "plain"), 4)
@@ -278,8 +278,8 @@ def test_a_run_on_an_object_store_is_killed_resumed_and_run_twice_at_once(
     at_kill = commits()
     run.wait()
     assert 5 <= at_kill <= 2 * DOCUMENTS - 10, "nothing was left at the kill"
-    beside = subprocess.Popen([*command, "2"], start_new_session=True, stderr=subprocess.DEVNULL)
-    config = replace(CONFIG, embed=replace(CONFIG.embed, unit_s=4.0, workers=2))
+    beside = subprocess.Popen([*command, "1"], start_new_session=True, stderr=subprocess.DEVNULL)
+    config = replace(CONFIG, embed=replace(CONFIG.embed, unit_s=4.0, workers=1))
     resumed = embed(manifest, f"{uri}/store", config)
     assert beside.wait(timeout=240) == 0
     assert sum(one.already_stored for one in resumed.modalities.values()) >= 5

@@ -16,6 +16,7 @@ SETTINGS = """
 model: {dim: 8, hops: 2}
 fit: {epochs: 2, seeds: 1, batch_size: 16}
 folds: {folds: 2, repeats: 1, inner: 2, cpus: 2}
+tasks: {topic: {kind: binary, classes: [home, work]}, age: {kind: regression}}
 """
 
 
@@ -106,6 +107,7 @@ def test_every_step_reads_and_writes_an_object_store(
         assert main(["train", *read]) == 0
         assert main(["report", "--run", f"{root}/run"]) == 0
         predicted = ["--manifest", manifest, "--out", f"{root}/p.parquet", "--explain", "d100"]
+        predicted += ["--embed.workers", "1"]
         assert main(["predict", "--model", f"{root}/run/model", *predicted]) == 0
 
     steps(place, f"{place}/store", f"{place}/new/manifest.jsonl")
@@ -118,7 +120,7 @@ def test_every_step_reads_and_writes_an_object_store(
         n for n in local if not n.startswith(apart)
     ]
     assert any(n.startswith("checkpoints/") for n in names(f"{place}/run"))
-    searched = ["--tune.trials", "2", "--tune.max-concurrent", "2", "--json"]
+    searched = ["--tune.trials", "1", "--json"]
     read = ["--store", f"{place}/store", "--out", f"{place}/run", "--config", f"{place}/settings.yaml"]
     assert main(["tune", *read, *searched]) == 0
     first = json.loads(capsys.readouterr().out)
