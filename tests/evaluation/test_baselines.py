@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def labelled_features(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Features:
     """Return audio alone in which the documents of class k lie around k."""
     rng = np.random.default_rng(seed)
-    part = make.ragged(rng.integers(2, 5, len(y)), 6, np.maximum(y, 0).astype(np.float32), rng)
+    audio = make.ragged(rng.integers(2, 5, len(y)), 6, np.maximum(y, 0).astype(np.float32), rng)
     ids = np.array([f"d{i:03d}" for i in range(len(y))])
-    return Features(doc_ids=ids, groups=groups, audio=part, text=None, targets={"state": y})
+    return Features(doc_ids=ids, groups=groups, audio=audio, text=None, targets={"state": y})
 
 
 def test_the_baseline_equals_a_plain_regression_whose_strength_is_searched_by_hand() -> None:

@@ -54,8 +54,8 @@ def test_a_result_reads_back_as_it_was_written(name: str, tmp_path: Path) -> Non
 
 
 def test_a_fold_is_known_by_all_that_its_result_depends_on_and_by_nothing_else() -> None:
-    def key(one: Variant, data: str = "data", part: Fold = FOLD) -> str:
-        return _fold_key(data, one, part)
+    def key(one: Variant, data: str = "data", fold: Fold = FOLD) -> str:
+        return _fold_key(data, one, fold)
 
     def of(config: Config) -> Variant:
         return Variant(name="hilbert", config=config)
@@ -64,8 +64,8 @@ def test_a_fold_is_known_by_all_that_its_result_depends_on_and_by_nothing_else()
     moved = replace(FOLD, train=FOLD.train[1:], test=np.sort([*FOLD.test, FOLD.train[0]]))
     others = [
         key(plain, data="other"),
-        key(plain, part=replace(FOLD, repeat=1)),
-        key(plain, part=moved),
+        key(plain, fold=replace(FOLD, repeat=1)),
+        key(plain, fold=moved),
         key(replace(plain, modality="audio")),
         key(replace(plain, method="logistic")),
         key(replace(plain, subsets=True)),
@@ -83,12 +83,12 @@ def test_with_subsets_the_network_of_both_modalities_predicts_from_each_alone() 
     whole, *apart = run_fold(FEATURES, one, FOLD).split()
     same = run_fold(FEATURES, variant("hilbert"), FOLD)
     model = fit(TINY, FEATURES, FOLD.train).model()
-    assert [part.variant for part in apart] == ["hilbert_audio", "hilbert_text"]
-    for modality, part in zip(("audio", "text"), apart, strict=True):
+    assert [subset.variant for subset in apart] == ["hilbert_audio", "hilbert_text"]
+    for modality, subset in zip(("audio", "text"), apart, strict=True):
         alone = model.predict(FEATURES.take(FOLD.test).only(modality))  # type: ignore[arg-type]
         for task, probabilities in alone.probabilities.items():
-            np.testing.assert_array_equal(part.probabilities[task], probabilities)
-            np.testing.assert_array_equal(part.decisions[task], alone.decisions[task])
+            np.testing.assert_array_equal(subset.probabilities[task], probabilities)
+            np.testing.assert_array_equal(subset.decisions[task], alone.decisions[task])
             np.testing.assert_array_equal(whole.probabilities[task], same.probabilities[task])
             assert not np.allclose(probabilities, whole.probabilities[task])
 
@@ -102,7 +102,7 @@ def null_of(features: Features, folds: Sequence[Fold]) -> dict[str, Any]:
         fit=FitConfig(epochs=10, seeds=1, batch_size=16, learning_rate=5e-3),
         folds=FoldsConfig(inner=0),
     )
-    results = [run_fold(features, Variant(name="hilbert", config=config), part) for part in folds]
+    results = [run_fold(features, Variant(name="hilbert", config=config), fold) for fold in folds]
     return permutation_null(gather(features, task["heard"], "heard", results), permutations=500)
 
 
@@ -131,7 +131,7 @@ def test_a_feature_that_only_tells_groups_apart_gains_nothing_on_our_folds() -> 
     lengths = np.full(96, 3)
     audio = make.ragged(lengths, 12, np.zeros(96), noise)
     values = 0.1 * audio.values + 3 * np.repeat(names, 3, axis=0)
-    wide = np.stack([mean_std(part) for part in np.split(values, 32 * 3)])
+    wide = np.stack([mean_std(rows) for rows in np.split(values, 32 * 3)])
     features = replace(
         plain,
         audio=replace(audio, values=values, wide=wide),
@@ -150,12 +150,12 @@ def test_a_feature_that_only_tells_groups_apart_gains_nothing_on_our_folds() -> 
 def test_no_tested_group_is_trained_on() -> None:
     folds = make_folds(FEATURES.doc_ids, FEATURES.groups, FEATURES.targets["heard"], CONFIG.folds, seed=3)
     small = replace(TINY, folds=replace(TINY.folds, inner=0))
-    for part in folds:
-        result = run_fold(FEATURES, Variant(name="hilbert", config=small), part)
+    for fold in folds:
+        result = run_fold(FEATURES, Variant(name="hilbert", config=small), fold)
         trained, tested = (set(FEATURES.groups[i].tolist()) for i in (result.trained_on, result.test))
         assert not trained & tested
         assert sorted([*result.trained_on, *result.test]) == list(range(40))
-        np.testing.assert_array_equal(result.test, np.flatnonzero(folds.assignment[part.repeat] == part.fold))
+        np.testing.assert_array_equal(result.test, np.flatnonzero(folds.assignment[fold.repeat] == fold.fold))
         assert len(result.probabilities["heard"]) == len(result.test)
 
 
@@ -163,14 +163,14 @@ def changed(features: Features, at: np.ndarray) -> Features:
     """Return features in which the documents at `at` say something else and are labelled otherwise."""
     assert features.audio is not None
     assert features.text is not None
-    parts = {}
-    for name, part in (("audio", features.audio), ("text", features.text)):
-        values, wide = part.values.copy(), part.wide.copy()
-        values[part.rows(at)] = values[part.rows(at)] * 50 + 7
+    by_modality = {}
+    for name, ragged in (("audio", features.audio), ("text", features.text)):
+        values, wide = ragged.values.copy(), ragged.wide.copy()
+        values[ragged.rows(at)] = values[ragged.rows(at)] * 50 + 7
         wide[at] = wide[at] * 50 + 7
-        parts[name] = replace(part, values=values, wide=wide)
+        by_modality[name] = replace(ragged, values=values, wide=wide)
     targets = {name: np.where(np.isin(np.arange(len(y)), at), 0, y) for name, y in features.targets.items()}
-    return replace(features, audio=parts["audio"], text=parts["text"], targets=targets)
+    return replace(features, audio=by_modality["audio"], text=by_modality["text"], targets=targets)
 
 
 @pytest.mark.parametrize("name", ["hilbert", "late_fusion", "mean_std_logistic"])
@@ -288,5 +288,5 @@ def test_late_fusion_is_the_mean_of_what_a_document_has() -> None:
 
 def test_repeats_train_from_other_seeds() -> None:
     later = replace(FOLD, repeat=1)
-    first, second = (run_fold(FEATURES, variant("hilbert"), part) for part in (FOLD, later))
+    first, second = (run_fold(FEATURES, variant("hilbert"), fold) for fold in (FOLD, later))
     assert not np.allclose(first.probabilities["state"], second.probabilities["state"])

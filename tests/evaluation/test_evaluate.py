@@ -145,10 +145,10 @@ def test_the_headline_is_what_brute_force_finds_in_the_predictions(
     found = scores["concordance" if settings.kind == "regression" else "auc"]
 
     def sets(k: int, *keys: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        parts: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+        by_set: dict[tuple[int, ...], list[tuple[float, float]]] = {}
         for row, pairs in zip(rows, asked, strict=True):
-            parts.setdefault(tuple(row[key] for key in keys), []).append(pairs[k])
-        return [(np.array(part)[:, 0], np.array(part)[:, 1]) for part in parts.values()]
+            by_set.setdefault(tuple(row[key] for key in keys), []).append(pairs[k])
+        return [(np.array(rows)[:, 0], np.array(rows)[:, 1]) for rows in by_set.values()]
 
     size = len(asked[0])
     within = np.mean([concordance(sets(k, "repeat", "fold")) for k in range(size)])
@@ -208,9 +208,9 @@ def test_attention_is_kept_for_every_segment_of_the_first_repeat(evaluated: Eval
     assert sorted(row["doc_id"] for row in rows) == features.doc_ids.tolist()
     number = {doc_id: i for i, doc_id in enumerate(features.doc_ids.tolist())}
     for row in rows:
-        for modality, part in (("audio", features.audio), ("text", features.text)):
+        for modality, ragged in features.by_modality.items():
             weights, start, end = (row[f"{modality}_{name}"] for name in ("weight", "start", "end"))
-            assert len(weights) == len(start) == len(end) == part.lengths[number[row["doc_id"]]]
+            assert len(weights) == len(start) == len(end) == ragged.lengths[number[row["doc_id"]]]
             assert not weights or sum(weights) == pytest.approx(1.0, abs=1e-5)
             assert all(a < b for a, b in zip(start, end, strict=True))
     lacking = {row["doc_id"] for row in rows if not row["audio_weight"]}

@@ -97,7 +97,7 @@ def evaluated(run: Path) -> None:
         Variant(name="audio_only", config=CONFIG, modality="audio"),
         Variant(name="mean_std_logistic", config=CONFIG, modality="text"),
     ]
-    results = [run_fold(features, variant, part) for variant in variants for part in folds]
+    results = [run_fold(features, variant, fold) for variant in variants for fold in folds]
     values = score(data, results)
     values["folds"] = folds.describe(strata.members, strata.names)
     values["folds"]["warnings"] = [f"class {EVIL!r} is rare"]

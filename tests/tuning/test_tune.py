@@ -115,17 +115,17 @@ def outer_folds(dataset: Dataset) -> tuple[np.ndarray, list[Fold]]:
     strata = choose_strata(config.tasks, features.targets, features.groups, config.folds).members
     if config.folds.file:
         folds = read_folds(config.folds.file, features.doc_ids, features.groups)
-        return strata, [part for part in folds if part.repeat == 0]
+        return strata, [fold for fold in folds if fold.repeat == 0]
     return strata, list(make_folds(features.doc_ids, features.groups, strata, config.folds, config.fit.seed))
 
 
 def scores_of(
-    dataset: Dataset, settings: dict[str, Any], parts: list[Fold]
+    dataset: Dataset, settings: dict[str, Any], folds: list[Fold]
 ) -> tuple[list[float], list[float]]:
     """Return headline and Brier score on each fold, computed in this process."""
     changed = apply(dataset.config, settings)
     plain = replace(changed, folds=replace(changed.folds, inner=0))
-    results = [run_fold(dataset.features, Variant(name="trial", config=plain), part) for part in parts]
+    results = [run_fold(dataset.features, Variant(name="trial", config=plain), fold) for fold in folds]
     return (
         [headline(dataset.features, plain, [result]) for result in results],
         [brier(dataset.features, plain, [result]) for result in results],
@@ -138,7 +138,7 @@ def test_trials_of_an_outer_fold_are_scored_on_inner_folds_of_its_training_part(
     dataset = open_dataset(embedded.store, given)
     strata, [first, _] = outer_folds(dataset)
     inner = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
-    assert not {i for part in inner for i in (*part.train, *part.test)} & set(first.test)
+    assert not {i for fold in inner for i in (*fold.train, *fold.test)} & set(first.test)
     for trial in trials_of(searched[0]):
         if trial["search"] == "outer-0":
             scores, briers = scores_of(dataset, trial["settings"], inner)
@@ -174,24 +174,24 @@ def test_the_scheduler_cannot_cut_the_defaults_short(
     embedded: make.Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All others are compared with them; a trial can be stopped whenever it reports before its end."""
-    dataset, parts = first_search(embedded)
+    dataset, folds = first_search(embedded)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_tune, "report", reports.append)
     shared = [ray.put(dataset.features)]
-    run_trial(DEFAULTS, shared, dataset.config, parts, DEFAULTS)
+    run_trial(DEFAULTS, shared, dataset.config, folds, DEFAULTS)
     assert [len(report["folds"]) for report in reports] == [2]
-    run_trial({**DEFAULTS, "loss.cka": 1.0}, shared, dataset.config, parts, DEFAULTS)
+    run_trial({**DEFAULTS, "loss.cka": 1.0}, shared, dataset.config, folds, DEFAULTS)
     assert [len(report["folds"]) for report in reports] == [2, 1, 2]
 
 
 def test_a_trial_that_diverges_ends_with_the_worst_score_and_says_why(
     embedded: make.Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, parts = first_search(embedded)
+    dataset, folds = first_search(embedded)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_tune, "report", reports.append)
     sample = {"fit.learning_rate": 1e30, "fit.clip_norm": 1e30, "fit.epochs": 3}
-    run_trial(sample, [ray.put(dataset.features)], dataset.config, parts, DEFAULTS)
+    run_trial(sample, [ray.put(dataset.features)], dataset.config, folds, DEFAULTS)
     [report] = reports
     assert (report["score"], report["brier"], report["folds"]) == (0.0, 2.0, [])
     assert "not finite" in report["error"] or "nan" in report["error"].lower()
@@ -253,7 +253,7 @@ def test_the_outer_scores_are_those_of_plain_fits(
 ) -> None:
     dataset = open_dataset(embedded.store, given)
     one = Variant(name="default", config=dataset.config)
-    results = [run_fold(dataset.features, one, part) for part in outer_folds(dataset)[1]]
+    results = [run_fold(dataset.features, one, fold) for fold in outer_folds(dataset)[1]]
     scores = searched[1].default.values()
     assert headline(dataset.features, dataset.config, results) == pytest.approx(
         np.mean(list(scores)), abs=1e-9
@@ -308,10 +308,10 @@ def test_outer_folds_are_drawn_where_no_file_is_given(embedded: make.Embedded, g
         dataset = open_dataset(embedded.store, config)
         features, once = dataset.features, replace(config.folds, repeats=1)
         strata = choose_strata(dataset.config.tasks, features.targets, features.groups, once)
-        found = [part.test.tolist() for part in _outer_folds(dataset, strata)]
+        found = [fold.test.tolist() for fold in _outer_folds(dataset, strata)]
         assert sorted(i for test in found for i in test) == list(range(len(features)))
         drawn = make_folds(features.doc_ids, features.groups, strata.members, once, config.fit.seed)
-        assert (found == [part.test.tolist() for part in drawn]) == (not config.folds.file)
+        assert (found == [fold.test.tolist() for fold in drawn]) == (not config.folds.file)
 
 
 def test_two_objectives_at_random_in_trials_of_two_ranks_score_as_one_process(
@@ -325,12 +325,12 @@ def test_two_objectives_at_random_in_trials_of_two_ranks_score_as_one_process(
     )  # fmt: skip
     dataset = open_dataset(embedded.store, replace(CONFIG, model=calm, tune=searching))
     strata, [first, _] = outer_folds(dataset)
-    parts = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
+    folds = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
     plan = plan_of(dataset.config, tmp_path, "pairs")
-    found = run_search(plan, dataset.config, ray.put(dataset.features), parts)
-    assert len(found.trials) == 2
-    for trial in found.trials:
-        scores, briers = scores_of(dataset, trial["settings"], parts)
+    outcome = run_search(plan, dataset.config, ray.put(dataset.features), folds)
+    assert len(outcome.trials) == 2
+    for trial in outcome.trials:
+        scores, briers = scores_of(dataset, trial["settings"], folds)
         assert len(trial["folds"]) == 2  # nothing stops a trial
         assert trial["folds"] == pytest.approx(scores, abs=0.01)
         assert trial["briers"] == pytest.approx(briers, abs=1e-4)
@@ -429,15 +429,14 @@ def test_trials_share_the_features_whatever_their_number(tmp_path: Path) -> None
         tasks={"state": TaskConfig(kind="binary", classes=("no", "yes"))},
         tune=replace(CONFIG.tune, max_concurrent=2),
     )
-    parts = inner_folds(np.arange(64), features.groups, features.targets["state"], CONFIG.folds, 0)
-    parts_of = [part for part in (features.audio, features.text) if part is not None]
-    size = sum(part.values.nbytes + part.wide.nbytes for part in parts_of)
+    folds = inner_folds(np.arange(64), features.groups, features.targets["state"], CONFIG.folds, 0)
+    size = sum(ragged.values.nbytes + ragged.wide.nbytes for ragged in features.by_modality.values())
     for trials in (2, 6):  # two at once; a copy for each would take twice the size, or six times
         tried = replace(config, tune=replace(config.tune, trials=trials))
         plan = plan_of(tried, tmp_path, f"of-{trials}")
         with most_held() as most:
-            found = run_search(plan, tried, ray.put(features), parts)
-        assert len(found.trials) == trials
+            outcome = run_search(plan, tried, ray.put(features), folds)
+        assert len(outcome.trials) == trials
         assert size <= most[0] < 1.3 * size
 
 
