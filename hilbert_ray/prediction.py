@@ -89,6 +89,7 @@ def predict(
     """
     config = config or Config()
     trained = _load(model, trust_remote_code)
+    # Cutting, encoders and tasks are the model's own: other features would not fit its weights.
     settings = replace(trained.config, embed=config.embed, roots=config.roots)
     _require_same_encoders(model, trained, settings)
     store_uri = store or f"{out}.store"
@@ -196,6 +197,7 @@ class PredictBucket:
             for modality, fingerprint in self.fingerprints.items()
         }
         features = read_features(self.store, stored, {}, documents)
+        # A bucket can consist of quarantined documents only; Ray Data still needs its columns.
         if not len(features):
             return prediction_schema(self.model).empty_table()
         return prediction_table(self.model, features, self.model.predict(features))
@@ -222,6 +224,7 @@ def prediction_table(model: Hilbert, features: Features, prediction: Prediction)
         ragged = features.by_modality.get(modality)
         by_document = {"weight": prediction.attention[modality]}
         for column in ("start", "end"):
+            # Without the encoder no document has segments, and each cell is null.
             spans = [] if ragged is None else np.split(getattr(ragged, column), ragged.offsets[1:-1])
             by_document[column] = spans or [np.zeros(0, np.float32)] * len(features)
         for column, rows in by_document.items():
@@ -250,6 +253,7 @@ def explain(out: str, doc_id: str) -> str:
     Raises:
         ConfigError: when the file has no such document.
     """
+    # Filtered while reading: a file of many documents does not have to fit into memory.
     with fsspec.open(out, "rb") as file:
         rows = pq.read_table(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
     if not rows:

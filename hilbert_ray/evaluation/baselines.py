@@ -43,6 +43,7 @@ def logistic(
     for name, task in config.tasks.items():
         y = features.targets[name]
         if task.kind == "regression":
+            # RidgeCV chooses its strength by leave-one-out in closed form: no inner folds are fitted.
             known = train[np.isfinite(y[train])]
             model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_STRENGTHS)).fit(x[known], y[known])
             probabilities[name] = decisions[name] = model.predict(x[test]).astype(np.float32)
@@ -106,7 +107,8 @@ def late_fusion(
     features: Features, config: Config, train: np.ndarray, test: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the mean of an audio-only and a text-only network, over the modalities that a document has."""
-    outputs: list[tuple[Prediction, np.ndarray]] = []  # and which test documents have the modality
+    # Predictions of all test documents, and which of them have the modality.
+    outputs: list[tuple[Prediction, np.ndarray]] = []
     labels: Mapping[str, torch.Tensor] = {}
     for modality in MODALITIES:
         seen = features.only(modality)
@@ -121,6 +123,7 @@ def late_fusion(
             weights = [present.reshape(-1, *[1] * (values[0].ndim - 1)) for _, present in outputs]
             return np.asarray(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
 
+        # Probabilities are averaged for scores, logits for decisions, which do not use the prior (`decide`).
         probabilities[name] = mean([prediction.probabilities[name] for prediction, _ in outputs])
         logits = torch.from_numpy(mean([prediction.logits[name] for prediction, _ in outputs]))
         decisions[name] = losses.decide(task, logits, labels[name]).numpy()

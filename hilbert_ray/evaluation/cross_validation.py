@@ -91,6 +91,7 @@ def _fold_key(fingerprint: str, variant: Variant, fold: Fold) -> str:
     settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
     for name in ("train", "tune", "embed"):
         del settings[name]
+    # The version too: results of another version of the code may differ.
     facts = [
         __version__, fingerprint, settings, variant.name, variant.method, variant.modality, variant.subsets,
         fold.repeat, fold.fold, fold.train.tolist(), fold.test.tolist(),
@@ -115,6 +116,7 @@ def run_fold(features: Features, variant: Variant, fold: Fold) -> FoldResult:
     if variant.method == "network":
         result = _run_network(features, variant, fold)
     else:
+        # scikit-learn is loaded here, in the worker, on its first baseline.
         baseline = resolve_name(BASELINES[variant.method])
         probabilities, decisions = baseline(features, variant.config, fold.train, fold.test)
         result = _result(variant, fold, probabilities, decisions)
@@ -125,6 +127,7 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
     """Train the variant's networks on a fold, and predict its test documents."""
     config = variant.config
     seen = features if variant.modality is None else features.only(variant.modality)
+    # `fit` gets all documents and the training indices: nothing it fits may depend on the others.
     fitted = fit(config, seen, fold.train, device="cuda" if config.folds.gpus else "cpu")
     model, tested = fitted.model(), seen.take(fold.test)
     prediction = model.predict(tested)
@@ -132,6 +135,7 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
         _result(variant, fold, prediction.probabilities, prediction.decisions), temperature=fitted.temperature
     )
     if variant.subsets:
+        # The same weights, with the other modality replaced by its learned token.
         by_modality = {modality: model.predict(tested.only(modality)) for modality in MODALITIES}
         subsets = {
             str(modality): TaskPredictions(probabilities=alone.probabilities, decisions=alone.decisions)

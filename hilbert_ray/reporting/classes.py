@@ -95,6 +95,7 @@ def _per_class(run: RunResults, task: str) -> Html:
         rows = [[name, *_ranking_cells(scores, name), *_deciding_cells(scores, name)] for name in ranked]
         return table(f"Classes of {task} with 95 % intervals", ["Class", *RANKING, *DECIDING], rows)
     ranking = [[name, *_ranking_cells(scores, name)] for name in ranked]
+    # Recall and F1 are of decisions, which are for classes and not for cut-points.
     deciding = [[name, *_deciding_cells(scores, name)] for name in scores["balanced_accuracy"].classes]
     return join(
         [
@@ -160,6 +161,7 @@ def _curve_figure(
     """Return one picture of curves, one per class; `axes` are what x and y are called."""
     if not curves:
         return missing(f"{name}: no class has a positive and a negative in any repeat.")
+    # The pooled score, since a curve over all folds pools them too.
     drawn = curves[:MOST_CURVES]
     labels = [_with_score(curve.name, score.classes[curve.name].pooled) for curve in drawn]
     alternative = f"{name} curves of {task}, one curve per class"
@@ -236,6 +238,7 @@ def _calibration_facts(run: RunResults, task: str) -> Html:
 
 
 def _reliability(task: str, predictions: Predictions) -> Html:
+    # Classes alone have few rows per bin; together they show a bias that all share.
     together = pooled_reliability(predictions)
     by_class: dict[str, ReliabilityBins] = {
         problem.name: reliability(problem.score.astype(np.float64), problem.positive)

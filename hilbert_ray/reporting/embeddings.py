@@ -91,6 +91,7 @@ def _retrieval_table(scores: Mapping[str, Score]) -> Html:
         cells = [number(None) if s is None else estimate(s.pooled, s.low, s.high) for s in by_measure]
         gallery = next((s.gallery for s in by_measure if s), None)
         rows.append([name, *cells, number(gallery, 1)])
+    # Chance depends on the gallery alone, which is the same in all directions.
     chance = [scores.get(f"audio_to_text_{measure}", Score()).chance for measure in MEASURES]
     rows.append(["Chance", *(number(value) for value in chance), ""])
     head = ["Query to gallery", *MEASURES.values(), "Gallery, documents"]
@@ -134,6 +135,7 @@ def _map(run: RunResults) -> list[Html]:
     maps, rows = [], []
     for k in folds[:MOST_MAPS]:
         at = np.flatnonzero(fold == k)
+        # One plane per fold: embeddings of different networks have no common axes.
         points, share = principal_plane(joint[at])
         title = f"Fold {k + 1}: {share:.0%} of variance"
         maps.append(EmbeddingMap(title=title, points=points, classes=classes[at]))

@@ -53,6 +53,7 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> Html:
 
 def probability(value: float | None, name: str = "") -> Html:
     """Return a p-value, `<0.001` where three digits would show 0; with a name as in `p = 0.02`."""
+    # The full value stays in the attribute; three digits would print 0, which no p-value is.
     if value is not None and value < 0.001:
         return Html(f'{name}{" " if name else ""}<data value="{value!r}">&lt;&#8239;0.001</data>')
     return Html(f"{name}{' = ' if name else ''}{number(value)}")
@@ -148,6 +149,7 @@ def confusion(caption: str, classes: Sequence[str], counts: Sequence[Sequence[in
         row_sum = sum(row)
         cells = []
         for j, count in enumerate(row):
+            # Shades by row: the share of each true class, whatever its size.
             share = count / row_sum if row_sum else 0.0
             right = " right" if j == k else ""
             cells.append(

@@ -97,6 +97,7 @@ def curves(
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
+        # Chance is the diagonal of a ROC curve; for precision it differs by class and is in the table.
         if is_diagonal:
             axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
         for k, (curve, name) in enumerate(zip(drawn, names, strict=True)):
@@ -298,6 +299,7 @@ def lines(
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
         shades = {name: colour(k) for k, (name, _, _) in enumerate(curves)}
+        # Single networks first, so that the mean lies on top.
         for name, x, y in faint:
             axis.plot(x, y, color=shades[name], linewidth=0.8, alpha=0.4)
         for name, x, y in curves:
@@ -345,6 +347,7 @@ class TrialMarks:
 
     def styles(self) -> list[tuple[np.ndarray, dict[str, Any], str]]:
         """Return the kinds of trials in drawing order: which ones, matplotlib's settings, and the legend."""
+        # The kinds do not overlap, and those of most interest come last, on top.
         plain = ~self.is_best & ~self.is_default
         return [
             (plain & ~self.is_finished, {"color": MUTED, "alpha": 0.5, "fillstyle": "none"}, "stopped early"),

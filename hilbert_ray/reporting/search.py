@@ -70,6 +70,7 @@ def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
         )
     rows: list[list[Cell]] = []
     for task, compared in tuned["comparison"].items():
+        # tune.json may name a task that metrics.json does not score.
         kind = run.tasks[task].kind if task in run.tasks else "multiclass"
         difference = estimate(compared["difference"], compared["low"], compared["high"], signed=True)
         values = [number(tuned["tuned"][task]), number(tuned["default"][task])]
@@ -124,6 +125,7 @@ def _trials(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     trials = [trial for trial in run.trials if trial["search"] == "all"]
     if not trials:
         return [missing("The run has no trials.jsonl of the search, so its trials are not shown.")]
+    # tune.json keeps the space, so that a later change of the defaults does not change this page.
     space = {name: from_dict(SpaceConfig, values) for name, values in tuned["space"].items()}
     all_folds = max(len(trial["folds"]) for trial in trials)
     # A mean over fewer inner folds cannot be ranked against one over all.

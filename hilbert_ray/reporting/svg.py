@@ -109,6 +109,7 @@ def settings() -> Iterator[None]:
 
 def inline(svg: str, label: str) -> Html:
     """Return matplotlib's SVG file as an element of a page: no prolog, metadata, styles or shared ids."""
+    # A page has one prolog, and no place for the metadata of a file.
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
@@ -138,6 +139,7 @@ def in_tags(change: Callable[[str], str], markup: str) -> str:
 def _clean(tag: str) -> str:
     """Return a tag with the page's colours and font, and with coordinates cut to two digits."""
     tag = re.sub(r"#0a0a([0-9a-f]{2})", lambda m: f"var(--{NAMES[int(m[1], 16)]})", tag)
+    # The size stays, the family is the page's.
     tag = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _font, tag)
     return re.sub(r"(\d+\.\d{2})\d+", r"\1", tag.replace("xlink:href", "href"))
 
@@ -181,6 +183,7 @@ def legend(axes: Sequence[Axes], columns: int = 2, is_reversed: bool = False) ->
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
+    # Drawn last lies on top and comes first in a reversed legend.
     entries = list(named.items())[:: -1 if is_reversed else 1]
     names, handles = [name for name, _ in entries], [handle for _, handle in entries]
     axes[0].figure.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2)

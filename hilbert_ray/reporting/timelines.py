@@ -44,6 +44,7 @@ def timelines_section(run: RunResults) -> Html:
         sentence = "The run has no attention.parquet or predictions.parquet, so there are no timelines."
         return section("timelines", title, missing(sentence))
     why = WHY_NUMBERS if predictions.kind == "regression" else WHY
+    # attention.parquet has the order of the folds, predictions that of the ids.
     places = {doc_id: i for i, doc_id in enumerate(run.attention["doc_id"])}
     chosen = [
         (why[reason], run.doc_ids[predictions.document[row]], _outcome(predictions, row))
@@ -80,6 +81,7 @@ def _outcome(predictions: Predictions, row: int) -> list[Cell]:
         return [number(float(y)), number(float(p)), f"error {abs(float(p - y)):.3f}"]
     d = prediction.decisions[0]
     if predictions.kind == "multilabel":
+        # Confidence in a set of labels: mean over labels of what was decided on each.
         of_decision = np.where(d > 0.5, p, 1 - p)
         return [_labels(y, names), _labels(d, names), number(float(of_decision.mean()), 2)]
     return [names[int(y)], names[int(d)], number(float(p[int(d)]), 2)]

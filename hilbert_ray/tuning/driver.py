@@ -71,6 +71,7 @@ def tune(
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
     dataset = open_dataset(store, config, audio, text)
     kinds = {task.kind for task in dataset.config.tasks.values()}
+    # Only now: tasks may have been inferred from the labels.
     if "brier" in config.tune.objectives and kinds == {"regression"}:
         raise ConfigError(
             "tune.objectives includes brier, but no task has classes; set tune.objectives to [score]"
@@ -159,6 +160,7 @@ def _predict_outer_folds(
     Where a search kept the defaults, both are the same fit, which is made once.
     """
     default = Variant(name="default", config=searcher.dataset.config)
+    # Each search only saw the training documents of its fold, so that its settings can be judged there.
     searched = list(zip(outcomes, outer_folds, strict=True))
     variants_on_folds = [(default, fold) for fold in outer_folds]
     variants_on_folds += [

@@ -67,6 +67,7 @@ def run_search(
             f"search {plan.name}: the defaults have no score ({reason}), so no trial can be compared with "
             f"them; see {plan.journal}"
         )
+    # The defaults may lie outside the space; empty changes keep them exactly.
     changes = {} if best["is_default"] else best["settings"]
     return SearchOutcome(config=apply(config, changes), best=changes, beaten=bool(changes), trials=trials)
 
@@ -144,6 +145,7 @@ def run_trial(
         facts["seconds"] += time.perf_counter() - began
         if is_default and len(scores) < len(folds):
             continue
+        # A running mean: the scheduler compares trials after the same number of inner folds.
         means = {"score": float(np.mean(scores)), "brier": float(np.mean(briers))}
         ray_tune.report({**means, **facts, "folds": list(scores), "briers": list(briers)})
 
@@ -173,6 +175,7 @@ def run_trial_fold(
 def run_fold_as_rank(features: Features, variant: Variant, fold: Fold, address: str, rank: int) -> FoldResult:
     """Run one fold as a rank of a trial's process group; every rank returns the same predictions."""
     settings = variant.config.tune
+    # With a group, `fit` trains as DDP and all ranks hold the same weights after each step.
     torch.distributed.init_process_group(
         "nccl" if settings.gpus_per_trial else "gloo",
         init_method=address,

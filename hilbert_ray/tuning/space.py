@@ -121,10 +121,12 @@ def _distribution(config: Config, name: str, searched: SpaceConfig) -> BaseDistr
     low, high = searched.low, searched.high
     assert low is not None
     assert high is not None
+    # First bool, which Python counts as a whole number.
     if isinstance(value, bool | str):
         raise ConfigError(
             f"tune.space gives `{name}` the range {low:g} to {high:g}, but it is {value!r}; give choices"
         )
+    # Both ends are tested: constraints are intervals, so that what lies between is valid too.
     if isinstance(value, float):
         for end in (low, high):
             _try(config, name, end)

@@ -80,6 +80,7 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
     if missing > 0:
         plan.journal.parent.mkdir(parents=True, exist_ok=True)
         tuner = ray_tune.Tuner(
+            # One bundle per worker: ranks may run on different nodes, each worker on one.
             ray_tune.with_resources(
                 ray_tune.with_parameters(trainable, **shared),
                 ray_tune.PlacementGroupFactory([bundle(plan.settings)] * plan.settings.workers_per_trial),
@@ -88,12 +89,14 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
                 search_alg=ConcurrencyLimiter(make_searcher(plan, done), max_concurrent=plan.concurrent),
                 scheduler=make_scheduler(plan),
                 num_samples=missing,
-                reuse_actors=True,  # a process takes longer to start than a trial of small data
+                # A process takes longer to start than a trial on few documents.
+                reuse_actors=True,
             ),
             run_config=ray_tune.RunConfig(
                 name=plan.name,
                 **plan.run.storage(f"{RunDir.CHECKPOINTS}/search-{plan.key}"),
-                failure_config=ray_tune.FailureConfig(max_failures=2),  # of workers and nodes
+                # Of workers and nodes; training that diverges is a result, see `run_trial`.
+                failure_config=ray_tune.FailureConfig(max_failures=2),
                 callbacks=[TrialJournal(plan, len(done))],
                 verbose=0,
             ),
@@ -157,6 +160,7 @@ def make_scheduler(plan: SearchPlan) -> TrialScheduler:
         mode="max",
         max_t=plan.folds,
         reduction_factor=factor,
+        # Hyperband's number of brackets: one more per power of the factor in the number of folds.
         brackets=1 if kind == "asha" else 1 + int(math.log(plan.folds, factor)),
     )
 
@@ -192,6 +196,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         }
         with self.plan.journal.open("a") as file:
             file.write(f"{json.dumps(record)}\n")
+            # A trial can take hours: what is finished must survive a crash of the machine.
             file.flush()
             os.fsync(file.fileno())
         self.plan.run.save(every_s=SAVE_INTERVAL_S)
