@@ -61,6 +61,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of encoders, documents, labels and features: runs with equal hashes read the same data."""
+        # Tasks and settings are not in it: what resumes a run compares those as well.
         facts = [
             {m: d["fingerprint"] for m, d in self.encoders.items()},
             [[d.doc_id, d.group, d.labels, d.split] for d in self.documents],
@@ -103,13 +104,7 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     documents = sorted(
         (item.document for item in snapshot.documents(with_text=False)), key=lambda document: document.doc_id
     )
-    tasks = config.tasks or infer_tasks(iter(documents))
-    if not tasks:
-        raise ConfigError(
-            f"no document of store {store} has a label; add labels to the manifest and embed it again"
-        )
-    if not config.tasks:
-        log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
+    tasks = config.tasks or _inferred_tasks(store, documents)
     stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
     features = read_features(opened, stored, tasks, documents, memory_bytes)
@@ -136,6 +131,17 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         encoders=encoders,
         quarantined=quarantined,
     )
+
+
+def _inferred_tasks(store: str, documents: Sequence[Document]) -> Mapping[str, TaskConfig]:
+    """Return the tasks that the labels of a store's documents suggest, and log them."""
+    tasks = infer_tasks(iter(documents))
+    if not tasks:
+        raise ConfigError(
+            f"no document of store {store} has a label; add labels to the manifest and embed it again"
+        )
+    log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
+    return tasks
 
 
 def _resolved(

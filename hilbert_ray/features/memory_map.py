@@ -75,6 +75,7 @@ class MappedFile:
     def array(self) -> np.ndarray:
         """The rows, float16, read-only; a node that lacks the file writes it first."""
         path = map_folder() / self.name
+        # Without the lock first: in all but the first process of a node the file exists.
         try:
             return self._map(path)
         except FileNotFoundError:
@@ -92,6 +93,7 @@ class MappedFile:
             OSError: when the disk has too little space.
         """
         path = map_folder() / self.name
+        # Not via `array`, which would read the store a second time: these rows come from a pass under way.
         self.array = self._write(path, row_spans)
         weakref.finalize(self, _delete, path)
 
@@ -116,9 +118,10 @@ class MappedFile:
                 for first, values in row_spans:
                     file.seek(first * row_bytes)
                     file.write(values.astype("<f2", copy=False).tobytes())
+            # Mapped before it has its name: another run with the same content may replace or delete that.
             array = self._map(Path(unfinished))
             os.replace(unfinished, path)
-        except BaseException:
+        except BaseException:  # an interrupt too must not leave gigabytes in the temporary folder
             os.unlink(unfinished)
             raise
         return array

@@ -38,6 +38,7 @@ def read_features(
         StoreError: when the store changes meanwhile.
         OSError: when the disk has no space for the files.
     """
+    # A document may lack one of two modalities: it is then of length 0 in that `Ragged`.
     with_features = [d for d in documents if any(d.doc_id in each.locations for each in stored.values())]
     doc_ids = np.array([document.doc_id for document in with_features])
     sources = {
@@ -146,6 +147,7 @@ class _RaggedSource:
 
 
 def _content(doc_ids: np.ndarray, locations: Mapping[str, DataLocation]) -> str:
+    # Locations, not features: a data file's name holds its hash, so nothing need be read.
     digest = hashlib.sha256()
     for doc_id in doc_ids.tolist():
         digest.update(repr((doc_id, locations.get(doc_id))).encode())
@@ -178,12 +180,13 @@ def _read(
             # Times of text may run past the end of the recording; a position never exceeds 1.
             length = max(float(duration[number]), float(row.end.max(initial=0.0))) if row.timed else 1.0
             position[span] = (row.start + row.end) / (2 * (length or 1.0))
+            # Means and deviations in float32: float16 sums overflow at 65,504.
             values = row.features.astype(np.float32)
             wide[number] = mean_std(values)
             yield int(source.offsets[number]), row.features if is_mapped else values
 
     all_values: Any
-    if is_mapped and count:
+    if is_mapped and count:  # an empty file cannot be mapped
         file = MappedFile(f"{source.modality}-{source.content}", source.shape, source.row_spans)
         file.write(row_spans())
         all_values = MappedRows(file)

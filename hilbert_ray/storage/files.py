@@ -56,6 +56,7 @@ class Files:
         options = {} if is_local(uri) else {"use_listings_cache": False}
         self.filesystem, self.root = fsspec.core.url_to_fs(self.uri, **options)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        # s3fs turns most faults into OSError, but hands some of its libraries' on as they are.
         self._errors: tuple[type[Exception], ...] = (OSError,)
         if not self.is_local:
             self._errors += _network_errors()
@@ -77,6 +78,7 @@ class Files:
         Raises:
             StorageError: when the file cannot be written (disk full, no permission, connection lost).
         """
+        # `open(path, "x")` would not do: a reader must never see half a file under its final name.
         for _ in range(_CREATE_TRIES):
             with self._writing(name, len(data)):
                 try:
@@ -85,6 +87,7 @@ class Files:
                     else:
                         self.filesystem.pipe_file(self.path(name), data, mode="create")
                 except FileExistsError:
+                    # Another writer's file, or our own: the client repeats a request whose answer is lost.
                     return self._holds(name, data)
                 except FileNotFoundError:
                     # A large file is uploaded in parts. Where the answer to the request that completes them
@@ -174,6 +177,7 @@ class Files:
         Raises:
             FileNotFoundError: when one is missing.
         """
+        # A local disk answers one after another as fast as all at once.
         if self.is_local or len(names) < 2:
             return {name: self.read(name) for name in names}
         paths = [self.path(name) for name in names]
@@ -301,6 +305,7 @@ def _finishing(path: str, finish: Callable[[str, str], None]) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(f"{folder} is a file, not a folder") from None
+    # A name of its own for every writer: two writers of one file must not write into each other's.
     unfinished = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
     try:
         yield unfinished
@@ -334,6 +339,7 @@ def _walk(folder: str) -> Iterator[tuple[str, Entry]]:
 
 
 def _entry(info: dict[str, Any]) -> Entry:
+    # Each file system of fsspec has its own name for the time of modification, and its own type.
     modified = info.get("mtime", info.get("LastModified", info.get("last_modified")))
     seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified or time.time())
     return Entry(int(info["size"] or 0), _age_h(seconds))

@@ -60,6 +60,7 @@ def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str,
 
     try:
         paths = [folder / name, folder / WEIGHTS]
+        # A folder from elsewhere could name /etc/passwd as its settings, and an error would show it.
         for path in paths:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise TensorFolderError(
@@ -70,6 +71,7 @@ def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str,
         tensors = load_file(paths[1])
     except TensorFolderError:
         raise
+    # RecursionError: JSON that is nested a thousand times. Both files may come from anybody.
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise TensorFolderError(
             f"{folder} cannot be read: {error}; it must hold {name} and {WEIGHTS}"

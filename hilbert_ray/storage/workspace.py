@@ -41,6 +41,7 @@ class Workspace:
         """Copy the files at `uri` to `path`, except in top folders named `excluded`, and existing files."""
         if self.is_local:
             return
+        # What is excluded is large and rarely needed: checkpoints of every trial.
         names = [name for name in self._files.names("") if name.split("/")[0] not in excluded]
         names = [name for name in names if not (self.path / name).exists()]
         for first in range(0, len(names), _FETCHED_AT_ONCE):
@@ -65,6 +66,7 @@ class Workspace:
         for name, state in sorted(present.items(), key=lambda item: item[1]):
             if self._saved.get(name) != state:
                 self._files.put_from(name, str(self.path / name))
+        # Only what this process fetched or saved: other files at `uri` are other writers'.
         for name in self._saved.keys() - present.keys():
             self._files.delete(name)
         self._saved = present
@@ -80,6 +82,7 @@ class Workspace:
         """Return the folder `name` inside `uri` as arguments of Ray's `RunConfig`."""
         if self.is_local:
             return {"storage_path": str(self.path / name)}
+        # Ray would build its own client from the URI, without the endpoint and credentials of this one.
         handler = pyarrow.fs.FSSpecHandler(self._files.filesystem)
         return {
             "storage_path": self._files.path(name),
@@ -89,6 +92,7 @@ class Workspace:
 
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
+    # Time first: `save` sorts by it. Hashing instead would read every checkpoint at every save.
     return status.st_mtime_ns, status.st_size
 
 
@@ -131,6 +135,7 @@ def open_output(uri: str) -> Iterator[Path]:
         return
     target = Path(files.path(name))
     target.parent.mkdir(parents=True, exist_ok=True)
+    # In the target's folder, since a rename is atomic only within one file system.
     fresh = target.with_name(f".{name}{UNFINISHED}")
     try:
         yield fresh

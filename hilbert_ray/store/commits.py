@@ -43,6 +43,7 @@ class Commits:
 
     def find(self, bucket: int, unit: str) -> Commit | None:
         """Return the commit of a unit, or None where there is none."""
+        # The unit's own file first: one request, where indexes must be listed and read.
         name = self.name(bucket, unit)
         try:
             return _parse(name, self.files.read(name))
@@ -54,13 +55,14 @@ class Commits:
             except FileNotFoundError:  # superseded by another that is listed too
                 continue
             for line in lines:
-                # Searching bytes first: parsing all lines of an index takes ten times as long.
+                # Searching bytes is much cheaper than parsing, and most lines are other units'.
                 if unit.encode() in line and (commit := _parse(index, line)).unit == unit:
                     return commit
         return None
 
     def read(self, buckets: Collection[int] | None = None) -> Iterator[Commit]:
         """Yield each unit's commit once, of all buckets or some, by bucket and unit."""
+        # A batch is read whole and then yielded: relisting must not yield a unit twice.
         for names in _batches(self._list(buckets)):
             for units in self._relisting(self._read, names).values():
                 yield from (units[unit] for unit in sorted(units))
@@ -96,6 +98,7 @@ class Commits:
         What a bucket's older indexes hold goes into the new one too.
         """
         fold = partial(self._fold, min_commits)
+        # One index per bucket and call: a bucket is what readers read at once.
         indexes = [self._relisting(fold, {bucket: names}) for bucket, names in self.names().items()]
         return [name for name in indexes if name is not None]
 
@@ -110,6 +113,7 @@ class Commits:
         is_one_index = any(len(indexed) == len(units) for indexed in by_index.values())
         if len(unindexed) < min_commits and is_one_index:
             return None
+        # What an index holds is never taken from a commit file, which a late writer may have made since.
         units.update((commit.unit, commit) for _, commit in self._parsed(unindexed))
         return self._write_index(bucket, units.values())
 
@@ -132,6 +136,7 @@ class Commits:
                 self.files.delete(name)
 
     def _write_index(self, bucket: int, commits: Iterable[Commit]) -> str:
+        # Sorted, so that two processes that fold the same commits write the same index.
         data = b"".join(commit.to_json() + b"\n" for commit in sorted(commits, key=lambda each: each.unit))
         name = f"{self.folder}/bucket={bucket:04d}/{_INDEX}{sha256_of(data)[:16]}{_INDEX_END}"
         self.files.create(name, data)
@@ -230,6 +235,7 @@ class Commits:
 
 def _merged(indexes: Iterable[Mapping[str, Commit]]) -> dict[str, Commit]:
     """Return the commits of several indexes by unit; where several have a unit, the first index counts."""
+    # All readers take indexes in the order of their names, and so the same commit of a unit.
     units: dict[str, Commit] = {}
     for indexed in indexes:
         units = {**indexed, **units}

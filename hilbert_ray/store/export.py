@@ -83,6 +83,7 @@ def export_store(
         StoreError: when a document of `doc_ids` is not in the newest manifest or has no features, or none
             has.
     """
+    # One snapshot for all parts, whatever is embedded meanwhile.
     snapshot = store.snapshot()
     chosen = set(doc_ids) or None
     if chosen is not None:
@@ -136,6 +137,7 @@ def _rows_of(
     buckets = None if chosen is None else _buckets_of(chosen, store)
     for block in store.current_blocks(part.modality, part.fingerprint, snapshot, buckets):
         part.documents += sum(chosen is None or doc_id in chosen for doc_id in block.sources)
+        # An export has labels and groups but no transcripts: what people said stays in the manifest.
         items = snapshot.documents(block.buckets, chosen, with_text=False)
         documents = {item.document.doc_id: item.document for item in items}
         for row in store.rows(part.modality, block.locations(chosen)):
@@ -169,6 +171,7 @@ def _new_folder(folder: str) -> Iterator[Path]:
             f"{folder} exists and is not empty; an export is written to a new folder: delete it, or choose "
             "another --out"
         )
+    # In the same parent folder: a rename is atomic only within one file system.
     unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
     try:
         unfinished.mkdir(parents=True)
@@ -180,6 +183,7 @@ def _new_folder(folder: str) -> Iterator[Path]:
             "fix the permissions, then rerun"
         ) from error
     finally:
+        # After the rename there is nothing left to delete.
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -206,12 +210,14 @@ def _write_parquet(rows: Iterable[Row], modality: Modality, folder: Path) -> Non
     """Write documents as Parquet files of some hundred megabytes."""
     folder.mkdir()
     tables = _tables(rows, modality)
+    # One table ahead, so that the last file is never empty.
     shard = 0
     table = next(tables, None)
     # Without documents, one file without rows: `datasets` refuses a configuration without files.
     while table is not None or shard == 0:
         path = folder / f"{shard:05d}.parquet"
         size = 0
+        # A dictionary of float16 lists would hold every row: all differ.
         with pq.ParquetWriter(path, _schema(modality), use_dictionary=False) as writer:
             while table is not None and size < _SHARD_BYTES:
                 writer.write_table(table)

@@ -97,6 +97,7 @@ class Commit:
 
     def to_json(self) -> bytes:
         """Return the commit as the bytes of its file, one line of JSON."""
+        # Names and their order are the format on disk: the same commit must always give the same bytes.
         values = {
             "unit": self.unit,
             "bucket": self.bucket,
@@ -110,11 +111,13 @@ class Commit:
             "versions": dict(sorted(self.versions.items())),
             "threads": self.threads,
         }
+        # One line without spaces, since an index is commits line by line; line breaks in texts are escaped.
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def commit_from_json(data: bytes) -> Commit:
     """Read a commit back from the bytes of its file."""
+    # msgspec is faster than json, and opening a store parses every commit.
     values: dict[str, Any] = msgspec.json.decode(data)
     return Commit(
         unit=values["unit"],
@@ -160,6 +163,7 @@ def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
     """Return the rows of a data file, one by one; features are read-only views of its buffer, not copies."""
     # A file is small: a data set around it, or threads for its columns, cost more than reading it.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
+    # Read at once and yielded one by one: a fault of the file shows here, not in the middle of the rows.
     return _rows(modality, {name: table[name].chunk(0) for name in table.column_names})
 
 
@@ -177,6 +181,7 @@ def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[Featu
         yield FeatureRow(
             doc_id=doc_id,
             source=source,
+            # Little-endian on every machine, as the file says.
             features=np.frombuffer(features.as_buffer(), dtype="<f2").reshape(n, dim),
             start=start,
             end=end,
@@ -188,6 +193,7 @@ def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[Featu
 
 def _views(lists: pa.ListArray) -> Iterator[np.ndarray]:
     """Yield each list of a column, without a copy."""
+    # Times of all documents are one flat array, cut at the list offsets.
     values = lists.values.to_numpy()
     return (values[first:end] for first, end in pairwise(lists.offsets.to_pylist()))
 

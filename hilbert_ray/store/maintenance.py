@@ -55,6 +55,7 @@ def _encoder_info(
     present = stored = segments = size_bytes = units = superseded = 0
     amount = 0.0
     errors: Counter[str] = Counter()
+    # Block by block, never all documents at once: `info` must work on a store of any size.
     for block in store.current_blocks(modality, fingerprint, snapshot):
         present += len(block.sources)
         stored += len(block.owners)
@@ -66,8 +67,10 @@ def _encoder_info(
                 if block.owners.get(doc_id) == commit.unit:
                     segments, amount = segments + row_segments, amount + row_amount
                 else:
+                    # Of an old source, of a document that left the manifest, or stored by two runs.
                     superseded += 1
     quarantined = errors.total()
+    # Commits count seconds; people count hours.
     unit, divisor = ("hours", 3600.0) if modality == "audio" else ("tokens", 1.0)
     entries = store.files.entries(store.commits(modality, fingerprint).folder)
     return {
@@ -118,11 +121,12 @@ def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
             Nothing else may write to the store meanwhile.
     """
     snapshot = store.snapshot()
-    if snapshot.number:
+    if snapshot.number:  # a store that nothing was embedded into has none
         try:
             snapshot.check()
         except StoreError as error:
             yield Problem(path=snapshot.file, message=str(error))
+            # Only the documents' file: `embed` writes it again under the same name, the hash of its content.
             if repair:
                 store.files.delete(snapshot.file)
     for modality in MODALITIES:
@@ -179,6 +183,7 @@ def _data_fault(store: Store, modality: Modality, commit: Commit) -> str | None:
     sha256 = sha256_of(data)
     if sha256 != commit.sha256:
         return f"sha256 is {sha256}, but commit {commit.unit} says {commit.sha256}; {_ADVICE}"
+    # The bytes are those that were committed; from here on faults would be of the code that wrote them.
     rows = list(decode_rows(modality, data))
     if tuple((row.doc_id, row.source, len(row.features), row.seen) for row in rows) != commit.stored:
         return f"its rows are not those of commit {commit.unit}; {_ADVICE}"
@@ -196,6 +201,7 @@ def collect_garbage(store: Store, min_age_h: float = 24.0) -> list[str]:
     just written, and what existed when it began: so files younger than `min_age_h` hours stay, and no run may
     last longer than that.
     """
+    # Everything is listed before anything is deleted, and `delete_old` looks at each age once more.
     superfluous = _superseded_snapshots(store, min_age_h)
     for modality in MODALITIES:
         for fingerprint in store.encoders(modality):
@@ -230,6 +236,7 @@ def _superseded_snapshots(store: Store, min_age_h: float) -> list[str]:
     entries = store.files.entries("documents")
     numbers = snapshot_numbers(entries)
     replaced = [old for old, new in pairwise(numbers) if entries[snapshot_name(new)].age_h >= min_age_h]
+    # Several manifests may share a file: one that returned to an earlier content.
     kept_files = {store.snapshot(number).file for number in numbers if number not in replaced}
     replaced_names = [snapshot_name(number) for number in replaced]
     return replaced_names + [n for n in entries if not n.endswith(".json") and n not in kept_files]

@@ -85,6 +85,7 @@ class FileVersions(NamedTuple):
             reads_turns: whether audio is cut by the transcript's turns.
             roles: the only speakers that are kept, where that is set.
         """
+        # These strings are in every store: changing them would make all features superseded.
         if modality == "text":
             return digest("text", self.text or "", *sorted(roles))
         # Audio that is cut without looking at the transcript survives an edit of the transcript.
@@ -157,6 +158,7 @@ class Snapshot:
 
     def to_json(self) -> bytes:
         """Return the bytes of the JSON file; the number is its name."""
+        # Names and their order are the format on disk, which predates some names of this class.
         values = {
             "file": self.file,
             "sha256": self.sha256,
@@ -204,6 +206,7 @@ class Snapshot:
         numbers = self._row_groups_of(buckets)
         if not numbers:
             return
+        # Transcripts are most of the bytes of a manifest that has them inline.
         columns = [name for name in SCHEMA.names if with_text or name != "text"]
         with self._open() as parquet:
             for number in numbers:
@@ -228,7 +231,7 @@ class Snapshot:
                 table = parquet.read_row_groups(
                     numbers[first : first + _ROW_GROUPS_AT_ONCE], columns=["doc_id", *_VERSION_COLUMNS]
                 )
-                # Whole columns become Python values ten times as fast as rows do.
+                # Whole columns become Python values much faster than rows do.
                 doc_ids, *versions = (column.to_pylist() for column in table.columns)
                 yield from zip(doc_ids, map(FileVersions._make, zip(*versions, strict=True)), strict=True)
 
@@ -297,6 +300,7 @@ def encode_text(text: str | tuple[Utterance, ...]) -> str:
 
 
 def _fields(utterance: Utterance) -> dict[str, Any]:
+    # The text version is a hash of this: a field may be absent or null, but always the same of the two.
     fields: dict[str, Any] = {"text": utterance.text}
     if utterance.start is not None:
         fields["start"] = utterance.start
@@ -323,7 +327,7 @@ def to_row(stored: StoredDocument) -> tuple[Any, ...]:
         None if document.text is None else encode_text(document.text),
         document.text_file,
         document.group,
-        _SORTED_ENCODER.encode(document.labels),
+        _SORTED_ENCODER.encode(document.labels),  # sorted: order of labels is no change of the manifest
         document.split,
         stored.audio_version,
         stored.text_version,

@@ -43,6 +43,7 @@ class RowBlock:
 
 def row_block(items: Iterable[StoredDocument | Fault]) -> RowBlock:
     """Return some rows of a manifest as a block."""
+    # As columns rather than records: a million Python objects, or their pickles, would be gigabytes.
     rows = []
     faults = []
     for item in items:
@@ -71,6 +72,7 @@ def write_snapshot(
     files = store.files
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
         runs, faults = _sort_into_runs(rows, store.buckets, folder)
+        # Written locally first: its name in the store is its hash, which is known only at the end.
         path = f"{folder}/snapshot.parquet"
         row_groups, all_faults = _merge(runs, faults, store.buckets, path)
         with open(path, "rb") as file:
@@ -111,6 +113,7 @@ def _sort_into_runs(
 ) -> tuple[list[_Run], list[Fault]]:
     """Write rows to temporary files, each sorted by bucket."""
     runs: list[_Run] = []
+    # Faults stay in memory: a manifest of mostly invalid rows is not worth more code.
     faults: list[Fault] = []
     pending: list[pa.Table] = []
     size = 0
@@ -129,9 +132,11 @@ def _sort_into_runs(
 
 def _write_run(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
     table = pa.concat_tables(tables)
+    # Must equal `bucket_of`, here for a whole column at once.
     bucket = (table["hash"].to_numpy() % np.uint64(buckets)).astype(np.int32)
     arrays = [pa.array(bucket), *table.columns[1:]]
     table = pa.Table.from_arrays(arrays, schema=SCHEMA).sort_by("bucket").combine_chunks()
+    # The table is sorted: the first row of each bucket is where its batch starts.
     present, starts = np.unique(table["bucket"].to_numpy(), return_index=True)
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for start, end in pairwise([*starts.tolist(), table.num_rows]):
@@ -144,6 +149,7 @@ def _merge(
 ) -> tuple[list[tuple[int, int]], list[Fault]]:
     """Write the runs as one file by bucket and id; return its row groups, and all faults with shared ids'."""
     readers = [pa.ipc.open_file(pa.OSFile(run.path)) for run in runs]
+    # A fault with an id takes part in the search for duplicates; one without cannot.
     faults_of: dict[int, list[Fault]] = {}
     for fault in faults:
         if fault.doc_id:
@@ -152,6 +158,7 @@ def _merge(
     all_faults = [fault for fault in faults if not fault.doc_id]
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
         for bucket in range(buckets):
+            # One bucket is in memory at a time: of each run only its batch is read.
             batches = [
                 reader.get_batch(run.batches[bucket])
                 for reader, run in zip(readers, runs, strict=True)
@@ -162,6 +169,7 @@ def _merge(
             table = table.sort_by([("doc_id", "ascending"), ("row", "ascending")])
             table, bucket_faults = _without_duplicates(table.combine_chunks(), faults_of.get(bucket, []))
             all_faults += bucket_faults
+            # A row group holds one bucket only, so that a worker reads no other bucket's documents.
             for start in range(0, table.num_rows, ROW_GROUP_ROWS):
                 row_group = table.slice(start, ROW_GROUP_ROWS)
                 writer.write_table(row_group, row_group_size=ROW_GROUP_ROWS)
@@ -177,6 +185,7 @@ def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Ta
     ids = table["doc_id"].to_pylist()
     uses = Counter(ids)
     uses.update(fault.doc_id for fault in faults)
+    # The usual case, without a pass over the rows in Python.
     if max(uses.values(), default=0) < 2:
         return table, list(faults)
     rows_of: dict[str, list[int]] = {}

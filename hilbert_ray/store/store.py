@@ -50,6 +50,7 @@ class Store:
         self.uri = absolute(uri)
         self.buckets = buckets
 
+    # Connections do not travel: each process opens its own when it first needs one.
     def __reduce__(self) -> tuple[type["Store"], tuple[str, int]]:
         return Store, (self.uri, self.buckets)
 
@@ -61,6 +62,7 @@ class Store:
     @classmethod
     def create(cls, uri: str, buckets: int = 256) -> "Store":
         """Create a store, or open the existing one, which keeps its own number of buckets."""
+        # Of several processes that create a store at once, one wins, and the others open what it created.
         files = Files(uri)
         files.create("store.json", json.dumps({"schema": SCHEMA, "buckets": buckets}).encode())
         return cls.open(uri)
@@ -109,6 +111,7 @@ class Store:
         name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
         if self.files.create(name, json.dumps(description, indent=1, sort_keys=True).encode()):
             return
+        # A fingerprint hashes what the encoder says of itself; one that forgets something shows up here.
         recorded = json.loads(self.files.read(name))
         if recorded.get("dim") != description.get("dim"):
             raise StoreError(
@@ -208,6 +211,7 @@ class Store:
             versions=dict(versions or {}),
             threads=threads,
         )
+        # Create-only, so one commit of a unit ever counts, whoever else embeds it at this moment.
         commits = self.commits(modality, fingerprint)
         if commits.create(own):
             return own
@@ -283,6 +287,7 @@ class Store:
         Raises:
             StoreError: when a data file is gone or damaged.
         """
+        # Many documents share a file: each is fetched once.
         sizes = {location.file: location.size_bytes for location in locations.values()}
         for names in batches_by_size(sizes.items()):
             try:
@@ -316,6 +321,7 @@ class Store:
         buckets: Collection[int] | None = None,
     ) -> Iterator[CurrentBlock]:
         """Yield what is stored of a snapshot (the newest where None), some buckets at a time."""
+        # Not a default of each call: all blocks must be of one snapshot.
         snapshot = snapshot or self.snapshot()
         by_turns = self._reads_turns(modality, fingerprint)
         commits = self.commits(modality, fingerprint)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hilbert_ray.config import Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
+from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.document.labels import encode_labels
 from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.features import dataset as datasets
@@ -155,7 +155,7 @@ def test_a_store_without_labels_or_without_those_of_a_declared_task_is_refused(t
     config = replace(CONFIG, tasks={"topics": TaskConfig(kind="binary", classes=("home", "work"))})
     with pytest.raises(
         ConfigError,
-        match=r"no document with features has a label of task `topics`; there are labels of tasks topic: correct",
+        match=r"has a label of task `topics`; there are labels of tasks topic: correct the task's name",
     ):
         opened(tmp_path / "misspelt", config=config)
 
@@ -168,7 +168,7 @@ def test_the_only_encoder_is_taken_and_one_of_several_must_be_named(tmp_path: Pa
     with pytest.raises(ConfigError) as caught:
         open_dataset(uri, CONFIG)
     assert str(caught.value) == (
-        f"no --audio was given, and store {uri} holds these audio encoders: {listed}; name one of them by "
+        f"no --audio was given, and store {uri} has these audio encoders: {listed}; name one of them by "
         "its fingerprint, or `--audio none`"
     )
     with pytest.raises(ConfigError, match="--audio mfcc was given, and store"):
@@ -200,7 +200,7 @@ def test_an_encoder_that_the_store_does_not_hold_is_refused_with_those_that_it_h
     uri = store_of(tmp_path, stored())
     with pytest.raises(
         ConfigError,
-        match=r"--text hf:bert was given, and store .* holds these text encoders: hashing \(fingerprint ",
+        match=r"--text hf:bert was given, and store .* has these text encoders: hashing \(fingerprint ",
     ):
         open_dataset(uri, CONFIG, text="hf:bert")
     assert open_dataset(uri, CONFIG, text="hashing").features.text is not None
@@ -218,9 +218,7 @@ def test_none_leaves_a_modality_out_of_features_and_settings(tmp_path: Path) -> 
 def test_a_store_without_features_of_the_encoders_says_what_to_do(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path), 2)
     write_snapshot(store, iter(stored()))
-    with pytest.raises(
-        ConfigError, match=r"has no features of the chosen encoders; run `hilbert-ray embed`"
-    ):
+    with pytest.raises(ConfigError, match=r"has no features of the chosen encoders; run `hilbert-ray embed`"):
         open_dataset(store.uri, CONFIG)
 
 
@@ -289,19 +287,21 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
 
 
-def assert_same(one: Batch, other: Batch) -> None:
-    for name in ("audio", "text"):
-        for part in ("", "_mask", "_position", "_wide"):
-            found, expected = getattr(one, name + part), getattr(other, name + part)
-            assert found.dtype == expected.dtype
-            assert torch.equal(found, expected), name + part
-    assert torch.equal(one.targets["topic"], other.targets["topic"])
+def assert_same(actual: Batch, expected: Batch) -> None:
+    assert actual.by_modality.keys() == expected.by_modality.keys() == {"audio", "text"}
+    for modality, padded in expected.by_modality.items():
+        for name in ("values", "mask", "position", "wide"):
+            tensor, other = getattr(actual.by_modality[modality], name), getattr(padded, name)
+            assert tensor.dtype == other.dtype
+            assert torch.equal(tensor, other), f"{modality} {name}"
+    assert torch.equal(actual.targets["topic"], expected.targets["topic"])
 
 
 def statistics(dataset: Dataset, indices: np.ndarray) -> dict[str, torch.Tensor]:
-    made = Network(dataset.config, {"audio": 8, "text": 8})
-    made.fit_statistics(dataset.features, indices)
-    return {name: x for name, x in made.state_dict().items() if "scale." in name or "labels" in name}
+    """Return what a network takes from its training documents before it trains, by name."""
+    fitted = Network(dataset.config, {"audio": 8, "text": 8})
+    fitted.fit_statistics(dataset.features, indices)
+    return {name: x for name, x in fitted.state_dict().items() if "scale" in name or "labels" in name}
 
 
 @pytest.mark.usefixtures("scratch")
@@ -318,18 +318,18 @@ def test_mapped_features_are_those_in_memory_to_the_last_bit(
     assert mapped.fingerprint == plain.fingerprint
     assert mapped.config == plain.config, "runs do not depend on where features are"
     some = rng.permutation(60)[:40]
-    for one, other in (
+    for actual, expected in (
         (mapped.features, plain.features),
         (mapped.features.take(some), plain.features.take(some)),
     ):
-        generators = [np.random.default_rng(1) for _ in range(2)]
-        for first, second in zip(*(epoch_batches(np.arange(40), 16, g) for g in generators), strict=True):
-            assert_same(collate(one, first), collate(other, second))
-        for name in ("start", "end"):
-            for modality in ("audio", "text"):
-                found, expected = (getattr(getattr(f, modality), name) for f in (one, other))
-                np.testing.assert_array_equal(found, expected)
+        for batch in epoch_batches(np.arange(40), 16, np.random.default_rng(1)):
+            assert_same(collate(actual, batch), collate(expected, batch))
+        for modality in MODALITIES:
+            for name in ("start", "end"):
+                times = [getattr(getattr(each, modality), name) for each in (actual, expected)]
+                np.testing.assert_array_equal(*times)
     whole = statistics(plain, some)
+    assert len(whole) >= 2, "of both modalities"
     monkeypatch.setattr(network, "BLOCK_ROWS", 7)
     by_blocks = statistics(plain, some)
     for name, tensor in statistics(mapped, some).items():
@@ -346,13 +346,16 @@ def test_what_other_processes_are_sent_is_small_and_reads_the_same_on_a_node_wit
     assert features.audio is not None
     assert features.text is not None
     sent = pickle.dumps(features)
-    assert len(sent) < 0.1 * sum(4 * part.values.shape[0] * 64 for part in (features.audio, features.text))
+    assert len(sent) < 0.1 * sum(
+        4 * ragged.values.shape[0] * 64 for ragged in (features.audio, features.text)
+    )
     before = collate(features, np.arange(8))
     for name in features.mapped_files:
         remove_maps(name)
-    elsewhere = pickle.loads(sent)
-    assert_same(collate(elsewhere, np.arange(8)), before)
-    assert sorted(path.name for path in map_folder().iterdir() if path.suffix != ".lock") == features.mapped_files
+    received = pickle.loads(sent)
+    assert_same(collate(received, np.arange(8)), before)
+    names = sorted(path.name for path in map_folder().iterdir() if path.suffix != ".lock")
+    assert names == features.mapped_files
 
 
 @pytest.mark.usefixtures("scratch")
@@ -386,7 +389,7 @@ def test_an_eighth_of_memory_decides_where_features_go_and_the_log_says_so(
         files[2].write_text(f"{limit}\n")
         monkeypatch.setattr(datasets, "CONTAINER_LIMITS", files)
         assert bool(open_dataset(uri, CONFIG).features.mapped_files) == is_mapped
-        assert ("mapped from files in" if is_mapped else "read into it") in caplog.messages[-1]
+        assert ("mapped from files in" if is_mapped else "read into memory") in caplog.messages[-1]
     monkeypatch.setattr(datasets, "CONTAINER_LIMITS", ())
     assert not open_dataset(uri, CONFIG).features.mapped_files
     generous = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1.0))
@@ -400,12 +403,12 @@ BOUNDED = """
 import resource, sys
 from dataclasses import replace
 import numpy as np
-import hilbert_ray.store
 from hilbert_ray.config import Config, FitConfig, FoldsConfig, ModelConfig
-from hilbert_ray.dataset import open_dataset
-from hilbert_ray.fit import fit
+from hilbert_ray.features import open_dataset
+from hilbert_ray.store import store as store_module
+from hilbert_ray.training import fit
 
-hilbert_ray.store._READ_BYTES = 8 * 2**20  # what is read at once; 64 MiB would be much beside this limit
+store_module._READ_BYTES = 8 * 2**20  # bytes read at a time; the default would be large next to this limit
 
 def config(memory_gib):
     return Config(
@@ -420,7 +423,7 @@ def train(store, memory_gib):
     fitted.model().predict(dataset.features.take(everyone))
     return dataset.features.lengths.sum()
 
-train(sys.argv[1], 1e-9)  # what is loaded and started once
+train(sys.argv[1], 1e-9)  # loads and starts what a process needs only once
 [used] = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")]
 limit = used * 1024 + int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -43,12 +43,12 @@ def test_rows_read_as_the_float32_array_that_they_stand_for() -> None:
     whole, plain = MappedRows(written()), ROWS.astype(np.float32)
     some = np.array([19, 3, 3, 0, 8])
     taken, again = whole.take(some, axis=0), whole.take(some, axis=0).take(np.array([4, 0]), axis=0)
-    for found, expected in ((whole, plain), (taken, plain[some]), (again, plain[[8, 19]])):
-        assert found.shape == expected.shape
-        assert len(found) == len(expected)
+    for actual, expected in ((whole, plain), (taken, plain[some]), (again, plain[[8, 19]])):
+        assert actual.shape == expected.shape
+        assert len(actual) == len(expected)
         for index in (slice(1, None), slice(None), np.array([1, 0]), np.array([[0, 1], [1, 1]])):
-            assert found[index].dtype == np.float32
-            np.testing.assert_array_equal(found[index], expected[index])
+            assert actual[index].dtype == np.float32
+            np.testing.assert_array_equal(actual[index], expected[index])
 
 
 def test_the_file_is_readable_by_its_user_alone_and_goes_with_its_owner() -> None:
@@ -70,9 +70,9 @@ def test_on_a_node_without_the_file_one_process_writes_it_for_all() -> None:
     assert len(described) < 1000
     copies = [pickle.loads(described) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda rows: rows[slice(None)], copies))
+        actual = list(pool.map(lambda rows: rows[slice(None)], copies))
     assert WRITTEN["times"] == 1
-    for rows in found:
+    for rows in actual:
         np.testing.assert_array_equal(rows, ROWS)
     del copies
     assert (map_folder() / "audio-2").exists(), "a copy does not own it"

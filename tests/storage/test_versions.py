@@ -30,12 +30,12 @@ def test_the_version_changes_with_the_content(tmp_path: Path) -> None:
 
 def test_the_version_of_an_object_changes_with_the_content(object_store: str) -> None:
     uri, store = f"{object_store}/version.wav", fsspec.filesystem("s3")
-    found = []
+    versions = []
     for content in (b"one", b"two", b"one"):
         store.pipe(uri, content)
-        found.append(file_version(uri))
-    assert found[0] == found[2] != found[1]
-    assert found[0].startswith("ETag:")
+        versions.append(file_version(uri))
+    assert versions[0] == versions[2] != versions[1]
+    assert versions[0].startswith("ETag:")
 
 
 def test_the_version_of_a_missing_file_says_so(tmp_path: Path, object_store: str) -> None:
@@ -59,21 +59,21 @@ def test_versions_of_many_files_are_those_of_each(tmp_path: Path, object_store: 
     missing = ["gone.wav", "n/gone.wav", "n", "n/m", "never/gone.wav", "n/zzz.wav", "0.wav", "a b0.wav/x.wav"]
     roots = (place, str(tmp_path), f"file://{tmp_path}")
     uris = [f"{root}/{name}" for root in roots for name in [*names, *missing]]
-    found = file_versions(iter(uris))
-    assert sorted(found) == sorted(uris)
+    versions = file_versions(iter(uris))
+    assert sorted(versions) == sorted(uris)
     for uri in uris:
         if uri.rpartition(f"{tmp_path.name}/")[2] in missing:
-            assert found[uri] is None
+            assert versions[uri] is None
             with pytest.raises((FileNotFoundError, NotADirectoryError)):
                 file_version(uri)
         else:
-            assert found[uri] == file_version(uri)
-    assert missing_files(iter(uris)) == {uri for uri in uris if found[uri] is None}
+            assert versions[uri] == file_version(uri)
+    assert missing_files(iter(uris)) == {uri for uri in uris if versions[uri] is None}
     assert missing_files(uris[: len(names) + 1]) == {f"{place}/gone.wav"}
     nowhere = [f"s3://no-such-bucket/{i}.wav" for i in range(20)] + [f"{tmp_path}/{'x' * 300}.wav"]
     assert file_versions(nowhere) == dict.fromkeys(nowhere)
     assert missing_files(nowhere) == set(nowhere)
-    assert len({found[f"{place}/{name}"] for name in names}) == len(names)
+    assert len({versions[f"{place}/{name}"] for name in names}) == len(names)
     first = f"{tmp_path}/{names[0]}"
     assert file_versions([first], content_hash=True) == {first: file_version(first, content_hash=True)}
 
@@ -109,12 +109,12 @@ def test_versions_on_s3_take_a_listing_for_a_thousand_objects(tmp_path: Path, ob
     for wanted, lists, heads in ((uris, 3, 0), (uris[900:940:2], 1, 0), (uris[:1000:100], 1, 10)):
         requests.clear()
         with faulty_object_store(count):
-            found = file_versions(wanted)
-        assert sorted(found) == sorted(wanted)
-        assert len(set(found.values())) == 1
+            versions = file_versions(wanted)
+        assert sorted(versions) == sorted(wanted)
+        assert len(set(versions.values())) == 1
         assert requests["list"] <= lists
         assert requests["HEAD"] <= heads
-    assert set(found.values()) == {file_version(uris[0])}
+    assert set(versions.values()) == {file_version(uris[0])}
 
 
 def test_an_object_that_may_be_read_but_not_listed_has_its_version(

@@ -1,14 +1,3 @@
-"""Where the stores of this room's tests are."""
+"""Where the stores of these tests are: the places of `tests/storage`."""
 
-from pathlib import Path
-
-import pytest
-
-
-@pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a new store may be made: on the local disk, and on an object store."""
-    if request.param == "local":
-        return str(tmp_path / "store")
-    uri: str = request.getfixturevalue("object_store")
-    return f"{uri}/{tmp_path.name}/store"
+from tests.storage.conftest import place as place

@@ -36,7 +36,7 @@ def commit_unit(store: Store, unit: int, seed: int = 0) -> None:
 
 
 def many(uri: str, units: int, buckets: int = 2) -> Store:
-    """Return a store with an encoder and so many units, one of which is quarantined whole."""
+    """Return a store with an encoder and this many units, one of which is quarantined whole."""
     store = Store.create(uri, buckets)
     store.add_encoder("audio", FINGERPRINT, {"name": "mfcc", "dim": 4})
     for unit in range(1, units):

@@ -108,9 +108,9 @@ def test_in_whatever_order_units_are_committed_folded_and_swept_each_stays_once(
                 collect_garbage(store, min_age_h=0.0)
             else:
                 assert list(verify_store(store)) == []
-            found = {commit.unit: commit.file for commit in store.commits("audio", FINGERPRINT).read()}
-            assert sorted(found) == sorted(first)
-            for unit, file in found.items():
+            file_of = {commit.unit: commit.file for commit in store.commits("audio", FINGERPRINT).read()}
+            assert sorted(file_of) == sorted(first)
+            for unit, file in file_of.items():
                 assert first[unit] in (None, file), "the commit that counts has changed"
                 first[unit] = file
         assert list(verify_store(store)) == []

@@ -25,10 +25,10 @@ def test_features_are_exported_as_numpy_files(tmp_path: Path) -> None:
     write_snapshot(store, iter([make.stored("a"), make.stored("b"), make.stored("x/y")]))
     commit(store, make.stored("x/y"))
     assert export_store(store, str(tmp_path / "out"), "numpy") == 3
-    found = {path.name: np.load(path) for path in (tmp_path / "out" / f"audio-{FINGERPRINT}").iterdir()}
-    assert sorted(found) == ["a.npz", "b.npz", "x%2Fy.npz"]
+    arrays = {path.name: np.load(path) for path in (tmp_path / "out" / f"audio-{FINGERPRINT}").iterdir()}
+    assert sorted(arrays) == ["a.npz", "b.npz", "x%2Fy.npz"]
     for name in ("features", "start", "end", "timed"):
-        np.testing.assert_array_equal(found["a.npz"][name], getattr(make.feature_row("a"), name))
+        np.testing.assert_array_equal(arrays["a.npz"][name], getattr(make.feature_row("a"), name))
 
 
 def test_chosen_documents_are_exported_alone_and_only_their_buckets_are_read(tmp_path: Path) -> None:
@@ -118,15 +118,15 @@ def test_hugging_face_datasets_reads_an_export_to_the_last_bit(
     assert len(list((out / f"text-{FINGERPRINT}").iterdir())) > 1
     assert "| 8 | 1 |" in (out / "README.md").read_text()
     for modality in MODALITIES:
-        found = datasets.load_dataset(
+        dataset = datasets.load_dataset(
             str(out), f"{modality}-{FINGERPRINT}", split="train", cache_dir=str(tmp_path / "cache")
         )
-        assert sorted(found["doc_id"]) == [f"d{i}" for i in range(8)]
-        for row in found:
+        assert sorted(dataset["doc_id"]) == [f"d{i}" for i in range(8)]
+        for row in dataset:
             want = expected[modality][row["doc_id"]]
             number = int(row["doc_id"][1:])
-            features_found = np.array(row["features"], np.float16)
-            assert features_found.tobytes() == want.features.tobytes()
+            exported = np.array(row["features"], np.float16)
+            assert exported.tobytes() == want.features.tobytes()
             assert np.array(row["start"], np.float32).tobytes() == want.start.tobytes()
             assert np.array(row["end"], np.float32).tobytes() == want.end.tobytes()
             assert json.loads(row["labels"]) == ({"mood": "løw", "age": number} if number % 2 else {})

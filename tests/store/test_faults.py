@@ -66,11 +66,11 @@ def test_every_write_may_fail_once_and_nothing_is_lost_or_written_twice(
     for kind in ("/1.json", "/commits/", "/data/", "documents/"):
         assert any(kind in path for path in written), f"no answer to a write of {kind} was lost"
     assert set(spoil.spoilt.values()) == set(faults)
-    found = Files(f"{object_store}/{tmp_path.name}/store")
+    remote = Files(f"{object_store}/{tmp_path.name}/store")
     plain = fill(str(tmp_path / "store"))
-    assert found.names("") == plain.names("")
+    assert remote.names("") == plain.names("")
     for name in plain.names(""):
-        assert found.read(name) == plain.read(name) or "/attempts/" in name
+        assert remote.read(name) == plain.read(name) or "/attempts/" in name
 
 
 def test_every_read_may_fail_once_and_gives_all_bytes(object_store: str, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_documents_of_some_buckets_or_ids_are_read_alone(tmp_path: Path) -> None
     for bucket in range(4):
         here = {item.document.doc_id for item in store.snapshot().documents(buckets={bucket})}
         assert here == {doc_id for doc_id in ids if bucket_of(doc_id, 4) == bucket}
-    [one] = store.snapshot().documents(buckets={bucket_of("d7", 4)}, doc_ids={"d7"})
-    assert one.document.doc_id == "d7"
+    [item] = store.snapshot().documents(buckets={bucket_of("d7", 4)}, doc_ids={"d7"})
+    assert item.document.doc_id == "d7"
     blocks = store.snapshot().blocks(num_documents=200)
     assert len(blocks) > 1
     assert sorted(bucket for block in blocks for bucket in block) == [0, 1, 2, 3]
@@ -149,8 +149,8 @@ def test_the_footer_of_the_documents_is_fetched_once_by_a_process(object_store: 
 
     def fetches(doc_id: str) -> int:
         fetched.clear()
-        [found] = snapshot.documents({bucket_of(doc_id, 8)}, {doc_id}, with_text=False)
-        assert found.document.doc_id == doc_id
+        [item] = snapshot.documents({bucket_of(doc_id, 8)}, {doc_id}, with_text=False)
+        assert item.document.doc_id == doc_id
         return sum(snapshot.file in path for path in fetched)
 
     with faulty_object_store(lambda request: fetched.append(request.path)):

@@ -68,13 +68,13 @@ def test_an_encoder_that_is_not_there_or_is_another_is_refused(tmp_path: Path) -
 def test_features_come_back_exactly_and_only_from_committed_files(place: str) -> None:
     store = filled(place)
     store.files.create(f"features/audio/{FINGERPRINT}/data/bucket=0000/stray-0.parquet", b"no parquet")
-    found = {row.doc_id: row for row in store.read("audio", FINGERPRINT)}
-    assert sorted(found) == list("abcd")
+    rows = {row.doc_id: row for row in store.read("audio", FINGERPRINT)}
+    assert sorted(rows) == list("abcd")
     expected = make.feature_row("a", make.stored("a").source("audio"))
     for name in ("features", "start", "end"):
-        np.testing.assert_array_equal(getattr(found["a"], name), getattr(expected, name))
-        assert getattr(found["a"], name).dtype == getattr(expected, name).dtype
-    assert (found["a"].timed, found["a"].seen, found["a"].present) == (True, 3.0, 3.0)
+        np.testing.assert_array_equal(getattr(rows["a"], name), getattr(expected, name))
+        assert getattr(rows["a"], name).dtype == getattr(expected, name).dtype
+    assert (rows["a"].timed, rows["a"].seen, rows["a"].present) == (True, 3.0, 3.0)
     by_bucket = [row.doc_id for bucket in range(4) for row in store.read("audio", FINGERPRINT, bucket)]
     assert sorted(by_bucket) == list("abcd")
 
@@ -123,9 +123,9 @@ def test_a_new_source_supersedes_what_was_stored_before(place: str) -> None:
     write_snapshot(store, iter([changed, make.stored("b", row=2)]))
     assert [row.doc_id for row in store.read("audio", FINGERPRINT)] == ["b"]
     commit(store, changed, unit="later", seed=7)
-    found = {row.doc_id: row for row in store.read("audio", FINGERPRINT)}
-    assert sorted(found) == ["a", "b"]
-    np.testing.assert_array_equal(found["a"].features, make.feature_row("a", seed=7).features)
+    rows = {row.doc_id: row for row in store.read("audio", FINGERPRINT)}
+    assert sorted(rows) == ["a", "b"]
+    np.testing.assert_array_equal(rows["a"].features, make.feature_row("a", seed=7).features)
     [facts] = store_info(store)["encoders"]
     assert (facts["stored"], facts["superseded"], facts["pending"]) == (2, 1, 0)
 
@@ -175,8 +175,8 @@ def test_quarantined_documents_are_listed_until_they_are_stored_or_changed(tmp_p
         )
         for item in items
     ]
-    made = store.commit("audio", FINGERPRINT, unit="u", bucket=0, rows=[], quarantined=failures)
-    assert made.file is None
+    failed = store.commit("audio", FINGERPRINT, unit="u", bucket=0, rows=[], quarantined=failures)
+    assert failed.file is None
     assert store.quarantined("audio", FINGERPRINT) == failures
     commit(store, items[0], unit="retry")
     assert store.quarantined("audio", FINGERPRINT) == failures[1:]
