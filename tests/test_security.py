@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray.cli import COMMANDS, main
-from hilbert_ray.config.settings import Config, EncoderConfig
+from hilbert_ray.config import Config, EncoderConfig
 from tests import make
 
 ROOT = Path(__file__).parent.parent

@@ -1,27 +1,26 @@
 """Settings: declared with their constraints, read from files and flags, and named presets."""
 
+from hilbert_ray.config.constraints import ConfigError
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict
+from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
 from hilbert_ray.config.settings import (
     MODALITIES,
     Config,
-    ConfigError,
     EmbedConfig,
     EncoderChoice,
     EncoderConfig,
     FitConfig,
     FoldsConfig,
+    Imbalance,
     LossConfig,
     Modality,
     ModelConfig,
     MoEConfig,
-    Scalar,
     SegmentConfig,
-    SpaceConfig,
     TaskConfig,
     TaskKind,
     TrainConfig,
-    TuneConfig,
 )
 
 __all__ = [
@@ -36,6 +35,7 @@ __all__ = [
     "EncoderConfig",
     "FitConfig",
     "FoldsConfig",
+    "Imbalance",
     "LossConfig",
     "MoEConfig",
     "Modality",

@@ -1,18 +1,19 @@
-"""Complete named configurations as functions; a variant calls one and replaces fields.
+"""Named configurations as functions, and the variants that `evaluate` compares.
 
-`small` is the default and meant for hundreds of documents, `large` for tens of thousands, `paper` for the
-published system as its abstract describes it. The paper (arXiv 2604.16247) does not state its
-hyper-parameters in full, so every number here is this project's own.
+`small` is the default, for hundreds of documents; `large` is for tens of thousands; `paper` is the published
+system as its abstract describes it. The paper (arXiv 2604.16247) does not state its hyper-parameters in full,
+so all numbers here are this project's own.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from hilbert_ray.config.constraints import ConfigError
 from hilbert_ray.config.reading import from_dict
-from hilbert_ray.config.settings import Config, ConfigError, FitConfig, LossConfig, ModelConfig, MoEConfig
+from hilbert_ray.config.settings import Config, FitConfig, LossConfig, ModelConfig, MoEConfig
 
 HILBERT = "hilbert"
-"""Name of the variant that everything else is compared with: the network with the settings as they are."""
+"""Name of the variant that all others are compared with: the network with the settings as they are."""
 BASELINE = "mean_std_logistic"
 """Name of the baseline to beat: a linear model on the mean and standard deviation of the frozen features."""
 VARIANTS = {
@@ -36,7 +37,7 @@ VARIANTS = {
     "without_redundancy": "No redundancy penalty",
     "task_only": "Task loss only",
 }
-"""What `evaluate` sets side by side, by name, and what readers call it."""
+"""What `evaluate` compares, by name, each with its label in reports."""
 
 
 def small() -> Config:
@@ -65,7 +66,7 @@ def preset(name: str) -> Config:
     """Return the preset called `name`.
 
     Raises:
-        ConfigError: when there is none of that name.
+        ConfigError: if there is no preset of that name.
     """
     if name not in PRESETS:
         raise ConfigError(f"preset is {name!r}; the choices are {', '.join(PRESETS)}")
@@ -73,12 +74,12 @@ def preset(name: str) -> Config:
 
 
 def without(config: Config, *terms: str) -> Config:
-    """Return the configuration with the weights of some loss terms at 0 (an ablation)."""
+    """Return the configuration with the weights of some loss terms set to 0 (an ablation)."""
     return from_dict(Config, {"loss": dict.fromkeys(terms, 0.0)}, config)
 
 
 def ablations(config: Config) -> dict[str, Config]:
-    """Return the network variants that `evaluate --compare` sets beside `config`, by name."""
+    """Return the variants of `config` that `evaluate --compare` trains as well, by name."""
     published = paper()
     return {
         "paper": replace(

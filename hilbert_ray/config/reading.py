@@ -1,4 +1,7 @@
-"""Settings to plain values and back, and settings files."""
+"""Settings to plain values and back, and settings files.
+
+It works on any settings dataclass by its annotations and imports none of them, so that `Config` can use it.
+"""
 
 import dataclasses
 import difflib
@@ -9,7 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from hilbert_ray.config.settings import ConfigError
+from hilbert_ray.config.constraints import ConfigError
 
 T = TypeVar("T")
 
@@ -22,8 +25,15 @@ def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any settings datac
 def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, where: str = "") -> T:
     """Build settings of class `cls` from plain values, on top of `base` (default: the class defaults).
 
+    Args:
+        cls: a settings dataclass.
+        values: plain values by field name, nested as the dataclasses are.
+        base: settings to change; fields that `values` does not name keep their value.
+        where: dotted name of these settings for messages, such as `fit`.
+
     Raises:
-        ConfigError: for a key that does not exist (with the nearest that does), or a value of the wrong type.
+        ConfigError: for an unknown key (naming the nearest known one), or a value that is of the wrong type
+            or that the class refuses.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or cls.__name__} is {values!r}; it must be a mapping of settings")
@@ -40,18 +50,25 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, wh
     try:
         return dataclasses.replace(base, **changes) if base is not None else cls(**changes)  # type: ignore[type-var]
     except ConfigError as error:
-        raise ConfigError(f"in {where}: {error}" if where else str(error)) from None
+        # Most messages name the section themselves (`fit.epochs is ...`); those of classes that occur in
+        # several places, such as a task's, do not.
+        is_named = not where or str(error).startswith(where)
+        raise ConfigError(str(error) if is_named else f"in {where}: {error}") from None
 
 
 def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN401 - any type of a setting
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, typing.cast(type[Any], hint)):
+            return value
         return from_dict(typing.cast(type[Any], hint), value, base, path)
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
         kinds = [kind for kind in arguments if kind is not NoneType]
-        return _convert(next((k for k in kinds if _is_meant(k, value)), kinds[0]), value, path, base)
+        # The form of a value decides between the types of a union; where none fits, the message names the
+        # first.
+        return _convert(next((kind for kind in kinds if _has_form(kind, value)), kinds[0]), value, path, base)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"`{path}` is {value!r}; the choices are {', '.join(map(str, arguments))}")
@@ -64,6 +81,7 @@ def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN40
         if not isinstance(value, Mapping):
             raise ConfigError(f"`{path}` is {value!r}; it must be a mapping")
         return {str(k): _convert(arguments[1], v, f"{path}.{k}", None) for k, v in value.items()}
+    # YAML and JSON write 1 for 1.0, and YAML reads an unquoted 2024 as a number even where a word is meant.
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
@@ -73,10 +91,10 @@ def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN40
     return value
 
 
-def _is_meant(hint: Any, value: Any) -> bool:  # noqa: ANN401 - any type of a setting
-    """Tell whether a plain value has the form of one type out of several."""
+def _has_form(hint: Any, value: Any) -> bool:  # noqa: ANN401 - any type of a setting
+    """Return whether a plain value has the form of a type: a mapping, a list, or exactly that type."""
     if dataclasses.is_dataclass(hint):
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping | typing.cast(type[Any], hint))
     return isinstance(value, list | tuple) if get_origin(hint) is tuple else type(value) is hint
 
 
@@ -84,7 +102,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML (or JSON) file of settings as plain values, local or on any fsspec store.
 
     Raises:
-        ConfigError: when there is no such file or it is not a mapping.
+        ConfigError: if there is no such file, or it does not hold a YAML mapping.
     """
     import fsspec
     import yaml
@@ -93,11 +111,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
         with fsspec.open(str(path), "rt", encoding="utf-8") as file:
             values = yaml.safe_load(file)
     except FileNotFoundError:
-        raise ConfigError(f"no settings file at {path}; give --config the path of a YAML file") from None
+        raise ConfigError(f"there is no settings file {path}; name an existing YAML or JSON file") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"settings file {path} is not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; it must be a mapping of settings")
+        raise ConfigError(
+            f"settings file {path} holds a {type(values).__name__}; it must be a mapping of settings"
+        )
     return values

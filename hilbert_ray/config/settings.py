@@ -1,31 +1,30 @@
 """Settings: one frozen dataclass for each component, nested in `Config`.
 
-A field's docstring is its help text; its annotation declares its bounds (`constraints`). Rules that join
-several fields stand in `__post_init__` and nowhere else.
+A field's docstring is its help text (tyro prints it); its annotation declares its bounds or choices, which
+`constraints.check_fields` checks. `__post_init__` adds only what an annotation cannot say, above all rules
+that join several fields.
 """
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from hilbert_ray.errors import HilbertError
+from msgspec import Meta
+
+from hilbert_ray.config.constraints import check_fields, require
+from hilbert_ray.config.reading import from_dict, load_file
+from hilbert_ray.config.search import TuneConfig
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
 Imbalance = Literal["none", "class_balanced", "logit_adjustment", "focal"]
 Modality = Literal["audio", "text"]
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
-Scalar = bool | int | float | str
-
-
-class ConfigError(HilbertError, ValueError):
-    """A setting that is unknown, of the wrong type, out of range, or in contradiction with another."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+BUILTIN_ENCODERS: Mapping[Modality, str] = {"audio": "mfcc", "text": "hashing"}
+WEEK_S = 604_800.0
+"""Upper bound of every length of audio, in seconds: longer than any recording, so that with such a window
+each recording is one segment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,481 +32,306 @@ class SegmentConfig:
     """How a document is cut into segments."""
 
     audio: Literal["window", "pause", "turns"] = "window"
-    """How audio is cut: fixed windows, at speech pauses, or at the transcript's turns."""
-    window_s: float = 10.0
-    """Length of a window, seconds."""
-    hop_s: float = 10.0
-    """Distance between the starts of two windows, seconds; at most window_s."""
-    max_s: float = 30.0
-    """Longest segment that `pause` and `turns` may make, seconds."""
-    target_tokens: int = 0
-    """Short neighbouring text units are merged up to this many tokens; 0 keeps each by itself."""
+    """Where audio is cut: into windows of equal length, at pauses in speech, or at the transcript's turns."""
+    window_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
+    """Length of a window in seconds."""
+    hop_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
+    """Seconds between the starts of consecutive windows; at most window_s."""
+    max_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 30.0
+    """Longest segment with `pause` and `turns`, in seconds."""
+    target_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Merge consecutive short utterances or sentences up to this many tokens. 0: no merging."""
     roles: tuple[str, ...] = ()
-    """Keep only these speakers' utterances (and, where times exist, their audio); empty keeps all."""
+    """Keep only the utterances of these speakers (and, where times are known, their audio). Default: all."""
 
     def __post_init__(self) -> None:
-        _require(self.window_s > 0, f"segment.window_s is {self.window_s}; it must be above 0 seconds")
-        _require(
-            0 < self.hop_s <= self.window_s,
+        check_fields(self, "segment")
+        require(
+            self.hop_s <= self.window_s,
             f"segment.hop_s is {self.hop_s} and segment.window_s is {self.window_s}: a hop above the window "
-            "would drop audio between windows; set hop_s to at most window_s",
-        )
-        _require(self.max_s > 0, f"segment.max_s is {self.max_s}; it must be above 0 seconds")
-        _require(
-            self.target_tokens >= 0, f"segment.target_tokens is {self.target_tokens}; it must be 0 or more"
+            "would drop the audio between windows; set hop_s to at most window_s",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """Options of a transformers encoder (`hf:`); the built-in encoders have none."""
+    """Options of a transformers encoder (`hf:...`); the built-in encoders take none."""
 
     layer: str = "last"
-    """Hidden layer of the features: `last`, an index such as `9`, or a range `6:12` to take the mean of."""
+    """Hidden layer to read features from: `last`, an index such as `9`, or a range such as `6:12` (its
+    mean)."""
     pooling: Literal["mean", "mean_std", "cls"] = "mean"
-    """How the frames or tokens of a segment become one vector."""
+    """How the frames or tokens of a segment are pooled into one vector."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the encoder; `auto` is bf16 where the device has it in hardware, else float32."""
+    """Arithmetic of the encoder. `auto`: bf16 where the hardware supports it, else float32."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the weights. Off, because it lets a model folder run anything."""
+    """Run the Python code that comes with the weights. Off by default: such code can do anything."""
 
     def __post_init__(self) -> None:
-        parts = self.layer.split(":")
-        valid = self.layer == "last" or (
-            len(parts) in (1, 2) and all(part.isdigit() for part in parts) and int(parts[0]) <= int(parts[-1])
+        check_fields(self, "encoder")
+        layers = self.layer.split(":")
+        is_valid = self.layer == "last" or (
+            len(layers) in (1, 2)
+            and all(layer.isdigit() for layer in layers)
+            and int(layers[0]) <= int(layers[-1])
         )
-        _require(
-            valid,
-            f"encoder layer is {self.layer!r}; give `last`, an index such as `9`, or a range such as `6:12`",
+        require(
+            is_valid,
+            f"encoder layer is {self.layer!r}; set it to `last`, an index such as `9`, or a range such as "
+            "`6:12`",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderChoice:
+    """The encoder of one modality: its name as in the settings (`mfcc`, `hf:...`, `none`) and its options."""
+
+    spec: str
+    options: EncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedConfig:
     """How documents are streamed through the encoders into the store."""
 
-    workers: int = 0
-    """Encoder actors; 0 means one for each GPU, or one for each two CPUs where there is no GPU."""
+    workers: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
+    """Number of encoder actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
     gpu: Literal["auto", "yes", "no"] = "auto"
-    """Whether encoder actors take GPUs; `auto`: where the cluster has any now. A cluster that grows cannot be
-    asked what it may grow to: say `yes`, and how many workers."""
-    gpus_per_worker: float = 1.0
-    """GPUs of one encoder actor when the cluster has any; a fraction shares a GPU."""
-    threads: int = 1
-    """Torch threads of one CPU encoder actor. Part of what makes bytes repeat, so it is recorded."""
-    decoders: int = 8
-    """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up; 0
-    decodes in the actor alone."""
-    unit_s: float = 1800.0
-    """Seconds of audio in one unit of work, the most that a lost worker loses; for text, eight times as much
-    speech."""
-    max_quarantined: float = 0.05
-    """Share of this run's planned documents that may fail before the job stops (from 20 failures on)."""
+    """Whether encoder actors use GPUs. `auto`: if the cluster has any now. An autoscaling cluster does not
+    report its maximum size: set this to `yes` and set embed.workers."""
+    gpus_per_worker: Annotated[float, Meta(gt=0, le=64)] = 1.0
+    """GPUs per encoder actor, where GPUs are used; with a fraction, several actors share one GPU."""
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Torch threads per encoder actor on CPUs. Recorded, because features are reproducible to the bit only
+    with the same number."""
+    decoders: Annotated[int, Meta(ge=0, le=10_000, description="0: none")] = 8
+    """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up. 0:
+    only the actor itself decodes."""
+    unit_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 1800.0
+    """Seconds of audio in one unit of work: the most that has to be redone when a worker is lost. For text,
+    the words of eight times as much speech."""
+    max_quarantined: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Fraction of this run's documents that may fail before the run stops (not before 20 failures)."""
     retry_quarantined: bool = False
-    """Try documents again that an earlier run quarantined."""
+    """Retry documents that an earlier run quarantined."""
     content_hash: bool = False
-    """Know local audio by its SHA-256 instead of by size and modification time (slower, survives copying)."""
-    buckets: int = 256
-    """Buckets of a new store; fixed when the store is created."""
+    """Identify local audio by SHA-256 instead of size and modification time: slower, but survives copying."""
+    buckets: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    """Number of buckets of a new store; cannot be changed afterwards."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 0, f"embed.workers is {self.workers}; it must be 0 (automatic) or more")
-        _require(
-            self.gpu in ("auto", "yes", "no"), f"embed.gpu is {self.gpu}; the choices are auto, yes and no"
-        )
-        _require(self.threads >= 1, f"embed.threads is {self.threads}; it must be 1 or more")
-        _require(
-            self.gpus_per_worker > 0, f"embed.gpus_per_worker is {self.gpus_per_worker}; it must be above 0"
-        )
-        _require(self.decoders >= 0, f"embed.decoders is {self.decoders}; it must be 0 (none) or more")
-        _require(self.unit_s > 0, f"embed.unit_s is {self.unit_s}; it must be above 0 seconds")
-        _require(
-            0 <= self.max_quarantined <= 1,
-            f"embed.max_quarantined is {self.max_quarantined}; it is a share, 0 to 1",
-        )
-        _require(1 <= self.buckets <= 65536, f"embed.buckets is {self.buckets}; it must be 1 to 65536")
+        check_fields(self, "embed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Sizes and switches of the network: fusion, pooling, wide paths, heads."""
+    """Sizes and parts of the network: fusion, pooling, wide paths, heads."""
 
-    dim: int = 64
-    """Width D of the model and of each document embedding."""
-    layers: int = 1
-    """Cross-modal fusion layers; 0 leaves fusion out (an ablation)."""
-    heads: int = 4
-    """Attention heads of a fusion layer; must divide dim."""
-    hops: int = 2
-    """Hops of self-attentive pooling."""
+    dim: Annotated[int, Meta(ge=2, le=65_536, multiple_of=2)] = 64
+    """Width of the network and of the document embeddings; even."""
+    layers: Annotated[int, Meta(ge=0, le=1000)] = 1
+    """Number of cross-modal fusion layers. 0: no fusion (an ablation)."""
+    heads: Annotated[int, Meta(ge=1, le=65_536)] = 4
+    """Attention heads per fusion layer; must divide dim."""
+    hops: Annotated[int, Meta(ge=1, le=1000)] = 2
+    """Number of hops of self-attentive pooling."""
     wide: bool = True
-    """Wide paths: mean and standard deviation of the frozen features reach the embeddings directly."""
+    """Feed the mean and standard deviation of the frozen features directly into the embeddings (wide
+    paths)."""
     unimodal_heads: bool = True
-    """Small heads on the audio and the text embedding whose logits are added to the experts'."""
-    dropout: float = 0.4
+    """Add the logits of small heads on the audio and the text embedding to those of the experts."""
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.4
     """Dropout in heads and feed-forward blocks."""
-    wide_dropout: float = 0.8
+    wide_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.8
     """Dropout on the wide paths."""
-    segment_dropout: float = 0.1
-    """Share of segments hidden in training."""
-    modality_dropout: float = 0.1
-    """Share of two-modality documents that lose one modality in training."""
+    segment_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Fraction of segments hidden in training."""
+    modality_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Fraction of documents with both modalities that lose one of them in training."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.dim >= 2 and self.dim % 2 == 0, f"model.dim is {self.dim}; it must be even and at least 2"
-        )
-        _require(self.layers >= 0, f"model.layers is {self.layers}; it must be 0 or more")
-        _require(
-            self.heads >= 1 and self.dim % self.heads == 0,
+        check_fields(self, "model")
+        require(
+            self.dim % self.heads == 0,
             f"model.heads is {self.heads} and model.dim is {self.dim}: heads must divide dim",
         )
-        _require(self.hops >= 1, f"model.hops is {self.hops}; it must be 1 or more")
-        for name in ("dropout", "wide_dropout", "segment_dropout", "modality_dropout"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, f"model.{name} is {value}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoEConfig:
-    """The mixture of experts that reads [audio; text; joint]."""
+    """The mixture of experts on the concatenated audio, text and joint embeddings."""
 
     kind: Literal["experts", "mlp"] = "experts"
-    """Experts with a router for each task, or one plain MLP with as many hidden units (an ablation)."""
-    experts: int = 4
-    """Shared experts E."""
-    top_k: int = 2
-    """Experts that answer for each document and task."""
-    hidden_dim: int = 32
-    """Hidden units of one expert."""
+    """Experts with one router per task, or a single MLP with as many hidden units (an ablation)."""
+    experts: Annotated[int, Meta(ge=1, le=10_000)] = 4
+    """Number of experts, shared by all tasks."""
+    top_k: Annotated[int, Meta(ge=1, le=10_000)] = 2
+    """Number of experts used per document and task."""
+    hidden_dim: Annotated[int, Meta(ge=1, le=65_536)] = 32
+    """Hidden units per expert."""
 
     def __post_init__(self) -> None:
-        _require(self.experts >= 1, f"moe.experts is {self.experts}; it must be 1 or more")
-        _require(
-            1 <= self.top_k <= self.experts,
+        check_fields(self, "moe")
+        require(
+            self.top_k <= self.experts,
             f"moe.top_k is {self.top_k} and moe.experts is {self.experts}: top_k must be from 1 to experts",
         )
-        _require(self.hidden_dim >= 1, f"moe.hidden_dim is {self.hidden_dim}; it must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the loss terms (same names in logs and in Tune's space) and their variants."""
+    """Weights of the loss terms (with the same names in logs and in the search space) and their variants."""
 
-    task: float = 1.0
+    task: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """Weight of the supervised task loss."""
-    contrastive: float = 0.2
-    """Weight of the reciprocal dual contrastive loss: audio with joint, text with joint."""
-    cka: float = 0.4
+    contrastive: Annotated[float, Meta(ge=0, le=1e6)] = 0.2
+    """Weight of the reciprocal dual contrastive loss (audio with joint, text with joint)."""
+    cka: Annotated[float, Meta(ge=0, le=1e6)] = 0.4
     """Weight of the CKA structure loss."""
-    balance: float = 7.5
+    balance: Annotated[float, Meta(ge=0, le=1e6)] = 7.5
     """Weight of the mutual-information balance loss."""
-    unimodal: float = 0.5
-    """Weight of the single-modality heads' own task losses."""
-    load_balance: float = 0.01
+    unimodal: Annotated[float, Meta(ge=0, le=1e6)] = 0.5
+    """Weight of the task losses of the single-modality heads."""
+    load_balance: Annotated[float, Meta(ge=0, le=1e6)] = 0.01
     """Weight of the experts' load-balance loss."""
-    router_z: float = 0.001
+    router_z: Annotated[float, Meta(ge=0, le=1e6)] = 0.001
     """Weight of the router z-loss."""
-    redundancy: float = 0.001
-    """Weight of the pooling redundancy penalty."""
+    redundancy: Annotated[float, Meta(ge=0, le=1e6)] = 0.001
+    """Weight of the redundancy penalty of pooling."""
     direct: bool = False
-    """Contrast audio with text directly (CLIP-style baseline) instead of each with the joint embedding."""
+    """Contrast audio with text directly (as CLIP does) instead of each with the joint embedding."""
     group_negatives: bool = False
-    """Let documents of the same group be negatives of each other."""
+    """Use documents of the same group as negatives of each other."""
     cka_estimator: Literal["unbiased", "biased"] = "unbiased"
-    """HSIC estimator inside CKA; `biased` is for comparison only."""
+    """HSIC estimator of the CKA loss; `biased` is for comparison only."""
     cka_kernel: Literal["linear", "rbf"] = "linear"
-    """Kernel of CKA; `rbf` takes the median distance as its bandwidth."""
+    """Kernel of the CKA loss; `rbf` uses the median distance as its bandwidth."""
     cka_reference: Literal["embedding", "features"] = "embedding"
     """What the joint embedding is compared with: the audio and text embeddings, or mean frozen features."""
     balance_gradient: Literal["both", "weaker"] = "both"
-    """Which side the balance loss moves: both, or only the modality with less information."""
+    """Which modality the balance loss trains: both, or only the one that carries less information."""
     balance_estimator: Literal["infonce", "smile"] = "infonce"
-    """Estimator of mutual information inside the balance loss."""
-    smile_clip: float = 5.0
-    """Clip tau of the SMILE estimator, nats."""
+    """Estimator of mutual information in the balance loss."""
+    smile_clip: Annotated[float, Meta(gt=0, le=1000)] = 5.0
+    """Clipping threshold (tau) of the SMILE estimator, in nats."""
     penalty: Literal["off_diagonal", "lin"] = "off_diagonal"
-    """Redundancy penalty of pooling: off-diagonal of A A^T, or Lin's ||A A^T - I||_F^2."""
+    """Redundancy penalty of pooling: the off-diagonal of A A^T, or ||A A^T - I||_F^2 as in Lin et al.
+    (2017)."""
 
     WEIGHTS: typing.ClassVar[tuple[str, ...]] = (
         "task", "contrastive", "cka", "balance", "unimodal", "load_balance", "router_z", "redundancy",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in self.WEIGHTS:
-            value = getattr(self, name)
-            _require(value >= 0, f"loss.{name} is {value}; a weight must be 0 or more")
-        _require(self.smile_clip > 0, f"loss.smile_clip is {self.smile_clip}; it must be above 0 nats")
+        check_fields(self, "loss")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
     """The training loop."""
 
-    epochs: int = 20
+    epochs: Annotated[int, Meta(ge=0, le=100_000)] = 20
     """Epochs of the joint (or classify) phase."""
-    align_epochs: int = 0
-    """Epochs of the align phase before it, in which no label is used."""
+    align_epochs: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """Epochs of an align phase before it, which uses no labels."""
     finetune: bool = False
-    """After an align phase, keep training projections, fusion and pools instead of freezing them."""
-    batch_size: int = 32
-    """Documents in a global batch, over all ranks; an epoch has round(N / batch_size) batches."""
-    micro_batch_size: int = 0
-    """Documents of a rank whose activations are held at once, so that a batch may exceed memory (gradient
-    caching: each document goes forward twice, loss and gradients stay the same); 0 holds all of them."""
-    learning_rate: float = 2e-3
+    """After an align phase, keep training the projections, fusion and pooling instead of freezing them."""
+    batch_size: Annotated[
+        int, Meta(ge=2, le=1_000_000, description="contrast needs at least 2 documents")
+    ] = 32
+    """Documents per global batch, over all ranks; an epoch over N documents has round(N / batch_size)
+    batches."""
+    micro_batch_size: Annotated[int, Meta(ge=0, le=1_000_000, description="0: off")] = 0
+    """Documents whose activations a rank holds at once, so that a batch may exceed memory (gradient caching:
+    every document is computed twice, loss and gradients stay the same). 0: the whole batch."""
+    learning_rate: Annotated[float, Meta(gt=0, le=1e30)] = 2e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Meta(ge=0, le=1000)] = 0.05
     """Weight decay of AdamW."""
-    warmup: float = 0.1
-    """Share of steps with rising learning rate; the rest follows a cosine to 0."""
-    clip_norm: float = 1.0
-    """Largest gradient norm."""
-    patience: int = 5
-    """Epochs without a smaller loss on a tenth of the groups, held out, after which a network of 1,000
-    documents or more is trained no further and its best weights are kept; 0 trains all epochs on all of them.
-    Smaller data is always trained so: a handful of rare cases cannot tell when to stop."""
+    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Fraction of steps in which the learning rate rises; then it follows a cosine to 0."""
+    clip_norm: Annotated[float, Meta(gt=0, le=1e30)] = 1.0
+    """Gradients are clipped to this norm."""
+    patience: Annotated[int, Meta(ge=0, le=100_000, description="0: off")] = 5
+    """Stop after this many epochs without a smaller loss on a held-out tenth of the groups, and keep the best
+    weights. 0: train all epochs on all documents. Below 1,000 documents that is always so, because a handful
+    of rare cases cannot show when to stop."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the network in training; `auto` is bf16 on GPUs, else float32. Losses are float32."""
-    seeds: int = 3
-    """Networks trained from different seeds whose logits are averaged."""
-    ema: float = 0.0
-    """Decay of an exponential moving average of the weights, such as 0.99, which is what is validated and
-    kept. It looks back about 1 / (1 - decay) steps, and small data has few. 0: off."""
-    memory_gib: float = 0.0
-    """Most features, as float32, that are held in memory, GiB; more are mapped from a file that each node has
-    in its temporary folder (TMPDIR; it must be on a disk), with the same results. 0 means an eighth of the
-    memory of the machine where the command runs."""
-    seed: int = 0
-    """Base of every random number of a run."""
+    """Arithmetic of the network in training. `auto`: bf16 on GPUs, else float32. Losses are always
+    float32."""
+    seeds: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """Number of networks, trained from different seeds, whose logits are averaged."""
+    ema: Annotated[float, Meta(ge=0, lt=1, description="0: off")] = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.99; the average is validated and kept.
+    It spans about 1 / (1 - decay) steps, and small data has few. 0: off."""
+    memory_gib: Annotated[float, Meta(ge=0, le=1_048_576, description="0: automatic")] = 0.0
+    """Hold features (float32) of up to this many GiB in memory. More are memory-mapped, with the same
+    results, from a file in each node's temporary folder (TMPDIR, which must be on a disk). 0: an eighth of
+    the memory of the machine that runs the command."""
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    """Seed of all random numbers of a run."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.epochs >= 0 and self.align_epochs >= 0, "fit.epochs and fit.align_epochs must be 0 or more"
-        )
-        _require(
+        check_fields(self, "fit")
+        require(
             self.epochs + self.align_epochs > 0,
             f"fit.epochs is {self.epochs} and fit.align_epochs is {self.align_epochs}: nothing would be "
-            "trained",
+            "trained; set one of them to 1 or more",
         )
-        _require(
-            self.batch_size >= 2, f"fit.batch_size is {self.batch_size}; contrast needs at least 2 documents"
+        require(
+            self.micro_batch_size <= self.batch_size,
+            f"fit.micro_batch_size is {self.micro_batch_size} and fit.batch_size is {self.batch_size}: set "
+            "micro_batch_size from 1 to batch_size, or to 0 (off)",
         )
-        _require(
-            0 <= self.micro_batch_size <= self.batch_size,
-            f"fit.micro_batch_size is {self.micro_batch_size} and fit.batch_size is {self.batch_size}; the "
-            "first must be from 1 to the second, or 0 (off)",
-        )
-        _require(self.learning_rate > 0, f"fit.learning_rate is {self.learning_rate}; it must be above 0")
-        _require(self.weight_decay >= 0, f"fit.weight_decay is {self.weight_decay}; it must be 0 or more")
-        _require(
-            0 <= self.warmup < 1, f"fit.warmup is {self.warmup}; it is a share of all steps, 0 to below 1"
-        )
-        _require(self.clip_norm > 0, f"fit.clip_norm is {self.clip_norm}; it must be above 0")
-        _require(self.patience >= 0, f"fit.patience is {self.patience}; it must be 0 (off) or more")
-        _require(
-            0 <= self.ema < 1, f"fit.ema is {self.ema}; it must be 0 (off) or a decay below 1, such as 0.99"
-        )
-        _require(
-            self.memory_gib >= 0, f"fit.memory_gib is {self.memory_gib}; it must be 0 (automatic) or more GiB"
-        )
-        _require(self.seeds >= 1, f"fit.seeds is {self.seeds}; it must be 1 or more")
-        _require(self.seed >= 0, f"fit.seed is {self.seed}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldsConfig:
     """Repeated stratified group k-fold cross-validation."""
 
-    folds: int = 5
-    """Folds of a repeat; no group stands in two of them."""
-    repeats: int = 5
-    """Repeats with other random partitions."""
-    inner: int = 3
-    """Inner folds whose held-out predictions the temperature is fitted on; 0 leaves it at 1."""
+    folds: Annotated[int, Meta(ge=2, le=10_000)] = 5
+    """Folds per repeat; each group is assigned to exactly one fold."""
+    repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
+    """Repeats, each with another random assignment of groups to folds."""
+    inner: Annotated[int, Meta(ge=0, le=10_000, description="0: off")] = 3
+    """Inner folds on whose held-out predictions the temperature is fitted. 0: the temperature stays 1."""
     stratify: str = ""
-    """Task whose classes are spread over the folds; empty takes the task with the rarest class."""
+    """Task whose classes are spread evenly over the folds. Default: the task with the rarest class."""
     file: str = ""
     """Read the folds from this Parquet file instead of drawing them."""
-    cpus: float = 1.0
-    """Logical CPUs of one fold's task: how many folds run at once; no result depends on it."""
-    gpus: float = 0.0
-    """GPUs of one fold's task; a fraction lets several folds share one, 0 computes on CPUs."""
+    cpus: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    """Logical CPUs per fold, which decides how many folds run at once; no result depends on it."""
+    gpus: Annotated[float, Meta(ge=0, le=1, description="a fold runs on at most one GPU")] = 0.0
+    """GPUs per fold; with a fraction, several folds share one GPU. 0: CPUs only."""
 
     def __post_init__(self) -> None:
-        _require(self.folds >= 2, f"folds.folds is {self.folds}; cross-validation needs at least 2")
-        _require(self.repeats >= 1, f"folds.repeats is {self.repeats}; it must be 1 or more")
-        _require(
-            self.inner == 0 or self.inner >= 2,
-            f"folds.inner is {self.inner}; it must be 0 (off) or at least 2",
-        )
-        _require(self.cpus > 0, f"folds.cpus is {self.cpus}; it must be above 0")
-        _require(
-            0 <= self.gpus <= 1,
-            f"folds.gpus is {self.gpus}; a fold computes on one GPU at most: set it from 0 (CPUs) to 1",
-        )
+        check_fields(self, "folds")
+        require(self.inner != 1, "folds.inner is 1; it must be 0 (off) or at least 2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """How `train` uses the cluster."""
 
-    workers: int = 1
-    """DDP ranks. One is fastest for hundreds of short documents, and needs no Ray on one machine; several
-    share many or long ones. But for dropout, the result does not depend on it."""
+    workers: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    """Number of DDP ranks. One is fastest for hundreds of short documents, and needs no Ray on a single
+    machine; use several for many or long ones. Apart from dropout, the result does not depend on it."""
     gpu: bool = False
-    """One GPU a rank with NCCL; otherwise CPU with gloo."""
-    cpus_per_worker: float = 1.0
-    """Logical CPUs of a rank, and its threads."""
-    max_failures: int = 3
-    """Worker or node losses after which the run resumes from its last checkpoint by itself. One rank without
-    a cluster is the command: run it again."""
-    checkpoint_epochs: int = 10
-    """Epochs between two checkpoints."""
+    """Train on one GPU per rank (NCCL) instead of on CPUs (gloo)."""
+    cpus_per_worker: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    """Logical CPUs per rank, and its number of threads."""
+    max_failures: Annotated[int, Meta(ge=0, le=100_000)] = 3
+    """How many lost workers or nodes the run survives by resuming from its last checkpoint. A single rank
+    without a cluster runs in the command itself: rerun it to resume."""
+    checkpoint_epochs: Annotated[int, Meta(ge=1, le=100_000)] = 10
+    """Write a checkpoint every this many epochs."""
     mlflow: str = ""
-    """Tracking URI of MLflow to log settings and every epoch's numbers to, such as http://host:5000 or
-    sqlite:////folder/mlflow.db (needs the extra `mlflow`); it is saved nowhere. Empty: off."""
+    """Log settings and the numbers of every epoch to this MLflow tracking URI, such as http://host:5000 or
+    sqlite:////folder/mlflow.db (needs the extra `mlflow`). The URI is not saved with the run. Default:
+    off."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 1, f"train.workers is {self.workers}; it must be 1 or more")
-        _require(
-            self.cpus_per_worker > 0, f"train.cpus_per_worker is {self.cpus_per_worker}; it must be above 0"
-        )
-        _require(self.max_failures >= 0, f"train.max_failures is {self.max_failures}; it must be 0 or more")
-        _require(self.checkpoint_epochs >= 1, "train.checkpoint_epochs must be 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpaceConfig:
-    """What `tune` may set one field to: a range, or one of some choices."""
-
-    low: float | None = None
-    """Least value of a range."""
-    high: float | None = None
-    """Greatest value of a range; it is included."""
-    log: bool = False
-    """Search the range on a logarithmic scale."""
-    choices: tuple[Scalar, ...] = ()
-    """Values to choose from, instead of a range."""
-
-    def __post_init__(self) -> None:
-        if self.choices:
-            _require(
-                self.low is None and self.high is None and not self.log,
-                f"choices {list(self.choices)} and a range are given; give one of them",
-            )
-            _require(
-                len({repr(choice) for choice in self.choices}) == len(self.choices) > 1,
-                f"choices are {list(self.choices)}; give at least two, each once",
-            )
-            return
-        low, high = self.low, self.high
-        if low is None or high is None:
-            raise ConfigError(f"low is {low} and high is {high}; give both, or choices")
-        _require(low < high, f"low is {low} and high is {high}; low must be below high")
-        _require(
-            low > 0 or not self.log,
-            f"low is {low}; a logarithmic range must begin above 0: leave `log` out, or raise low",
-        )
-
-    def place(self, value: Scalar) -> float:
-        """Return where a value lies, from 0 (low, or the first choice) to 1; outside a range beyond these."""
-        if self.choices:
-            return self.choices.index(value) / (len(self.choices) - 1)
-        assert self.low is not None
-        assert self.high is not None
-        low, high, at = self.low, self.high, float(value)
-        if self.log:
-            low, high, at = math.log(low), math.log(high), math.log(at) if at > 0 else -math.inf
-        return (at - low) / (high - low)
-
-    def between(self, place: float) -> float:
-        """Return the value of a range at a place from 0 to 1; `place` takes it back."""
-        assert self.low is not None
-        assert self.high is not None
-        if self.log:
-            return float(self.low * (self.high / self.low) ** place)
-        return self.low + (self.high - self.low) * place
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneConfig:
-    """The search over settings."""
-
-    trials: int = 32
-    """Settings to try in each search; the first are the given ones (the defaults)."""
-    algorithm: Literal["tpe", "random"] = "tpe"
-    """How settings are proposed: by Optuna's TPE from the trials so far, or at random."""
-    scheduler: Literal["asha", "hyperband", "none"] = "asha"
-    """What stops poor trials after an inner fold: ASHA, asynchronous Hyperband (as ASHA for a part of the
-    trials, later or never for the others), or nothing. PB2 and other population-based schedulers are no
-    choice: they copy weights between running trials, and here every inner fold trains from the start."""
-    objectives: tuple[Literal["score", "brier"], ...] = ("score",)
-    """What is searched for: the headline alone, or `score brier`: of the trials within one standard error of
-    the best headline the one with the least Brier score. Two objectives need `scheduler: none`."""
-    max_concurrent: int = 0
-    """Trials at once; 0 means as many as the cluster holds."""
-    cpus_per_trial: float = 1.0
-    """Logical CPUs of each worker of a trial, which computes on as many threads, at least one."""
-    gpus_per_trial: float = 0.0
-    """GPUs of each worker of a trial; a fraction lets several trials share one, 0 computes on CPUs."""
-    workers_per_trial: int = 1
-    """DDP ranks of a trial, for large data."""
-    space: Mapping[str, tuple[float, float] | SpaceConfig] = field(
-        default_factory=lambda: {
-            "loss.contrastive": (0.01, 2.0),
-            "loss.cka": (0.01, 4.0),
-            "loss.balance": (0.05, 20.0),
-            "loss.unimodal": (0.05, 2.0),
-        }
-    )
-    """Fields of model, moe, loss or fit to search, each with its range `[low, high]`, searched on a
-    logarithmic scale, or with a mapping of `low`, `high` and `log`, or of `choices`."""
-
-    def __post_init__(self) -> None:
-        _require(self.trials >= 1, f"tune.trials is {self.trials}; it must be 1 or more")
-        _require(
-            self.max_concurrent >= 0, f"tune.max_concurrent is {self.max_concurrent}; it must be 0 or more"
-        )
-        _require(self.cpus_per_trial > 0, f"tune.cpus_per_trial is {self.cpus_per_trial}; it must be above 0")
-        _require(
-            0 <= self.gpus_per_trial <= 1,
-            f"tune.gpus_per_trial is {self.gpus_per_trial}; a worker computes on one GPU at most: set it "
-            "from 0 (CPUs) to 1",
-        )
-        _require(
-            self.workers_per_trial >= 1,
-            f"tune.workers_per_trial is {self.workers_per_trial}; it must be 1 or more",
-        )
-        _require(
-            self.workers_per_trial == 1 or self.gpus_per_trial in (0, 1),
-            f"tune.workers_per_trial is {self.workers_per_trial} and tune.gpus_per_trial is "
-            f"{self.gpus_per_trial}: the ranks of a trial cannot share a GPU; set it to 0 or 1",
-        )
-        _require(
-            self.objectives in (("score",), ("score", "brier")),
-            f"tune.objectives is {list(self.objectives)}; the choices are [score] and [score, brier]",
-        )
-        _require(
-            len(self.objectives) == 1 or self.scheduler == "none",
-            f"tune.objectives is {list(self.objectives)} and tune.scheduler is {self.scheduler}, which stops "
-            "trials by one number; set tune.scheduler to none",
-        )
-        _require(bool(self.space), "tune.space is empty; name at least one field to search")
-        for name, bounds in self.space.items():
-            _require(
-                isinstance(bounds, SpaceConfig) or (len(bounds) == 2 and 0 < bounds[0] < bounds[1]),
-                f"tune.space gives `{name}` the range {bounds}; it must be two rising numbers above 0",
-            )
-
-    def ranges(self) -> dict[str, SpaceConfig]:
-        """Return the space with each short form `[low, high]` written out."""
-        return {
-            name: found
-            if isinstance(found, SpaceConfig)
-            else SpaceConfig(low=found[0], high=found[1], log=True)
-            for name, found in self.space.items()
-        }
+        check_fields(self, "train")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -517,35 +341,36 @@ class TaskConfig:
     kind: TaskKind = "multiclass"
     """binary, multiclass, multilabel, ordinal or regression."""
     classes: tuple[str, ...] = ()
-    """Class names, for ordinal in rising order; none for regression."""
+    """Class names: in rising order for ordinal, the positive one second for binary, none for regression."""
     imbalance: Imbalance = "logit_adjustment"
-    """Treatment of skewed classes; regression has none."""
+    """How imbalanced classes are treated; no effect on regression."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "task")
         if self.kind == "regression":
-            _require(
-                not self.classes, f"a regression task has no classes, but {list(self.classes)} are given"
+            require(
+                not self.classes,
+                f"a regression task has classes {list(self.classes)}; it predicts a number and has none",
             )
             return
-        _require(
+        require(
             len(set(self.classes)) == len(self.classes),
             f"task classes {list(self.classes)} name a class twice",
         )
         least = 1 if self.kind == "multilabel" else 2
-        _require(
+        require(
             len(self.classes) >= least,
             f"a {self.kind} task has classes {list(self.classes)}; it needs at least {least}",
         )
-        _require(
+        require(
             self.kind != "binary" or len(self.classes) == 2,
-            f"a binary task has classes {list(self.classes)}; it needs exactly 2 (the second is the positive "
-            "one)",
+            f"a binary task has classes {list(self.classes)}; it needs exactly 2, the positive one second",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Everything a run depends on; saved as config.json with every run."""
+    """Everything that a run depends on; saved as config.json in every run folder."""
 
     audio: str = "mfcc"
     """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
@@ -563,42 +388,61 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
-    """Tasks by name; empty means: infer them from the labels."""
+    """Tasks by name. Default: inferred from the labels."""
     roots: tuple[str, ...] = ()
-    """Folders and URI prefixes below which a manifest's files must lie; empty allows any file."""
+    """Only accept files under these folders or URI prefixes. Default: no restriction."""
 
     def __post_init__(self) -> None:
-        _require(
-            "" not in self.roots, "a root is empty; give a folder or a URI prefix such as s3://bucket/folder"
+        require(
+            "" not in self.roots,
+            "an entry of roots is empty; name a folder or a URI prefix such as s3://bucket/folder",
         )
-        _require(
+        require(
             not (self.audio == "none" and self.text == "none"),
-            "audio and text are both `none`: at least one modality must have an encoder",
+            "audio and text are both `none`; at least one modality must have an encoder",
         )
-        for modality, builtin in (("audio", "mfcc"), ("text", "hashing")):
-            spec = getattr(self, modality)
-            _require(
+        for modality, builtin in BUILTIN_ENCODERS.items():
+            spec = self.encoder(modality).spec
+            require(
                 spec in (builtin, "none") or (spec.startswith("hf:") and len(spec) > 3),
                 f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
                 "folder>[@revision]`, `none`",
             )
 
-    def encoder(self, modality: Modality) -> "EncoderChoice":
-        """Return which encoder a modality has, and its options."""
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], base: "Config | None" = None) -> "Config":
+        """Build settings from plain nested values, as `to_dict` gives and YAML files hold them.
+
+        Args:
+            values: settings to change, such as `{"fit": {"epochs": 30}, "tasks": {"mood": {...}}}`.
+            base: the settings that they change. Default: the defaults.
+
+        Raises:
+            ConfigError: for an unknown setting (naming the nearest known one) or a value that is not allowed.
+        """
+        return from_dict(cls, values, base)
+
+    @classmethod
+    def from_file(cls, path: str | Path, base: "Config | None" = None) -> "Config":
+        """Read settings from a YAML or JSON file, local or on any fsspec store.
+
+        Args:
+            path: path or URI of the file; what it leaves out keeps the value of `base`.
+            base: the settings that the file changes. Default: the defaults.
+
+        Raises:
+            ConfigError: if there is no such file, it is not a YAML mapping, or a setting in it is refused.
+        """
+        return from_dict(cls, load_file(path), base)
+
+    def encoder(self, modality: Modality) -> EncoderChoice:
+        """Return the encoder of a modality and its options."""
         if modality == "audio":
             return EncoderChoice(spec=self.audio, options=self.audio_encoder)
         return EncoderChoice(spec=self.text, options=self.text_encoder)
 
-    def with_encoder(self, modality: Modality, choice: "EncoderChoice") -> "Config":
-        """Return these settings with another encoder for a modality."""
+    def with_encoder(self, modality: Modality, choice: EncoderChoice) -> "Config":
+        """Return a copy of these settings with another encoder for a modality."""
         if modality == "audio":
             return replace(self, audio=choice.spec, audio_encoder=choice.options)
         return replace(self, text=choice.spec, text_encoder=choice.options)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderChoice:
-    """An encoder as the settings name it: `mfcc`, `hf:...` or `none`, and the options of a transformers one."""
-
-    spec: str
-    options: EncoderConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hilbert_ray.config.settings import ConfigError, TaskConfig
+from hilbert_ray.config import ConfigError, TaskConfig
 from hilbert_ray.document.labels import encode_label, encode_labels
 from hilbert_ray.document.records import Document
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilbert_ray.config.settings import ConfigError, FoldsConfig, TaskConfig
+from hilbert_ray.config import ConfigError, FoldsConfig, TaskConfig
 from hilbert_ray.folds.draw import choose_strata, inner_folds, make_folds
 from hilbert_ray.folds.file import read_folds, write_folds
 from hilbert_ray.folds.records import Folds, FoldsError

@@ -16,7 +16,7 @@ from scipy import special, stats
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from hilbert_ray.config.settings import TaskKind
+from hilbert_ray.config import TaskKind
 from hilbert_ray.metrics.calibration import (
     brier,
     calibration_slope,
