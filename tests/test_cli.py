@@ -17,6 +17,7 @@ from hilbert_ray import __version__
 from hilbert_ray.cli import COMMANDS, _command_name, _parse, main
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.store.snapshot import bucket_of
+from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from tests import make
 
@@ -57,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, manifest: str) -> str:
     folder = str(tmp_path_factory.mktemp("store"))
     made = Store.create(folder, 2)
     documents = [make.stored(f"d{i}", labels={"topic": ("work", "home")[i % 2]}) for i in range(4)]
-    made.write_documents(iter(documents))
+    write_snapshot(made, iter(documents))
     made.add_encoder("text", "f" * 16, {"name": "hashing", "spec": "hashing", "dim": 4,
                                         "options": {}, "segment": {}})  # fmt: skip
     for bucket in range(2):

@@ -12,9 +12,8 @@ import pytest
 import ray
 
 from hilbert_ray import audio, metrics
+from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, from_dict, load_file
 from hilbert_ray.config.presets import ablations
-from hilbert_ray.config.reading import from_dict, load_file
-from hilbert_ray.config.settings import Config, EmbedConfig, FitConfig, FoldsConfig
 from hilbert_ray.document.manifest import read_manifest
 from hilbert_ray.document.records import Document
 from hilbert_ray.embedding.driver import embed
@@ -123,7 +122,10 @@ def test_every_broken_document_is_in_quarantine_with_its_reason_and_every_good_o
     assert found == BROKEN
     for one in summary.modalities.values():
         assert one.embedded + one.absent + len(one.quarantined) == summary.documents
-    documents = {d.doc_id: d for d in Store.open(store).documents()}
+    documents = {
+        item.document.doc_id: item.document
+        for item in Store.open(store).snapshot().documents(with_text=False)
+    }
     for modality, one in summary.modalities.items():
         stored = {row.doc_id for row in Store.open(store).read(modality, one.fingerprint)}
         has = {i for i, d in documents.items() if (d.audio if modality == "audio" else d.has_text)}
