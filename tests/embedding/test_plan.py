@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,14 +15,19 @@ from hypothesis import strategies as st
 from hilbert_ray.config import EncoderConfig
 from hilbert_ray.embedding.plan import (
     ABSENT,
+    EncodingJob,
     Unit,
     _group,
+    plan_jobs,
     single_document_units,
     unit_id,
     version_or_absent,
     versioned_rows,
 )
 from hilbert_ray.embedding.resolve import resolve_encoders
+from hilbert_ray.storage.files import Files
+from hilbert_ray.store.features import Quarantined
+from hilbert_ray.store.snapshot import bucket_of
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from tests import make
@@ -160,3 +167,44 @@ def test_ids_of_units_stay_what_they_were() -> None:
     [single] = single_document_units(unit)
     assert single.unit_id == digest("alone f", "b", "2", "e")
     assert (single.keys, single.seconds, single.is_isolated) == (unit.keys, 1.0, True)
+
+
+def test_jobs_planned_together_are_those_planned_apart_and_the_manifest_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some documents lack a modality, some are stored or quarantined in one of the two."""
+    documents = [
+        make.stored(f"d{i}", audio=None, audio_version=None) if i % 5 == 0 else make.stored(f"d{i}")
+        for i in range(40)
+    ]
+    store = Store.create(str(tmp_path), 4)
+    snapshot = write_snapshot(store, documents)
+    for item in documents[1:20]:
+        doc_id, bucket = item.document.doc_id, bucket_of(item.document.doc_id, 4)
+        if item.has("audio"):
+            row = make.feature_row(doc_id, item.source("audio"))
+            store.commit("audio", "f00d", unit=doc_id, bucket=bucket, rows=[row])
+        failure = Quarantined(doc_id=doc_id, source=item.source("text"), stage="s", error="E", message="m")
+        store.commit("text", "beef", unit=doc_id, bucket=bucket, rows=[], quarantined=[failure])
+    jobs = [
+        EncodingJob(modality="audio", fingerprint="f00d", reads_turns=True),
+        EncodingJob(modality="text", fingerprint="beef", reads_turns=False),
+        EncodingJob(modality="audio", fingerprint="f00d", reads_turns=False),
+    ]
+    [block] = snapshot.blocks()
+    opened: list[str] = []
+    plain = Files.open
+
+    def listen(files: Files, name: str) -> AbstractContextManager[Any]:
+        opened.append(name)
+        return plain(files, name)
+
+    monkeypatch.setattr(Files, "open", listen)
+    for retry in (False, True):
+        apart = [plan_jobs(store, snapshot, [job], block, 6.0, retry)[0] for job in jobs]
+        opened.clear()
+        assert plan_jobs(store, snapshot, jobs, block, 6.0, retry) == apart
+        assert opened == [snapshot.file, snapshot.file], "versions of all, then those left to embed"
+        assert [plan.absent for plan in apart] == [8, 0, 8]
+        assert [plan.stored for plan in apart] == [0, 0, 16]
+        assert [plan.quarantined for plan in apart] == [0, 0 if retry else 19, 0]

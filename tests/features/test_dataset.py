@@ -25,7 +25,7 @@ from hilbert_ray.features.memory_map import map_folder, remove_maps
 from hilbert_ray.model import network
 from hilbert_ray.model.network import Network
 from hilbert_ray.run.folder import write_run_config
-from hilbert_ray.storage.files import StorageError
+from hilbert_ray.storage.files import Files, StorageError
 from hilbert_ray.storage.workspace import Workspace
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.snapshot import StoredDocument, bucket_of
@@ -448,3 +448,23 @@ def test_features_larger_than_a_process_may_hold_are_read_and_trained_on(tmp_pat
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(960 * 512), "in memory: MemoryError"]
     assert not list((tmp_path / f"hilbert-ray-{os.getuid()}").glob("*-*")), "nothing is left"
+
+
+def test_the_manifest_of_a_store_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an object store each read is a request, and of a newer manifest it would be other documents."""
+    uri = store_of(tmp_path, stored())
+    read: list[str] = []
+    plain = Files.read
+
+    def listen(files: Files, name: str) -> bytes:
+        read.append(name)
+        return plain(files, name)
+
+    monkeypatch.setattr(Files, "read", listen)
+    dataset = open_dataset(uri, CONFIG)
+    assert [name for name in read if name.startswith("documents/")] == ["documents/00000001.json"]
+    write_snapshot(dataset.store, iter(stored()[:1]))
+    texts = {item.document.doc_id: item.document.text for item in dataset.snapshot.documents()}
+    assert sorted(texts) == list("abcd"), "what is read later is of the same manifest"
+    assert all(texts.values())
+    assert dataset.documents[0].text == ""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.document import Document, Fault, Label, Utterance
+from hilbert_ray.document import Document, InvalidRow, Label, Utterance
 from hilbert_ray.store import (
     FeatureRow,
     Quarantined,
@@ -30,7 +30,7 @@ WRITTEN_WITH = "26.0.1"
 FINGERPRINTS: dict[Modality, str] = {"audio": "f00d", "text": "beef"}
 
 
-def manifest() -> Iterator[StoredDocument | Fault]:
+def manifest() -> Iterator[StoredDocument | InvalidRow]:
     """Yield every kind of document, a fault, and two rows of one id."""
     turns = (Utterance(text="hällo", start=0.5, end=1.25, role="a"), Utterance(text="b"))
     labels: dict[str, Label] = {"mood": "løw", "age": 7, "tags": ["x", "y"], "held": {"x": 1, "y": None}}
@@ -48,7 +48,7 @@ def manifest() -> Iterator[StoredDocument | Fault]:
         document=Document(doc_id="é", audio="s3://bucket/e.mp3", text_file="s3://bucket/e.vtt", group="é"),
         row=3, audio_version="ETag:e", text_version="ETag:v", turns_version="ETag:v",
     )  # fmt: skip
-    yield Fault(row=4, doc_id="bad", stage="manifest", error="DocumentError", message="why")
+    yield InvalidRow(row=4, doc_id="bad", stage="manifest", error="DocumentError", message="why")
     for row, audio in ((5, "/a.wav"), (6, "/b.wav")):
         yield StoredDocument(
             document=Document(doc_id="twice", audio=audio, group="g2"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilbert_ray.storage import StorageError
+from hilbert_ray.storage import Files, StorageError
 from hilbert_ray.store import (
     Store,
     bucket_of,
@@ -208,3 +208,19 @@ def test_manifests_that_were_replaced_long_ago_are_deleted_with_their_numbers(pl
     )
     assert [item.document.doc_id for item in store.snapshot().documents()] == ["a"]
     assert write_snapshot(store, iter([make.stored("c")])).number == 4
+
+
+def test_a_manifest_that_cannot_be_read_now_is_no_damaged_one_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection during `verify --repair` once counted as damage, and the manifest was deleted."""
+    store = filled(str(tmp_path), "a")
+
+    def unreachable(files: Files, name: str) -> None:
+        raise StorageError(f"cannot read {name}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "open", unreachable)
+        with pytest.raises(StorageError, match=r"cannot read documents/.*parquet"):
+            list(verify_store(store, repair=True))
+    assert list(verify_store(store)) == []

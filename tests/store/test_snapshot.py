@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray.config import MODALITIES
-from hilbert_ray.document import Fault, Utterance
+from hilbert_ray.document import InvalidRow, Utterance
 from hilbert_ray.store import Store, StoredDocument, bucket_of, sorting, write_snapshot
 from tests import make
 from tests.faulty import faulty_object_store
@@ -30,7 +30,7 @@ def test_documents_come_back_as_they_were_written(place: str) -> None:
     )
     plain = make.stored("plain", row=1, audio=None, text="one sentence. another.", audio_version=None)
     filed = make.stored("filed", row=3, text=None, text_file="/t.vtt", audio=None, audio_version=None)
-    fault = Fault(row=4, doc_id="bad", stage="manifest", error="DocumentError", message="why")
+    fault = InvalidRow(row=4, doc_id="bad", stage="manifest", error="DocumentError", message="why")
     store = Store.create(place, buckets=3)
     write_snapshot(store, [rich, plain, filed, fault])
     again = Store.open(place)
@@ -79,9 +79,9 @@ def test_ids_used_twice_are_faults_however_the_rows_are_sorted(
     ids: list[str], faulty: list[str], run: int
 ) -> None:
     """Rows are sorted by bucket in runs of bounded size: the outcome must not depend on where a run ends."""
-    rows: list[StoredDocument | Fault] = [make.stored(doc_id, row=row) for row, doc_id in enumerate(ids)]
+    rows: list[StoredDocument | InvalidRow] = [make.stored(doc_id, row=row) for row, doc_id in enumerate(ids)]
     rows += [
-        Fault(row=100 + i, doc_id=doc_id, stage="m", error="E", message="m")
+        InvalidRow(row=100 + i, doc_id=doc_id, stage="m", error="E", message="m")
         for i, doc_id in enumerate(faulty)
     ]
     uses = [*ids, *faulty]
