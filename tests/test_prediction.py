@@ -126,7 +126,7 @@ def test_rows_say_what_the_model_says_of_the_features_itself(predicted: Predicte
     for i, doc_id in enumerate(features.doc_ids.tolist()):
         row = predicted.rows[doc_id]
         for name in ("audio", "text", "joint"):
-            vector = getattr(direct, name)[i]
+            vector = getattr(direct.embeddings, name)[i]
             np.testing.assert_allclose(row[name] or np.zeros(len(vector)), vector, atol=1e-5)
         for task, settings in tasks.items():
             for k, label in enumerate(settings.classes):
@@ -194,7 +194,7 @@ def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predict
     assert sound.startswith("audio: ")
     assert "nowhere.txt" in words
     assert failed["row 10"] == "document 'empty' has neither audio nor text; at least one must be given"
-    assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav lies outside ")
+    assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav is outside ")
     assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
     assert predicted.summary.to_dict()["failed"] == failed
 

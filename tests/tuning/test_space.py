@@ -75,7 +75,7 @@ def test_what_a_search_chooses_reads_back_as_settings() -> None:
         ({"fit.epochs": {"choices": [5, 7.5]}}, r"`fit\.epochs` to be 7\.5, but .*must be of type int"),
         (
             {"model.dim": {"low": 32, "high": 64}},
-            r"allows model\.dim \d+, but .*heads must divide dim.*list choices",
+            r"allows model\.dim \d+, but .*heads must divide dim.*list valid choices",
         ),
         (
             {"model.dim": {"choices": [36, 40]}, "model.heads": {"choices": [3, 4, 5]}},
@@ -96,10 +96,10 @@ def test_a_space_that_cannot_be_trained_is_refused_by_name(space: dict[str, Any]
     ("values", "message"),
     [
         ({"space": {"loss.cka": {"low": 1, "high": 1}}}, r"in tune\.space\.loss\.cka: low is 1\.0 and high"),
-        ({"space": {"loss.cka": {"low": 1}}}, "low is 1.0 and high is None; give both, or choices"),
+        ({"space": {"loss.cka": {"low": 1}}}, "low is 1.0 and high is None; set both, or choices"),
         ({"space": {"loss.cka": {"low": 0, "high": 1, "log": True}}}, "must begin above 0: leave `log` out"),
         ({"space": {"loss.cka": {"choices": [1]}}}, "give at least two, each once"),
-        ({"space": {"loss.cka": {"choices": [1, 2], "low": 1}}}, "and a range are given; give one of them"),
+        ({"space": {"loss.cka": {"choices": [1, 2], "low": 1}}}, "and a range are both set; set only one of them"),
         ({"space": {"loss.cka": {"lo": 1}}}, r"unknown setting `tune\.space\.loss\.cka\.lo`: did you mean"),
         ({"space": {"loss.cka": [0, 1]}}, r"gives `loss\.cka` the range .*two rising numbers above 0"),
         ({"space": {}}, "tune.space is empty; name at least one field"),
