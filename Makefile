@@ -24,7 +24,7 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python examples/demo.py --out out/demo
 
-# Two processes, in groups that tests/conftest.py forms: one keeps the Ray cluster that tests share.
+# Two processes; tests/conftest.py forms the groups of tests that are handed out to them.
 test: setup
 	@sh tests/install_system_packages.sh
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder

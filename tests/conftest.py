@@ -15,8 +15,8 @@ import pytest
 
 from tests import fatal, make
 
-CLUSTERS = frozenset({"ray_cluster", "head"})
-"""Fixtures that start Ray; tests that use them are marked `ray`."""
+SHARED = ("embedded", "ray")
+"""Groups of tests that span files, in the order in which they are handed out."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # `make test` runs as many processes as there are cores. Threads would only wait for each other; torch and
@@ -28,25 +28,39 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that use Ray, and form the groups that `make test` runs in two processes.
 
-    All tests on the shared cluster are one group, so that there is one cluster; every other file is a group.
-    Groups are handed out in order: the shared cluster first, because it takes longest, then the tests that
-    start clusters of their own, and last the many short files, which fill what time is left.
+    A group runs in one process. Tests on the store that is embedded once are a group, other tests on a shared
+    cluster are one, and so is every file of the rest: nothing that is made once is made in both processes,
+    except the cluster. Groups are handed out in order: those with Ray take longest and come first; many short
+    files fill what time is left.
     """
     for item in items:
-        fixtures = frozenset(getattr(item, "fixturenames", ()))
-        if fixtures & CLUSTERS:
+        if _uses_ray(item):
             item.add_marker("ray")
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in fixtures else file))
-    if hasattr(config, "workerinput"):
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
         items.sort(key=_rank)
 
 
+def _uses_ray(item: pytest.Item) -> bool:
+    """Return whether a test uses a cluster of the fixtures or is marked as one that starts its own."""
+    fixtures = getattr(item, "fixturenames", ())
+    return "ray_cluster" in fixtures or "head" in fixtures or item.get_closest_marker("ray") is not None
+
+
 def _rank(item: pytest.Item) -> int:
-    """Return 0 for a test on the shared cluster, 1 for one with a cluster of its own, 2 for any other."""
-    if "ray_cluster" in getattr(item, "fixturenames", ()):
-        return 0
-    return 1 if item.get_closest_marker("ray") else 2
+    """Return the place of a test's group among all."""
+    group = _group(item)
+    if group in SHARED:
+        return SHARED.index(group)
+    return len(SHARED) + (not _uses_ray(item))
+
+
+def _group(item: pytest.Item) -> str:
+    """Return the group of a test: `embedded`, `ray`, or its file."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "embedded" in fixtures or "head" in fixtures:  # one test of jobs uses both
+        return "embedded"
+    return "ray" if "ray_cluster" in fixtures else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session", autouse=True)
