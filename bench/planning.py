@@ -167,7 +167,7 @@ def plain(manifest: str, store: str) -> dict[str, Any]:
 def report(manifest: str, store: str) -> dict[str, Any]:
     """Validate the manifest."""
     del store
-    result = validate(manifest, TASKS, probe=PROBED)
+    result = validate(manifest, Config(tasks=TASKS), probe=PROBED)
     return {"rows": result.rows, "faults": len(result.faults), "unopened": result.unopened}
 
 
@@ -300,7 +300,7 @@ def bench_objects(record: Record, folder: Path, documents: int) -> None:
     for name in ("validate", "resume", "one unit", "compact", "compacted"):
         requests.clear()
         if name == "validate":
-            validate(manifest, TASKS, probe=documents // 100)
+            validate(manifest, Config(tasks=TASKS), probe=documents // 100)
         elif name == "one unit":
             embed_unit(manifest, f"{store}-empty", requests)
         else:

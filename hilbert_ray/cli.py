@@ -83,8 +83,7 @@ class Validate(_Common):
         """Return the report; it is ok when every row is valid."""
         from hilbert_ray.validation import validate
 
-        roles, roots = config.segment.roles, config.roots
-        report = validate(self.manifest, config.tasks, roles=roles, probe=self.probe, roots=roots)
+        report = validate(self.manifest, config, probe=self.probe)
         return CommandResult(report.to_dict(), report.text(), ok=not report.faults)
 
 

@@ -1,8 +1,7 @@
-"""`hilbert-ray doctor`: what this environment is, what is wrong with it, and the step that mends it.
+"""`hilbert-ray doctor`: what is installed here, what is wrong with it, and the command that fixes it.
 
-The one fault it can mend itself: a torchaudio whose native libraries were built for CUDA cannot load beside a
-CPU-only torch, and transformers then fails to import too. Without those libraries torchaudio runs in pure
-Python.
+The one fault that it can fix itself: with a CPU-only torch, torchaudio's native libraries (built for CUDA)
+fail to load and break transformers too. Without these libraries torchaudio runs in pure Python.
 """
 
 import importlib.metadata
@@ -15,21 +14,32 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from hilbert_ray.errors import HilbertError
+
 PACKAGES = (
     "hilbert-ray", "torch", "torchaudio", "transformers", "ray", "pyarrow", "numpy", "soundfile", "soxr",
     "fsspec", "s3fs", "scikit-learn", "optuna", "av", "onnxruntime", "silero-vad",
 )  # fmt: skip
 OPTIONAL = {
-    "av": "only M4A, MP4 and other containers need it: pip install 'hilbert-ray[video]'",
-    "onnxruntime": "only cutting at pauses needs it: pip install 'hilbert-ray[pause]'",
-    "silero-vad": "only cutting at pauses needs it: pip install 'hilbert-ray[pause]'",
+    "av": "needed only for M4A, MP4 and other containers: pip install 'hilbert-ray[video]'",
+    "onnxruntime": "needed only to cut audio at pauses: pip install 'hilbert-ray[pause]'",
+    "silero-vad": "needed only to cut audio at pauses: pip install 'hilbert-ray[pause]'",
 }
-"""What each package that may be absent is for."""
+"""What each optional package is for, and how to install it."""
+# How the dynamic loader's failure begins in torchaudio's message; any other failure has another cause, which
+# removing its libraries would not fix.
+UNLOADABLE = "Could not load this library"
+
+
+class DoctorError(HilbertError):
+    """A fault that `fix` tried to repair and could not."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """Facts in printing order, and faults, each with the step that mends it."""
+    """Facts in printing order, and faults, each with the command that fixes it."""
 
     facts: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -38,12 +48,12 @@ class Diagnosis:
         """Return the diagnosis as lines for a terminal."""
         width = max(map(len, self.facts))
         lines = [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
-        lines += [""] + ([f"FAULT  {fault}" for fault in self.faults] or ["No fault found."])
+        lines += [""] + ([f"FAULT  {fault}" for fault in self.faults] or ["No faults."])
         return "\n".join(lines)
 
 
 def diagnose() -> Diagnosis:
-    """Look at versions, devices and codecs of this environment."""
+    """Collect the versions, devices and codecs of this environment, and what is wrong with them."""
     facts = {"python": f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"}
     faults = []
     for name in PACKAGES:
@@ -52,31 +62,35 @@ def diagnose() -> Diagnosis:
         except importlib.metadata.PackageNotFoundError:
             facts[name] = f"absent ({OPTIONAL[name]})" if name in OPTIONAL else "absent"
             if name not in OPTIONAL:
-                faults.append(f"{name} is not installed; run `pip install hilbert-ray` again")
+                faults.append(f"{name} is not installed; run `pip install hilbert-ray`")
     error = torchaudio_error()
     if error:
-        faults.append(f"torchaudio cannot load beside this torch ({error}); run `hilbert-ray doctor --mend`")
+        remedy = "run `hilbert-ray doctor --fix`" if UNLOADABLE in error else "reinstall torch and torchaudio"
+        faults.append(f"torchaudio fails to import with this torch ({error}); {remedy}")
     facts["devices"] = _devices()
     facts["audio formats"] = _formats()
     return Diagnosis(facts=facts, faults=faults)
 
 
 def torchaudio_error() -> str:
-    """Return why importing torchaudio fails in a fresh process, or an empty string when it does not."""
-    shown = subprocess.run(
+    """Return why importing torchaudio fails, or an empty string if it does not.
+
+    A new process imports it, because this one keeps a failed or half-loaded library until it ends.
+    """
+    imported = subprocess.run(
         [sys.executable, "-c", "import torchaudio"], capture_output=True, text=True, check=False
     )
-    return shown.stderr.strip().splitlines()[-1] if shown.returncode else ""
+    return imported.stderr.strip().splitlines()[-1] if imported.returncode else ""
 
 
-def repair() -> list[Path]:
-    """Remove torchaudio's native libraries where they cannot load; return what was removed.
+def fix() -> list[Path]:
+    """Remove torchaudio's native libraries if they fail to load; return what was removed.
 
     Raises:
-        RuntimeError: when torchaudio still fails afterwards.
+        DoctorError: if torchaudio still fails to import afterwards.
     """
     error = torchaudio_error()
-    if not error or "Could not load this library" not in error:
+    if UNLOADABLE not in error:
         return []
     spec = find_spec("torchaudio")
     assert spec is not None
@@ -84,18 +98,21 @@ def repair() -> list[Path]:
     removed = sorted((Path(spec.origin).parent / "lib").glob("*.so"))
     for library in removed:
         library.unlink()
-    if still := torchaudio_error():
-        raise RuntimeError(
-            f"torchaudio still fails without its native libraries: {still}; reinstall torch and it"
+    if remaining := torchaudio_error():
+        raise DoctorError(
+            f"torchaudio fails to import even without its native libraries ({remaining}); reinstall torch "
+            "and torchaudio"
         )
     return removed
 
 
 def _devices() -> str:
+    # Imported here: the diagnosis must come out however broken torch is (OSError: a native library is
+    # missing).
     try:
         import torch
     except (ImportError, OSError) as error:
-        return f"torch does not import: {error}"
+        return f"torch fails to import: {error}"
     if not torch.cuda.is_available():
         return f"CPU only, {torch.get_num_threads()} torch threads"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -106,10 +123,10 @@ def _formats() -> str:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        return f"soundfile does not import: {error}"
-    known = soundfile.available_formats()
-    listed = [name for name in ("WAV", "FLAC", "MP3", "OGG") if name in known]
+        return f"soundfile fails to import: {error}"
+    available = soundfile.available_formats()
+    formats = [name for name in ("WAV", "FLAC", "MP3", "OGG") if name in available]
     if find_spec("av"):
-        listed += ["M4A", "MP4 (PyAV)"]
-    found = "found" if shutil.which("ffmpeg") else "absent (not needed)"
-    return f"{', '.join(listed)}; libsndfile {soundfile.__libsndfile_version__}; ffmpeg program {found}"
+        formats += ["M4A", "MP4 (PyAV)"]
+    ffmpeg = "present" if shutil.which("ffmpeg") else "absent (not needed)"
+    return f"{', '.join(formats)}; libsndfile {soundfile.__libsndfile_version__}; ffmpeg program {ffmpeg}"

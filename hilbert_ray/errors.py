@@ -1,14 +1,14 @@
-"""The root of every error that one message explains, and the exit code that it gives a command."""
+"""The root of all errors that a user can act on, and the exit code that they give a command."""
 
 from typing import ClassVar
 
 
 class HilbertError(Exception):
-    """Something that the user can put right; the message names the fault, the rule and the remedy.
+    """Something that the user can correct; the message names the value, the rule and what to do.
 
-    Every named error of the library derives from it. The command line prints the message and ends with
+    Every named error of the library derives from it. The command line prints the message and exits with
     `exit_code`; any other exception is a bug and shows its traceback.
     """
 
     exit_code: ClassVar[int] = 2
-    """2: wrong input or settings, refused before work begins; 1: work that began and cannot continue."""
+    """2: wrong input or settings, refused before any work begins; 1: work has begun and cannot continue."""

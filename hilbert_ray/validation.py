@@ -1,10 +1,10 @@
-"""A look at a whole manifest before anything is computed: what it holds, and each row that is at fault.
+"""A check of a whole manifest before anything is computed: what it holds, and each row that is invalid.
 
-The manifest is read as a stream, by several processes where it is large, and twice: to learn which ids are
-shared and which tasks the labels speak of, then to check. That every file exists is looked up; files are
-opened, audio by its headers only, of all documents or of a random sample, and the report says of how many.
-`embed` would put a faulty row into quarantine and go on; `validate` names it beforehand. Tasks that the
-settings do not declare are inferred from the labels.
+The manifest is streamed twice, by several processes if it is large: first to learn which ids are shared and
+which tasks the labels belong to, then to check. Every file is checked to exist; files are opened (audio: only
+headers) for all documents or for a random sample, and the report says for how many. `embed` would quarantine
+an invalid row and continue; `validate` reports it beforehand. Without tasks in the settings, the tasks are
+inferred from the labels.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from hilbert_ray import audio
-from hilbert_ray.config import ConfigError, TaskConfig, to_dict
+from hilbert_ray.config import Config, ConfigError, FoldsConfig, TaskConfig, to_dict
 from hilbert_ray.document import (
     Block,
     Document,
     DocumentError,
-    Fault,
+    InvalidRow,
     Label,
     LabelSurvey,
     Seconds,
@@ -33,7 +33,7 @@ from hilbert_ray.document import (
     check_text_kind,
     check_times,
     class_name,
-    duplicate_fault,
+    duplicate_row,
     encode_label,
     files_of,
     load_text,
@@ -42,14 +42,17 @@ from hilbert_ray.document import (
 from hilbert_ray.storage import missing_files
 
 Probe: TypeAlias = int | Literal["all"]
-"""How many documents' files are opened: a random sample of that many where there are more, or all."""
+"""How many documents have their files opened: a random sample of that many if there are more, or all."""
 PROBED = 10_000
-_AT_ONCE = 16
+"""Default of `Probe`: minutes on an object store, and enough to estimate hours and words to about a
+percent."""
+_THREADS = 16
+"""Files that a process opens at once: opening waits for the disk or the network, not for the processor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskReport:
-    """A task: its kind, whether it was inferred, and documents and groups by class."""
+    """A task: its kind, whether it was inferred, and the number of documents and groups of each class."""
 
     kind: str
     classes: tuple[str, ...]
@@ -61,11 +64,11 @@ class TaskReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
-    """What a manifest holds. Counts are of documents without fault; times are seconds.
+    """What a manifest holds. Counts are of valid documents; times are in seconds; `faults` are invalid rows.
 
-    `unopened` documents have files that were not opened. Where there are any, hours, utterances and words are
-    estimates from the others, a random sample, and the shortest, median and longest are of that sample. What
-    no sampled file tells is None.
+    `unopened` documents have files that were not opened. If there are any, hours, utterances and words are
+    estimates from the others, a random sample, and shortest, median and longest are those of the sample. A
+    value that no sampled file allows to estimate is None.
     """
 
     manifest: str
@@ -86,14 +89,14 @@ class ValidationReport:
     splits: Mapping[str, int]
     tasks: Mapping[str, TaskReport]
     warnings: tuple[str, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[InvalidRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values."""
         return to_dict(self)
 
     def text(self) -> str:
-        """Return the report as a table to read."""
+        """Return the report as text for a terminal."""
         return "\n".join(_lines(self))
 
 
@@ -101,46 +104,41 @@ class ValidationError(DocumentError):
     """A document that can be read but contradicts itself or the settings."""
 
 
-def validate(
-    manifest: str,
-    tasks: Mapping[str, TaskConfig],
-    roles: Sequence[str] = (),
-    probe: Probe = PROBED,
-    roots: Sequence[str] = (),
-) -> ValidationReport:
+def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROBED) -> ValidationReport:
     """Read a whole manifest and report on it.
 
     Args:
         manifest: path or URI of the manifest.
-        tasks: the declared tasks; empty means that they are inferred from the labels.
-        roles: the speakers that will be kept; a transcript without any of them is at fault.
-        probe: of how many documents the files are opened.
-        roots: folders and URI prefixes below which files must lie; none allows any file.
+        config: settings, of which these count: `tasks` (if empty, inferred from the labels), `segment.roles`
+            (a transcript without any of these speakers is invalid) and `roots`. Default: `Config()`.
+        probe: for how many documents the files are opened.
 
     Raises:
-        ManifestError: when the manifest cannot be read at all.
-        ConfigError: when tasks are to be inferred and the labels of one cannot be told, or `probe` is no
-            number above 0.
+        ManifestError: if the manifest cannot be read at all.
+        ConfigError: if `probe` is below 1, or the kind of a task cannot be inferred from its labels.
     """
     if probe != "all" and probe < 1:
         raise ConfigError(f"probe is {probe}; it must be 1 document or more, or `all`")
+    config = config or Config()
+    tasks, roots = config.tasks, config.roots
     digests = []
     labels = LabelSurvey()
-    for of_block in map_blocks(partial(_survey, is_labelled=not tasks), manifest, roots):
-        digests.append(of_block[0])
-        labels.merge(of_block[1])
+    # Shared ids and inferred tasks depend on all rows, hence a first pass; it keeps 16 bytes per row.
+    for block_digests, block_labels in map_blocks(partial(_survey, is_labelled=not tasks), manifest, roots):
+        digests.append(block_digests)
+        labels.merge(block_labels)
     rows = sum(map(len, digests))
     declared = tasks or labels.tasks()
     check = partial(
         _check_block,
         tasks=declared,
-        roles=roles,
+        roles=config.segment.roles,
         shared=_shared(np.concatenate([np.zeros(0, _DIGEST), *digests])),
         probed=None if probe == "all" or rows <= probe else _draw(rows, probe),
     )
     counts = _Counts()
-    for found in map_blocks(check, manifest, roots):
-        counts.merge(found)
+    for block_counts in map_blocks(check, manifest, roots):
+        counts.merge(block_counts)
     return counts.report(manifest, rows, declared, not tasks)
 
 
@@ -148,12 +146,12 @@ _DIGEST = np.dtype("S16")
 
 
 def _digest(doc_id: str) -> bytes:
-    """Return what stands for an id where a million of them are held; empty for none."""
+    """Return a 16-byte stand-in for an id, so that millions fit in memory; empty if there is no id."""
     return hashlib.blake2b(doc_id.encode(), digest_size=16).digest() if doc_id else b""
 
 
 def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey]:
-    """Return the digest of each row's id, and, if asked for, the labels of the documents."""
+    """Return the digest of each row's id and, if `is_labelled`, a survey of the documents' labels."""
     labels = LabelSurvey()
     if not is_labelled:
         return np.array([_digest(doc_id) for doc_id in block.ids()], _DIGEST), labels
@@ -166,9 +164,9 @@ def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey]:
 
 
 def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
-    """Return the digests of ids that several rows use, each with all its rows."""
-    found, counts = np.unique(digests, return_counts=True)
-    rows = np.flatnonzero(np.isin(digests, found[(counts > 1) & (found != b"")]))
+    """Return the digests of ids that several rows use, each with all its rows (from 1)."""
+    distinct, counts = np.unique(digests, return_counts=True)
+    rows = np.flatnonzero(np.isin(digests, distinct[(counts > 1) & (distinct != b"")]))
     shared: dict[bytes, list[int]] = {}
     for row in rows.tolist():
         shared.setdefault(bytes(digests[row]), []).append(row + 1)
@@ -176,13 +174,13 @@ def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
 
 
 def _draw(rows: int, probe: int) -> frozenset[int]:
-    """Return the rows whose files are opened, at random but always the same."""
+    """Return the rows whose files are opened: random, but the same in every process and every call."""
     return frozenset(random.Random(0).sample(range(1, rows + 1), probe))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Contents:
-    """What a document holds; None where a file tells that was not opened."""
+    """What a document holds; None if it takes a file that was not opened to know."""
 
     duration_s: Seconds | None
     utterances: int | None
@@ -196,75 +194,77 @@ def _check_block(
     shared: Mapping[bytes, list[int]],
     probed: Collection[int] | None,
 ) -> "_Counts":
-    """Count what the documents of a block hold, and note each fault with its row."""
+    """Count what the documents of a block hold, and collect its invalid rows."""
     counts = _Counts()
     documents: list[tuple[int, Document]] = []
     for row, item in block.rows():
+        # NumPy drops zero bytes at the end of a string, so the keys of `shared` lack them too.
         rows = shared.get(_digest(item.doc_id).rstrip(b"\0")) if shared else None
         if rows is not None:
-            counts.faults.append(duplicate_fault(row, item.doc_id, rows))
-        elif isinstance(item, Fault):
+            counts.faults.append(duplicate_row(row, item.doc_id, rows))
+        elif isinstance(item, InvalidRow):
             counts.faults.append(item)
         else:
             documents.append((row, item))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
     missing = missing_files(files_of(unopened))
-    # A file that is not there is opened as the sampled ones are, to say so in the same words.
-    left = {
+    # A missing file is opened all the same, which fails with the same message as in the sample.
+    present = {
         row
         for row, document in unopened
         if document.audio not in missing and document.text_file not in missing
     }
 
-    def check(row: int, document: Document) -> _Contents | Fault:
-        return _check(row, document, tasks, roles, row not in left)
+    def check(row: int, document: Document) -> _Contents | InvalidRow:
+        return _check(row, document, tasks, roles, is_opened=row not in present)
 
-    opened = [(row, document) for row, document in documents if row not in left]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = iter(pool.map(check, *zip(*opened, strict=True))) if opened else iter(())
+    opened = [(row, document) for row, document in documents if row not in present]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # In the order of `opened`, so that the results can be taken one by one below.
+        outcomes = iter(pool.map(check, *zip(*opened, strict=True))) if opened else iter(())
         for row, document in documents:
-            one = check(row, document) if row in left else next(found)
-            if isinstance(one, Fault):
-                counts.faults.append(one)
+            outcome = check(row, document) if row in present else next(outcomes)
+            if isinstance(outcome, InvalidRow):
+                counts.faults.append(outcome)
             else:
-                counts.add(document, one, tasks)
-    counts.faults.sort(key=lambda fault: fault.row)
+                counts.add(document, outcome, tasks)
+    counts.faults.sort(key=lambda invalid: invalid.row)
     return counts
 
 
 def _check(
-    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str], opens: bool
-) -> _Contents | Fault:
-    """Check a document, with what its files hold if they are to be opened."""
+    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str], is_opened: bool
+) -> _Contents | InvalidRow:
+    """Check a document, including the content of its files if `is_opened`."""
     duration: Seconds | None = None
     text: str | tuple[Utterance, ...] | None = None
-    reads = opens or document.text_file is None
+    is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
     stage = "audio"
     try:
-        if opens and document.audio is not None:
+        if is_opened and document.audio is not None:
             duration = audio.probe(document.audio).duration_s
         stage = "text"
         check_text_kind(document)
-        if reads:
+        if is_read:
             text = load_text(document)
         utterances = text if isinstance(text, tuple) else ()
         if duration is not None:
             check_times(document, utterances, duration)
-        if reads:
+        if is_read:
             _check_roles(document, utterances, roles)
         stage = "labels"
         for name, label in document.labels.items():
             if name in tasks:
                 _check_label(document, name, tasks[name], label)
     except (DocumentError, OSError) as error:
-        return Fault(
+        return InvalidRow(
             row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
         )
     words = len(text.split()) if isinstance(text, str) else sum(len(turn.text.split()) for turn in utterances)
     return _Contents(
         duration_s=duration,
-        utterances=len(utterances) if reads else None,
-        words=words if reads else None,
+        utterances=len(utterances) if is_read else None,
+        words=words if is_read else None,
     )
 
 
@@ -276,7 +276,7 @@ def _check_roles(document: Document, utterances: Sequence[Utterance], roles: Seq
         return
     raise ValidationError(
         f"document {document.doc_id!r} has no utterance of segment.roles = {list(roles)}; its roles are "
-        f"{present or 'not given'}: name roles that it has, or leave it out"
+        f"{present or 'unknown'}: name roles that it has, or remove the document"
     )
 
 
@@ -289,10 +289,10 @@ def _check_label(document: Document, name: str, task: TaskConfig, label: Label) 
 
 @dataclass(kw_only=True, slots=True)
 class _Counts:
-    """Counts over documents without fault, and the faults; those of all blocks are merged.
+    """Counts over valid documents, and the invalid rows (`faults`); the counts of all blocks are merged.
 
-    `inline` and `filed` count transcripts that were read, and their utterances and words; `unread` those in
-    files that were not opened.
+    `inline` and `filed` count the transcripts that were read and their utterances and words, by where they
+    are; `unread` counts those in files that were not opened.
     """
 
     audio: int = 0
@@ -309,23 +309,24 @@ class _Counts:
     undeclared: Counter[str] = field(default_factory=Counter)
     classes: Counter[tuple[str, str]] = field(default_factory=Counter)
     groups_of: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[InvalidRow] = field(default_factory=list)
 
-    def add(self, document: Document, found: _Contents, tasks: Mapping[str, TaskConfig]) -> None:
+    def add(self, document: Document, contents: _Contents, tasks: Mapping[str, TaskConfig]) -> None:
+        """Count a valid document."""
         self.audio += document.audio is not None
         self.text += document.has_text
         self.both += document.audio is not None and document.has_text
-        is_unheard = document.audio is not None and found.duration_s is None
-        self.unopened += is_unheard or found.words is None
-        if found.duration_s is not None:
-            self.durations.append(found.duration_s)
-        if found.words is None:
+        is_unheard = document.audio is not None and contents.duration_s is None
+        self.unopened += is_unheard or contents.words is None
+        if contents.duration_s is not None:
+            self.durations.append(contents.duration_s)
+        if contents.words is None:
             self.unread += 1
         elif document.has_text:
-            kind = self.inline if document.text_file is None else self.filed
-            kind["documents"] += 1
-            kind["utterances"] += found.utterances or 0
-            kind["words"] += found.words
+            transcripts = self.inline if document.text_file is None else self.filed
+            transcripts["documents"] += 1
+            transcripts["utterances"] += contents.utterances or 0
+            transcripts["words"] += contents.words
         self.groups[document.group] += 1
         self.splits[document.split or "none"] += 1
         for name, label in document.labels.items():
@@ -333,18 +334,16 @@ class _Counts:
                 self.undeclared[name] += 1
                 continue
             self.labelled[name] += 1
-            for held in _classes_of(tasks[name], label):
-                key = (name, held)
-                self.classes[key] += 1
-                if key not in self.groups_of:
-                    self.groups_of[key] = set()
-                self.groups_of[key].add(document.group)
+            for class_ in _classes_of(tasks[name], label):
+                self.classes[name, class_] += 1
+                self.groups_of.setdefault((name, class_), set()).add(document.group)
 
     def merge(self, other: "_Counts") -> None:
-        for one in fields(self):
-            mine, others = getattr(self, one.name), getattr(other, one.name)
+        """Add the counts of another block."""
+        for attribute in fields(self):
+            mine, others = getattr(self, attribute.name), getattr(other, attribute.name)
             if isinstance(mine, int):
-                setattr(self, one.name, mine + others)
+                setattr(self, attribute.name, mine + others)
             elif isinstance(mine, list):
                 mine.extend(others)
             elif isinstance(mine, Counter):
@@ -353,12 +352,15 @@ class _Counts:
                 for key, groups in others.items():
                     mine.setdefault(key, set()).update(groups)
 
-    def _total(self, what: str) -> int | None:
-        """Return how many utterances or words there are, estimated where files were not opened."""
+    def _estimate(self, unit: str) -> int | None:
+        """Return the number of `utterances` or `words`, estimated if files were not opened.
+
+        Only transcripts in files are scaled up: inline ones were all read, and may well be of another length.
+        """
         if self.unread and not self.filed["documents"]:
             return None
-        share = self.unread / self.filed["documents"] if self.unread else 0
-        return self.inline[what] + round(self.filed[what] * (1 + share))
+        unread_per_read = self.unread / self.filed["documents"] if self.unread else 0
+        return self.inline[unit] + round(self.filed[unit] * (1 + unread_per_read))
 
     def report(
         self, manifest: str, rows: int, tasks: Mapping[str, TaskConfig], is_inferred: bool
@@ -379,8 +381,8 @@ class _Counts:
             shortest_s=min(self.durations, default=0.0),
             median_s=statistics.median(self.durations) if self.durations else 0.0,
             longest_s=max(self.durations, default=0.0),
-            utterances=self._total("utterances"),
-            words=self._total("words"),
+            utterances=self._estimate("utterances"),
+            words=self._estimate("words"),
             groups=len(self.groups),
             largest_group=max(self.groups.values(), default=0),
             splits=dict(sorted(self.splits.items())),
@@ -390,8 +392,8 @@ class _Counts:
                     classes=task.classes,
                     is_inferred=is_inferred,
                     unlabelled=documents - self.labelled[name],
-                    documents={held: self.classes[name, held] for held in task.classes},
-                    groups={held: len(self.groups_of.get((name, held), ())) for held in task.classes},
+                    documents={class_: self.classes[name, class_] for class_ in task.classes},
+                    groups={class_: len(self.groups_of.get((name, class_), ())) for class_ in task.classes},
                 )
                 for name, task in tasks.items()
             },
@@ -403,26 +405,32 @@ class _Counts:
         if self.unopened:
             opened = sum(self.groups.values()) - self.unopened
             yield (
-                f"the files of {self.unopened} documents are there but were not opened: hours, utterances "
-                f"and words are estimates from the other {opened}, a random sample, and what is wrong inside "
-                "the files that were not opened is not known; `--probe all` opens them all"
+                f"the files of {self.unopened} documents exist but were not opened: hours, utterances and "
+                f"words are estimates from the other {opened}, a random sample, and damage inside the "
+                "unopened files is not detected; `--probe all` opens all files"
             )
         for name, count in sorted(self.undeclared.items()):
-            why = "all its labels are alike" if is_inferred else "the settings do not declare it"
-            yield f"task `{name}` ({count} labels) is left out: {why}"
+            reason = "all its labels are the same" if is_inferred else "the settings do not declare it"
+            yield f"task `{name}` ({count} labels) is ignored: {reason}"
         for name, task in tasks.items():
-            for held in task.classes:
-                groups = len(self.groups_of.get((name, held), ()))
+            for class_ in task.classes:
+                groups = len(self.groups_of.get((name, class_), ()))
+                # With one group, the class is either trained on or tested, never both.
                 if groups < 2:
                     yield (
-                        f"task `{name}`: class {held!r} is in {groups} groups; no test fold can hold it "
-                        "while training still sees it"
+                        f"task `{name}`: class {class_!r} occurs in {groups} group"
+                        f"{'' if groups == 1 else 's'}; cross-validation needs at least 2, one to train on "
+                        "and one to test"
                     )
-        if len(self.groups) < 5:
-            yield f"there are {len(self.groups)} groups; folds that keep groups apart need at least one each"
+        if len(self.groups) < FoldsConfig().folds:
+            yield (
+                f"the manifest has only {len(self.groups)} groups; folds keep groups together, so there "
+                "cannot be more folds than groups"
+            )
 
 
 def _classes_of(task: TaskConfig, label: Label) -> list[str]:
+    """Return the classes that a label counts for; none for a number."""
     if isinstance(label, list):
         return [class_name(item) for item in label]
     if isinstance(label, (dict, Mapping)):
@@ -431,12 +439,16 @@ def _classes_of(task: TaskConfig, label: Label) -> list[str]:
 
 
 def _lines(report: ValidationReport) -> Iterator[str]:
+    """Yield the lines of `ValidationReport.text`."""
     about, sample = ("about ", ", of the sample") if report.unopened else ("", "")
     hours = "unknown" if report.audio_s is None else f"{about}{report.audio_s / 3600:.2f}"
     utterances, words = (
         "unknown" if count is None else f"{about}{count}" for count in (report.utterances, report.words)
     )
-    yield f"{report.manifest}: {report.rows} rows, {report.documents} documents, {len(report.faults)} faults"
+    yield (
+        f"{report.manifest}: {report.rows} rows, {report.documents} valid documents, "
+        f"{len(report.faults)} invalid rows"
+    )
     yield f"  audio        {report.with_audio} documents, {hours} h"
     if report.with_audio:
         yield (
@@ -450,16 +462,16 @@ def _lines(report: ValidationReport) -> Iterator[str]:
         ", ".join(f"{name} {count}" for name, count in report.splits.items()) or "none"
     )
     for name, task in report.tasks.items():
-        how = ", inferred from the labels" if task.is_inferred else ""
-        yield f"task {name} ({task.kind}{how}): {task.unlabelled} unlabelled"
-        width = max((len(held) for held in task.classes), default=0)
+        origin = ", inferred from the labels" if task.is_inferred else ""
+        yield f"task {name} ({task.kind}{origin}): {task.unlabelled} unlabelled"
+        width = max((len(class_) for class_ in task.classes), default=0)
         labelled = max(1, report.documents - task.unlabelled)
-        for held in task.classes:
-            count = task.documents[held]
-            share, groups = count / labelled, task.groups[held]
-            yield f"  {held:{width}}  {count:6d} documents {share:6.1%}  in {groups} groups"
+        for class_ in task.classes:
+            count = task.documents[class_]
+            prevalence, groups = count / labelled, task.groups[class_]
+            yield f"  {class_:{width}}  {count:6d} documents {prevalence:6.1%}  in {groups} groups"
     yield from (f"warning: {warning}" for warning in report.warnings)
     yield from (
-        f"fault in row {fault.row}, {fault.doc_id!r} ({fault.stage}, {fault.error}): {fault.message}"
-        for fault in report.faults
+        f"invalid row {row.row}, {row.doc_id!r} ({row.stage}, {row.error}): {row.message}"
+        for row in report.faults
     )

@@ -151,11 +151,11 @@ REFUSED = {
         "segment.hop_s is 20.0 and segment.window_s is 10.0",
     ),
     "broken settings file": (["validate", "M", "--config", "broken.yaml"], "broken.yaml is not valid YAML"),
-    "missing settings file": (["validate", "M", "--config", "no.yaml"], "no settings file at no.yaml"),
-    "missing manifest": (["validate", "no.jsonl"], "no manifest at no.jsonl; give the path of"),
+    "missing settings file": (["validate", "M", "--config", "no.yaml"], "there is no settings file no.yaml"),
+    "missing manifest": (["validate", "no.jsonl"], "there is no manifest no.jsonl; name an existing"),
     "missing manifest to embed": (
         ["embed", "--manifest", "no.jsonl", "--store", "NEW"],
-        "no manifest at no.jsonl; give the path of",
+        "there is no manifest no.jsonl; name an existing",
     ),
     "unknown encoder": (
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "mfc"],
@@ -172,11 +172,11 @@ REFUSED = {
     "missing store": (["train", "--store", "NO", "--out", "R"], "no store at NO: there is no store.json"),
     "label outside the task": (
         ["evaluate", "--store", "S", "--out", "R", "--config", "outside.yaml"],
-        "document 'd1', task `topic`: label 'home' is no class of it; the classes are work, garden",
+        "document 'd1', task `topic`: unknown class 'home', expected one of work, garden",
     ),
     "label outside the task in train": (
         ["train", "--store", "S", "--out", "R", "--config", "outside.yaml"],
-        "document 'd1', task `topic`: label 'home' is no class of it; the classes are work, garden",
+        "document 'd1', task `topic`: unknown class 'home', expected one of work, garden",
     ),
     "missing model": (
         ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
@@ -263,7 +263,7 @@ def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path:
     records = [make.record(tmp_path, 0), {"doc_id": "lost", "audio": "lost.wav"}]
     shown = run("validate", make.manifest(tmp_path / "m.jsonl", records))
     assert shown.returncode == 1
-    assert "2 rows, 1 documents, 1 faults" in shown.stdout
+    assert "2 rows, 1 valid documents, 1 invalid rows" in shown.stdout
     assert "fault in row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
 
 

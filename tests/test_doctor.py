@@ -1,10 +1,12 @@
-"""The diagnosis of an environment, and the one fault that it mends."""
+"""The diagnosis of an environment, and the one fault that it fixes."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from hilbert_ray import doctor
 
@@ -14,7 +16,7 @@ from pathlib import Path
 if list((Path(__file__).parent / "lib").glob("*.so")):
     raise OSError("Could not load this library: lib/libtorchaudio.so")
 """
-"""What torchaudio does beside a torch whose native libraries it was not built for."""
+"""What torchaudio does with a torch that its native libraries were not built for."""
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -34,35 +36,46 @@ def unloadable(folder: Path) -> Path:
 
 
 def test_this_environment_has_no_fault() -> None:
-    found = doctor.diagnose()
-    assert found.faults == []
-    assert found.facts["torch"]
-    assert "FLAC" in found.facts["audio formats"]
-    assert "No fault found." in found.text()
+    diagnosis = doctor.diagnose()
+    assert diagnosis.faults == []
+    assert diagnosis.facts["torch"]
+    assert "FLAC" in diagnosis.facts["audio formats"]
+    assert "No faults." in diagnosis.text()
 
 
-def test_a_torchaudio_that_cannot_load_is_named_with_the_step_that_mends_it(tmp_path: Path) -> None:
+def test_a_torchaudio_that_cannot_load_is_named_with_the_command_that_fixes_it(tmp_path: Path) -> None:
     library = unloadable(tmp_path)
     shown = run(tmp_path)
     [fault] = json.loads(shown.stdout)["faults"]
     assert shown.returncode == 1
-    assert "torchaudio cannot load beside this torch (OSError: Could not load this library" in fault
-    assert "run `hilbert-ray doctor --mend`" in fault
+    assert "torchaudio fails to import with this torch (OSError: Could not load this library" in fault
+    assert "run `hilbert-ray doctor --fix`" in fault
     assert library.exists()
 
 
-def test_mending_removes_the_libraries_and_leaves_no_fault(tmp_path: Path) -> None:
+def test_fixing_removes_the_libraries_and_leaves_no_fault(tmp_path: Path) -> None:
     library = unloadable(tmp_path)
-    shown = run(tmp_path, "--mend")
+    shown = run(tmp_path, "--fix")
     values = json.loads(shown.stdout)
     assert (shown.returncode, values["faults"], values["removed"]) == (0, [], [str(library)])
     assert not library.exists()
-    assert json.loads(run(tmp_path, "--mend").stdout)["removed"] == []
+    assert json.loads(run(tmp_path, "--fix").stdout)["removed"] == []
+
+
+def test_another_failure_of_torchaudio_is_not_fixed_by_removing_its_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = unloadable(tmp_path)
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise ImportError('no torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor.fix() == []
+    assert library.exists()
+    assert doctor.torchaudio_error() == "ImportError: no torch"
 
 
 def test_a_cluster_that_does_not_answer_is_said_to_be_silent(tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1", "RAY_TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "hilbert_ray.cli", "doctor", "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    found = json.loads(shown.stdout)["facts"]["ray resources"]
-    assert found.startswith("no cluster answers at RAY_ADDRESS 127.0.0.1:1")
+    resources = json.loads(shown.stdout)["facts"]["ray resources"]
+    assert resources.startswith("no cluster answers at RAY_ADDRESS 127.0.0.1:1")

@@ -130,7 +130,7 @@ def test_a_wrong_argument_fails_the_job_with_its_message(head: dict[str, str], t
     words = ["python", "jobs/embed.py", "--manifest", "no.jsonl", "--store", str(tmp_path / "store")]
     done = submit_job(head, *words)
     assert done.returncode == 1
-    assert "no manifest at no.jsonl" in done.stdout + done.stderr
+    assert "there is no manifest no.jsonl" in done.stdout + done.stderr
     assert "failed with exit code 2" in " ".join((done.stdout + done.stderr).split())
 
 

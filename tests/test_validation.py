@@ -1,4 +1,4 @@
-"""The look at a manifest before anything is computed: counts that add up, faults that name their row."""
+"""The check of a manifest before anything is computed: counts that add up, invalid rows with their number."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray.config.settings import ConfigError, TaskConfig
+from hilbert_ray.config import Config, ConfigError, SegmentConfig, TaskConfig
 from hilbert_ray.document import manifest as manifests
 from hilbert_ray.document.labels import infer_tasks
 from hilbert_ray.document.manifest import ManifestError
@@ -23,7 +23,7 @@ def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: P
     records = [make.record(tmp_path, number, seconds=1.0 + number) for number in range(4)]
     records.append({"doc_id": "words", "text": "only words here", "group": "g0", "split": "test"})
     records.append({"doc_id": "sound", "audio": "d000.wav", "labels": {"topic": "work"}})
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), {})
+    report = validate(make.manifest(tmp_path / "m.jsonl", records))
     assert (report.rows, report.documents, report.faults) == (6, 6, ())
     assert (report.with_audio, report.with_text, report.with_both) == (5, 5, 4)
     assert report.audio_s == pytest.approx(1 + 2 + 3 + 4 + 1)
@@ -48,16 +48,16 @@ def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: P
 def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     records = [make.record(tmp_path, number) for number in range(3)]
     records.append({"doc_id": "gone", "audio": "gone.wav"})
-    lines = validate(make.manifest(tmp_path / "m.jsonl", records), {}).text().splitlines()
-    assert lines[0].endswith("m.jsonl: 4 rows, 3 documents, 1 faults")
+    lines = validate(make.manifest(tmp_path / "m.jsonl", records)).text().splitlines()
+    assert lines[0].endswith("m.jsonl: 4 rows, 3 valid documents, 1 invalid rows")
     assert "  audio        3 documents, 0.00 h" in lines
     assert "  durations    2.0 s to 2.0 s, median 2.0 s" in lines
     assert "  groups       3, the largest with 1 documents" in lines
     assert "task topic (binary, inferred from the labels): 0 unlabelled" in lines
     assert "  work       2 documents  66.7%  in 2 groups" in lines
-    assert "warning: task `topic`: class 'home' is in 1 groups; no test fold can hold it while" in lines[-3]
-    assert "warning: there are 3 groups; folds that keep groups apart need at least one each" in lines
-    assert lines[-1].startswith("fault in row 4, 'gone' (audio, ")
+    assert "warning: task `topic`: class 'home' occurs in 1 group; cross-validation needs at" in lines[-3]
+    assert "warning: the manifest has only 3 groups; folds keep groups together" in lines[-2]
+    assert lines[-1].startswith("invalid row 4, 'gone' (audio, ")
     assert "gone.wav" in lines[-1]
 
 
@@ -66,33 +66,33 @@ def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     [
         ({"audio": "gone.wav"}, "audio", "gone.wav"),
         ({"audio": "words.txt"}, "audio", "words.txt"),
-        ({"text": None, "text_file": "gone.vtt"}, "text", "document 'd000': no text_file at "),
+        ({"text": None, "text_file": "gone.vtt"}, "text", "document 'd000': there is no text_file "),
         (
             {"text": [{"text": "a", "start": 0, "end": 1}, {"text": "late", "start": 2, "end": 9}]},
             "text",
-            "document 'd000': utterance 1 ends at 9.00 s, but the recording lasts 2.00 s; give times in",
+            "document 'd000': utterance 1 ends at 9.00 s, but the recording lasts 2.00 s; write times in",
         ),
         (
             {"text": [{"text": "a", "role": "judge"}]},
             "text",
             "document 'd000' has no utterance of segment.roles = ['participant']; its roles are ['judge']",
         ),
-        ({"text": ["a"]}, "text", "its roles are not given: name roles that it has, or leave it out"),
+        ({"text": ["a"]}, "text", "its roles are unknown: name roles that it has, or remove the document"),
         (
             {"labels": {"topic": "sport"}},
             "labels",
-            "document 'd000', task `topic`: label 'sport' is no class of it",
+            "document 'd000', task `topic`: unknown class 'sport', expected one of work, home",
         ),
         ({"labels": [1]}, "manifest", "labels is [1]; it must map each task to its value"),
     ],
 )
-def test_each_fault_is_named_with_its_row_and_stage(
+def test_each_invalid_row_is_named_with_its_stage(
     tmp_path: Path, changes: dict[str, Any], stage: str, message: str
 ) -> None:
     (tmp_path / "words.txt").write_text("no audio")
     records = [make.record(tmp_path, 1), make.record(tmp_path, 0, **changes)]
-    tasks = {"topic": TaskConfig(kind="binary", classes=("work", "home"))}
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), tasks, roles=["participant"])
+    config = Config(tasks=TOPIC, segment=SegmentConfig(roles=("participant",)))
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), config)
     [fault] = report.faults
     assert (fault.row, fault.doc_id, fault.stage) == (2, "d000", stage)
     assert message in fault.message
@@ -101,14 +101,14 @@ def test_each_fault_is_named_with_its_row_and_stage(
 
 def test_a_transcript_may_reach_a_little_beyond_a_rounded_header(tmp_path: Path) -> None:
     record = make.record(tmp_path, 0, text=[{"text": "a", "start": 0, "end": 2.4}])
-    assert validate(make.manifest(tmp_path / "m.jsonl", [record]), {}).faults == ()
+    assert validate(make.manifest(tmp_path / "m.jsonl", [record])).faults == ()
 
 
-def test_all_rows_of_a_shared_id_are_faults_and_are_counted_nowhere(tmp_path: Path) -> None:
+def test_all_rows_of_a_shared_id_are_invalid_and_are_counted_nowhere(tmp_path: Path) -> None:
     records = [make.record(tmp_path, 0), make.record(tmp_path, 1), {"doc_id": "d000", "text": "again"}]
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), {})
+    report = validate(make.manifest(tmp_path / "m.jsonl", records))
     assert [fault.row for fault in report.faults] == [1, 3]
-    assert "stands in rows 1, 3" in report.faults[0].message
+    assert "is in rows 1, 3" in report.faults[0].message
     assert (report.documents, report.with_audio) == (1, 1)
 
 
@@ -124,7 +124,7 @@ def test_shared_ids_are_all_rows_of_ids_used_more_than_once(ids: list[str]) -> N
 
 
 def large(folder: Path) -> list[dict[str, Any]]:
-    """Return 60 rows with faults of every sort, of which one shows only when the file is opened."""
+    """Return 60 rows with faults of every sort, one of which shows only when the file is opened."""
     records = [make.record(folder, number % 6, doc_id=f"n{number}") for number in range(60)]
     (folder / "t.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\none two three\n")
     for record in records[1::2]:
@@ -150,21 +150,21 @@ def test_a_report_of_many_blocks_by_many_processes_is_that_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: dict[str, TaskConfig]
 ) -> None:
     manifest = make.manifest(tmp_path / "m.jsonl", large(tmp_path))
-    whole = validate(manifest, tasks)
+    whole = validate(manifest, Config(tasks=tasks))
     assert [fault.row for fault in whole.faults] == (
         [4, 6, 8, 9, 11, 13, 15, 17] if tasks else [4, 6, 8, 9, 11, 15, 17]
     )
     assert (whole.unopened, whole.rows) == (0, 60)
     monkeypatch.setattr(manifests, "_BLOCK_BYTES", 2000)
-    assert validate(manifest, tasks) == whole
+    assert validate(manifest, Config(tasks=tasks)) == whole
 
 
 def test_beyond_its_limit_a_random_sample_is_opened_and_the_report_says_so(tmp_path: Path) -> None:
     records = large(tmp_path)
     manifest = make.manifest(tmp_path / "m.jsonl", records)
-    report = validate(manifest, TOPIC, probe=20)
-    assert report == validate(manifest, TOPIC, probe=20)
-    whole = validate(manifest, TOPIC, probe="all")
+    report = validate(manifest, Config(tasks=TOPIC), probe=20)
+    assert report == validate(manifest, Config(tasks=TOPIC), probe=20)
+    whole = validate(manifest, Config(tasks=TOPIC), probe="all")
     drawn = _draw(60, 20)
     assert len(drawn) == 20
     assert whole.unopened == 0
@@ -181,7 +181,7 @@ def test_beyond_its_limit_a_random_sample_is_opened_and_the_report_says_so(tmp_p
     assert report.words == words + 3 * (len(good) - len(inline))
     assert report.utterances == 4 * len(inline) + (len(good) - len(inline))
     assert (
-        f"the files of {report.unopened} documents are there but were not opened: hours, utterances and "
+        f"the files of {report.unopened} documents exist but were not opened: hours, utterances and "
         f"words are estimates from the other {len(opened)}, a random sample"
     ) in report.warnings[0]
     lines = report.text().splitlines()
@@ -195,14 +195,14 @@ def test_what_no_sampled_file_tells_is_unknown(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [{"doc_id": f"t{i}", "text": "two words"} for i in range(50)]
     records.append(make.record(tmp_path, 0, text=None))
     assert 51 not in _draw(51, 2)
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), {}, probe=2)
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), probe=2)
     assert (report.audio_s, report.words, report.unopened) == (None, 100, 1)
     assert "  audio        1 documents, unknown h" in report.text()
 
 
 def test_a_sample_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="probe is 0; it must be 1 document or more, or `all`"):
-        validate(make.corpus(tmp_path, 1), {}, probe=0)
+        validate(make.corpus(tmp_path, 1), probe=0)
 
 
 def test_files_on_an_object_store_are_known_by_listings(tmp_path: Path, object_store: str) -> None:
@@ -211,27 +211,27 @@ def test_files_on_an_object_store_are_known_by_listings(tmp_path: Path, object_s
     names = [f"{number:02d}.wav" for number in range(40)]
     store.pipe({f"{uri}/audio/{name}": b"RIFF" for name in names if name != "07.wav"})
     records = [{"doc_id": name, "audio": f"{uri}/audio/{name}"} for name in names]
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), {}, probe=1)
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), probe=1)
     assert {fault.row for fault in report.faults} == {8} | _draw(40, 1)
     assert "no audio file at s3://" in next(fault.message for fault in report.faults if fault.row == 8)
     assert report.unopened == 38
 
 
-def test_labels_of_tasks_that_are_not_declared_are_said_to_be_left_out(tmp_path: Path) -> None:
+def test_labels_of_tasks_that_are_not_declared_are_reported_as_ignored(tmp_path: Path) -> None:
     records = [
         make.record(tmp_path, number, labels={"topic": "work", "age": 40 + number}) for number in range(2)
     ]
     tasks = {"age": TaskConfig(kind="regression")}
-    report = validate(make.manifest(tmp_path / "m.jsonl", records), tasks)
-    assert "task `topic` (2 labels) is left out: the settings do not declare it" in report.warnings
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), Config(tasks=tasks))
+    assert "task `topic` (2 labels) is ignored: the settings do not declare it" in report.warnings
     assert (report.tasks["age"].unlabelled, report.tasks["age"].documents) == (0, {})
-    inferred = validate(make.manifest(tmp_path / "m.jsonl", records), {})
-    assert "task `topic` (2 labels) is left out: all its labels are alike" in inferred.warnings
+    inferred = validate(make.manifest(tmp_path / "m.jsonl", records))
+    assert "task `topic` (2 labels) is ignored: all its labels are the same" in inferred.warnings
 
 
 def test_a_manifest_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no manifest at"):
-        validate(str(tmp_path / "m.jsonl"), {})
+    with pytest.raises(ManifestError, match="there is no manifest "):
+        validate(str(tmp_path / "m.jsonl"))
 
 
 def labelled(*labels: Label) -> list[Document]:
@@ -261,8 +261,8 @@ def test_a_task_whose_labels_are_all_alike_is_left_out() -> None:
     assert infer_tasks(iter(labelled("a", "a"))) == {}
 
 
-def test_labels_of_several_sorts_are_refused_and_named() -> None:
+def test_labels_of_several_types_are_refused_and_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"task `task` has labels of several sorts \(int, str\), so its kind"
+        ConfigError, match=r"task `task` has labels of several types \(int, str\), so its kind"
     ):
         infer_tasks(iter(labelled("a", 1)))

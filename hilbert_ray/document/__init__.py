@@ -1,7 +1,7 @@
 """What a document is, its manifest and transcript readers, and its labels."""
 
 from hilbert_ray.document.labels import LabelSurvey, class_name, encode_label, encode_labels, infer_tasks
-from hilbert_ray.document.manifest import Block, Fault, duplicate_fault, files_of, map_blocks
+from hilbert_ray.document.manifest import Block, InvalidRow, duplicate_row, files_of, map_blocks
 from hilbert_ray.document.records import (
     AudioSegment,
     Document,
@@ -21,8 +21,8 @@ __all__ = [
     "Block",
     "Document",
     "DocumentError",
-    "Fault",
     "Hertz",
+    "InvalidRow",
     "Label",
     "LabelSurvey",
     "Samples",
@@ -33,7 +33,7 @@ __all__ = [
     "check_text_kind",
     "check_times",
     "class_name",
-    "duplicate_fault",
+    "duplicate_row",
     "encode_label",
     "encode_labels",
     "files_of",

@@ -1,4 +1,4 @@
-"""Labels to targets: declared classes, the numbers that training reads, and tasks inferred from labels."""
+"""Labels to targets: the numbers that training reads, and tasks inferred from the labels."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +12,15 @@ from hilbert_ray.document.records import Document, Label
 def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) -> np.ndarray:
     """Return the targets of one task for B documents.
 
-    binary, multiclass, ordinal: int64 [B], -1 unlabelled; multilabel: float32 [B, K] of 0 and 1, NaN
-    unlabelled;
-    regression: float32 [B], NaN unlabelled.
+    Binary, multiclass and ordinal: int64 [B], -1 where unlabelled. Multilabel with K classes: float32 [B, K]
+    of 0 and 1, NaN where unlabelled. Regression: float32 [B], NaN where unlabelled.
 
     Raises:
-        ConfigError: for a label outside the task, naming document, label and classes.
+        ConfigError: for a label that the task does not have, naming document, label and classes.
     """
     shape = (len(documents), len(task.classes)) if task.kind == "multilabel" else (len(documents),)
-    whole = task.kind in ("binary", "multiclass", "ordinal")
-    targets = np.full(shape, -1, np.int64) if whole else np.full(shape, np.nan, np.float32)
+    is_class = task.kind in ("binary", "multiclass", "ordinal")
+    targets = np.full(shape, -1, np.int64) if is_class else np.full(shape, np.nan, np.float32)
     for i, document in enumerate(documents):
         label = document.labels.get(name)
         if label is not None:
@@ -35,21 +34,21 @@ def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) ->
 def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
     """Return one label as a target.
 
-    A multilabel task takes a list of the labels that hold, or a mapping of label to 0, 1 or null
+    A multilabel task takes a list of the labels that apply, or a mapping of label to 0, 1 or null
     (unlabelled).
 
     Raises:
-        ValueError: when the task has no such label.
+        ValueError: if the task has no such label.
     """
     if task.kind == "regression":
         if isinstance(label, bool) or not isinstance(label, int | float) or not np.isfinite(label):
-            raise ValueError(f"label {label!r} is no finite number, which a regression task needs")
+            raise ValueError(f"label {label!r} is not a finite number, which a regression task needs")
         return float(label)
     if task.kind == "multilabel":
         return _encode_multilabel(task, label)
     name = class_name(label)
     if name not in task.classes:
-        raise ValueError(f"label {name!r} is no class of it; the classes are {', '.join(task.classes)}")
+        raise ValueError(f"unknown class {name!r}, expected one of {', '.join(task.classes)}")
     return task.classes.index(name)
 
 
@@ -64,8 +63,8 @@ def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
     unknown = sorted(set(held) - set(task.classes))
     if unknown or not isinstance(label, list | Mapping):
         raise ValueError(
-            f"label {label!r} must be a list of labels that hold, or map labels to 0, 1 or null; the labels "
-            f"are {', '.join(task.classes)}"
+            f"label {label!r} must be a list of the labels that apply, or map labels to 0, 1 or null; the "
+            f"labels are {', '.join(task.classes)}"
         )
     targets = []
     for name in task.classes:
@@ -82,18 +81,18 @@ def class_name(label: object) -> str:
 
 
 ORDINAL_MOST = 10
-"""Most distinct whole numbers that are taken for the steps of an ordinal task; more are a regression."""
+"""Most distinct whole numbers that are taken for the levels of an ordinal task; more make it a regression."""
 
 
 def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
-    """Return the tasks that the labels speak of.
+    """Return the tasks that the labels imply.
 
-    Truth values, two distinct strings and two whole numbers make a binary task (the last in order is the
-    positive class); more strings a multiclass, 3 to 10 whole numbers an ordinal, other numbers a regression,
-    lists and mappings a multilabel one. A task whose labels are all alike is left out.
+    Booleans, two distinct strings or two whole numbers make a binary task (the last in order is the positive
+    class); more strings a multiclass task, 3 to 10 whole numbers an ordinal one, other numbers a regression,
+    lists and mappings a multilabel one. A task whose labels are all the same is left out.
 
     Raises:
-        ConfigError: when the labels of one task are of several sorts.
+        ConfigError: if the labels of one task are of several types.
     """
     labels = LabelSurvey()
     for document in documents:
@@ -103,38 +102,40 @@ def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
 
 @dataclass(kw_only=True, slots=True)
 class LabelSurvey:
-    """The sorts of labels of each task, and their values (of numbers only as many as tell the kind)."""
+    """The types and values of each task's labels (of numbers, only as many values as decide the kind)."""
 
     sorts: dict[str, set[str]] = field(default_factory=dict)
     values: dict[str, set[Label]] = field(default_factory=dict)
 
     def add(self, document: Document) -> None:
-        """Take the labels of a document."""
+        """Add the labels of a document."""
         for name, label in document.labels.items():
             sort = _sort_of(label)
             self._hold(name, {sort}, label if sort == "list" else [label])  # type: ignore[arg-type]
 
     def merge(self, other: "LabelSurvey") -> None:
-        """Take what another survey saw."""
+        """Add what another survey collected."""
         for name, sorts in other.sorts.items():
             self._hold(name, sorts, other.values[name])
 
     def _hold(self, name: str, sorts: set[str], values: Iterable[Label]) -> None:
         self.sorts.setdefault(name, set()).update(sorts)
         held = self.values.setdefault(name, set())
+        # Beyond ORDINAL_MOST, numbers are a regression whatever follows: a million of them need not be held.
         if len(held) <= ORDINAL_MOST or not sorts <= {"int", "float"}:
             held.update(values)
 
     def tasks(self) -> dict[str, TaskConfig]:
-        """Return what `infer_tasks` does."""
+        """Return the tasks that the labels imply; see `infer_tasks`."""
         tasks = {}
         for name in sorted(self.values):
             sorts = self.sorts[name]
+            # Whole numbers among decimals are decimals that were written shortly.
             kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
             if len(kinds) > 1:
                 raise ConfigError(
-                    f"task `{name}` has labels of several sorts ({', '.join(sorted(sorts))}), so its kind "
-                    "cannot be inferred; make them alike, or declare the task in the settings"
+                    f"task `{name}` has labels of several types ({', '.join(sorted(sorts))}), so its kind "
+                    "cannot be inferred; use one type, or declare the task in the settings"
                 )
             task = _infer_task("float" if "float" in sorts else kinds.pop(), self.values[name])
             if task is not None:

@@ -1,4 +1,4 @@
-"""Manifests: each row is a `Document`, or a `Fault` that says what is wrong with it; none vanishes."""
+"""Manifests: each row becomes a `Document`, or an `InvalidRow` that says why not; none is lost."""
 
 import csv
 import gc
@@ -19,11 +19,13 @@ from hilbert_ray.storage import is_uri
 
 T = TypeVar("T")
 _ROWS_LISTED = 10
+"""Most rows that a message about a shared id lists."""
 _PROCESSES = 8
-"""Most processes that read a manifest; more would wait for the one that hands out its blocks."""
+"""Most processes that parse a manifest; more would wait for the one that hands out its blocks."""
 _BLOCK_BYTES = 2**23
+"""Bytes of a block: enough work to be worth sending to another process, little enough to hold several."""
 _RECORD_BYTES = 128
-"""What a record takes in a block besides its strings."""
+"""Bytes that a record takes up in a block besides its strings (estimated)."""
 
 
 class ManifestError(HilbertError, ValueError):
@@ -31,8 +33,12 @@ class ManifestError(HilbertError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
-    """A manifest row that is no valid document. `row` counts from 1 (a header line is not counted)."""
+class InvalidRow:
+    """A manifest row that is not a valid document. `row` counts from 1, without a CSV header.
+
+    `stage` is what failed: `manifest` (the row itself), `audio`, `text` or `labels`; `error` is the name of
+    the exception.
+    """
 
     row: int
     doc_id: str
@@ -43,10 +49,10 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """Some rows of a manifest that are not checked yet: what one process works on at a time.
+    """Consecutive rows of a manifest, not parsed or checked yet: what one process works on at a time.
 
-    They are lines of JSON, or the records of other kinds of manifests; paths inside are relative to `folder`
-    and must lie below one of `roots`, if there are any.
+    The rows are `lines` of JSON, or the `records` of a CSV or Parquet manifest. Relative paths in them are
+    relative to `folder`; files must be under one of `roots`, if there are any.
     """
 
     manifest: str
@@ -56,24 +62,26 @@ class Block:
     lines: bytes = b""
     records: Sequence[Mapping[str, Any]] = ()
 
-    def rows(self) -> Iterator[tuple[int, Document | Fault]]:
-        """Yield (row, document or fault) for each row.
+    def rows(self) -> Iterator[tuple[int, Document | InvalidRow]]:
+        """Yield (row number, document or invalid row) for each row.
 
         Raises:
-            ManifestError: when a line is not UTF-8.
+            ManifestError: if a line is not UTF-8.
         """
         for row, record in enumerate(self._records(), start=self.first_row):
             if isinstance(record, str):
                 message = f"row {row} {record}; each line must be one JSON object"
-                fault = Fault(row=row, doc_id="", stage="manifest", error="DocumentError", message=message)
-                yield row, fault
+                yield (
+                    row,
+                    InvalidRow(row=row, doc_id="", stage="manifest", error="DocumentError", message=message),
+                )
                 continue
             try:
                 yield row, parse_document(record, self.folder, self.roots)
             except DocumentError as error:
                 yield (
                     row,
-                    Fault(
+                    InvalidRow(
                         row=row,
                         doc_id=_id_of(record),
                         stage="manifest",
@@ -83,11 +91,11 @@ class Block:
                 )
 
     def ids(self) -> Iterator[str]:
-        """Yield the id of each row as `rows` would, empty where it has none."""
+        """Yield the id of each row as `rows` would, empty if it has none."""
         return ("" if isinstance(record, str) else _id_of(record) for record in self._records())
 
     def _records(self) -> Iterator[Mapping[str, Any] | str]:
-        """Yield the fields of each row, or what is wrong with its line."""
+        """Yield the fields of each row, or (as a string) what is wrong with its line."""
         yield from self.records
         for line in self.lines.splitlines():
             if not line.strip():
@@ -96,7 +104,7 @@ class Block:
                 record = _read_json(line)
             except UnicodeDecodeError as error:
                 raise ManifestError(
-                    f"manifest {self.manifest} cannot be read as .jsonl: {error} of a line of {len(line)} "
+                    f"manifest {self.manifest} cannot be read as .jsonl: {error} in a line of {len(line)} "
                     "bytes; save it as UTF-8"
                 ) from None
             except (ValueError, RecursionError) as error:
@@ -105,25 +113,25 @@ class Block:
                 yield record if isinstance(record, dict) else f"is a JSON {type(record).__name__}"
 
 
-def read_manifest(uri: str, roots: Sequence[str] = ()) -> Iterator[tuple[int, Document | Fault]]:
-    """Yield (row, document or fault) for each row of a JSONL, CSV or Parquet manifest, in order, streaming.
+def read_manifest(uri: str, roots: Sequence[str] = ()) -> Iterator[tuple[int, Document | InvalidRow]]:
+    """Stream (row number, document or invalid row) of a JSONL, CSV or Parquet manifest, in order.
 
-    Paths inside are taken relative to the manifest; a row that names a file outside all of `roots` is a fault
-    (no roots: any file may be named). Ids that stand in several rows are not noticed here (that needs the
-    whole manifest); see `duplicate_fault`.
+    Relative paths are relative to the manifest; a row that names a file outside all `roots` is invalid (no
+    roots: no restriction). Ids that several rows share are not detected here, since that takes the whole
+    manifest; see `duplicate_row`.
 
     Raises:
-        ManifestError: when the file is absent, of another kind, or not readable as its kind.
+        ManifestError: if the file is absent, of an unknown format, or not readable in its format.
     """
     for block in _blocks(uri, roots):
         yield from block.rows()
 
 
 def map_blocks(function: Callable[[Block], T], uri: str, roots: Sequence[str] = ()) -> Iterator[T]:
-    """Yield what a function makes of each block of a manifest, in order, streaming; roots as `read_manifest`.
+    """Stream the results of a function for each block of a manifest, in order; `roots` as in `read_manifest`.
 
-    A manifest of several blocks is worked on by several processes, so the function and what it returns must
-    be picklable. A few blocks are held at a time.
+    If there are several blocks, several processes call the function, so that it and its results must be
+    picklable. Only a few blocks are in memory at a time.
 
     Raises:
         ManifestError: as `read_manifest`.
@@ -131,24 +139,27 @@ def map_blocks(function: Callable[[Block], T], uri: str, roots: Sequence[str] = 
     from joblib.externals.loky import ProcessPoolExecutor, cpu_count  # type: ignore[import-untyped]
 
     blocks = _blocks(uri, roots)
+    # Reading two blocks ahead shows whether starting processes (about a second) is worth it.
     first = list(islice(blocks, 2))
     processes = min(cpu_count(), _PROCESSES)
     if len(first) < 2 or processes < 2:
         yield from map(function, chain(first, blocks))
         return
-    # Unlike the standard library's, these processes do not import the program that is running again.
+    # Unlike the standard library's, loky's processes do not import the main program again.
     with ProcessPoolExecutor(processes) as pool:
-        going: deque[Future[T]] = deque()
+        pending: deque[Future[T]] = deque()
         for block in chain(first, blocks):
-            going.append(pool.submit(_apply, function, block))
-            if len(going) > processes + 1:
-                yield going.popleft().result()
-        while going:
-            yield going.popleft().result()
+            pending.append(pool.submit(_apply, function, block))
+            # One block waits beyond those being worked on, so that no process idles; more would only take
+            # memory.
+            if len(pending) > processes + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _apply(function: Callable[[Block], T], block: Block) -> T:
-    """Call a function in a process of its own, where looking for garbage would only cost time (a fifth)."""
+    """Call a function in a worker process, without garbage collection: it would take a fifth of the time."""
     gc.disable()
     try:
         return function(block)
@@ -156,7 +167,7 @@ def _apply(function: Callable[[Block], T], block: Block) -> T:
         gc.enable()
 
 
-def files_of(rows: Iterable[tuple[int, Document | Fault]]) -> Iterator[str]:
+def files_of(rows: Iterable[tuple[int, Document | InvalidRow]]) -> Iterator[str]:
     """Yield the audio and text files that the documents of some rows name."""
     for _, item in rows:
         if isinstance(item, Document):
@@ -166,21 +177,21 @@ def files_of(rows: Iterable[tuple[int, Document | Fault]]) -> Iterator[str]:
                 yield item.text_file
 
 
-def duplicate_fault(row: int, doc_id: str, rows: list[int]) -> Fault:
-    """Return the fault of one of several rows that share an id: which of them is meant cannot be known."""
+def duplicate_row(row: int, doc_id: str, rows: list[int]) -> InvalidRow:
+    """Return one of several rows that share an id as invalid: which of them is meant cannot be known."""
     more = f" and {len(rows) - _ROWS_LISTED} more" if len(rows) > _ROWS_LISTED else ""
     listed = ", ".join(map(str, rows[:_ROWS_LISTED])) + more
-    message = f"doc_id {doc_id!r} stands in rows {listed}; ids must be unique: give each document its own"
-    return Fault(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
+    message = f"doc_id {doc_id!r} is in rows {listed}; ids must be unique: give each document its own"
+    return InvalidRow(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
 
 
 def _folder_of(uri: str) -> str:
-    """Return what relative paths in a manifest are relative to."""
+    """Return the folder that relative paths in a manifest are relative to."""
     return uri.rpartition("/")[0] if is_uri(uri) else os.path.dirname(os.path.abspath(uri))
 
 
 def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
-    """Cut a manifest into blocks, by the kind that its name tells."""
+    """Cut a manifest into blocks; the ending of its name tells its format."""
     import fsspec
 
     empty = Block(manifest=uri, folder=_folder_of(uri), roots=tuple(map(below, roots)))
@@ -196,10 +207,10 @@ def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
             with fsspec.open(uri, "rb") as file:
                 yield from _record_blocks(empty, _parquet_records(file))
         else:
-            raise ManifestError(f"manifest {uri} ends in .{kind}; the kinds are .jsonl, .csv and .parquet")
+            raise ManifestError(f"manifest {uri} ends in .{kind}; the formats are .jsonl, .csv and .parquet")
     except FileNotFoundError:
         raise ManifestError(
-            f"no manifest at {uri}; give the path of a .jsonl, .csv or .parquet file"
+            f"there is no manifest {uri}; name an existing .jsonl, .csv or .parquet file"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"manifest {uri} cannot be read as .{kind}: {error}") from error
@@ -210,6 +221,7 @@ def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
 
 
 def _json_blocks(empty: Block, file: BinaryIO) -> Iterator[Block]:
+    # Blocks end at line ends; what follows the last one is completed by the next read.
     row, rest = 1, b""
     while data := file.read(_BLOCK_BYTES):
         lines, end, rest = (rest + data).rpartition(b"\n")
@@ -249,12 +261,14 @@ def _read_json(data: str | bytes) -> object:
     """Parse JSON whose strings can be written again.
 
     Raises:
-        ValueError: when it is no JSON, is not UTF-8, or an escape names half of a character.
-        RecursionError: when it is nested too deeply.
+        ValueError: if it is not JSON, not UTF-8, or an escape names half of a character.
+        RecursionError: if it is nested too deeply.
     """
     try:
         return msgspec.json.decode(data)
-    except ValueError:  # the standard library reads a little more, such as NaN, and says better what is wrong
+    except ValueError:
+        # The standard library accepts a little more, such as NaN, and explains better what is wrong. But it
+        # also accepts lone surrogates (`\\ud800`), which no file could store: encoding finds them.
         text = data if isinstance(data, str) else data.decode()
         value = json.loads(text)
         if "\\u" in text:

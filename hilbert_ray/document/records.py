@@ -21,16 +21,16 @@ SPLITS = ("train", "validation", "test")
 
 
 class DocumentError(HilbertError, ValueError):
-    """A fault of one document; its message names the document, the value, the rule and what to do."""
+    """A document that is invalid; the message names the document, the value, the rule and what to do."""
 
 
 class TimesError(DocumentError):
-    """Utterances whose times lie beyond the end of the recording."""
+    """Utterances that end after their recording does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """A stretch of transcript; times in seconds from the start of the recording, None where unknown."""
+    """A stretch of a transcript; times in seconds from the start of the recording, None if unknown."""
 
     text: str
     start: Seconds | None = None
@@ -40,11 +40,11 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """One recording with its transcript; lacks at most one of the two.
+    """A recording, its transcript, or both.
 
-    `audio` and `text_file` are absolute paths or URIs. `text` is one string (to be split into sentences), or
-    utterances as given. `group` is what must never straddle folds. A label that is None or absent is
-    unlabelled.
+    `audio` and `text_file` are absolute paths or URIs. `text` is one string (later split into sentences) or a
+    sequence of utterances. Documents of one `group`, such as those of one speaker, are never split between
+    training and test. A task without an entry in `labels` is unlabelled.
     """
 
     doc_id: str
@@ -57,7 +57,7 @@ class Document:
 
     @property
     def has_text(self) -> bool:
-        """Whether a transcript is given, inline or as a file."""
+        """Whether the document has a transcript, inline or in a file."""
         return self.text is not None or self.text_file is not None
 
 
@@ -72,7 +72,7 @@ class AudioSegment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextSegment:
-    """A stretch of text; times in seconds, or the position in [0, 1] where the transcript has no times."""
+    """A stretch of text; times in seconds, or positions from 0 to 1 if the transcript has no times."""
 
     start: Seconds
     end: Seconds
@@ -83,15 +83,15 @@ Segment: TypeAlias = AudioSegment | TextSegment
 
 
 def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[str] = ()) -> Document:
-    """Check one manifest row and return its document. What people said is in no message.
+    """Check one manifest row and return its document. No message repeats what people said.
 
     Args:
         record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split.
-        folder: what relative paths are relative to.
-        roots: folders and URI prefixes below which files must lie; none allows any file.
+        folder: the folder that relative paths are relative to.
+        roots: folders and URI prefixes under which files must be; empty: no restriction.
 
     Raises:
-        DocumentError: naming the document, the field, the value and the rule.
+        DocumentError: if the row is invalid, naming the document, the field, the value and the rule.
     """
     doc_id = record.get("doc_id")
     if not isinstance(doc_id, str) or not doc_id.strip():
@@ -111,7 +111,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     if text is not None and text_file is not None:
         raise DocumentError(f"document {doc_id!r} has both text and text_file; give one of them")
     if audio is None and text is None and text_file is None:
-        raise DocumentError(f"document {doc_id!r} has neither audio nor text; at least one must be given")
+        raise DocumentError(f"document {doc_id!r} has neither audio nor text; it needs at least one")
     labels = record.get("labels") or {}
     if not isinstance(labels, (dict, Mapping)):
         raise DocumentError(f"document {doc_id!r}: labels is {labels!r}; it must map each task to its value")
@@ -135,14 +135,14 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
 
 
 def resolve(path: str, folder: str) -> str:
-    """Return a path or URI as absolute, taking a relative one as relative to `folder`."""
+    """Return an absolute path or URI; a relative path is relative to `folder`."""
     if is_uri(path) or os.path.isabs(path) or not folder:
         return path
     return f"{folder.rstrip('/')}/{path}" if is_uri(folder) else os.path.join(folder, path)
 
 
 def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None:
-    """Check that a file lies below one of some roots, wherever links and `..` lead.
+    """Check that a file is under one of the roots, after following links and `..`.
 
     Raises:
         DocumentError: naming the document, the path, the roots and what to do.
@@ -150,37 +150,38 @@ def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None
     allowed = tuple(map(below, roots))
     if not below(path).startswith(allowed):
         raise DocumentError(
-            f"document {doc_id!r}: {name} {path} lies outside {' and '.join(allowed)} (links and `..` are "
-            "followed); move the file there, or allow its folder with --root too"
+            f"document {doc_id!r}: {name} {path} is outside {' and '.join(allowed)} (links and `..` are "
+            "followed); move the file there, or allow its folder with another --root"
         )
+    # What a file system may read in its own way: fsspec chains protocols at `::`, servers resolve `..` and
+    # percent escapes, `file://~` is a home folder. All of them could lead out of the roots unseen.
     refused = ("::", "..", "%", "file://~") if is_uri(path) else ("::",)
-    found = [part for part in refused if part in path]
-    if found or (is_uri(path) and not path.isprintable()):
+    escapes = [part for part in refused if part in path]
+    if escapes or (is_uri(path) and not path.isprintable()):
         raise DocumentError(
-            f"document {doc_id!r}: {name} {path!r} holds {found[0] if found else 'unprintable characters'}, "
-            "which may lead out of the folders that --root allows; rename the file, or give its plain path"
+            f"document {doc_id!r}: {name} {path!r} contains "
+            f"{escapes[0] if escapes else 'unprintable characters'}, which may lead out of the folders that "
+            "--root allows; rename the file, or write its plain path"
         )
 
 
 def below(path: str) -> str:
-    """Return how paths below a folder begin: without links and `..` where it is local, with a `/` last."""
+    """Return the prefix of all paths under a folder: ending in `/`, and if local without links and `..`."""
     local = path.removeprefix("file://")
     return (path if is_uri(local) else os.path.realpath(local)).rstrip("/") + "/"
 
 
 def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
-    """Check a transcript as it is given and return it: one string, utterances, or None.
+    """Check an inline transcript and return it: one string, utterances, or None.
 
     Raises:
-        DocumentError: naming the document and the rule; what people said is in no message.
+        DocumentError: if it is invalid, naming the document and the rule, but not what people said.
     """
     if text is None:
         return None
     if isinstance(text, str):
         if not text.strip():
-            raise DocumentError(
-                f"document {doc_id!r}: text is empty; write null where there is no transcript"
-            )
+            raise DocumentError(f"document {doc_id!r}: text is empty; write null if there is no transcript")
         return text
     if not isinstance(text, list) or not text:
         raise DocumentError(
@@ -191,12 +192,12 @@ def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
     timed = sum(u.start is not None for u in utterances)
     if 0 < timed < len(utterances):
         raise DocumentError(
-            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; give times to all or "
-            "to none"
+            f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; add times to all "
+            "or to none"
         )
     if not any(u.text.strip() for u in utterances):
         raise DocumentError(
-            f"document {doc_id!r}: all utterances are empty; write null where there is no transcript"
+            f"document {doc_id!r}: all utterances are empty; write null if there is no transcript"
         )
     return utterances
 
@@ -214,7 +215,7 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
     start, end, role = item.get("start"), item.get("end"), item.get("role")
     if (start is None) != (end is None):
         raise DocumentError(
-            f"document {doc_id!r}: utterance {index} has only one of start and end; give both or none"
+            f"document {doc_id!r}: utterance {index} has only one of start and end; write both or none"
         )
     if start is not None:
         if not _is_number(start) or not _is_number(end) or not 0 <= start <= end < math.inf:

@@ -1,4 +1,4 @@
-"""Transcripts: inline, or in files: plain text, JSON (Whisper's and WhisperX's too), WebVTT, SubRip."""
+"""Transcripts, inline or in files: plain text, JSON (also that of Whisper and WhisperX), WebVTT, SubRip."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from hilbert_ray.document.records import Document, DocumentError, Seconds, TimesError, Utterance, parse_text
 
 OVERHANG_S = 0.5
-"""How far a transcript may reach beyond its recording, seconds (formats and transcribers round)."""
+"""Seconds that a transcript may run past its recording, because formats and transcribers round times."""
 _CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})")
 _VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
 
@@ -23,16 +23,16 @@ def check_times(document: Document, utterances: Sequence[Utterance], duration_s:
     if ends and max(ends) > duration_s + OVERHANG_S:
         raise TimesError(
             f"document {document.doc_id!r}: utterance {ends.index(max(ends))} ends at {max(ends):.2f} s, but "
-            f"the recording lasts {duration_s:.2f} s; give times in seconds from the start of this "
-            "recording, or pair the transcript with its own recording"
+            f"the recording lasts {duration_s:.2f} s; write times in seconds from the start of this "
+            "recording, or pair the transcript with the recording it belongs to"
         )
 
 
 def check_text_kind(document: Document) -> str:
-    """Return the kind of `text_file` by its name; empty where there is none.
+    """Return the format of `text_file` by the ending of its name; empty if there is no file.
 
     Raises:
-        DocumentError: when it is no kind that can be read.
+        DocumentError: if the format is unknown.
     """
     path = document.text_file
     if path is None:
@@ -46,10 +46,10 @@ def check_text_kind(document: Document) -> str:
 
 
 def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
-    """Return the transcript, reading `text_file` (.txt, .json, .vtt or .srt) where that is how it is given.
+    """Return the transcript, reading `text_file` (.txt, .json, .vtt or .srt) if the document has one.
 
     Raises:
-        DocumentError: when the file is absent, of another kind, or holds no transcript.
+        DocumentError: if the file is absent, of an unknown format, or without a transcript.
     """
     if document.text_file is None:
         return document.text
@@ -62,7 +62,7 @@ def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
             content = file.read()
     except FileNotFoundError:
         raise DocumentError(
-            f"document {doc_id!r}: no text_file at {path}; mend the path or write null"
+            f"document {doc_id!r}: there is no text_file {path}; correct the path or write null"
         ) from None
     except UnicodeDecodeError as error:
         raise DocumentError(f"document {doc_id!r}: text_file {path} is not UTF-8 text: {error}") from None
@@ -78,7 +78,7 @@ def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
 
 
 def _from_whisper(values: object) -> object:
-    """Take the utterances out of Whisper and WhisperX output; other JSON passes as it is."""
+    """Return the utterances of Whisper or WhisperX output; other JSON is returned as it is."""
     if not isinstance(values, dict) or "segments" not in values:
         return values
     keys = {"text": "text", "start": "start", "end": "end", "speaker": "role"}
@@ -90,22 +90,25 @@ def _parse_cues(doc_id: str, path: str, content: str) -> list[dict[str, Any]]:
     cues: list[dict[str, Any]] = []
     for block in re.split(r"\r?\n\s*\r?\n", content):
         lines = block.strip().splitlines()
-        at = next((i for i, line in enumerate(lines) if "-->" in line), None)
-        if at is None:
+        # Lines before the times are a cue's number or name; blocks without times are headers, styles or
+        # notes.
+        times_line = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if times_line is None:
             continue
-        match = _CUE.search(lines[at])
+        match = _CUE.search(lines[times_line])
         if match is None:
             raise DocumentError(
-                f"document {doc_id!r}: {path} has a cue time {lines[at]!r} that cannot be read"
+                f"document {doc_id!r}: {path} has an invalid cue time {lines[times_line]!r}; write it as in "
+                "00:00:01.000 --> 00:00:02.500"
             )
         parts = [int(part or 0) for part in match.groups()]
         start, end = (3600 * h + 60 * m + s + ms / 1000 for h, m, s, ms in (parts[:4], parts[4:]))
-        body = " ".join(lines[at + 1 :])
+        body = " ".join(lines[times_line + 1 :])
         voice = _VOICE.search(body)
         cue: dict[str, Any] = {"text": re.sub(r"<[^>]*>", "", body).strip(), "start": start, "end": end}
         if voice:
             cue["role"] = voice.group(1).strip()
         cues.append(cue)
     if not cues:
-        raise DocumentError(f"document {doc_id!r}: {path} holds no cues")
+        raise DocumentError(f"document {doc_id!r}: {path} has no cues; write null if there is no transcript")
     return cues

@@ -13,7 +13,7 @@ from typing import Any
 
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import Fault, Seconds
+from hilbert_ray.document import InvalidRow, Seconds
 from hilbert_ray.embedding.plan import EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import run_units
 from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, require_documents, resolve_encoders
@@ -51,7 +51,7 @@ class EmbedSummary:
     """What a run did: in each modality, every manifest row is stored, quarantined, absent or invalid."""
 
     documents: int
-    faults: tuple[Fault, ...]
+    faults: tuple[InvalidRow, ...]
     modalities: Mapping[Modality, ModalitySummary] = field(default_factory=dict)
     seconds: Seconds = 0.0
 

@@ -15,7 +15,7 @@ import ray
 
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import Fault, Seconds
+from hilbert_ray.document import InvalidRow, Seconds
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.plan import CHARACTERS_PER_S, EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import duration, plan_pool
@@ -98,7 +98,7 @@ class Estimate:
     """What a run would do; see the module."""
 
     documents: int
-    faults: tuple[Fault, ...]
+    faults: tuple[InvalidRow, ...]
     modalities: Mapping[Modality, ModalityEstimate] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hilbert_ray.document import (
     Block,
     Document,
     DocumentError,
-    Fault,
+    InvalidRow,
     Seconds,
     Utterance,
     files_of,
@@ -122,7 +122,7 @@ def _versioned_block(block: Block, content_hash: bool) -> RowBlock:
     rows = list(block.rows())
     versions = file_versions(files_of(rows), content_hash)  # of the whole block, so folders are listed once
     return row_block(
-        item if isinstance(item, Fault) else _with_versions(row, item, versions) for row, item in rows
+        item if isinstance(item, InvalidRow) else _with_versions(row, item, versions) for row, item in rows
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.config import Modality
-from hilbert_ray.document import Document, Fault, Utterance
+from hilbert_ray.document import Document, InvalidRow, Utterance
 from hilbert_ray.storage import Files
 from hilbert_ray.store.errors import StoreError
 
@@ -134,7 +134,7 @@ class Snapshot:
     sha256: str = ""
     num_documents: int = 0
     row_groups: tuple[tuple[int, int], ...] = ()
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[InvalidRow, ...] = ()
     roles: tuple[str, ...] = ()
 
     @classmethod
@@ -152,7 +152,7 @@ class Snapshot:
             sha256=values["sha256"],
             num_documents=values["rows"],
             row_groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
-            faults=tuple(Fault(**fault) for fault in values["faults"]),
+            faults=tuple(InvalidRow(**fault) for fault in values["faults"]),
             roles=tuple(values["roles"]),
         )
 

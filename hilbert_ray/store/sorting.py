@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hilbert_ray.document import Fault, duplicate_fault
+from hilbert_ray.document import InvalidRow, duplicate_row
 from hilbert_ray.store.snapshot import (
     ROW_GROUP_ROWS,
     SCHEMA,
@@ -38,16 +38,16 @@ class RowBlock:
     """Many rows of a manifest at once: documents in columns (`_ROW_SCHEMA`), and faults."""
 
     table: pa.Table
-    faults: tuple[Fault, ...]
+    faults: tuple[InvalidRow, ...]
 
 
-def row_block(items: Iterable[StoredDocument | Fault]) -> RowBlock:
+def row_block(items: Iterable[StoredDocument | InvalidRow]) -> RowBlock:
     """Return some rows of a manifest as a block."""
     # As columns rather than records: a million Python objects, or their pickles, would be gigabytes.
     rows = []
     faults = []
     for item in items:
-        if isinstance(item, Fault):
+        if isinstance(item, InvalidRow):
             faults.append(item)
         else:
             rows.append(to_row(item))
@@ -57,7 +57,7 @@ def row_block(items: Iterable[StoredDocument | Fault]) -> RowBlock:
 
 
 def write_snapshot(
-    store: Store, rows: Iterable[StoredDocument | Fault | RowBlock], roles: Sequence[str] = ()
+    store: Store, rows: Iterable[StoredDocument | InvalidRow | RowBlock], roles: Sequence[str] = ()
 ) -> Snapshot:
     """Make these manifest rows the newest snapshot, unless the newest holds the same; return it.
 
@@ -109,12 +109,12 @@ class _Run:
 
 
 def _sort_into_runs(
-    rows: Iterable[StoredDocument | Fault | RowBlock], buckets: int, folder: str
-) -> tuple[list[_Run], list[Fault]]:
+    rows: Iterable[StoredDocument | InvalidRow | RowBlock], buckets: int, folder: str
+) -> tuple[list[_Run], list[InvalidRow]]:
     """Write rows to temporary files, each sorted by bucket."""
     runs: list[_Run] = []
     # Faults stay in memory: a manifest of mostly invalid rows is not worth more code.
-    faults: list[Fault] = []
+    faults: list[InvalidRow] = []
     pending: list[pa.Table] = []
     size = 0
     for item in rows:
@@ -145,12 +145,12 @@ def _write_run(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
 
 
 def _merge(
-    runs: Sequence[_Run], faults: Sequence[Fault], buckets: int, path: str
-) -> tuple[list[tuple[int, int]], list[Fault]]:
+    runs: Sequence[_Run], faults: Sequence[InvalidRow], buckets: int, path: str
+) -> tuple[list[tuple[int, int]], list[InvalidRow]]:
     """Write the runs as one file by bucket and id; return its row groups, and all faults with shared ids'."""
     readers = [pa.ipc.open_file(pa.OSFile(run.path)) for run in runs]
     # A fault with an id takes part in the search for duplicates; one without cannot.
-    faults_of: dict[int, list[Fault]] = {}
+    faults_of: dict[int, list[InvalidRow]] = {}
     for fault in faults:
         if fault.doc_id:
             faults_of.setdefault(bucket_of(fault.doc_id, buckets), []).append(fault)
@@ -177,7 +177,7 @@ def _merge(
     return row_groups, all_faults
 
 
-def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Table, list[Fault]]:
+def _without_duplicates(table: pa.Table, faults: Sequence[InvalidRow]) -> tuple[pa.Table, list[InvalidRow]]:
     """Split a bucket into the rows whose id is used once, and its faults, old and new.
 
     An id is used by invalid rows too: which of the rows is meant cannot be known.
@@ -196,7 +196,7 @@ def _without_duplicates(table: pa.Table, faults: Sequence[Fault]) -> tuple[pa.Ta
         rows_of.setdefault(doc_id, []).append(row)
     unshared = [fault for fault in faults if uses[fault.doc_id] == 1]
     shared = [
-        duplicate_fault(row, doc_id, rows)
+        duplicate_row(row, doc_id, rows)
         for doc_id, rows in ((doc_id, sorted(rows)) for doc_id, rows in rows_of.items() if len(rows) > 1)
         for row in rows
     ]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from hilbert_ray.document import manifest as manifest
 from hilbert_ray.document.manifest import (
-    Fault,
+    InvalidRow,
     ManifestError,
     _blocks,
-    duplicate_fault,
+    duplicate_row,
     map_blocks,
     read_manifest,
 )
@@ -28,7 +28,7 @@ from tests import make
 GOOD: dict[str, Any] = {"doc_id": "d1", "audio": "a.wav"}
 
 
-def rows_of(path: Path) -> list[Document | Fault]:
+def rows_of(path: Path) -> list[Document | InvalidRow]:
     return [item for _, item in read_manifest(str(path))]
 
 
@@ -109,12 +109,12 @@ def test_a_bad_row_is_a_fault_with_its_row_and_the_next_one_is_read(tmp_path: Pa
     path = tmp_path / "m.jsonl"
     path.write_text('{"doc_id": "d1"}\n\nnot json\n[1]\n' + json.dumps(GOOD) + "\n")
     first, second, third, last = rows_of(path)
-    assert isinstance(first, Fault)
+    assert isinstance(first, InvalidRow)
     assert (first.row, first.doc_id, first.stage) == (1, "d1", "manifest")
     assert "neither audio nor text" in first.message
-    assert isinstance(second, Fault)
+    assert isinstance(second, InvalidRow)
     assert "row 2 is not valid JSON" in second.message
-    assert isinstance(third, Fault)
+    assert isinstance(third, InvalidRow)
     assert "row 3 is a JSON list; each line must be one JSON object" in third.message
     assert isinstance(last, Document)
 
@@ -151,8 +151,8 @@ def test_each_fault_of_a_row_is_named(changes: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.jsonl", None, "no manifest at "),
-        ("m.xlsx", b"", "ends in .xlsx; the kinds are .jsonl, .csv and .parquet"),
+        ("m.jsonl", None, "there is no manifest "),
+        ("m.xlsx", b"", "ends in .xlsx; the formats are .jsonl, .csv and .parquet"),
         ("m.parquet", b"no parquet", "cannot be read as Parquet"),
         ("m.jsonl", b"\xff\xfe\x00", "cannot be read as .jsonl"),
     ],
@@ -272,14 +272,14 @@ def test_what_lies_outside_the_roots_is_named_with_them(rooted: Path) -> None:
     with pytest.raises(DocumentError) as error:
         parse_document({"doc_id": "d1", "audio": "../data2/a.wav"}, str(rooted / "data"), ["data", "s3://b/"])
     assert str(error.value) == (
-        f"document 'd1': audio {rooted}/data/../data2/a.wav lies outside {rooted}/data/ and s3://b/ (links "
-        "and `..` are followed); move the file there, or allow its folder with --root too"
+        f"document 'd1': audio {rooted}/data/../data2/a.wav is outside {rooted}/data/ and s3://b/ (links "
+        "and `..` are followed); move the file there, or allow its folder with another --root"
     )
     with pytest.raises(DocumentError) as error:
         parse_document({"doc_id": "d1", "audio": "s3://b/%61.wav"}, "", ["s3://b"])
     assert str(error.value) == (
-        "document 'd1': audio 's3://b/%61.wav' holds %, which may lead out of the folders that --root "
-        "allows; rename the file, or give its plain path"
+        "document 'd1': audio 's3://b/%61.wav' contains %, which may lead out of the folders that --root "
+        "allows; rename the file, or write its plain path"
     )
 
 
@@ -288,11 +288,9 @@ def test_the_manifest_itself_may_lie_outside_the_roots_and_a_text_needs_none(roo
     path = make.manifest(rooted / "m.jsonl", [*records, {"doc_id": "words", "text": "hello"}])
     found = [item for _, item in read_manifest(path, ["data"])]
     assert [item.doc_id for item in found if isinstance(item, Document)] == ["in", "words"]
-    [fault] = [item for item in found if isinstance(item, Fault)]
+    [fault] = [item for item in found if isinstance(item, InvalidRow)]
     assert (fault.row, fault.doc_id, fault.error) == (2, "out", "DocumentError")
-    assert fault.message.startswith(
-        f"document 'out': audio {rooted}/data2/a.wav lies outside {rooted}/data/ "
-    )
+    assert fault.message.startswith(f"document 'out': audio {rooted}/data2/a.wav is outside {rooted}/data/ ")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -316,7 +314,7 @@ def test_processes_read_a_manifest_as_this_one_does(
     inside = list(map_blocks(lambda block: list(block.rows()), path.name, ["."]))
     assert [row for rows in inside for row in rows] == plain
     outside = list(map_blocks(lambda block: list(block.rows()), path.name, ["elsewhere"]))
-    assert sum(isinstance(item, Fault) for rows in outside for _, item in rows) == 100
+    assert sum(isinstance(item, InvalidRow) for rows in outside for _, item in rows) == 100
     found = list(map_blocks(lambda block: (os.getpid(), list(block.rows())), path.name))
     assert len(found) > 3
     assert [row for _, rows in found for row in rows] == plain
@@ -342,18 +340,18 @@ def test_half_a_character_is_a_fault_and_not_the_end_of_the_run(tmp_path: Path) 
     path = tmp_path / "m.jsonl"
     path.write_text('{"doc_id": "a", "text": "\\ud83d"}\n{"doc_id": "b", "text": "\\ud83d\\ude00"}\n')
     first, second = rows_of(path)
-    assert isinstance(first, Fault)
+    assert isinstance(first, InvalidRow)
     assert "row 1 is not valid JSON ('utf-8' codec can't encode character" in first.message
     assert isinstance(second, Document)
     assert second.text == "\N{GRINNING FACE}"
 
 
 def test_the_fault_of_a_shared_id_lists_all_its_rows() -> None:
-    fault = duplicate_fault(3, "d1", [1, 3])
+    fault = duplicate_row(3, "d1", [1, 3])
     assert (fault.row, fault.error) == (3, "DuplicateIdError")
-    assert fault.message == "doc_id 'd1' stands in rows 1, 3; ids must be unique: give each document its own"
-    many = duplicate_fault(3, "d1", list(range(1, 1001)))
-    assert "stands in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 990 more; ids must be unique" in many.message
+    assert fault.message == "doc_id 'd1' is in rows 1, 3; ids must be unique: give each document its own"
+    many = duplicate_row(3, "d1", list(range(1, 1001)))
+    assert "is in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 990 more; ids must be unique" in many.message
 
 
 VTT = "WEBVTT\n\n1\n00:01.000 --> 00:02.500\n<v Ann>hello <b>you</b>\n\n01:00:00.000 --> 01:00:01.000\nbye\n"
@@ -395,12 +393,16 @@ def test_transcripts_are_read_by_their_kind(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.txt", None, "document 'd1': no text_file at "),
+        ("t.txt", None, "document 'd1': there is no text_file "),
         ("t.doc", b"", "ends in .doc; use .txt, .json, .vtt or .srt"),
         ("t.txt", b"\xff\xfe", "is not UTF-8 text"),
         ("t.json", b"{", "is not valid JSON"),
-        ("t.vtt", b"WEBVTT\n", "holds no cues"),
-        ("t.srt", b"1\nsoon --> later\nhello\n", "has a cue time 'soon --> later' that cannot be read"),
+        ("t.vtt", b"WEBVTT\n", "has no cues; write null"),
+        (
+            "t.srt",
+            b"1\nsoon --> later\nhello\n",
+            "has an invalid cue time 'soon --> later'; write it as in 00:00:01.000",
+        ),
     ],
 )
 def test_a_transcript_that_cannot_be_read_says_why(
@@ -417,7 +419,7 @@ def test_a_row_nested_beyond_reason_is_a_fault_and_its_neighbour_is_read(tmp_pat
     path = tmp_path / "m.jsonl"
     path.write_text("[" * 100_000 + '\n{"doc_id": "a", "text": "words"}\n')
     (_, fault), (row, document) = read_manifest(str(path))
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, InvalidRow)
     assert "row 1 is not valid JSON" in fault.message
     assert isinstance(document, Document)
     assert (row, document.doc_id) == (2, "a")

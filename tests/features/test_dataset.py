@@ -143,7 +143,7 @@ def test_a_label_outside_its_task_is_refused_by_document_label_and_classes(tmp_p
     config = replace(CONFIG, tasks={"topic": TaskConfig(kind="binary", classes=("home", "garden"))})
     with pytest.raises(
         ConfigError,
-        match=r"document 'a', task `topic`: label 'work' is no class of it; the classes are home, garden",
+        match=r"document 'a', task `topic`: unknown class 'work', expected one of home, garden",
     ):
         opened(tmp_path, config=config)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray.storage import Files, StorageError
-from tests.faulty import InvalidRow as Spoilt
+from tests.faulty import Fault as Spoilt
 from tests.faulty import Request, faulty_object_store
 
 

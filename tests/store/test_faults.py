@@ -9,7 +9,7 @@ import pytest
 from hilbert_ray.storage import Files, StorageError
 from hilbert_ray.store import Store, compact_store, store_info, verify_store, write_snapshot
 from tests import make
-from tests.faulty import InvalidRow as Spoilt
+from tests.faulty import Fault as Spoilt
 from tests.faulty import Request, faulty_object_store
 from tests.store.stores import FINGERPRINT, filled
 
