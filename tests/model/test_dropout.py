@@ -56,6 +56,6 @@ def test_nothing_is_dropped_outside_training_or_with_a_share_of_0() -> None:
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 2.0])
-def test_a_share_that_is_none_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match="must be from 0 to below 1"):
+def test_a_probability_outside_0_to_1_is_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="the probability must be at least 0 and below 1"):
         Dropout(p)

@@ -247,7 +247,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(
         ({"temperature": {"state": float("nan")}}, "`temperature` of task 'state' is nan; it must be finite"),
         ({"temperature": {"state": 0.0}}, "`temperature` of task 'state' is 0.0"),
         ({"encoders": None}, "`encoders` None; it must map"),
-        ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be even"),
+        ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be .*multiple of 2"),
         ({"config": {"model": {"width": 7}}}, r"unknown setting `config\.model\.width`"),
         ({"config": None}, "is damaged: config is None"),
     ],
