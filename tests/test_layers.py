@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "hilbert_ray"
 ROWS: Sequence[Sequence[str]] = (
-    ("version", "lazy", "errors", "doctor"),
-    ("config", "storage"),
+    ("version", "lazy", "errors"),
+    ("config", "storage", "doctor"),
     ("document", "folds", "losses", "metrics"),
     ("segmentation",),
     ("audio", "encoders", "store"),
