@@ -4,13 +4,15 @@ BIN := .venv/bin
 PIP := --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
+# Ray starts a process for every worker; without bytecode each would compile the sources again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test soak lint bench report lock clean
 
 setup: .venv/ready
 
 # torch goes first and pinned: a bare `torch` would be the CUDA build of several gigabytes.
-# Bytecode is left to the first import: pip compiles every file of every package, on one core, for two minutes.
+# pip compiles every file on one core, for two minutes: compileall takes all cores and leaves out packages' tests.
 # open_clip, a peer in tests, would draw in torchvision, which has no build beside a CPU-only torch.
 # With a CPU-only torch, torchaudio's native libraries fail to load; `doctor --fix` removes them.
 .venv/ready: pyproject.toml constraints.txt
@@ -18,6 +20,7 @@ setup: .venv/ready
 	$(BIN)/python -m pip install $(PIP) torch
 	$(BIN)/python -m pip install $(PIP) -e '.[test,video]'
 	$(BIN)/python -m pip install $(PIP) --no-deps open_clip_torch
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true  # some packages carry files of other Pythons
 	$(BIN)/hilbert-ray doctor --fix
 	@touch $@
 
