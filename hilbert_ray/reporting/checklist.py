@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hilbert_ray.config import BASELINE, HILBERT, MODALITIES
 from hilbert_ray.run import RunResults, headline_of, variant_name
 
+# None: this run lacks what the answer needs, and the item is left to the authors.
 Answer = Callable[[RunResults], str | None]
 FEW_GROUPS = 40
 """Below this number of groups tests do not hold their level well, see `metrics.compare_predictions`."""
@@ -20,6 +21,7 @@ def _objective(run: RunResults) -> str:
 
 
 def _preparation(run: RunResults) -> str:
+    # The encoders that the run used: with one modality, the settings still name the other's.
     used = [m for m in MODALITIES if run.settings.get("encoders", {}).get(m)]
     return (
         f"Segments and frozen features of {' and '.join(used)}; see Methods. Earlier cleaning: to be stated."
@@ -45,6 +47,7 @@ def _size(run: RunResults) -> str | None:
         return None
     answer = f"{data.documents} documents of {data.groups} groups."
     comparison = run.comparison(run.main_task, BASELINE)
+    # A sample size is as good as the difference it could show, so that is named where a comparison ran.
     smallest = None if comparison is None else comparison.smallest_detectable_difference
     if smallest is not None:
         label = headline_of(run.tasks[run.main_task].kind)[1]
@@ -59,6 +62,7 @@ def _missing(run: RunResults) -> str | None:
     if data is None:
         return None
     parts = [f"{data.documents - count} documents lack {m}" for m, count in data.documents_with.items()]
+    # Quarantine is a technical failure; readers must be able to tell it from documents without the modality.
     parts += [f"{count} could not be embedded in {m}" for m, count in data.quarantined.items() if count]
     parts += [
         f"{data.documents - counts.labelled} have no label for {name}" for name, counts in data.labels.items()
@@ -70,6 +74,7 @@ def _missing(run: RunResults) -> str | None:
 
 
 def _split(run: RunResults) -> str | None:
+    # From the folds that were used and not from the settings: they may come from a file.
     folds = run.evaluation.folds
     if folds is None:
         return None
@@ -91,6 +96,7 @@ def _measures(run: RunResults) -> str:
 
 
 def _imbalance(run: RunResults) -> str:
+    # The setting exists for every task, but has no effect on regression.
     parts = [f"{n}: {t.imbalance.replace('_', ' ')}" for n, t in run.tasks.items() if t.kind != "regression"]
     if not parts:
         return "Not applicable: all tasks are regressions."
@@ -99,6 +105,7 @@ def _imbalance(run: RunResults) -> str:
 
 def _output(run: RunResults) -> str:
     adjusts = any(t.imbalance == "logit_adjustment" for t in run.tasks.values() if t.kind != "regression")
+    # Said only where it is true of a task: the other treatments of imbalance leave the logits as they are.
     prior = ", which logit adjustment has corrected for the prior" if adjusts else ""
     return (
         "Calibrated probabilities (numbers for regression) and a decision. Decisions take the largest logit"
@@ -130,6 +137,7 @@ def _development(run: RunResults) -> str | None:
 
 
 def _specification(run: RunResults) -> str:
+    # A missing model folder is not an error: `evaluate` scores networks and publishes none.
     if run.is_published:
         return "The folder model/ of this run has weights, settings and class names."
     return "Not published with this run (`hilbert-ray train` writes the folder model/)."
@@ -140,6 +148,7 @@ def _performance(run: RunResults) -> str | None:
     for task, settings in run.tasks.items():
         metric, label = headline_of(settings.kind)
         score = run.scores(task)[HILBERT][metric]
+        # No test set could be scored, for example because each holds one class only; other tasks still are.
         if score.within is None:
             continue
         low, high = score.within_low, score.within_high
@@ -150,6 +159,7 @@ def _performance(run: RunResults) -> str | None:
 
 def _limitations(run: RunResults) -> str:
     groups = 0 if run.evaluation.data is None else run.evaluation.data.groups
+    # Repeated from Scores: a checklist is often copied into a submission on its own.
     few = f"Only {groups} groups: p-values are exploratory. " if groups < FEW_GROUPS else ""
     return f"{few}Internal validation only, without data from another source. Further limits: to be stated."
 
@@ -167,6 +177,8 @@ def _comparator(run: RunResults) -> str:
     return f"Compared on the same folds: {'; '.join(names)}." if names else "Compared with nothing."
 
 
+# Some items share an answer, since the statement asks for the same fact twice. None: no run folder can know
+# it.
 ITEMS: tuple[tuple[str, str, Answer | None], ...] = (
     ("1", "Title: what is predicted, for whom", None),
     ("2", "Abstract", None),

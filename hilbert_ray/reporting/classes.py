@@ -64,9 +64,12 @@ def _task(run: RunResults, task: str) -> Html:
     kind = run.tasks[task].kind
     title = heading(3, f"{quoted(task)} ({kind})")
     predictions = run.predictions.get((task, HILBERT))
+    # A run may be passed on without predictions.parquet, which has document ids. Only curves need it: the
+    # tables come from metrics.json.
     absent = missing("The run has no predictions.parquet with this task, so there are no curves.")
     if kind == "regression":
         return join([title, absent if predictions is None else _numbers(run, task, predictions)])
+    # The order: how well classes are separated, what is decided, and whether acting on it pays off.
     parts = [title, _per_class(run, task)]
     if predictions is None:
         return join([*parts, absent])
@@ -122,6 +125,7 @@ def _deciding_cells(scores: Mapping[str, Score], name: str) -> list[Cell]:
 
 
 def _class_forest(run: RunResults, task: str) -> Html:
+    # Within folds: networks of different folds have different scales, which pooling would mix.
     by_class = run.scores(task)[HILBERT]["auc"].classes
     rows = [
         ForestRow(name=name, value=s.within, low=s.within_low, high=s.within_high, is_marked=True)
@@ -176,6 +180,7 @@ def _curve_figure(
 
 
 def _with_score(name: str, value: float | None) -> str:
+    # Cut before the score is appended, so that the score is always readable.
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
     return name if value is None else f"{name} {value:.2f}"
 
@@ -195,9 +200,12 @@ def _confusion(task: str, predictions: Predictions) -> Html:
         if repeats > 1
         else "of all documents"
     )
+    # Labels do not exclude each other, so no matrix of label against label exists: each has its own 2 x 2
+    # counts.
     if predictions.kind == "multilabel":
         return _label_confusion(task, predictions, scope)
     decisions, names = predictions.decisions, predictions.classes
+    # Only regression has no decisions, and no confusion either.
     assert decisions is not None
     counts = confusion_counts(predictions.targets, decisions, len(names))
     return confusion(f"Confusion of {task}: counts {scope}, with shares of the row", names, counts.tolist())
@@ -212,6 +220,8 @@ def _label_confusion(task: str, predictions: Predictions, scope: str) -> Html:
         known = np.isfinite(predictions.targets[:, k])
         truth = np.where(known, predictions.targets[:, k], -1).astype(np.int64)
         (true_no, false_yes), (false_no, true_yes) = confusion_counts(truth, decisions[:, k], 2).tolist()
+        # A label that is set in no document has no sensitivity, and one set in all has no specificity: a
+        # dash, not 0.
         percents = [
             number(100 * right / count if count else None, 1)
             for right, count in ((true_yes, true_yes + false_no), (true_no, true_no + false_yes))
@@ -227,6 +237,7 @@ def _label_confusion(task: str, predictions: Predictions, scope: str) -> Html:
 def _calibration_facts(run: RunResults, task: str) -> Html:
     scores = run.scores(task)[HILBERT]
     pairs: list[tuple[str, Cell]] = [
+        # Not every kind of task has all three; those it lacks show a dash.
         (label, pooled(scores.get(metric)))
         for metric, label in (
             ("ece", "Expected calibration error (0 is best)"),
@@ -243,6 +254,7 @@ def _reliability(task: str, predictions: Predictions) -> Html:
     by_class: dict[str, ReliabilityBins] = {
         problem.name: reliability(problem.score.astype(np.float64), problem.positive)
         for problem in problems(predictions)
+        # A class without a labelled row has no bins.
         if len(problem.rows)
     }
     drawn = dict(list(by_class.items())[:MOST_CURVES])
@@ -264,6 +276,8 @@ def _reliability(task: str, predictions: Predictions) -> Html:
 
 def _decision_curves(run: RunResults, task: str, predictions: Predictions) -> Html:
     model = decision_curves(predictions)
+    # Net benefit means little alone: the model must beat acting on everyone, acting on no one, and the
+    # baseline.
     of_baseline = run.predictions.get((task, BASELINE))
     baseline = decision_curves(of_baseline) if of_baseline is not None else {}
     drawn = dict(list(model.items())[:MOST_CURVES])
@@ -288,6 +302,7 @@ def _numbers(run: RunResults, task: str, predictions: Predictions) -> Html:
     known = predictions[predictions.labelled]
     documents, index = np.unique(known.document, return_inverse=True)
     repeats = np.bincount(index)
+    # Weighted counts are sums over repeats. The truth is the same in all of them, so that its mean is itself.
     true, predicted = (np.bincount(index, v) / repeats for v in (known.targets, known.probabilities))
     alternative = f"Predicted against true {task}, one point per document"
     picture = plots.scatter(alternative, true, predicted, task)

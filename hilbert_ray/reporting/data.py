@@ -47,12 +47,14 @@ def _counts(run: RunResults) -> list[tuple[str, Cell]]:
         if data is not None and modality in data.documents_with:
             counts.append((f"Documents with {modality}", data.documents_with[modality]))
             counts.append((f"{modality.capitalize()} segments", data.segments[modality]))
+    # metrics.json counts each modality on its own; how many have both is only known by document.
     both = _documents_with_both(run)
     if both is not None:
         counts.append(("Documents with both", both))
     hours = _hours(run)
     if hours:
         counts.append(("Hours of audio", number(hours, 1)))
+    # Two reports with the same fingerprint are about the same documents, labels and encoders.
     counts.append(("Data fingerprint", code(run.settings.get("data", "unknown"))))
     return counts
 
@@ -73,13 +75,16 @@ def _documents_with_both(run: RunResults) -> int | None:
     columns = run.attention
     if columns is None or not all(f"{m}_weight" in columns for m in MODALITIES):
         return None
+    # A document without a modality has an empty list of weights.
     pairs = zip(*(columns[f"{m}_weight"] for m in MODALITIES), strict=True)
     return sum(1 for audio, words in pairs if audio and words)
 
 
 def _hours(run: RunResults) -> float | None:
     """Return hours of audio up to the last segments' ends; None where times are positions in [0, 1]."""
+    # A run folder has no durations; the last segment's end is the nearest thing to one.
     ends = [max(end) for end in (run.attention or {}).get("audio_end", []) if end]
+    # Times are seconds, or positions that end at 1; no recording is as short as one second.
     return sum(ends) / 3600 if ends and max(ends) > 1.0 else None
 
 
@@ -95,9 +100,13 @@ def _balance(run: RunResults, task: str) -> Html:
     if not labels.classes:
         return join([title, paragraph(counts)])
     rows: list[list[Cell]] = []
+    # Relative to the largest class, not to all documents: with many classes every bar would be a stub. 1
+    # avoids 0 / 0.
     largest = max([*labels.classes.values(), 1])
     for name, count in labels.classes.items():
+        # A custom property, not a width: the style sheet decides how a share looks on a screen and in print.
         bar = Html(f'<div class="bar"><span style="--share:{count / largest:.3f}"></span></div>')
+        # Of the labelled: in a multilabel task these sum to more or less than 100.
         percent = number(100 * count / labels.labelled if labels.labelled else None, 1)
         rows.append([name, count, percent, bar])
     noun = "Label" if kind == "multilabel" else "Class"
@@ -117,10 +126,14 @@ def _folds(folds: FoldCounts | None) -> list[Html]:
             f"each has {_range(sizes)} documents.",
         )
     ]
+    # Warnings about the folds qualify every score below, so they are not left in the log alone.
     parts += [note(warning, kind="bad") for warning in folds.warnings]
+    # Said explicitly: silence could also mean that nothing was checked.
     if not folds.warnings:
         parts.append(paragraph("No warnings while drawing the folds."))
+    # Files count folds from 0, readers from 1.
     head = ["Repeat", *(f"Fold {k + 1}" for k in range(folds.folds))]
+    # The rarest class limits the scores: a test set without it has no AUC of it.
     if folds.rarest_class is not None and folds.positives:
         positives, name = np.array(folds.positives), quoted(folds.rarest_class)
         caption = f"Documents of the rarest class, {name}, in each test set"

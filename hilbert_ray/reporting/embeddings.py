@@ -24,6 +24,8 @@ from hilbert_ray.reporting.plot_data import principal_plane
 from hilbert_ray.reporting.plots import EmbeddingMap, ForestRow
 from hilbert_ray.run import RunResults, Score
 
+# Headline first. A joint embedding contains the query itself, so a high score there only says that training
+# ran.
 DIRECTIONS = {
     "audio_to_text": "Audio to text (headline)",
     "text_to_audio": "Text to audio",
@@ -89,6 +91,7 @@ def _retrieval_table(scores: Mapping[str, Score]) -> Html:
         if not any(by_measure):
             continue
         cells = [number(None) if s is None else estimate(s.pooled, s.low, s.high) for s in by_measure]
+        # All measures of a direction search the same gallery, so the first defined one speaks for them.
         gallery = next((s.gallery for s in by_measure if s), None)
         rows.append([name, *cells, number(gallery, 1)])
     # Chance depends on the gallery alone, which is the same in all directions.
@@ -105,6 +108,7 @@ def _retrieval_figure(scores: Mapping[str, Score]) -> Html:
     for direction in DIRECTIONS:
         for measure, label in MEASURES.items():
             score = scores.get(f"{direction}_{measure}")
+            # Joint directions are near 1 by construction and would distract from the result.
             if score is not None and not direction.endswith("joint"):
                 name = f"{direction.replace('_', ' ')}, {label}"
                 rows.append(ForestRow(name=name, value=score.pooled, low=score.low, high=score.high))
@@ -127,8 +131,11 @@ def _map(run: RunResults) -> list[Html]:
         return [missing("The run has no embeddings.parquet, so there is no map.")]
     doc_ids, fold = np.array(columns["doc_id"], dtype=object), np.array(columns["fold"])
     joint = np.array(columns["joint"], np.float64)
+    # Documents without a label stay on the map (-1, hollow): leaving them out would change the shape of the
+    # cloud.
     names, colouring, class_of = _classes(run, run.main_task)
     classes = np.array([class_of.get(doc_id, -1) for doc_id in doc_ids])
+    # Two points always lie on a line: a plane only says something with a third.
     folds = [int(k) for k in np.unique(fold) if (fold == k).sum() >= LEAST_POINTS]
     if not folds:
         return [missing("No test set of the first repeat has three documents, which a map needs.")]
@@ -137,6 +144,7 @@ def _map(run: RunResults) -> list[Html]:
         at = np.flatnonzero(fold == k)
         # One plane per fold: embeddings of different networks have no common axes.
         points, share = principal_plane(joint[at])
+        # The share of variance says how much of the geometry the plane hides.
         title = f"Fold {k + 1}: {share:.0%} of variance"
         maps.append(EmbeddingMap(title=title, points=points, classes=classes[at]))
         for i, (x, y) in zip(at, points, strict=True):
@@ -175,10 +183,11 @@ def _map_classes(predictions: Predictions, task: str) -> tuple[np.ndarray, list[
     y = predictions.targets
     if predictions.kind == "regression":
         known = np.isfinite(y)
+        # Quarters, not equal widths: a few extreme values would put all others into one colour.
         edges = np.quantile(y[known], [0.25, 0.5, 0.75])
         return np.where(known, np.digitize(y, edges), -1), list(QUARTERS), f"quarter of {task}"
     if predictions.kind == "multilabel":
-        # One label can be shown; the most balanced one has most to see.
+        # Only one label fits the map; the most balanced one shows most.
         k = int(np.abs(np.nanmean(y, 0) - 0.5).argmin())
         target = np.where(np.isfinite(y[:, k]), y[:, k], -1).astype(np.int64)
         return target, ["no", "yes"], f"{task}: {predictions.classes[k]}"

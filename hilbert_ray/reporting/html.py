@@ -17,6 +17,7 @@ MINUS, DASH = "\u2212", "\u2013"
 """A real minus is as wide as a plus, so that signed numbers line up; the dash is for values not defined."""
 
 
+# A type and not a flag: what is escaped carries that with it, so that nothing is escaped twice or never.
 class Html(str):
     """Markup: a string that is already escaped."""
 
@@ -27,11 +28,14 @@ Cell = str | int | float | None
 
 def text(value: str) -> Html:
     """Return a string as markup: escaped, unless it is markup already."""
+    # The only place where content is escaped, so that there is one place to check; attributes escape their
+    # own value.
     return value if isinstance(value, Html) else Html(html.escape(value))
 
 
 def join(parts: Sequence[str], between: str = "\n") -> Html:
     """Return pieces one after another, each escaped unless it is markup."""
+    # `str.join` returns a plain string, which the next `text` would escape again.
     return Html(text(between).join(text(part) for part in parts))
 
 
@@ -42,12 +46,15 @@ def quoted(name: str) -> str:
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> Html:
     """Return a number as readers see it, with its full value in an attribute; a dash for None."""
+    # metrics.json has null for what is not defined, figures computed here have NaN; both are a dash.
     if value is None or not math.isfinite(value):
         return Html(f'<span class="none" title="not defined">{DASH}</span>')
     # Counts get separators and no digits.
     if isinstance(value, int):
         return Html(f'<data value="{value}">{value:,}</data>')
     rounded = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    # `repr` restores a float exactly, so that tables can be copied without loss. Callers pass Python's
+    # floats: NumPy's repr is not a plain number.
     return Html(f'<data value="{value!r}">{rounded.replace("-", MINUS)}</data>')
 
 
@@ -86,6 +93,7 @@ def paragraph(*sentences: str) -> Html:
 
 def missing(sentence: str) -> Html:
     """Return the sentence shown where a run lacks the input of a part; `x` becomes code."""
+    # Escaped first: the tags that are added must stay tags.
     with_code = re.sub(r"`([^`]*)`", r"<code>\1</code>", text(sentence))
     return Html(f'<p class="missing">{with_code}</p>')
 
@@ -117,6 +125,7 @@ def table(
         f'<th scope="col" class="{side}">{text(name)}</th>' for side, name in zip(sides, head, strict=True)
     )
     body = []
+    # For the whole table: one long name makes the column wide anyway.
     short = "" if any(len(str(row[0])) > SHORT for row in rows) else ' class="short"'
     for i, (name, *values) in enumerate(rows):
         cells = "".join(f'<td class="{_align(value)}">{cell(value)}</td>' for value in values)
@@ -126,6 +135,7 @@ def table(
 
 
 def _align(value: Cell) -> str:
+    # A number with its interval is markup too, recognised by its <data> element.
     if not isinstance(value, str) or (isinstance(value, Html) and "<data" in value):
         return "number"
     return "words long" if len(value) > LONG and not isinstance(value, Html) else "words"
@@ -175,6 +185,8 @@ def details(summary: str, *parts: str) -> Html:
 def figure(picture: str, caption: str, numbers: str, summary: str = "Numbers of this figure") -> Html:
     """Return a picture with its caption and, closed, the table of its numbers."""
     return Html(
+        # Closed, since open tables would bury the pictures; always there, since not everyone can see a
+        # picture.
         f'<figure><div class="picture">{text(picture)}</div><figcaption>{text(caption)}</figcaption>'
         f"{details(summary, numbers)}</figure>"
     )
@@ -222,9 +234,13 @@ def page(title: str, top: str, sections: Sequence[tuple[str, str, Html]], foot: 
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # Without it, scroll bars stay light on a dark page.
         '<meta name="color-scheme" content="light dark">\n'
+        # An empty icon: browsers would request one otherwise, and the page needs no network.
         '<link rel="icon" href="data:,">\n'
+        # Inlined for the same reason: the report is one file that can be mailed or archived.
         f"<title>{text(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
+        # Lets keyboard users pass over the table of contents (WCAG 2.4.1).
         '<a class="skip" href="#main">Skip to the results</a>\n<div class="layout">\n'
         f'<nav class="contents" aria-label="Contents"><ol>{links}</ol></nav>\n'
         f'<main id="main">\n{text(top)}\n{join([body for _, _, body in sections])}\n</main>\n</div>\n'

@@ -53,10 +53,13 @@ def _features(run: RunResults, config: Config) -> Html:
     parts: list[str] = []
     used = run.settings.get("encoders", {})
     for modality in MODALITIES:
+        # From the store: the settings know neither width nor fingerprint.
         described = used.get(modality)
         if not described:
             parts.append(f"No {modality} was used.")
             continue
+        # An encoder from a local folder may have no name; with the fingerprint any of the three identifies
+        # it.
         name = described.get("name") or described.get("spec") or config.encoder(modality).spec
         parts.append(
             Html(
@@ -125,7 +128,9 @@ def _model(config: Config) -> Html:
 
 def _objective(config: Config) -> Html:
     loss = config.loss
+    # Those of weight 0 too: a reader must see what was switched off.
     weights = ", ".join(f"{name.replace('_', ' ')} {getattr(loss, name):g}" for name in LossConfig.WEIGHTS)
+    # The published objective has no direct term, so that a run with one must say that it departs from it.
     contrast = (
         "audio with text directly (not as published)"
         if loss.direct
@@ -157,6 +162,7 @@ def _training(run: RunResults, config: Config) -> Html:
         if inner
         else "Probabilities were not recalibrated (no inner folds)"
     )
+    # Each fold has temperatures of its own; only the published model has one to name.
     fitted = (run.training or {}).get("temperature") or {}
     published = ", ".join(f"{name} {value:.3f}" for name, value in fitted.items())
     return paragraph(
@@ -171,10 +177,13 @@ def _training(run: RunResults, config: Config) -> Html:
 
 def _evaluation(run: RunResults, config: Config) -> Html:
     folds = run.evaluation.folds
+    # Folds that were used come first: those of a file may differ from the settings.
     repeats, count = (folds.repeats, folds.folds) if folds else (config.folds.repeats, config.folds.folds)
+    # With few groups, repeats draw some test sets twice, which adds no evidence.
     distinct = folds.distinct_test_sets if folds and folds.distinct_test_sets else "an unknown number of"
     repeated = f", repeated {repeats} times" if repeats > 1 else ""
     return paragraph(
+        # 1000 is `cross_validation.SEED_STEP`; evaluation lies above this room, so it cannot be imported.
         f"Evaluation: stratified group {count}-fold cross-validation{repeated} (seed {config.fit.seed}; the "
         f"networks' seeds increase by 1000 with each repeat), {distinct} distinct test sets.",
         "The headline counts concordant pairs within test sets only. Intervals are t intervals of a "
@@ -199,6 +208,7 @@ def checklist(run: RunResults) -> Html:
     """Return the checklist, each item answered from the run or left to the authors."""
     rows: list[list[Cell]] = []
     for item, topic, answer in ITEMS:
+        # Empty also where this run lacks the input: never guess an answer.
         answered = answer(run) if answer else None
         rows.append([item, topic, answered or Html(f'<em class="none">{TO_STATE}</em>')])
     return table("TRIPOD+AI items", ["Item", "Topic", "In this run"], rows)

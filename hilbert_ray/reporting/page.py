@@ -32,6 +32,8 @@ def report(run: str | Path) -> str:
     Raises:
         RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
     """
+    # Checkpoints, fold results and journals are most of a run's bytes, and no report reads them: not
+    # downloaded.
     with open_workspace(str(run), RESUME_ONLY) as opened:
         path = opened.path / RunFile.REPORT
         # Without a fixed line end, the same run would give other bytes on Windows.
@@ -41,6 +43,7 @@ def report(run: str | Path) -> str:
 
 def _page(run: RunResults) -> str:
     search = search_section(run)
+    # In the order of a reader's questions: on what data, how good, for which class, why, and how it was made.
     sections = [
         ("data", "Data", data_section(run)),
         ("scores", "Scores", scores_section(run)),
@@ -48,6 +51,7 @@ def _page(run: RunResults) -> str:
         ("embeddings", "Embeddings", embeddings_section(run)),
         ("training", "Training", training_section(run)),
         ("timelines", "Timelines", timelines_section(run)),
+        # A run without a search has no entry in the table of contents either.
         *([("search", "Search", search)] if search else []),
         ("methods", "Methods", methods_section(run)),
         ("settings", "Settings", settings_section(run)),
@@ -56,4 +60,5 @@ def _page(run: RunResults) -> str:
         f"Made with hilbert-ray {__version__}. Scores are cross-validated. Do not base a decision about a "
         "person on predictions alone."
     )
+    # On the whole page: a single drawing cannot know which ids the others use.
     return with_unique_ids(page(f"HILBERT report: {run.name}", summary(run), sections, foot))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from hilbert_ray.metrics import Predictions, Problem, problems, reliability
 
+# Steps of 0.01 are 4 units of a drawing's 400: finer ones would not be seen.
 GRID = np.linspace(0, 1, 101)
 """Where curves are evaluated, so that those of several repeats can be averaged."""
 
@@ -28,6 +29,7 @@ def _by_repeat(predictions: Predictions, problem: Problem) -> list[tuple[np.ndar
     """Return score and truth in each repeat that has both a positive and a negative."""
     repeat = predictions.repeat[problem.rows]
     by_repeat = [(problem.score[repeat == r], problem.positive[repeat == r]) for r in np.unique(repeat)]
+    # With one class only a rate divides by 0: the mean is over the other repeats.
     return [(score, positive) for score, positive in by_repeat if 0 < positive.sum() < len(positive)]
 
 
@@ -48,6 +50,8 @@ def roc_curves(predictions: Predictions) -> list[ClassCurve]:
             true, false = _counts(score, positive)
             # From (0, 0): nothing is positive above the highest score.
             rates = [np.append(0, count) / count[-1] for count in (false, true)]
+            # Where a curve rises vertically, x repeats; np.interp takes the last of equal x, which is the top
+            # of the step.
             by_repeat.append(np.interp(GRID, *rates))
         if by_repeat:
             curves.append(ClassCurve(name=problem.name, values=np.mean(by_repeat, 0)))
@@ -79,6 +83,7 @@ def confusion_counts(
     """Return how often each (true, decided) pair occurs, over all repeats; unlabelled rows are left out."""
     counts = np.zeros((classes, classes), np.int64)
     known = targets >= 0
+    # `counts[i, j] += 1` would count a pair once, however often it occurs.
     np.add.at(counts, (targets[known].astype(np.int64), decisions[known].astype(np.int64)), 1)
     return counts
 
@@ -86,6 +91,7 @@ def confusion_counts(
 def pooled_reliability(predictions: Predictions) -> Mapping[str, list[float]]:
     """Return the reliability of all one-vs-rest probabilities together."""
     all_problems = problems(predictions)
+    # A document counts once for each class here: the bins hold probabilities, not documents.
     score = np.concatenate([problem.score for problem in all_problems]).astype(np.float64)
     return reliability(score, np.concatenate([problem.positive for problem in all_problems]))
 
@@ -110,14 +116,18 @@ def judge(predictions: Predictions, repeat: int = 0) -> JudgedDocuments:
     rows = np.flatnonzero(predictions.labelled & (predictions.repeat == repeat))
     labelled = predictions[rows]
     p, y, d = labelled.probabilities.astype(np.float64), labelled.targets, labelled.decisions
+    # Numbers have no decision; the median error makes half of them right, so that a right and a wrong one can
+    # be shown.
     if d is None:
         closeness = -np.abs(p - y)
         is_right = closeness >= np.median(closeness) if len(closeness) else closeness
         return JudgedDocuments(rows=rows, is_right=is_right, of_truth=closeness, of_decision=closeness)
     if predictions.kind == "multilabel":
         known = np.isfinite(y)
+        # p where the label is set, 1 - p where it is not: once for the truth, once for the decision.
         by_label = [np.where(side > 0.5, p, 1 - p) for side in (np.nan_to_num(y), d)]
         of_truth, of_decision = (np.nanmean(np.where(known, x, np.nan), 1) for x in by_label)
+        # A label that nobody assigned cannot make the set wrong.
         is_right = ((d == y) | ~known).all(1)
         return JudgedDocuments(rows=rows, is_right=is_right, of_truth=of_truth, of_decision=of_decision)
     at = np.arange(len(rows))
@@ -141,6 +151,8 @@ def choose_documents(judged: JudgedDocuments) -> list[tuple[str, int]]:
         confidence = judged.of_decision[wrong]
         chosen.append(("wrong", int(wrong[confidence.argmin() if is_number else confidence.argmax()])))
     taken = {at for _, at in chosen}
+    # Stable: with equal scores the choice must not depend on the sort, or the same run could give another
+    # page.
     others = [int(at) for at in np.argsort(judged.of_truth, kind="stable") if int(at) not in taken]
     if others:
         chosen.append(("middle", others[len(others) // 2]))
@@ -170,6 +182,8 @@ def by_epoch(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarra
     values: dict[int, list[float]] = {}
     for record in records:
         value = record.get(name)
+        # null where an epoch does not define a value, such as information without two complete documents in a
+        # batch.
         if value is not None and np.isfinite(value):
             values.setdefault(int(record["epoch"]), []).append(float(value))
     epochs = sorted(values)

@@ -64,11 +64,13 @@ def forest(
         if reference is not None:
             axis.axvline(reference, color=MUTED, linewidth=1, linestyle="--")
         for y, row in enumerate(rows):
+            # Marked by width and size below too: colour alone does not reach every reader.
             shade = ACCENT if row.is_marked else INK
             if row.low is not None and row.high is not None:
                 axis.plot([row.low, row.high], [y, y], color=shade, linewidth=2 if row.is_marked else 1.4)
             if row.value is not None:
                 axis.plot([row.value], [y], marker="o", markersize=6.5 if row.is_marked else 5, color=shade)
+        # 25 characters leave more than half of the width to the values.
         axis.set_yticks(range(len(rows)), [shorten(row.name, 25) for row in rows])
         _as_rows(axis, len(rows))
         axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -79,6 +81,7 @@ def forest(
 
 def _as_rows(axis: Axes, count: int) -> None:
     """Leave of the y axis only the names of its rows, the first on top."""
+    # Upside down: matplotlib counts upwards, a table is read from the top.
     axis.set_ylim(count - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
@@ -113,10 +116,12 @@ def curves(
         _unit_square(axis, x_name, y_name)
         legend([axis])
 
+    # A fixed part for the square, and one line of the legend for every two curves.
     return draw(383 + 18 * ((len(drawn) + 1) // 2), label, paint)
 
 
 def _unit_square(axis: Axes, x_name: str, y_name: str) -> None:
+    # Slightly more than the square, so that a line along its edge is not cut in half.
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x_name, ylabel=y_name)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -133,6 +138,7 @@ def reliability(label: str, pooled: ReliabilityBins, by_class: Mapping[str, Reli
     def paint(axes: Sequence[Axes]) -> None:
         axis, counts_axis = axes
         axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+        # A single class is the pooled line again.
         if len(by_class) > 1:
             for k, (name, bins) in enumerate(by_class.items()):
                 axis.plot(
@@ -144,14 +150,17 @@ def reliability(label: str, pooled: ReliabilityBins, by_class: Mapping[str, Reli
                     alpha=0.75,
                     label=shorten(name),
                 )
+        # Bins without rows have no mean and are left out, so that lines may span a gap.
         axis.plot(pooled["predicted"], pooled["observed"], color=INK, label="all together")
         # A bin's point grows with its rows: those with few say little.
         sizes = 12 + 80 * np.array(pooled["count"]) / max(pooled["count"])
         axis.scatter(pooled["predicted"], pooled["observed"], s=sizes, color=INK, linewidths=0, zorder=3)
         _unit_square(axis, "", "observed share")
+        # The counts below must line up with the bins, which a square would not allow.
         axis.set_aspect("auto")
         axis.tick_params(labelbottom=False)
         legend([axis])
+        # Narrower than a bin (0.1) and centred on its mean, so that each bar is below its point.
         counts_axis.bar(pooled["predicted"], pooled["count"], width=0.07, color=MUTED, alpha=0.6, linewidth=0)
         counts_axis.set(xlim=(-0.02, 1.02), xlabel="predicted probability", ylabel="rows")
         counts_axis.yaxis.set_major_locator(MaxNLocator(2))
@@ -167,6 +176,7 @@ def decision_curves(
 ) -> Html:
     """Draw net benefit against the threshold, one panel per class: model, baseline, everyone and no one."""
     names = list(model)
+    # Three columns would be too small to read on a phone, and one panel uses all the room.
     columns = 2 if len(names) > 1 else 1
     rows = -(-len(names) // columns)
 
@@ -181,6 +191,8 @@ def decision_curves(
                 lines.append((baseline[name]["model"], SERIES[1], "-", "mean + std baseline"))
             lines.append((curve["model"], ACCENT, "-", "HILBERT"))
             for values, shade, dash, name_of_line in lines:
+                # Cut below what is visible (-0.2), so that a line leaves the panel and does not seem to end
+                # in it.
                 x, y = _above(curve["thresholds"], values, -0.3 * top)
                 axis.plot(x, y, color=shade, linestyle=dash, linewidth=1.6, label=name_of_line)
             axis.set(
@@ -188,10 +200,12 @@ def decision_curves(
             )
             axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axis.yaxis.set_major_locator(MaxNLocator(4))
+        # An odd number of panels leaves a place empty.
         for axis in axes[len(names) :]:
             axis.set_visible(False)
         for axis in axes[: len(names)]:
             axis.set_xlabel("threshold")
+        # All panels have the same lines. HILBERT is drawn last, to lie on top, but read first.
         legend(axes[:1], 3, is_reversed=True)
         axes[0].figure.supylabel("net benefit", fontsize=12)
 
@@ -209,6 +223,7 @@ def scatter(label: str, true: np.ndarray, predicted: np.ndarray, name: str) -> H
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
+        # Over both ranges: predictions shrink towards the mean, so that their own range is too short.
         ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
         axis.plot(ends, ends, color=MUTED, linewidth=1, linestyle="--")
         axis.plot(true, predicted, color=ACCENT, linestyle="", marker="o", markersize=5, alpha=0.65)
@@ -223,6 +238,7 @@ def retrieval(label: str, rows: Sequence[ForestRow], chance: Sequence[float | No
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
         for y, (row, level) in enumerate(zip(rows, chance, strict=True)):
+            # One mark per row instead of a common line: chance differs by measure and gallery.
             if level is not None:
                 axis.plot(
                     [level], [y], marker="|", markersize=13, markeredgewidth=2, color=MUTED, linestyle=""
@@ -231,6 +247,7 @@ def retrieval(label: str, rows: Sequence[ForestRow], chance: Sequence[float | No
                 axis.plot([row.low, row.high], [y, y], color=ACCENT, linewidth=1.8)
             if row.value is not None:
                 axis.plot([row.value], [y], marker="o", markersize=5.5, color=ACCENT)
+        # These names are ours and fit; names that users choose are shortened.
         axis.set_yticks(range(len(rows)), [row.name for row in rows])
         axis.set(xlim=(-0.02, 1.02), xlabel="share of queries (MRR: mean of 1 / rank)")
         _as_rows(axis, len(rows))
@@ -277,6 +294,7 @@ def maps(label: str, panels: Sequence[EmbeddingMap], names: Sequence[str]) -> Ht
                 axis.spines[side].set_color(RULE)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
+        # From all panels: unlabelled documents may occur in some only.
         legend(axes[: len(panels)])
 
     height = 20 + 9 * (len(names) + 2) + (205 if columns == 2 else 380) * rows
@@ -298,6 +316,7 @@ def lines(
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
+        # By name and not by index: several faint curves belong to one mean.
         shades = {name: colour(k) for k, (name, _, _) in enumerate(curves)}
         # Single networks first, so that the mean lies on top.
         for name, x, y in faint:
@@ -316,6 +335,7 @@ def panels(label: str, curves: Sequence[EpochCurve], x_name: str) -> Html:
     rows = -(-len(curves) // 2)
 
     def paint(axes: Sequence[Axes]) -> None:
+        # No shared scale: terms differ by orders of magnitude, and the small ones would be flat.
         for axis, (name, x, y) in zip(axes, curves, strict=False):
             axis.plot(x, y, color=ACCENT)
             axis.set_title(shorten(name, 30))
@@ -376,6 +396,7 @@ def parallel_coordinates(label: str, settings: Sequence[SettingAxis], marks: Tri
                 axis.plot(values, rows, linestyle=dash, label=name if k == 0 else None, **line_style)
         _name_rows(axis, settings)
         axis.set(xlim=(-0.03, 1.03), ylim=(len(settings) - 0.6, -0.6))
+        # Rows are the axes here, each with ticks of its own, written as text.
         axis.axis("off")
         legend([axis])
 
@@ -383,13 +404,14 @@ def parallel_coordinates(label: str, settings: Sequence[SettingAxis], marks: Tri
 
 
 def _name_rows(axis: Axes, settings: Sequence[SettingAxis]) -> None:
-    """Write each setting's name and ticks into its row, on a ground that keeps lines from crossing them."""
+    """Write each setting's name and ticks into its row, on a background that keeps lines from crossing them."""
     ground = {"facecolor": PANEL, "edgecolor": "none", "pad": 0.6}
     on_top: dict[str, Any] = {"va": "center", "zorder": 5, "bbox": ground}
     for row, setting in enumerate(settings):
         axis.axhline(row, color=RULE, linewidth=1, zorder=0)
         axis.text(0, row - 0.34, shorten(setting.name, 40), fontsize=12, ha="left", **on_top)
         for k, (place, name) in enumerate(setting.ticks):
+            # Outer ticks grow inwards: long values would leave the picture otherwise.
             side = "left" if k == 0 else "right" if k == len(setting.ticks) - 1 else "center"
             axis.text(place, row + 0.22, shorten(name, 14), fontsize=11, ha=side, color=MUTED, **on_top)
 
@@ -406,6 +428,7 @@ def slices(label: str, settings: Sequence[SettingAxis], score: np.ndarray, marks
                 axis.plot(setting.places[is_drawn], score[is_drawn], linestyle="", label=name, **marker)
             axis.set_title(shorten(setting.name, 22 if columns == 2 else 44))
             axis.set_xticks([place for place, _ in setting.ticks], [shorten(t, 9) for _, t in setting.ticks])
+            # Room for whole markers: many trials lie at the ends of a range.
             axis.set_xlim(-0.06, 1.06)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             if k % columns == 0:
@@ -443,7 +466,9 @@ def timeline(label: str, lanes: Sequence[AttentionLane]) -> Html:
             x = np.stack([lane.start, lane.start, lane.end, lane.end], 1).ravel()
             y = lane.weight[:, None] * np.array([0, 1, 1, 0])
             axis.fill(x, y.ravel(), color=colour(k), alpha=0.75, linewidth=0)
+            # Above this line a segment has more than an equal share.
             axis.axhline(1, color=INK, linewidth=0.8, linestyle="--")
+            # A transcript without times cannot share the clock of the audio: its lane goes from 0 to 1.
             axis.set(xlim=(0, longest if lane.is_timed else 1.0), ylabel=lane.modality)
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.grid(axis="x", visible=False)
@@ -457,12 +482,14 @@ def timeline(label: str, lanes: Sequence[AttentionLane]) -> Html:
 def _round_times(longest: float) -> list[float]:
     """Return at most six times from 0 to `longest` seconds, at steps that are round on a clock."""
     steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1200, 1800)
+    # Beyond 2.5 hours (5 x 1800 s), whole hours, as few as keep it at five steps.
     step = next((step for step in steps if longest / step <= 5), 3600 * -(-longest // (5 * 3600)))
     return [step * i for i in range(int(longest // step) + 1)]
 
 
 def clock(seconds: float) -> str:
     """Return a time as m:ss or h:mm:ss."""
+    # Before it is split: 59.7 s is 1:00 and not 0:60.
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,4 +1,4 @@
-"""Scores of every variant with intervals, and what HILBERT's difference to each of them is worth."""
+"""Scores of every variant with intervals, and tests of HILBERT's difference from each of them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -80,6 +80,7 @@ def pooled(score: Score | None) -> Html:
 
 def capitalised(label: str) -> str:
     """Return a label at the start of a sentence; abbreviations keep their capitals."""
+    # `str.capitalize` would make AUC into Auc.
     return label[0].upper() + label[1:]
 
 
@@ -90,7 +91,9 @@ def _shortcuts(run: RunResults) -> list[Html]:
         return []
     shared = shortcuts.shared_sentences
     rows: list[list[Cell]] = [
-        [name, *(within(by_task[task]) for task in run.tasks)] for name, by_task in shortcuts.scores.items()
+        # The same measure as the headline, since the question is whether that rests on a shortcut.
+        [name, *(within(by_task[task]) for task in run.tasks)]
+        for name, by_task in shortcuts.scores.items()
     ]
     return [
         heading(3, "Shortcuts"),
@@ -131,6 +134,7 @@ def _table(run: RunResults, task: str) -> Html:
             number(scores[metric].mean),
             pooled(scores[metric]),
             *(pooled(scores.get(name)) for name in others),
+            # Test sets where the headline is defined: a mean over few of them is weak.
             scores[metric].folds,
         ]
         for variant, scores in by_variant.items()
@@ -210,6 +214,7 @@ def _tests(run: RunResults, task: str) -> list[Html]:
             variant_name(name, kind),
             estimate(c.difference, c.low, c.high, signed=True),
             number(c.t, 2, signed=True),
+            # Unadjusted too: a reader who planned one comparison needs no adjustment.
             probability(c.p_corrected_t),
             probability(c.p_corrected_t_holm),
             probability(c.p_bootstrap),
@@ -239,6 +244,7 @@ def _null(run: RunResults, task: str) -> Html:
     null = run.evaluation.permutation.get(task)
     if null is None or null.value is None:
         return missing("The run has no permutation null for this task.")
+    # One-sided: a score below chance is not evidence of a signal.
     label = headline_of(run.tasks[task].kind)[1]
     return paragraph(
         Html(

@@ -37,6 +37,7 @@ def search_section(run: RunResults) -> Html | None:
     tuned = run.tuned
     if tuned is None:
         return None
+    # `best` has changes only; what it lacks keeps its default.
     best, defaults = tuned["best"], tuned["settings"]
     rows: list[list[Cell]] = [
         [name, _setting(defaults[name]), _setting(best.get(name, defaults[name]))] for name in tuned["space"]
@@ -58,6 +59,8 @@ def search_section(run: RunResults) -> Html | None:
 
 def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     """Return whether the search helped: on inner folds, which choose, and on outer folds, which judge."""
+    # Two verdicts that may differ: inner folds chose the winner among many trials, so its score there is
+    # optimistic; outer folds were never searched.
     if tuned["beaten"]:
         inner = (
             "Over all documents, the search found settings more than one standard error better than the "
@@ -109,6 +112,7 @@ def _importances(tuned: Mapping[str, Any]) -> list[Html]:
     cells: list[list[Cell]] = [
         [row.name, number(row.value), number(row.low), number(row.high)] for row in rows
     ]
+    # Shares sum to 1 even for noise, so an equal share is the level to compare with, not 0.
     equal = 1 / len(rows)
     caption = (
         f"Importance: share of the variance between {trials} trials of all searches that each setting "
@@ -122,15 +126,18 @@ def _importances(tuned: Mapping[str, Any]) -> list[Html]:
 
 def _trials(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     """Return the trials of the search over all documents."""
+    # Searches of the outer folds only serve to judge; this one gives the settings to use.
     trials = [trial for trial in run.trials if trial["search"] == "all"]
     if not trials:
         return [missing("The run has no trials.jsonl of the search, so its trials are not shown.")]
     # tune.json keeps the space, so that a later change of the defaults does not change this page.
     space = {name: from_dict(SpaceConfig, values) for name, values in tuned["space"].items()}
+    # The defaults are never stopped early, so that the largest number is that of a complete trial.
     all_folds = max(len(trial["folds"]) for trial in trials)
     # A mean over fewer inner folds cannot be ranked against one over all.
     ranked = sorted(trials, key=lambda trial: (-len(trial["folds"]), -trial["score"]))
     head, rows = _trial_rows(ranked, list(space), "brier" in tuned["objectives"])
+    # A trial that diverged has no fold; its placeholder score would stretch every axis.
     drawn = [trial for trial in ranked if trial["folds"]]
     diverged = f", {len(trials) - len(drawn)} diverged" if len(drawn) < len(trials) else ""
     early = sum(len(trial["folds"]) < all_folds for trial in drawn)
@@ -174,6 +181,7 @@ def _trial_rows(
 def _marks(trials: Sequence[Trial], all_folds: int) -> TrialMarks:
     """Return how trials, best first, are told apart."""
     is_finished = np.array([len(trial["folds"]) == all_folds for trial in trials])
+    # Trials come best first and complete ones before the others; at least one is marked in a short search.
     best = max(round(BEST * int(is_finished.sum())), 1)
     return TrialMarks(
         is_finished=is_finished,
@@ -188,11 +196,13 @@ def _axes(trials: Sequence[Trial], space: Mapping[str, SpaceConfig]) -> list[Set
     for name, searched in space.items():
         values = [trial["settings"][name] for trial in trials]
         if searched.choices:
+            # Only the defaults can be outside the choices.
             places = [searched.place(value) if value in searched.choices else 0.0 for value in values]
             ticks = [(searched.place(choice), str(choice)) for choice in searched.choices]
         else:
             places = [searched.place(value) for value in values]
             form = ".0f" if isinstance(values[0], int) else ".3g"
+            # The middle on the setting's own scale: on a logarithmic one, the geometric mean of the ends.
             ticks = [(place, f"{searched.between(place):{form}}") for place in (0.0, 0.5, 1.0)]
         axes.append(SettingAxis(name=name, places=np.clip(places, 0, 1), ticks=ticks))
     return axes
@@ -202,6 +212,7 @@ def _score_axis(score: np.ndarray) -> SettingAxis:
     """Return the scores as one more axis, from the lowest to the highest."""
     low, high = float(score.min()), float(score.max())
     ticks = [(0.0, f"{low:.3f}"), (1.0, f"{high:.3f}")]
+    # All scores may be equal, as in a search of one trial; `or 1.0` avoids 0 / 0.
     return SettingAxis(name="score", places=(score - low) / ((high - low) or 1.0), ticks=ticks)
 
 
@@ -209,4 +220,5 @@ def _setting(value: bool | int | float | str) -> Cell:
     """Return a setting as a table shows it."""
     if isinstance(value, float):
         return number(value, 4)
+    # Python counts bool as int: a switch would be shown as 1.
     return str(value) if isinstance(value, bool) else value

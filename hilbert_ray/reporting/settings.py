@@ -8,6 +8,7 @@ from hilbert_ray.run import RunResults
 
 def settings_section(run: RunResults) -> Html:
     """Return the resolved settings."""
+    # Not as ASCII: class names in other scripts stay readable. Escaped here, since <pre> is added as markup.
     values = text(json.dumps(run.settings["config"], indent=2, ensure_ascii=False))
     parts = []
     cost = run.evaluation.cost
@@ -15,6 +16,8 @@ def settings_section(run: RunResults) -> Html:
         parts.append(
             paragraph(
                 Html(
+                    # The first number is summed over folds, which run at once, so that it exceeds the time
+                    # that passed.
                     f"{number(cost.fits)} fits took {number(cost.fold_seconds, 0)} s of compute time in "
                     f"{number(cost.seconds, 0)} s."
                 )

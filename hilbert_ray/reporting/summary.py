@@ -40,7 +40,9 @@ def lead(run: RunResults) -> Html:
     kind, classes = run.tasks[task].kind, len(run.tasks[task].classes)
     metric, label = headline_of(kind)
     headline = scores[HILBERT][metric]
+    # What the run lacks is not mentioned: a dash would read badly in a sentence.
     others = [(called, scores[name][metric].within) for name, called in COMPARED.items() if name in scores]
+    # Names in COMPARED are of classification; for numbers the baseline is ridge regression.
     if kind == "regression":
         others = [(called.replace("logistic", "ridge"), value) for called, value in others]
     compared = ", ".join(f"{number(value)} for {text(called)}" for called, value in others)
@@ -69,6 +71,7 @@ def verdict(comparison: Comparison | None, kind: str) -> Html:
         f"{interval(low, high, signed=True)}."
     )
     unclear = "there is no interval" if low is None or high is None else "the interval includes 0"
+    # The interval decides. Only where it does not does the sign of the difference choose the words.
     if low is not None and low > 0:
         sentence, mood = f"HILBERT beats {baseline} on mean + std features.", "good"
     elif high is not None and high < 0:
@@ -98,5 +101,6 @@ def _tiles(run: RunResults) -> Html:
         value = estimate(headline.within, headline.within_low, headline.within_high)
         mark = ' class="marked"' if name == HILBERT else ""
         tiles.append(f"<div{mark}><dt>{text(variant_name(name, kind))}</dt><dd>{value}</dd></div>")
+    # Safe in the attribute as well: `text` escapes quotes.
     spoken = text(f"{label[0].upper()}{label[1:]} of {quoted(task)} within folds, with 95 % intervals")
     return Html(f'<dl class="tiles" aria-label="{spoken}">{"".join(tiles)}</dl>')

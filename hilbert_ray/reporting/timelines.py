@@ -48,6 +48,7 @@ def timelines_section(run: RunResults) -> Html:
     places = {doc_id: i for i, doc_id in enumerate(run.attention["doc_id"])}
     chosen = [
         (why[reason], run.doc_ids[predictions.document[row]], _outcome(predictions, row))
+        # Attention is stored of the first repeat, whose networks differ from those of the others.
         for reason, row in choose_documents(judge(predictions, int(predictions.repeat.min())))
     ]
     timelines = [
@@ -116,6 +117,7 @@ def _lanes(columns: Columns, place: int) -> list[AttentionLane]:
 
 def _document(columns: Columns, place: int, why: str, doc_id: str, outcome: Sequence[Cell]) -> Html:
     lanes = _lanes(columns, place)
+    # A document may be labelled although neither modality has a segment.
     if not lanes:
         return missing(f"{doc_id}: no segment of either modality has a weight.")
     true, decided = (value if isinstance(value, str) else number(None) for value in outcome[:2])
@@ -135,6 +137,7 @@ def _document(columns: Columns, place: int, why: str, doc_id: str, outcome: Sequ
 def _segment_table(doc_id: str, lanes: Sequence[AttentionLane]) -> Html:
     rows: list[list[Cell]] = []
     for lane in lanes:
+        # Stable: of equal weights, the earlier segment comes first.
         for i in np.argsort(-lane.weight, kind="stable")[:MOST_SEGMENTS]:
             times = [_time(lane, float(edge[i])) for edge in (lane.start, lane.end)]
             percent = number(float(100 * lane.weight[i] / len(lane.weight)), 1)

@@ -39,6 +39,7 @@ def training_section(run: RunResults) -> Html:
         return section("training", title, missing(sentence))
     # Networks of inner folds only serve to fit the temperature; those of seeds are the published model.
     published = [record for record in run.history if str(record.get("job", "")).startswith("seed")]
+    # A training that stopped early may have networks of inner folds only, which is better than no curve.
     records = published or list(run.history)
     networks = list(dict.fromkeys(str(record["job"]) for record in records))
     return section(
@@ -65,6 +66,7 @@ def _information(records: Sequence[Record], networks: Sequence[str]) -> Html:
                 missing(f"No batch had two documents with both modalities, so {kind} is not defined.")
             )
             continue
+        # The mean alone hides networks that drift apart.
         single = [
             curve
             for network in networks
@@ -85,6 +87,7 @@ def _curves(records: Sequence[Record], kind: str) -> list[EpochCurve]:
 def _epoch_table(caption: str, curves: Sequence[EpochCurve]) -> Html:
     """Return curves as a table, one row per epoch."""
     values = {name: dict(zip(x.tolist(), y.tolist(), strict=True)) for name, x, y in curves}
+    # Curves may lack epochs in which their value was not defined.
     epochs = sorted({epoch for curve in values.values() for epoch in curve})
     rows: list[list[Cell]] = [[f"{e}", *(number(curve.get(e)) for curve in values.values())] for e in epochs]
     return table(caption, ["Epoch", *values], rows)
@@ -94,6 +97,7 @@ def _terms(run: RunResults, records: Sequence[Record]) -> Html:
     loss = run.config.loss
     curves: list[EpochCurve] = []
     for name in ("loss", *LossConfig.WEIGHTS):
+        # Terms are recorded before weighting: without the weight their sizes would mislead.
         weight = "" if name == "loss" else f" (weight {getattr(loss, name):g})"
         x, y = by_epoch(records, name)
         if len(x):
