@@ -178,6 +178,7 @@ class Evaluation:
     def permutation(self) -> Mapping[str, PermutationNull]:
         """HILBERT's permutation null, by task."""
         nulls = self._values.get("permutation", {})
+        # A file may hold an empty record for a task without a null.
         return {task: _record(PermutationNull, values) for task, values in nulls.items() if values}
 
     @cached_property
@@ -224,6 +225,7 @@ class Evaluation:
     def cost(self) -> RunCost | None:
         """What the run took; None where the file does not say."""
         values = self._values.get("run") or {}
+        # All or nothing: a partial record would add up to a wrong cost.
         return _record(RunCost, values) if {f.name for f in fields(RunCost)} <= set(values) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,7 +249,7 @@ class Evaluation:
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:
     """Return a record of those values that it has fields for."""
-    # Newer versions may write more; an older reader leaves it out.
+    # Newer versions may write more fields; an older reader ignores them.
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
 
@@ -262,6 +264,7 @@ def _score(values: Mapping[str, Any]) -> Score:
 
 def write_metrics(run: Path, evaluation: Evaluation) -> None:
     """Write RUN/metrics.json."""
+    # NaN is not JSON: the metrics give None for what is not defined, so that any parser can read the file.
     (run / RunFile.METRICS).write_text(json.dumps(evaluation.to_dict(), indent=1))
 
 

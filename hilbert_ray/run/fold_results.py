@@ -47,6 +47,8 @@ class FoldResult:
 
     def split(self) -> list["FoldResult"]:
         """Return the result itself, then one result per subset, named `<variant>_<modality>`."""
+        # As variants of their own, so that scores need no special case. Embeddings and seconds stay with the
+        # network that made them, or they would count twice.
         by_subset = [
             replace(
                 self, variant=f"{self.variant}_{modality}", probabilities=predictions.probabilities,
@@ -71,6 +73,7 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
         # .npz holds no ragged arrays: all rows in one, and where to cut them again.
         arrays[f"attention/{modality}"] = np.concatenate(weights)
         arrays[f"lengths/{modality}"] = [len(row) for row in weights]
+    # Under another name first: a rerun takes every .npz file for a finished fold.
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("wb") as file:
         np.savez(file, **arrays)
@@ -82,6 +85,7 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
 
 def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
     """Return what `write_fold_result` wrote of a variant on a fold."""
+    # Pickles run code when read, and a run folder may come from somebody else.
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
 
@@ -89,11 +93,13 @@ def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
         return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
 
     return FoldResult(
+        # The file has none of these: its name is a hash of them, so the caller knows them.
         variant=variant, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
         probabilities=under("probabilities/"), decisions=under("decisions/"),
         temperature={task: float(value) for task, value in under("temperature/").items()},
         embeddings=under("embeddings/"),
         attention={
+            # Without the last boundary, which is the end of the array: it would add an empty row.
             modality: np.split(weights, arrays[f"lengths/{modality}"].cumsum()[:-1])
             for modality, weights in under("attention/").items()
         },

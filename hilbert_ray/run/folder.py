@@ -85,6 +85,7 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
         "versions": {
             "hilbert-ray": __version__,
             "python": platform.python_version(),
+            # The packages whose versions can change a result.
             **{name: importlib.metadata.version(name) for name in ("torch", "ray", "transformers", "numpy")},
         },
         "revision": _revision(),
@@ -132,6 +133,7 @@ def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) ->
             f"{dataset.fingerprint}): documents, labels or encoders have changed; {remedy}"
         )
     settings = to_dict(dataset.config)
+    # Others, such as folds or resources, may differ between the commands of one run.
     for name in TRAINED:
         if earlier["config"][name] != settings[name]:
             raise ConfigError(
@@ -143,7 +145,9 @@ def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) ->
 def _revision() -> str | None:
     """Return the git revision of the working folder; None outside a repository or without git."""
     try:
+        # Of the working folder, where the study's own files are; the package itself has a version.
         git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
+    # Outside a repository git writes to standard error only.
     return git.stdout.strip() or None

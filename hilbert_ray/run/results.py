@@ -54,6 +54,7 @@ class RunResults:
     def scores(self, task: str) -> Mapping[str, Mapping[str, Score]]:
         """Return the scores of a task by variant and metric; variants in the order of `VARIANTS`."""
         by_variant = self.evaluation.tasks[task]
+        # First those in the order in which readers compare them, then others as in the file.
         known = [name for name in VARIANTS if name in by_variant]
         others = [name for name in by_variant if name not in VARIANTS]
         return {name: by_variant[name] for name in [*known, *others]}
@@ -67,6 +68,7 @@ def headline_of(kind: str) -> tuple[str, str]:
     """Return the headline metric of a kind of task, and what readers call it."""
     if kind == "regression":
         return "concordance", "concordance"
+    # One metric: with two classes there is nothing to average.
     return "auc", "AUC" if kind == "binary" else "macro AUC"
 
 
@@ -91,6 +93,7 @@ def read_run(folder: Path) -> RunResults:
     # Only the two JSON files are required: a report of scores alone is still a report.
     doc_ids, predictions = read_predictions(folder / RunFile.PREDICTIONS, tasks)
     return RunResults(
+        # Resolved, since `.` has no name.
         name=folder.resolve().name,
         evaluation=evaluation,
         settings=settings,
@@ -115,6 +118,7 @@ def _scored_tasks(folder: Path, evaluation: Evaluation, saved: Mapping[str, Any]
         raise RunError(
             f"{folder / RunFile.CONFIG} is not a valid configuration: {error}; rerun `hilbert-ray evaluate`"
         ) from error
+    # A folder may have been put together from two runs.
     unknown = sorted(set(evaluation.tasks) - set(tasks))
     if unknown or not evaluation.tasks:
         fault = f"tasks {', '.join(unknown)}, which config.json lacks" if unknown else "no task"
@@ -134,6 +138,7 @@ def write_tune(run: Path, summary: Mapping[str, Any], searches: Mapping[str, Seq
     lines = [
         json.dumps({"search": name, **trial}) + "\n" for name, trials in searches.items() for trial in trials
     ]
+    # Before tune.json, whose presence says that the search is complete.
     (run / RunFile.TRIALS).write_text("".join(lines))
     _write_json(run / RunFile.TUNE, summary)
 

@@ -65,6 +65,7 @@ def _attention_columns(features: Features, results: Sequence[FoldResult]) -> dic
     """Return weight, start and end of each document's segments, by modality: lists of float32."""
     columns: dict[str, list[Any]] = {}
     for modality, ragged in features.by_modality.items():
+        # Segments of all documents are in one array; offsets say where each document's begin.
         spans = [slice(ragged.offsets[i], ragged.offsets[i + 1]) for result in results for i in result.test]
         columns[f"{modality}_weight"] = [w.tolist() for r in results for w in r.attention[modality]]
         columns[f"{modality}_start"] = [ragged.start[span].tolist() for span in spans]
@@ -90,6 +91,7 @@ def read_columns(path: Path) -> Columns | None:
     if not path.exists():
         return None
     columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    # Ids made from file names may hold the folders of the machine that made the manifest.
     columns["doc_id"] = [without_paths(doc_id) for doc_id in columns["doc_id"]]
     return columns
 
@@ -127,6 +129,7 @@ def read_predictions(
             kind=settings.kind,
             classes=settings.classes,
             probabilities=p[:, 0] if is_number else p,
+            # The file repeats the number as its decision, so that all kinds share one schema.
             decisions=None if is_number else (decision if is_wide else decision[:, 0]).astype(np.int64),
             targets=target if is_wide else target[:, 0] if is_number else target[:, 0].astype(np.int64),
             fold=fold[rows],
@@ -134,6 +137,7 @@ def read_predictions(
             group=groups[rows],
             document=documents[rows],
         )
+    # Cut last: ids that differ in their folder only are different documents.
     return [without_paths(str(doc_id)) for doc_id in doc_ids], predictions
 
 
