@@ -94,17 +94,22 @@ def _tune(
         strata=strata,
         space=space,
         concurrent=concurrency(config.tune),
+        # Once for all searches: each trial and fold reads the same copy in shared memory.
         features_ref=ray.put(features),
         key=_search_key(dataset, outer_folds),
     )
+    # Of these settings and data only: the key leaves other searches in the folder alone.
     if not resume:
         shutil.rmtree(run.path / RunDir.SEARCHES / searcher.key, ignore_errors=True)
     searches = {
         f"outer-{fold.fold}": searcher.search(f"outer-{fold.fold}", fold.train) for fold in outer_folds
     }
     results = _predict_outer_folds(searcher, outer_folds, list(searches.values()))
+    # On all documents, so that no fold is left to judge it: the searches above say what such a search is
+    # worth.
     searches["all"] = searcher.search("all", np.arange(len(features)))
     summary = _summarise(dataset, results, searches, f"{run.uri}/{RunFile.BEST_SETTINGS}")
+    # tune.json is written last: its presence says that the rest is complete.
     (run.path / RunFile.BEST_SETTINGS).write_text(_settings_file(config, summary))
     write_tune(run.path, summary.to_dict(), {name: outcome.trials for name, outcome in searches.items()})
     return summary
@@ -169,6 +174,7 @@ def _predict_outer_folds(
     results, _ = run_folds(
         searcher.features_ref, variants_on_folds, searcher.run, searcher.dataset.fingerprint
     )
+    # A paired comparison needs both variants on every fold.
     unchanged = {fold.fold for outcome, fold in searched if not outcome.beaten}
     return results + [
         replace(result, variant="tuned")
@@ -214,6 +220,7 @@ def _compare(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, dict[
             for variant in ("tuned", "default")
         )
         comparison[name] = metrics.compare_predictions(tuned, default)
+    # Over tasks: each of them is a chance to find that the search helped.
     adjust_p_values(comparison)
     return comparison
 
@@ -232,6 +239,7 @@ def _settings_file(config: Config, summary: TuneSummary) -> str:
             f"# {name}: {value} (was {summary.settings[name]})" for name, value in summary.best.items()
         ]
         head = "\n".join(["# Made by `hilbert-ray tune`, which changed:", *changes, ""])
+    # Whole sections and not the changes alone: later versions may have other defaults.
     values = to_dict(apply(config, summary.best))
     return head + yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False)
 
@@ -240,10 +248,12 @@ def _search_key(dataset: Dataset, outer_folds: Sequence[Fold]) -> str:
     """Return a hash of all that searches depend on: settings, data and folds; no others are resumed."""
     # Through `from_dict` and back, since 1 and 1.0 are the same setting but not the same JSON.
     settings = to_dict(from_dict(Config, to_dict(dataset.config)))
+    # No trial depends on how `train` and `embed` run.
     del settings["train"], settings["embed"]
     # How many trials run at once does not change what a trial computes.
     for name in ("max_concurrent", "cpus_per_trial", "gpus_per_trial"):
         del settings["tune"][name]
+    # Documents and not the name of the folds file, whose content may change.
     tested = [fold.test.tolist() for fold in outer_folds]
     facts = json.dumps([dataset.fingerprint, settings, tested], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ def importances(
         searches: the trials of each search, with its defaults among them.
         space: what was searched; values are placed within their range on its own scale.
     """
+    # Numbers by their place in the range, so that a forest splits a logarithmic range evenly.
     distributions: dict[str, BaseDistribution] = {
         name: (
             CategoricalDistribution(list(searched.choices))
@@ -39,7 +40,7 @@ def importances(
         )
         for name, searched in space.items()
     }
-    # Optuna logs each trial that is added, which is not news here.
+    # Optuna logs every trial that is added, which is noise here.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     gains = []
@@ -55,6 +56,7 @@ def importances(
             study.add_trial(
                 optuna.trial.create_trial(params=params, distributions=distributions, value=gains[-1])
             )
+    # Where all gains are equal there is no variance to explain.
     if len(gains) < LEAST_TRIALS or np.ptp(gains) == 0:
         return {}, len(gains)
     by_forest = [

@@ -101,12 +101,15 @@ def choose_trial(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | 
     for name in objectives:
         gain = best[name] - default[name] if MODES[name] == "max" else default[name] - best[name]
         gains.append((gain, _standard_error(of_folds[name])))
+    # A rule of thumb: inner folds share training documents, so that the error is too small. Outer folds test
+    # it.
     beats = any(gain > error for gain, error in gains) and all(gain >= -error for gain, error in gains)
     return best if beats else default
 
 
 def _standard_error(values: Sequence[float]) -> float:
     """Return the standard error of a mean over folds."""
+    # A single fold has no spread; with 0, any gain counts.
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
@@ -121,7 +124,7 @@ def run_trial(
     torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
     is_default = dict(sample) == first
     settings = config if is_default else apply(config, sample)
-    # One network and no temperature: an ensemble and calibration would cost more than they tell of a setting.
+    # One network and no temperature: an ensemble and calibration cost more than they reveal about a setting.
     settings = replace(
         settings,
         folds=replace(settings.folds, inner=0, gpus=config.tune.gpus_per_trial),
@@ -166,8 +169,10 @@ def run_trial_fold(
         probe.bind(("", 0))
         address = f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
     task = run_rank.options(num_cpus=settings.cpus_per_trial, num_gpus=settings.gpus_per_trial)
+    # Before this process joins, which blocks until all ranks have joined.
     other_ranks = [task.remote(features_ref, variant, fold, address, rank) for rank in range(1, world_size)]
     result = run_fold_as_rank(features, variant, fold, address, 0)
+    # Only to raise when one failed: its predictions are those of rank 0.
     ray.get(other_ranks)
     return result
 

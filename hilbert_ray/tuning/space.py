@@ -51,6 +51,7 @@ def value_of(config: Config, name: str) -> Any:  # noqa: ANN401 - any setting
     Raises:
         ConfigError: when there is none.
     """
+    # Through plain values: by attributes, a name could also reach a method or a property.
     value: Any = to_dict(config)
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -119,6 +120,7 @@ def _distribution(config: Config, name: str, searched: SpaceConfig) -> BaseDistr
         # As the settings hold them: 1 and 1.0 of a fraction would be two choices for Optuna.
         return CategoricalDistribution([value_of(apply(config, {name: c}), name) for c in searched.choices])
     low, high = searched.low, searched.high
+    # Without choices there is a range: `SpaceConfig` has checked it.
     assert low is not None
     assert high is not None
     # First bool, which Python counts as a whole number.
@@ -155,4 +157,5 @@ def _draw(distribution: BaseDistribution, generator: random.Random) -> Scalar:
     if isinstance(distribution, IntDistribution):
         return generator.randint(distribution.low, distribution.high)
     assert isinstance(distribution, FloatDistribution)
+    # Uniform on logarithmic ranges too: whether a value is valid does not depend on the scale.
     return generator.uniform(distribution.low, distribution.high)

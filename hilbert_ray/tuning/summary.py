@@ -12,7 +12,7 @@ from hilbert_ray.tuning.trials import Trial
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuneSummary:
-    """What a run of `tune` found.
+    """The result of a run of `tune`.
 
     best: what the search changes, by dotted name (empty where the defaults are kept). beaten: whether the
     best trial beat the defaults on inner folds (see `choose_trial`). trials: their number, in all searches.
@@ -40,6 +40,7 @@ class TuneSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values that tune.json holds."""
+        # Through JSON, so that callers get the types that a reader of the file gets: lists, not tuples.
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 

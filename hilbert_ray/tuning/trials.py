@@ -121,13 +121,14 @@ def make_searcher(plan: SearchPlan, done: Sequence[Trial]) -> OptunaSearch:
     modes = [MODES[name] for name in objectives]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = optuna.samplers.TPESampler if settings.algorithm == "tpe" else optuna.samplers.RandomSampler
-    # In memory: the journal is what is kept, and a database would be a second truth.
+    # In memory: the journal is the record, and a database would be a second source of truth.
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(
         storage=storage, study_name=plan.name, directions=[f"{mode}imize" for mode in modes]
     )
     for trial in done:
         values = [trial[name] for name in objectives]
+        # The journal has the real defaults, which may lie outside the space, and Optuna refuses those.
         params = plan.first if trial["is_default"] else trial["settings"]
         study.add_trial(
             optuna.trial.create_trial(params=params, distributions=dict(plan.space), values=values)
@@ -155,6 +156,7 @@ def make_scheduler(plan: SearchPlan) -> TrialScheduler:
         return FIFOScheduler()
     factor = 4 if kind == "asha" else 3
     return AsyncHyperBandScheduler(
+        # One report per inner fold, so that Tune's iterations are folds.
         time_attr="training_iteration",
         metric="score",
         mode="max",
@@ -194,6 +196,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
             **{name: result[name] for name in ("score", "brier", "folds", "briers")},
             **({"error": result["error"]} if "error" in result else {}),
         }
+        # Appended, never rewritten while trials run: a kill can damage the last line only.
         with self.plan.journal.open("a") as file:
             file.write(f"{json.dumps(record)}\n")
             # A trial can take hours: what is finished must survive a crash of the machine.
@@ -241,6 +244,7 @@ def concurrency(settings: TuneConfig) -> int:
     fitting = sum(
         min(int(node.get(name, 0) / amount + SLACK) for name, amount in needs.items()) for node in nodes
     )
+    # Workers of a trial may run on different nodes, so that places on several nodes do add up here.
     most_trials = fitting // workers
     per_worker = " and ".join(f"{amount:g} {name}" for name, amount in needs.items())
     if not fitting:
