@@ -58,6 +58,7 @@ def logistic(
             p = _logistic(x, column, features.groups, known, test, width)
             by_column.append(p)
             # Dividing by the prior decides as if classes were equally frequent, as logit adjustment does.
+            # A class that training lacks has p = 0, and 0 / 0 would be NaN: its count is at least 0.5.
             decided.append((p / np.maximum(counts, 0.5)).argmax(1))
         probabilities[name] = np.stack([p[:, 1] for p in by_column], 1) if is_multilabel else by_column[0]
         decisions[name] = np.stack(decided, 1) if is_multilabel else decided[0]
@@ -75,6 +76,7 @@ def _logistic(
         # scikit-learn refuses a single class; predicting it is all there is to learn.
         probabilities[:, classes] = 1.0
         return probabilities
+    # The middle strength is for folds too small to choose one.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_STRENGTHS[2], max_iter=1000))
     inner_splits = _inner_splits(truth, groups[train])
     if inner_splits:
@@ -83,12 +85,14 @@ def _logistic(
         model = search.fit(x[train], truth).best_estimator_
     else:
         model.fit(x[train], truth)
+    # By class index: training documents may lack some of the task's classes.
     probabilities[:, model.classes_] = model.predict_proba(x[test])
     return probabilities
 
 
 def _inner_splits(truth: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return up to 3 group folds, without those whose training documents have one class only."""
+    # Three are enough to choose among five strengths.
     count = min(3, len(np.unique(groups)))
     splits = GroupKFold(count).split(truth, groups=groups) if count > 1 else ()
     return [(train, test) for train, test in splits if len(np.unique(truth[train])) > 1]

@@ -62,6 +62,7 @@ def run_folds(
             reused.append(read_fold_result(path, variant.name, fold))
             continue
         resources = variant.config.folds
+        # All at once: Ray queues what the cluster has no room for, and runs it as places become free.
         task = run_fold_remotely.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         pending[task.remote(features_ref, variant, fold)] = variant, fold, path
     count = len(pending)
@@ -91,7 +92,8 @@ def _fold_key(fingerprint: str, variant: Variant, fold: Fold) -> str:
     settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
     for name in ("train", "tune", "embed"):
         del settings[name]
-    # The version too: results of another version of the code may differ.
+    # The version, since results of another version of the code may differ; the documents and not only the
+    # fold's numbers, since a folds file may change under the same name.
     facts = [
         __version__, fingerprint, settings, variant.name, variant.method, variant.modality, variant.subsets,
         fold.repeat, fold.fold, fold.train.tolist(), fold.test.tolist(),
@@ -172,6 +174,7 @@ def gather(features: Features, settings: TaskConfig, task: str, results: Sequenc
         kind=settings.kind,
         classes=settings.classes,
         probabilities=np.concatenate([result.probabilities[task] for result in results])[order],
+        # Fold results repeat the number as its decision; metrics treat numbers as having none.
         decisions=None if settings.kind == "regression" else decisions,
         targets=features.targets[task][document[order]],
         fold=fold[order],

@@ -82,6 +82,7 @@ def _evaluate(run: Workspace, dataset: Dataset, compare: bool, subsets: bool) ->
     variants_on_folds = [(variant, fold) for variant in variants for fold in folds]
     results, computed = run_folds(features_ref, variants_on_folds, run, dataset.fingerprint)
     seconds = time.perf_counter() - began
+    # Only now: RUN/folds has one file per fit, scores have one entry per subset.
     with_subsets = [each for result in results for each in result.split()]
     values = score(dataset, with_subsets)
     values["shortcuts"] = score_shortcuts(dataset, folds)

@@ -15,6 +15,7 @@ from hilbert_ray.run import FoldResult
 def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
     """Return scores, comparisons and counts as the plain values of metrics.json, see `Evaluation`."""
     tasks = dataset.config.tasks
+    # Readers of the file, and its tables, begin with HILBERT.
     names = list(dict.fromkeys([HILBERT, *(result.variant for result in results)]))
     by_variant = {name: [result for result in results if result.variant == name] for name in names}
     values: dict[str, Any] = {"tasks": {}, "comparisons": {}, "permutation": {}}
@@ -25,6 +26,7 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
         }
         values["tasks"][task] = {name: metrics.evaluate_predictions(p) for name, p in predictions.items()}
         values["comparisons"][task] = _compare(predictions)
+        # Of HILBERT only: the others are judged by their comparison with it.
         values["permutation"][task] = metrics.permutation_null(predictions[HILBERT])
     values["embedding"] = _score_embeddings(dataset, by_variant[HILBERT])
     values["data"] = describe(dataset)

@@ -65,6 +65,7 @@ def shortcuts(texts: Sequence[Transcript], features: Features, roles: Sequence[s
     # Counts of words need no weights, and tell apart who asked what well enough.
     encoder = build_encoder("hashing", "text", EncoderConfig(), SegmentConfig())
     for role, count in sorted(documents_with.items()):
+        # With a rare role, the mere fact that it occurs could predict the labels, whatever it says.
         if 2 * count < len(texts):
             continue
         rows = []
@@ -158,6 +159,7 @@ def score_shortcuts(dataset: Dataset, folds: Folds) -> dict[str, Any]:
         values[name] = {}
         for task, settings in config.tasks.items():
             scores = metrics.evaluate_predictions(gather(features, settings, task, results))
+            # Both are 0.5 by chance, so that one threshold serves all tasks.
             headline = scores.get("auc") or scores["concordance"]
             values[name][task] = {key: headline[key] for key in ("within", "within_low", "within_high")}
             low = headline["within_low"]
@@ -171,7 +173,7 @@ def score_shortcuts(dataset: Dataset, folds: Folds) -> dict[str, Any]:
 
 
 def _exception(shortcut: str, roles: Sequence[str]) -> str:
-    """Return when it is no shortcut: where all speakers are embedded, the labels may be about this one."""
+    """Return the caveat of a warning: where all speakers are embedded, the labels may be about this one."""
     if roles or shortcut == LENGTH:
         return ""
     return (
