@@ -92,6 +92,7 @@ def predict(
     # Cutting, encoders and tasks are the model's own: other features would not fit its weights.
     settings = replace(trained.config, embed=config.embed, roots=config.roots)
     _require_same_encoders(model, trained, settings)
+    # Kept, so that a rerun resumes, and a second model on the same encoders embeds nothing.
     store_uri = store or f"{out}.store"
     summary = embed(manifest, store_uri, settings)
     faults = _faults({modality: done.quarantined for modality, done in summary.modalities.items()})
@@ -139,6 +140,7 @@ def _predicted_rows(model: str, trained: Hilbert, store: Store, trust_remote_cod
     """Return the lazy dataset of predictions: one actor reads the store bucket by bucket."""
     fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
     snapshot = store.snapshot()
+    # Sorted, so that rows have the same order in every run.
     buckets = sorted({bucket for bucket, _ in snapshot.row_groups})
     return ray.data.from_items([{"bucket": bucket} for bucket in buckets]).map_batches(
         PredictBucket,
@@ -180,7 +182,6 @@ class PredictBucket:
         trust_remote_code: bool,
     ) -> None:
         # Ray gives the actor half a CPU; torch would take all of the machine's.
-        # Ray gives the actor half a CPU; torch would take all of the machine's.
         torch.set_num_threads(1)
         self.model = _load(model, trust_remote_code)
         self.store = Store.open(store)
@@ -219,6 +220,7 @@ def prediction_table(model: Hilbert, features: Features, prediction: Prediction)
     """Return predictions as the rows that `predict` writes, all without a fault."""
     columns: dict[str, Any] = {"doc_id": features.doc_ids.tolist(), "fault": [None] * len(features)}
     for name, vectors in prediction.embeddings._asdict().items():
+        # The network gives zeros for an absent modality, which would look like an embedding.
         columns[name] = [vector.tolist() if vector.any() else None for vector in vectors]
     for modality in MODALITIES:
         ragged = features.by_modality.get(modality)
@@ -264,6 +266,7 @@ def explain(out: str, doc_id: str) -> str:
     lines = [f"{doc_id}: segments by their weight in the embedding"]
     for modality in MODALITIES:
         names = (f"{modality}_weight", f"{modality}_start", f"{modality}_end")
+        # The weight is first, so that tuples sort by it.
         segments = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
         for weight, start, end in segments[:EXPLAINED]:
             lines.append(f"  {modality:5} {start:9.2f} to {end:9.2f}  {weight:6.1%}")
