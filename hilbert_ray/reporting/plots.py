@@ -404,7 +404,7 @@ def parallel_coordinates(label: str, settings: Sequence[SettingAxis], marks: Tri
 
 
 def _name_rows(axis: Axes, settings: Sequence[SettingAxis]) -> None:
-    """Write each setting's name and ticks into its row, on a background that keeps lines from crossing them."""
+    """Write each setting's name and ticks into its row, on a background that lines do not cross."""
     ground = {"facecolor": PANEL, "edgecolor": "none", "pad": 0.6}
     on_top: dict[str, Any] = {"va": "center", "zorder": 5, "bbox": ground}
     for row, setting in enumerate(settings):
