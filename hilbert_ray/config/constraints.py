@@ -57,6 +57,7 @@ def check_fields(settings: object, section: str = "") -> None:
     """
     for constraint in constraints(type(settings)):
         value = getattr(settings, constraint.field)
+        # None means unset: the rule that joins the fields, in `__post_init__`, says whether it may be.
         if value is None and constraint.is_optional:
             continue
         name = f"{section}.{constraint.field}" if section else constraint.field
@@ -86,6 +87,8 @@ def _read_constraints(settings_class: type[Any]) -> Iterator[Constraint]:
         is_optional = get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
         if is_optional:
             hint = next(kind for kind in get_args(hint) if kind is not NoneType)
+        # Strings, switches, tuples and nested settings yield nothing: reading checks their types, and nested
+        # settings check themselves.
         if get_origin(hint) is Literal:
             yield Constraint(field=field.name, choices=get_args(hint), is_optional=is_optional)
             continue

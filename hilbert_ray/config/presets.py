@@ -16,6 +16,7 @@ HILBERT = "hilbert"
 """Name of the variant that all others are compared with: the network with the settings as they are."""
 BASELINE = "mean_std_logistic"
 """Name of the baseline to beat: a linear model on the mean and standard deviation of the frozen features."""
+# In the order of tables and reports: the network, single modalities, baselines, then what is left out.
 VARIANTS = {
     HILBERT: "HILBERT",
     "audio_only": "Audio only",
@@ -47,11 +48,14 @@ def small() -> Config:
 
 def paper() -> Config:
     """Return the published system: fusion, pooling, dual contrast, CKA, balance and experts."""
+    # Wide paths and single-modality heads are this project's additions.
     return Config(model=ModelConfig(wide=False, unimodal_heads=False), loss=LossConfig(unimodal=0.0))
 
 
 def large() -> Config:
     """Return a wider and deeper network with larger batches, for tens of thousands of documents."""
+    # More data needs less dropout, and one network instead of an average of three. A batch of 256 gives each
+    # document 255 negatives to contrast with.
     return Config(
         model=ModelConfig(dim=128, layers=2, heads=8, dropout=0.2, wide_dropout=0.3),
         moe=MoEConfig(experts=8, hidden_dim=128),
@@ -59,6 +63,7 @@ def large() -> Config:
     )
 
 
+# Functions, because each call builds and checks its settings: importing this file does neither.
 PRESETS: Mapping[str, Callable[[], Config]] = {"small": small, "paper": paper, "large": large}
 
 
@@ -80,15 +85,19 @@ def without(config: Config, *terms: str) -> Config:
 
 def ablations(config: Config) -> dict[str, Config]:
     """Return the variants of `config` that `evaluate --compare` trains as well, by name."""
+    # Of the paper only its model and losses: sizes, training and folds stay those of `config`, so that a
+    # table compares ideas and not budgets.
     published = paper()
     return {
         "paper": replace(
             config, model=replace(config.model, wide=False, unimodal_heads=False), loss=published.loss
         ),
+        # As CLIP has it: contrast between the modalities, and no other term between their embeddings.
         "direct_contrast": without(replace(config, loss=replace(config.loss, direct=True)), "cka", "balance"),
         "no_fusion": replace(config, model=replace(config.model, layers=0)),
         "mlp_head": replace(config, moe=replace(config.moe, kind="mlp")),
         "without_wide": replace(config, model=replace(config.model, wide=False)),
+        # Its weight goes with the heads, which no longer exist.
         "without_unimodal": without(
             replace(config, model=replace(config.model, unimodal_heads=False)), "unimodal"
         ),

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any settings dataclass
     """Turn settings into plain JSON values; `from_dict` turns them back into an equal object."""
+    # Through JSON text, because `asdict` keeps tuples where a file would give lists: equal settings must give
+    # equal values, and so equal hashes, wherever they were read.
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
@@ -42,12 +44,16 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, wh
     changes: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
+        # An error and not a warning: a misspelt setting would otherwise run with its default, and be reported
+        # as if it had been set.
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
             raise ConfigError(f"unknown setting `{path}`: {hint}the settings here are {', '.join(names)}")
         changes[key] = _convert(hints[key], value, path, getattr(base, key, None))
     try:
+        # Either way `__post_init__` runs on the merged values, so that a rule between two fields also holds
+        # where a file sets one of them and a preset the other.
         return dataclasses.replace(base, **changes) if base is not None else cls(**changes)  # type: ignore[type-var]
     except ConfigError as error:
         # Most messages name the section themselves (`fit.epochs is ...`); those of classes that occur in
@@ -109,11 +115,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
     try:
         with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+            # `safe_load`: the full loader runs code that a file names in its tags.
             values = yaml.safe_load(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no settings file {path}; name an existing YAML or JSON file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"settings file {path} is not valid YAML: {error}") from None
+    # An empty file, or one of comments only.
     if values is None:
         return {}
     if not isinstance(values, dict):

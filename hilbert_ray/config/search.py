@@ -16,6 +16,8 @@ Scalar = bool | int | float | str
 class SpaceConfig:
     """The values that `tune` may give one setting: a range, or a list of choices."""
 
+    # Finite, since a sampler draws from the whole range. Each trial's settings check their own bounds too, so
+    # these need not be tight.
     low: Annotated[float, Meta(ge=-1e12, le=1e12)] | None = None
     """Lower end of a range, included."""
     high: Annotated[float, Meta(ge=-1e12, le=1e12)] | None = None
@@ -57,6 +59,7 @@ class SpaceConfig:
         assert self.low is not None
         assert self.high is not None
         low, high, number = self.low, self.high, float(value)
+        # A value of 0, such as the weight of a term that is off, has no logarithm: it is left of any range.
         if self.log:
             low, high, number = math.log(low), math.log(high), math.log(number) if number > 0 else -math.inf
         return (number - low) / (high - low)
@@ -107,6 +110,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "tune")
+        # NCCL refuses two ranks on one GPU.
         require(
             self.workers_per_trial == 1 or self.gpus_per_trial in (0, 1),
             f"tune.workers_per_trial is {self.workers_per_trial} and tune.gpus_per_trial is "
@@ -123,6 +127,7 @@ class TuneConfig:
         )
         require(bool(self.space), "tune.space is empty; name at least one field to search")
         for name, bounds in self.space.items():
+            # The length is checked here, because reading settings does not check how long a tuple is.
             require(
                 isinstance(bounds, SpaceConfig)
                 or (len(bounds) == 2 and 0 < bounds[0] < bounds[1] < math.inf),
@@ -131,6 +136,7 @@ class TuneConfig:
 
     def ranges(self) -> dict[str, SpaceConfig]:
         """Return the space with each short form `[low, high]` written out as a `SpaceConfig`."""
+        # The short form is logarithmic, because weights and rates matter by their order of magnitude.
         return {
             name: bounds
             if isinstance(bounds, SpaceConfig)

@@ -20,6 +20,7 @@ from hilbert_ray.config.search import TuneConfig
 TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
 Imbalance = Literal["none", "class_balanced", "logit_adjustment", "focal"]
 Modality = Literal["audio", "text"]
+# In this order everywhere: in tables and messages, and in the concatenated embeddings of saved networks.
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
 BUILTIN_ENCODERS: Mapping[Modality, str] = {"audio": "mfcc", "text": "hashing"}
 WEEK_S = 604_800.0
@@ -27,16 +28,23 @@ WEEK_S = 604_800.0
 each recording is one segment."""
 
 
+# Rules for all classes below. Frozen, with tuples for lists: a hash of the settings names features and
+# checkpoints, so settings that changed later would be filed under the wrong name. Keyword-only: a new field
+# must not shift the meaning of positions. Where nothing else sets an upper bound, it is beyond any sensible
+# experiment: it catches a slip, such as a seed typed as a number of epochs, before it costs days or all
+# memory.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
     """How a document is cut into segments."""
 
     audio: Literal["window", "pause", "turns"] = "window"
     """Where audio is cut: into windows of equal length, at pauses in speech, or at the transcript's turns."""
+    # Above 0, since cutting would never end. Equal by default: no second of audio counts twice.
     window_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
     """Length of a window in seconds."""
     hop_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
     """Seconds between the starts of consecutive windows; at most window_s."""
+    # Speech may go without a pause for many minutes, and attention costs the square of a segment's length.
     max_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 30.0
     """Longest segment with `pause` and `turns`, in seconds."""
     target_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -64,11 +72,13 @@ class EncoderConfig:
     """How the frames or tokens of a segment are pooled into one vector."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the encoder. `auto`: bf16 where the hardware supports it, else float32."""
+    # Never read from a published model: whoever made it must not decide what runs on this machine.
     trust_remote_code: bool = False
     """Run the Python code that comes with the weights. Off by default: such code can do anything."""
 
     def __post_init__(self) -> None:
         check_fields(self, "encoder")
+        # Only the syntax: how many layers there are is known once the weights are loaded.
         layers = self.layer.split(":")
         is_valid = self.layer == "last" or (
             len(layers) in (1, 2)
@@ -101,21 +111,27 @@ class EmbedConfig:
     report its maximum size: set this to `yes` and set embed.workers."""
     gpus_per_worker: Annotated[float, Meta(gt=0, le=64)] = 1.0
     """GPUs per encoder actor, where GPUs are used; with a fraction, several actors share one GPU."""
+    # Threads split a sum of float32 numbers, and its rounding depends on where it is split.
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Torch threads per encoder actor on CPUs. Recorded, because features are reproducible to the bit only
     with the same number."""
     decoders: Annotated[int, Meta(ge=0, le=10_000, description="0: none")] = 8
     """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up. 0:
     only the actor itself decodes."""
+    # Longer units lose more work with a worker; shorter ones write more files and cut more batches short.
     unit_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 1800.0
     """Seconds of audio in one unit of work: the most that has to be redone when a worker is lost. For text,
     the words of eight times as much speech."""
+    # Some broken files are normal among thousands; a systematic fault, such as a wrong folder, breaks all of
+    # them and should stop the run early.
     max_quarantined: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Fraction of this run's documents that may fail before the run stops (not before 20 failures)."""
     retry_quarantined: bool = False
     """Retry documents that an earlier run quarantined."""
     content_hash: bool = False
     """Identify local audio by SHA-256 instead of size and modification time: slower, but survives copying."""
+    # A document's bucket is the hash of its id modulo this number: with another number, nothing that is
+    # stored would be found.
     buckets: Annotated[int, Meta(ge=1, le=65_536)] = 256
     """Number of buckets of a new store; cannot be changed afterwards."""
 
@@ -127,6 +143,7 @@ class EmbedConfig:
 class ModelConfig:
     """Sizes and parts of the network: fusion, pooling, wide paths, heads."""
 
+    # Even, because half of the dimensions encode a segment's time as sines, half as cosines.
     dim: Annotated[int, Meta(ge=2, le=65_536, multiple_of=2)] = 64
     """Width of the network and of the document embeddings; even."""
     layers: Annotated[int, Meta(ge=0, le=1000)] = 1
@@ -140,6 +157,9 @@ class ModelConfig:
     paths)."""
     unimodal_heads: bool = True
     """Add the logits of small heads on the audio and the text embedding to those of the experts."""
+    # Below 1: what remains is scaled by 1 / (1 - dropout). Strong by default, since small data has hundreds
+    # of documents for features of more dimensions; the last two hide inputs, so that the network also copes
+    # with gaps and with a missing modality.
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.4
     """Dropout in heads and feed-forward blocks."""
     wide_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.8
@@ -165,6 +185,7 @@ class MoEConfig:
     """Experts with one router per task, or a single MLP with as many hidden units (an ablation)."""
     experts: Annotated[int, Meta(ge=1, le=10_000)] = 4
     """Number of experts, shared by all tasks."""
+    # With 1, the only gate is always 1 after renormalisation, so the task loss cannot train the router.
     top_k: Annotated[int, Meta(ge=1, le=10_000)] = 2
     """Number of experts used per document and task."""
     hidden_dim: Annotated[int, Meta(ge=1, le=65_536)] = 32
@@ -182,6 +203,8 @@ class MoEConfig:
 class LossConfig:
     """Weights of the loss terms (with the same names in logs and in the search space) and their variants."""
 
+    # 0 switches a term off; below 0, it would be maximised. Losses are summed in float32, which has 7 digits:
+    # beyond a weight of 1e6, the other terms would be lost in rounding.
     task: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """Weight of the supervised task loss."""
     contrastive: Annotated[float, Meta(ge=0, le=1e6)] = 0.2
@@ -202,6 +225,7 @@ class LossConfig:
     """Contrast audio with text directly (as CLIP does) instead of each with the joint embedding."""
     group_negatives: bool = False
     """Use documents of the same group as negatives of each other."""
+    # The biased estimator rises towards 1 where features outnumber a batch's documents, related or not.
     cka_estimator: Literal["unbiased", "biased"] = "unbiased"
     """HSIC estimator of the CKA loss; `biased` is for comparison only."""
     cka_kernel: Literal["linear", "rbf"] = "linear"
@@ -212,12 +236,15 @@ class LossConfig:
     """Which modality the balance loss trains: both, or only the one that carries less information."""
     balance_estimator: Literal["infonce", "smile"] = "infonce"
     """Estimator of mutual information in the balance loss."""
+    # A higher threshold means less bias and more variance (Song and Ermon 2020).
     smile_clip: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     """Clipping threshold (tau) of the SMILE estimator, in nats."""
     penalty: Literal["off_diagonal", "lin"] = "off_diagonal"
     """Redundancy penalty of pooling: the off-diagonal of A A^T, or ||A A^T - I||_F^2 as in Lin et al.
     (2017)."""
 
+    # In the order in which terms are added, which decides how float32 sums are rounded: append, never
+    # reorder.
     WEIGHTS: typing.ClassVar[tuple[str, ...]] = (
         "task", "contrastive", "cka", "balance", "unimodal", "load_balance", "router_z", "redundancy",
     )  # fmt: skip
@@ -244,10 +271,12 @@ class FitConfig:
     micro_batch_size: Annotated[int, Meta(ge=0, le=1_000_000, description="0: off")] = 0
     """Documents whose activations a rank holds at once, so that a batch may exceed memory (gradient caching:
     every document is computed twice, loss and gradients stay the same). 0: the whole batch."""
+    # 1e30 is finite in float32, which ends at 3.4e38; as `clip_norm`, it turns clipping off.
     learning_rate: Annotated[float, Meta(gt=0, le=1e30)] = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Meta(ge=0, le=1000)] = 0.05
     """Weight decay of AdamW."""
+    # Below 1, because the cosine needs a step to fall in.
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Fraction of steps in which the learning rate rises; then it follows a cosine to 0."""
     clip_norm: Annotated[float, Meta(gt=0, le=1e30)] = 1.0
@@ -261,6 +290,7 @@ class FitConfig:
     float32."""
     seeds: Annotated[int, Meta(ge=1, le=1000)] = 3
     """Number of networks, trained from different seeds, whose logits are averaged."""
+    # Below 1, because the average would never leave the initial weights.
     ema: Annotated[float, Meta(ge=0, lt=1, description="0: off")] = 0.0
     """Decay of an exponential moving average of the weights, such as 0.99; the average is validated and kept.
     It spans about 1 / (1 - decay) steps, and small data has few. 0: off."""
@@ -268,6 +298,7 @@ class FitConfig:
     """Hold features (float32) of up to this many GiB in memory. More are memory-mapped, with the same
     results, from a file in each node's temporary folder (TMPDIR, which must be on a disk). 0: an eighth of
     the memory of the machine that runs the command."""
+    # 32 bits: NumPy's older generators, which Optuna uses, refuse more.
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Seed of all random numbers of a run."""
 
@@ -291,21 +322,25 @@ class FoldsConfig:
 
     folds: Annotated[int, Meta(ge=2, le=10_000)] = 5
     """Folds per repeat; each group is assigned to exactly one fold."""
+    # A single assignment of few groups to folds moves a score by chance; repeats show by how much.
     repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
     """Repeats, each with another random assignment of groups to folds."""
     inner: Annotated[int, Meta(ge=0, le=10_000, description="0: off")] = 3
     """Inner folds on whose held-out predictions the temperature is fitted. 0: the temperature stays 1."""
     stratify: str = ""
     """Task whose classes are spread evenly over the folds. Default: the task with the rarest class."""
+    # For comparison with other programs on the very same folds.
     file: str = ""
     """Read the folds from this Parquet file instead of drawing them."""
     cpus: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
     """Logical CPUs per fold, which decides how many folds run at once; no result depends on it."""
+    # At most 1: a fold trains a single network in a single process.
     gpus: Annotated[float, Meta(ge=0, le=1, description="a fold runs on at most one GPU")] = 0.0
     """GPUs per fold; with a fraction, several folds share one GPU. 0: CPUs only."""
 
     def __post_init__(self) -> None:
         check_fields(self, "folds")
+        # A single inner fold would hold everything out and leave nothing to train on.
         require(self.inner != 1, "folds.inner is 1; it must be 0 (off) or at least 2")
 
 
@@ -323,8 +358,10 @@ class TrainConfig:
     max_failures: Annotated[int, Meta(ge=0, le=100_000)] = 3
     """How many lost workers or nodes the run survives by resuming from its last checkpoint. A single rank
     without a cluster runs in the command itself: rerun it to resume."""
+    # An epoch of small data takes less time than writing a checkpoint.
     checkpoint_epochs: Annotated[int, Meta(ge=1, le=100_000)] = 10
     """Write a checkpoint every this many epochs."""
+    # Not saved, because such a URI may hold a password, and run folders get shared.
     mlflow: str = ""
     """Log settings and the numbers of every epoch to this MLflow tracking URI, such as http://host:5000 or
     sqlite:////folder/mlflow.db (needs the extra `mlflow`). The URI is not saved with the run. Default:
@@ -357,6 +394,7 @@ class TaskConfig:
             len(set(self.classes)) == len(self.classes),
             f"task classes {list(self.classes)} name a class twice",
         )
+        # The labels of a multilabel task are separate yes-or-no questions, so one is enough.
         least = 1 if self.kind == "multilabel" else 2
         require(
             len(self.classes) >= least,
@@ -372,6 +410,7 @@ class TaskConfig:
 class Config:
     """Everything that a run depends on; saved as config.json in every run folder."""
 
+    # Two fields per modality and not one record: flags and files stay as short as `--audio mfcc`.
     audio: str = "mfcc"
     """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
     text: str = "hashing"
@@ -393,6 +432,7 @@ class Config:
     """Only accept files under these folders or URI prefixes. Default: no restriction."""
 
     def __post_init__(self) -> None:
+        # An empty root, such as an unset shell variable, would mean the working directory, whatever that is.
         require(
             "" not in self.roots,
             "an entry of roots is empty; name a folder or a URI prefix such as s3://bucket/folder",
@@ -403,6 +443,7 @@ class Config:
         )
         for modality, builtin in BUILTIN_ENCODERS.items():
             spec = self.encoder(modality).spec
+            # The kind only: whether a model exists is known once it is fetched.
             require(
                 spec in (builtin, "none") or (spec.startswith("hf:") and len(spec) > 3),
                 f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
