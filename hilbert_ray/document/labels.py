@@ -19,6 +19,8 @@ def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) ->
         ConfigError: for a label that the task does not have, naming document, label and classes.
     """
     shape = (len(documents), len(task.classes)) if task.kind == "multilabel" else (len(documents),)
+    # Unlabelled entries are marked in the targets themselves (-1, NaN): losses and metrics need no
+    # separate mask, and a forgotten check fails loudly.
     is_class = task.kind in ("binary", "multiclass", "ordinal")
     targets = np.full(shape, -1, np.int64) if is_class else np.full(shape, np.nan, np.float32)
     for i, document in enumerate(documents):
@@ -41,6 +43,7 @@ def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
         ValueError: if the task has no such label.
     """
     if task.kind == "regression":
+        # To Python, true is the number 1; as a regression label it is rather a mistake.
         if isinstance(label, bool) or not isinstance(label, int | float) or not np.isfinite(label):
             raise ValueError(f"label {label!r} is not a finite number, which a regression task needs")
         return float(label)
@@ -54,6 +57,7 @@ def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
 
 def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
     held: Mapping[str, object]
+    # A list is complete, so what it leaves out is 0; a mapping leaves out what nobody labelled.
     if isinstance(label, list):
         held = {**dict.fromkeys(task.classes, 0), **{class_name(item): 1 for item in label}}
     elif isinstance(label, Mapping):
@@ -77,9 +81,12 @@ def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
 
 def class_name(label: object) -> str:
     """Return the name under which a label is listed among a task's classes."""
+    # As JSON writes it: classes are named in the settings, where `true` is what people type.
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
+# Rating scales have up to about 10 levels. More distinct whole numbers are counts, ages or sums of scores,
+# with too few documents for a class each.
 ORDINAL_MOST = 10
 """Most distinct whole numbers that are taken for the levels of an ordinal task; more make it a regression."""
 
@@ -128,9 +135,10 @@ class LabelSurvey:
     def tasks(self) -> dict[str, TaskConfig]:
         """Return the tasks that the labels imply; see `infer_tasks`."""
         tasks = {}
+        # Sorted: neither the order of rows nor which process finishes first may change the order of heads.
         for name in sorted(self.values):
             sorts = self.sorts[name]
-            # Whole numbers among decimals are decimals that were written shortly.
+            # Whole numbers among decimals are decimals written in short form.
             kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
             if len(kinds) > 1:
                 raise ConfigError(
@@ -152,11 +160,14 @@ def _sort_of(label: Label) -> str:
 def _infer_task(sort: str, values: set[Label]) -> TaskConfig | None:
     if sort == "list":
         return TaskConfig(kind="multilabel", classes=tuple(sorted(map(class_name, values))))
+    # With one value there is nothing to predict.
     if len(values) < 2:
         return None
     if sort == "float" or (sort == "int" and len(values) > ORDINAL_MOST):
         return TaskConfig(kind="regression")
+    # Sorted as values and not as text: 10 comes after 9, and ordinal levels must rise.
     classes = tuple(class_name(value) for value in sorted(values))  # type: ignore[type-var]
+    # Two whole numbers are nearly always 0 and 1, that is no and yes, rather than two levels of more.
     if len(values) == 2:
         return TaskConfig(kind="binary", classes=classes)
     return TaskConfig(kind="ordinal" if sort == "int" else "multiclass", classes=classes)

@@ -47,6 +47,8 @@ class InvalidRow:
     message: str
 
 
+# Blocks and not rows go to processes, since sending a row takes longer than parsing it. Lines are sent as
+# bytes, which are quick to copy, and parsed where they arrive.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
     """Consecutive rows of a manifest, not parsed or checked yet: what one process works on at a time.
@@ -68,6 +70,8 @@ class Block:
         Raises:
             ManifestError: if a line is not UTF-8.
         """
+        # Yielded and not raised: of a million rows some are always invalid, and a report should list them
+        # all.
         for row, record in enumerate(self._records(), start=self.first_row):
             if isinstance(record, str):
                 message = f"row {row} {record}; each line must be one JSON object"
@@ -97,12 +101,15 @@ class Block:
     def _records(self) -> Iterator[Mapping[str, Any] | str]:
         """Yield the fields of each row, or (as a string) what is wrong with its line."""
         yield from self.records
+        # As bytes: `str.splitlines` would also split at U+2028, which JSON strings may hold.
         for line in self.lines.splitlines():
             if not line.strip():
                 continue
             try:
                 record = _read_json(line)
             except UnicodeDecodeError as error:
+                # Raised, unlike bad JSON: a file in another encoding has it in all of its lines, and a guess
+                # at the encoding would give wrong ids and texts.
                 raise ManifestError(
                     f"manifest {self.manifest} cannot be read as .jsonl: {error} in a line of {len(line)} "
                     "bytes; save it as UTF-8"
@@ -187,13 +194,15 @@ def duplicate_row(row: int, doc_id: str, rows: list[int]) -> InvalidRow:
 
 def _folder_of(uri: str) -> str:
     """Return the folder that relative paths in a manifest are relative to."""
+    # Absolute, since workers on other nodes have other working directories.
     return uri.rpartition("/")[0] if is_uri(uri) else os.path.dirname(os.path.abspath(uri))
 
 
 def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
-    """Cut a manifest into blocks; the ending of its name tells its format."""
+    """Cut a manifest into blocks; its format is the ending of its name."""
     import fsspec
 
+    # Resolved here, because relative roots are relative to where the user started the command.
     empty = Block(manifest=uri, folder=_folder_of(uri), roots=tuple(map(below, roots)))
     kind = uri.rpartition(".")[2].lower()
     try:
@@ -201,6 +210,7 @@ def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:
             with fsspec.open(uri, "rb") as file:
                 yield from _json_blocks(empty, file)
         elif kind == "csv":
+            # `newline=''` leaves line ends inside quoted cells to the csv module.
             with fsspec.open(uri, "rt", encoding="utf-8", newline="") as file:
                 yield from _record_blocks(empty, _csv_records(file))
         elif kind == "parquet":
@@ -227,6 +237,7 @@ def _json_blocks(empty: Block, file: BinaryIO) -> Iterator[Block]:
         lines, end, rest = (rest + data).rpartition(b"\n")
         if end:
             yield replace(empty, first_row=row, lines=lines)
+            # Blank lines are no rows in `Block._records`: row numbers must agree with it.
             row += sum(1 for line in lines.splitlines() if line.strip())
     if rest:
         yield replace(empty, first_row=row, lines=rest)
@@ -247,12 +258,14 @@ def _record_blocks(empty: Block, records: Iterator[Mapping[str, Any]]) -> Iterat
 
 def _csv_records(file: IO[str]) -> Iterator[dict[str, Any]]:
     for values in csv.DictReader(file):
+        # A key of None holds cells beyond the header; an empty cell is a null, which CSV cannot write.
         yield _unflatten({k: v for k, v in values.items() if k is not None and v not in ("", None)})
 
 
 def _parquet_records(file: BinaryIO) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
+    # Small batches: each row may hold a whole transcript.
     for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
         yield from map(_unflatten, batch.to_pylist())
 
@@ -293,6 +306,7 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 record[key] = _read_json(value)
             except (ValueError, RecursionError):
+                # Not JSON after all: a transcript may well begin with [inaudible].
                 record[key] = value
         else:
             record[key] = value

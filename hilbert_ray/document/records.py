@@ -15,6 +15,7 @@ Seconds: TypeAlias = float
 Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
+# A closed list: with a misspelt `lables` a document would pass as unlabelled.
 FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
 _FIELDS = frozenset(FIELDS)
 SPLITS = ("train", "validation", "test")
@@ -103,6 +104,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         )
     audio, text_file = record.get("audio"), record.get("text_file")
     for name, value in ("audio", audio), ("text_file", text_file):
+        # `open` raises a plain ValueError for a zero byte, which nothing that reads files expects.
         if value is not None and (not isinstance(value, str) or not value or "\0" in value):
             raise DocumentError(
                 f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null"
@@ -120,6 +122,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
     group = record.get("group")
     audio, text_file = (None if path is None else resolve(path, folder) for path in (audio, text_file))
+    # Only once joined with the folder does a path with `..` show where it leads.
     for name, path in ("audio", audio), ("text_file", text_file):
         if roots and path is not None:
             _check_root(doc_id, name, path, roots)
@@ -128,6 +131,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         audio=audio,
         text=text,
         text_file=text_file,
+        # Without a group, a document is its own. As text, since CSV and JSON may write speaker 7 differently.
         group=doc_id if group is None else str(group),
         labels={str(task): value for task, value in labels.items() if value is not None},
         split=split,
@@ -147,6 +151,7 @@ def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None
     Raises:
         DocumentError: naming the document, the path, the roots and what to do.
     """
+    # Links first: one inside a root may lead anywhere.
     allowed = tuple(map(below, roots))
     if not below(path).startswith(allowed):
         raise DocumentError(
@@ -167,6 +172,7 @@ def _check_root(doc_id: str, name: str, path: str, roots: Sequence[str]) -> None
 
 def below(path: str) -> str:
     """Return the prefix of all paths under a folder: ending in `/`, and if local without links and `..`."""
+    # The final slash keeps the root /data/a from allowing /data/ab.
     local = path.removeprefix("file://")
     return (path if is_uri(local) else os.path.realpath(local)).rstrip("/") + "/"
 
@@ -184,12 +190,14 @@ def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
             raise DocumentError(f"document {doc_id!r}: text is empty; write null if there is no transcript")
         return text
     if not isinstance(text, list) or not text:
+        # The type and not the text: messages end up in logs, and transcripts may be confidential.
         raise DocumentError(
             f"document {doc_id!r}: text is {'empty' if text == [] else f'of type {type(text).__name__}'}; it "
             "must be a string, a list of strings, or a list of {text, start?, end?, role?}"
         )
     utterances = tuple(_parse_utterance(doc_id, i, item) for i, item in enumerate(text))
     timed = sum(u.start is not None for u in utterances)
+    # Segments have either times or positions in the text; nothing could order a mixture of both.
     if 0 < timed < len(utterances):
         raise DocumentError(
             f"document {doc_id!r}: {timed} of {len(utterances)} utterances have times; add times to all "
@@ -218,6 +226,8 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
             f"document {doc_id!r}: utterance {index} has only one of start and end; write both or none"
         )
     if start is not None:
+        # NaN fails every comparison, so it is refused too; a length of 0 is fine, as transcribers write it
+        # for short words.
         if not _is_number(start) or not _is_number(end) or not 0 <= start <= end < math.inf:
             raise DocumentError(
                 f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds "
@@ -230,4 +240,5 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
 
 
 def _is_number(value: object) -> bool:
+    # To Python, a bool is an int.
     return isinstance(value, (int, float)) and not isinstance(value, bool)

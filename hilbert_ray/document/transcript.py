@@ -9,6 +9,7 @@ from hilbert_ray.document.records import Document, DocumentError, Seconds, Times
 
 OVERHANG_S = 0.5
 """Seconds that a transcript may run past its recording, because formats and transcribers round times."""
+# Hours are optional in WebVTT; before milliseconds, WebVTT has a point and SubRip a comma.
 _CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})")
 _VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
 
@@ -19,6 +20,7 @@ def check_times(document: Document, utterances: Sequence[Utterance], duration_s:
     Raises:
         TimesError: naming the document, the utterance, its end and the length of the recording.
     """
+    # Only ends: `parse_text` has checked that each utterance starts before it ends.
     ends = [utterance.end for utterance in utterances if utterance.end is not None]
     if ends and max(ends) > duration_s + OVERHANG_S:
         raise TimesError(
@@ -58,6 +60,7 @@ def load_text(document: Document) -> str | tuple[Utterance, ...] | None:
     doc_id, path = document.doc_id, document.text_file
     kind = check_text_kind(document)
     try:
+        # `utf-8-sig`: editors on Windows write a byte-order mark, which JSON refuses and text would keep.
         with fsspec.open(path, "rt", encoding="utf-8-sig") as file:
             content = file.read()
     except FileNotFoundError:
@@ -81,6 +84,7 @@ def _from_whisper(values: object) -> object:
     """Return the utterances of Whisper or WhisperX output; other JSON is returned as it is."""
     if not isinstance(values, dict) or "segments" not in values:
         return values
+    # Whisper also writes tokens, words and probabilities: only what an utterance has is taken.
     keys = {"text": "text", "start": "start", "end": "end", "speaker": "role"}
     return [{new: item[old] for old, new in keys.items() if old in item} for item in values["segments"]]
 
