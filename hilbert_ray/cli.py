@@ -35,6 +35,7 @@ from hilbert_ray.config import (
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.version import __version__
 
+# The parent of all of the library's loggers.
 log = logging.getLogger("hilbert_ray")
 
 
@@ -59,6 +60,7 @@ class _Common:
     """Print the result as JSON on standard output."""
 
 
+# Appended (`--root A --root B`), because a list (`--root A B`) would swallow the manifest after it.
 Roots = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="root")]
 
 
@@ -73,6 +75,7 @@ class Validate(_Common):
 
     manifest: Positional[str]
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    # `validation.PROBED`, written out: importing it would load NumPy and the audio libraries.
     probe: int | Literal["all"] = 10_000
     """Open the files of at most this many documents, drawn at random (audio: headers only), or of `all`."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
@@ -119,6 +122,7 @@ class Embed(_Common):
         from hilbert_ray.embedding import embed, estimate, plan_capacity
 
         if self.plan is None:
+            # A capacity plan is a dry run scaled up, so without --plan its prices have no use.
             found = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
             return CommandResult(found.to_dict(), found.text())
         if not self.dry_run or self.plan <= 0:
@@ -137,6 +141,7 @@ class _Reading(_Common):
     """Feature store that `embed` filled."""
     out: str
     """Run folder; created if absent."""
+    # None and not the default encoders: a store says which encoders filled it.
     audio: str | None = None
     """Audio encoder whose features to use, or `none`; needed only if the store holds several."""
     text: str | None = None
@@ -198,7 +203,7 @@ class Tune(_Reading):
     """Resume the search in --out."""
 
     def run(self, config: Config) -> CommandResult:
-        """Return the best settings beside the defaults' score."""
+        """Return the best settings and the defaults' score."""
         from hilbert_ray.tuning import tune
 
         summary = tune(self.store, self.out, config, audio=self.audio, text=self.text, resume=self.resume)
@@ -209,6 +214,9 @@ class Tune(_Reading):
 class Predict(_Common):
     """Embed and classify a new manifest with a published model."""
 
+    # `--model`, but not a field `model`, which `_parse` would take for the settings of that name. Settings of
+    # the network and of cutting are no flags here: they come with the model, since features must be made as
+    # those that it was trained on.
     folder: Annotated[str, tyro.conf.arg(name="model")]
     """Published folder, RUN/model."""
     manifest: str
@@ -217,6 +225,7 @@ class Predict(_Common):
     """Parquet file to write: embeddings, decisions and probabilities, one row per document."""
     store: str | None = None
     """Feature store to reuse and fill. Default: a store next to --out."""
+    # A flag of each call: who published the model must not decide what runs on this machine.
     trust_remote_code: bool = False
     """Allow the model's encoders to run the Python code that comes with their weights."""
     explain: str | None = None
@@ -247,6 +256,7 @@ class Predict(_Common):
 class Report(_Common):
     """Write a run's report as one self-contained HTML file."""
 
+    # `--run`, but not a field `run`, which is the method.
     folder: Annotated[str, tyro.conf.arg(name="run")]
     """Folder of the run."""
 
@@ -372,6 +382,8 @@ class Doctor(_Common):
         return CommandResult(values, diagnosis.text(), ok=not diagnosis.faults)
 
 
+# Two words where several actions share an object: each action then has only the flags that it understands,
+# and a flag of another one is refused.
 COMMANDS: Mapping[str, type[Any]] = {
     "validate": Validate,
     "embed": Embed,
@@ -405,6 +417,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _show_overview(arguments)
     rest = arguments[len(name.split()) :]
+    # On standard error, as standard output is for the result alone, which --json lets programs read. Only
+    # this library logs at INFO: others would bury its lines.
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
@@ -445,29 +459,36 @@ def _show_overview(arguments: Sequence[str]) -> int:
 def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
     """Return the command with its flags, and the settings: preset, then the file, then the flags."""
     kind = COMMANDS[name]
+    # Read before tyro parses the rest: what they set are the defaults of all other flags, which --help shows.
+    # The order runs from general to specific: a preset for any data, a file for a project, flags for this
+    # call.
     base = preset(_flag(arguments, "--preset") or "small")
     path = _flag(arguments, "--config")
     chosen: set[str] = set()
     if path is not None:
         values = load_file(path)
+        # An encoder that the file names is a choice; that of a preset is only a default, which a store
+        # overrules.
         chosen = set(values)
         base = from_dict(Config, values, base)
     settings = {f.name for f in fields(Config)}
     defaults: dict[str, Any] = {}
     for f in fields(kind):
         if f.name in ("audio", "text") and issubclass(kind, _Reading) and f.name not in chosen:
-            defaults[f.name] = None  # the store tells, where it holds one encoder only
+            defaults[f.name] = None  # the store decides, if it holds one encoder only
         elif f.name in settings:
             defaults[f.name] = getattr(base, f.name)
         else:
             defaults[f.name] = tyro.MISSING if f.default is MISSING else f.default
     command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=kind(**defaults))
+    # The settings that a command has no flags for stay those of the preset and the file.
     flags = {f.name: getattr(command, f.name) for f in fields(kind) if f.name in settings}
     return command, replace(base, **{key: value for key, value in flags.items() if value is not None})
 
 
 def _flag(arguments: Sequence[str], name: str) -> str | None:
     """Return the value of a flag that must be known before the flags are parsed."""
+    # By hand, because the parser of a command needs its defaults first, and these flags decide them.
     for i, argument in enumerate(arguments):
         if argument == name and i + 1 < len(arguments):
             return arguments[i + 1]

@@ -56,6 +56,7 @@ def diagnose() -> Diagnosis:
     """Collect the versions, devices and codecs of this environment, and what is wrong with them."""
     facts = {"python": f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"}
     faults = []
+    # By metadata and not by importing: a broken package must not end the diagnosis of all others.
     for name in PACKAGES:
         try:
             facts[name] = importlib.metadata.version(name)
@@ -90,9 +91,11 @@ def fix() -> list[Path]:
         DoctorError: if torchaudio still fails to import afterwards.
     """
     error = torchaudio_error()
+    # Deleting files is the last resort: only for the one failure that it is known to repair.
     if UNLOADABLE not in error:
         return []
     spec = find_spec("torchaudio")
+    # It is installed, or its import would have failed in another way.
     assert spec is not None
     assert spec.origin is not None
     removed = sorted((Path(spec.origin).parent / "lib").glob("*.so"))

@@ -123,7 +123,8 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
     tasks, roots = config.tasks, config.roots
     digests = []
     labels = LabelSurvey()
-    # Shared ids and inferred tasks depend on all rows, hence a first pass; it keeps 16 bytes per row.
+    # Shared ids and inferred tasks depend on all rows, so a first pass collects them. Keeping its documents
+    # for the second would take more memory than the manifest has bytes; it keeps 16 bytes per row.
     for block_digests, block_labels in map_blocks(partial(_survey, is_labelled=not tasks), manifest, roots):
         digests.append(block_digests)
         labels.merge(block_labels)
@@ -142,6 +143,8 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
     return counts.report(manifest, rows, declared, not tasks)
 
 
+# 128 bits: among a billion ids, two have the same digest with a chance of 1e-21; that would report valid rows
+# as duplicates.
 _DIGEST = np.dtype("S16")
 
 
@@ -153,6 +156,7 @@ def _digest(doc_id: str) -> bytes:
 def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey]:
     """Return the digest of each row's id and, if `is_labelled`, a survey of the documents' labels."""
     labels = LabelSurvey()
+    # Where the settings declare the tasks, only ids matter: the second pass checks the rest of each row.
     if not is_labelled:
         return np.array([_digest(doc_id) for doc_id in block.ids()], _DIGEST), labels
     digests = []
@@ -165,6 +169,8 @@ def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey]:
 
 def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
     """Return the digests of ids that several rows use, each with all its rows (from 1)."""
+    # Sorted in one array, since a dict of millions of ids would take ten times the memory. Rows without an id
+    # are invalid by themselves and not duplicates of each other.
     distinct, counts = np.unique(digests, return_counts=True)
     rows = np.flatnonzero(np.isin(digests, distinct[(counts > 1) & (distinct != b"")]))
     shared: dict[bytes, list[int]] = {}
@@ -175,6 +181,8 @@ def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
 
 def _draw(rows: int, probe: int) -> frozenset[int]:
     """Return the rows whose files are opened: random, but the same in every process and every call."""
+    # Random, because manifests are often sorted, by site or date; the same each time, so that a second call
+    # checks what was fixed after the first. Of rows, as which of them are valid is not known yet.
     return frozenset(random.Random(0).sample(range(1, rows + 1), probe))
 
 
@@ -207,6 +215,7 @@ def _check_block(
         else:
             documents.append((row, item))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
+    # By block, because whole folders are listed: a request per file would take hours on a network disk.
     missing = missing_files(files_of(unopened))
     # A missing file is opened all the same, which fails with the same message as in the sample.
     present = {
@@ -241,6 +250,7 @@ def _check(
     is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
     stage = "audio"
     try:
+        # Audio first: the transcript's times are checked against its length.
         if is_opened and document.audio is not None:
             duration = audio.probe(document.audio).duration_s
         stage = "text"
@@ -257,6 +267,7 @@ def _check(
             if name in tasks:
                 _check_label(document, name, tasks[name], label)
     except (DocumentError, OSError) as error:
+        # Other exceptions are bugs, which must show their traceback.
         return InvalidRow(
             row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
         )
@@ -272,6 +283,8 @@ def _check_roles(document: Document, utterances: Sequence[Utterance], roles: Seq
     if not roles or not document.has_text:
         return
     present = sorted({turn.role for turn in utterances if turn.role is not None})
+    # One of the roles is enough: not every recording has all speakers, but one with none has nothing to
+    # embed.
     if set(roles) & set(present):
         return
     raise ValidationError(
@@ -302,12 +315,14 @@ class _Counts:
     unread: int = 0
     inline: Counter[str] = field(default_factory=Counter)
     filed: Counter[str] = field(default_factory=Counter)
+    # All lengths, for the median: no more than the sample, unless all files are opened.
     durations: list[Seconds] = field(default_factory=list)
     groups: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     labelled: Counter[str] = field(default_factory=Counter)
     undeclared: Counter[str] = field(default_factory=Counter)
     classes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # Sets and not numbers, since a group may have documents in several blocks.
     groups_of: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     faults: list[InvalidRow] = field(default_factory=list)
 
@@ -340,6 +355,7 @@ class _Counts:
 
     def merge(self, other: "_Counts") -> None:
         """Add the counts of another block."""
+        # By type, so that a counter added later cannot be forgotten here.
         for attribute in fields(self):
             mine, others = getattr(self, attribute.name), getattr(other, attribute.name)
             if isinstance(mine, int):
@@ -367,6 +383,7 @@ class _Counts:
     ) -> ValidationReport:
         documents = sum(self.groups.values())
         audio_s = None
+        # The opened files are a random sample, so the sum scales by number; it is exact if all were opened.
         if self.durations or not self.audio:
             audio_s = sum(self.durations) * (self.audio / len(self.durations) if self.durations else 1.0)
         return ValidationReport(
@@ -465,6 +482,7 @@ def _lines(report: ValidationReport) -> Iterator[str]:
         origin = ", inferred from the labels" if task.is_inferred else ""
         yield f"task {name} ({task.kind}{origin}): {task.unlabelled} unlabelled"
         width = max((len(class_) for class_ in task.classes), default=0)
+        # Unlabelled documents say nothing about how frequent a class is.
         labelled = max(1, report.documents - task.unlabelled)
         for class_ in task.classes:
             count = task.documents[class_]
