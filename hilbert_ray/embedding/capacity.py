@@ -78,6 +78,7 @@ def plan_capacity(
     # Per worker, times workers: measured with all of them at work, so what they take from each other counts.
     worker_hours = [scale * (m.time_s or 0.0) * m.workers / 3600 for m in modalities]
     gpu_hours = [m.gpus_per_worker * own for m, own in zip(modalities, worker_hours, strict=True)]
+    # Both modalities follow from one length, at the ratio of text to audio that the manifest has.
     size_bytes = scale * sum(m.size_bytes or 0.0 for m in modalities)
     all_worker_hours = sum(worker_hours)
     return Capacity(
@@ -87,6 +88,7 @@ def plan_capacity(
         price=all_worker_hours * price,
         size_bytes=size_bytes,
         storage_price=size_bytes / 1e9 * storage_price,
+        # Ideal scaling: units do not depend on each other, and start-up is left out.
         times={
             workers: 3600 * all_worker_hours / workers
             for workers in sorted({*WORKERS, *(m.workers for m in modalities)})

@@ -94,6 +94,7 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
             not load, or workers keep dying.
         TooManyQuarantinedError: when more documents fail than `config.embed.max_quarantined` allows.
     """
+    # Not the wall clock, which a time server may set back during a run of days.
     started = time.monotonic()
     config = resolve_encoders(config or Config())
     encoders = chosen_encoders(config)

@@ -134,6 +134,7 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
     with tempfile.TemporaryDirectory(prefix="hilbert-ray-") as folder:
         target = _open_if_exists(store)
         buckets = config.embed.buckets if target is None else target.buckets
+        # As many buckets as the store, since its commits are looked up by bucket.
         temporary = Store.create(folder, buckets)
         rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
         snapshot = write_snapshot(temporary, rows, config.segment.roles)
@@ -147,6 +148,7 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
 
 
 def _open_if_exists(uri: str) -> Store | None:
+    # Not `Store.create`, as a dry run must leave nothing behind.
     try:
         Files(uri).read("store.json")
     except FileNotFoundError:
@@ -203,6 +205,7 @@ def _measure_rate(
     cluster = ray.cluster_resources()
     # All at once or not at all: tasks that run one after another would not compete as workers do.
     free = cluster.get("GPU", 0.0) if "num_gpus" in resources else cluster.get("CPU", 1.0)
+    # `plan_pool` gives a worker a single kind of resource, which `max` picks.
     num_tasks = max(1, min(workers, int(free / max(resources.values()))))
     task = ray.remote(measure).options(**resources)
     # Each task starts with another document, so that they do not all read the same file at once.
@@ -210,9 +213,11 @@ def _measure_rate(
     try:
         measured: list[Measurement] = ray.get(tasks)
     except ray.exceptions.RayTaskError as error:
+        # Ray wraps what a task raises in a traceback; the message for the user is inside.
         if isinstance(error.cause, EmbedError):
             raise error.cause from None
         raise
+    # Sums over all tasks: the mean per worker, weighted by how long each measured.
     seconds = sum(one_task.seconds for one_task in measured)
     if not seconds:
         reasons = (one_task.reason for one_task in measured if one_task.reason is not None)

@@ -75,6 +75,7 @@ def encode_parts(
     Batches are a function of the documents and their order alone, so features are the same bits in every run.
     What a failed document gave before it failed is discarded.
     """
+    # Across documents, since short ones alone would leave most of each batch empty.
     batch: list[tuple[DocumentProgress, Segment]] = []
     size = 0.0
     for document, part in parts:
@@ -160,6 +161,7 @@ def _rows(
     """Return the rows of the documents that pass the checks, and the reasons of all others."""
     rows: list[FeatureRow] = []
     for document in documents:
+        # Only now: a document may span several batches, and one batch holds pieces of many.
         if document.failure is None:
             action = partial(_row, document, encoder)
             row = run_or_quarantine(document.entry, document.source, "check", action)
@@ -203,6 +205,7 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
         doc_id=doc_id,
         source=document.source,
         features=features,
+        # float32 seconds are exact to 4 ms in recordings of up to 18 hours.
         start=np.array([start for start, _ in spans], np.float32),
         end=np.array([end for _, end in spans], np.float32),
         timed=end_part.timed,
@@ -231,6 +234,7 @@ def _check_seconds(
 
 def _covered(spans: Sequence[tuple[Samples, Samples]]) -> Samples:
     """Return how much stretches cover together, overlaps counted once."""
+    # In whole samples: thousands of float seconds would not add up exactly, and a gap could hide in that.
     covered = last_end = 0
     for start, end in sorted(spans):
         covered += max(0, end - max(start, last_end))

@@ -110,7 +110,7 @@ def versioned_rows(manifest: str, content_hash: bool, roots: Sequence[str] = ())
     Args:
         manifest: path or URI of the manifest.
         content_hash: identify files by their content, not by size and time of change.
-        roots: folders or URI prefixes outside of which a file makes its row a fault; none: no restriction.
+        roots: folders or URI prefixes outside of which a file makes its row invalid; none: no restriction.
 
     Raises:
         ManifestError: when the manifest cannot be read at all.
@@ -176,6 +176,8 @@ class _DraftPlan:
 
     def add(self, doc_id: str, source: str | None, retry_quarantined: bool) -> None:
         """Count a document, whose source is None where it lacks the modality."""
+        # The source hash covers file versions: a changed file is another key, so it is embedded again
+        # although its id is stored.
         if source is None:
             self.absent += 1
         elif (doc_id, source) in self.done:
@@ -207,6 +209,7 @@ def plan_jobs(
             document is a unit of its own.
         retry_quarantined: plan again what was quarantined earlier.
     """
+    # Commits first, then the manifest as a stream: only pending documents stay in memory.
     drafts = [_draft(store, job, buckets) for job in jobs]
     for doc_id, versions in snapshot.versions(buckets):
         for draft in drafts:
@@ -284,6 +287,7 @@ def single_document_units(unit: Unit) -> list[Unit]:
 
 def unit_id(base: str, keys: Sequence[DocumentKey], earlier: Sequence[str] = ()) -> str:
     """Return the id of a unit of documents: a hash, the same for the same documents in any run."""
+    # Sorted, since the order of documents does not change what is embedded.
     return digest(base, *(text for key in sorted(keys) for text in key), *earlier)
 
 
@@ -296,6 +300,7 @@ def _group(
     keys: list[DocumentKey] = []
     unit_seconds = 0.0
     for key, seconds in documents:
+        # A document longer than a unit is not split: its features are committed whole or not at all.
         if keys and unit_seconds + seconds > largest:
             yield keys, unit_seconds
             keys, unit_seconds = [], 0.0

@@ -38,7 +38,7 @@ _BLOCKS = 10_000
 _PROGRESS_S = 10.0
 """Seconds between lines of progress in the log."""
 _ACTOR_RESTARTS = -1
-"""Ray's "for ever": nodes may come and go as often as they like."""
+"""Ray's "forever": nodes may come and go as often as they like."""
 
 
 def run_units(
@@ -105,6 +105,7 @@ def _run_round(
     names: list[str] = []
 
     def actor_options() -> dict[str, Any]:
+        # Named, so that `_kill` reaches actors that Ray Data has already let go of.
         names.append(f"embed-{uuid.uuid4().hex}")
         return {"name": names[-1], "max_restarts": _ACTOR_RESTARTS, "max_task_retries": retries}
 
@@ -113,7 +114,7 @@ def _run_round(
             [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _BLOCKS)
         )
         with warnings.catch_warnings():
-            # Only `ray_remote_args_fn` can bound retries; unbounded ones would let a document kill for ever.
+            # Only `ray_remote_args_fn` can bound retries; unbounded, a document could kill workers forever.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = dataset.map_batches(
                 EmbedUnits,
@@ -125,6 +126,7 @@ def _run_round(
                 ),
                 # With few units, one per call, or some actors would get none.
                 batch_size=max(1, min(units_per_call, len(units) // (units_per_call * workers))),
+                # One call waits at an actor while it runs another; more would pile up at the slow ones.
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 ray_remote_args_fn=actor_options,
                 **resources,
@@ -146,7 +148,7 @@ def _kill(names: Sequence[str]) -> None:
 
 
 def plan_pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
-    """Return the number of encoder actors and the resources of each, for so many units at most.
+    """Return the number of encoder actors and the resources of each, for at most `units` units.
 
     Raises:
         EmbedError: when encoders shall use GPUs, the cluster has none yet, and `embed.workers` is not set.

@@ -97,7 +97,7 @@ class _Probe:
     def _documents(self) -> Iterator[DocumentProgress]:
         """Yield the sample over and over, unless none of it could be read."""
         # This runs in the thread that reads ahead. Until a first batch is encoded, it stops after as many
-        # failures as there are documents, or it would go round for ever.
+        # failures as there are documents, or it would loop forever.
         while self._started is not None or self._num_ended < len(self._entries):
             yield from (DocumentProgress(unit=0, entry=entry, source="") for entry in self._entries)
 

@@ -163,7 +163,7 @@ def draw_ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
     is_stopped = threading.Event()
 
     def put(item: list[T]) -> None:
-        # With a timeout, or the thread would wait for ever once nobody takes items any more.
+        # With a timeout, or the thread would wait forever once nobody takes items any more.
         while not is_stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -178,8 +178,10 @@ def draw_ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
                 if is_stopped.is_set():
                     return
         finally:
+            # Also after an exception, or the consumer would wait forever.
             put([])
 
+    # A thread is enough: decoders and torch release Python's lock while they compute.
     with ThreadPoolExecutor(1) as thread:
         drawn = thread.submit(draw)
         try:

@@ -72,13 +72,15 @@ def _parts(
             received += len(parts)
     except StopIteration:
         return
-    except ray.exceptions.RayError:  # the node or the process is gone
+    # The node or the process is gone: what fails in the document itself arrives as a `Quarantined` part.
+    except ray.exceptions.RayError:
         pass
     yield from islice(reader.parts(document.entry, document.source), received, None)
 
 
 def _decode(reader: DocumentReader, entry: StoredDocument, source: str) -> Iterator[list[DocumentPart]]:
     """Yield the parts of a document in lists of about `BLOCK_S` seconds."""
+    # In lists, since each object costs messages between nodes, whatever its size.
     block: list[DocumentPart] = []
     seconds = 0.0
     for part in reader.parts(entry, source):

@@ -54,7 +54,7 @@ def chosen_encoders(config: Config) -> dict[Modality, Encoder]:
     """Return the encoders that the settings name, by modality.
 
     Raises:
-        ConfigError: when one cannot be had, or pauses are to be cut at and cannot be detected at its rate.
+        ConfigError: when one is unavailable, or audio is cut at pauses and none can be detected at its rate.
     """
     encoders = {
         modality: configured_encoder(config, modality)

@@ -96,7 +96,7 @@ class EmbedUnits:
         """What is wrong if the encoders are not those of the plan, or do not load.
 
         Checked when the first units come, so that a death while loading counts as an attempt at them, and
-        attempts are bounded: an actor that dies in its constructor is restarted for ever.
+        attempts are bounded: an actor that dies in its constructor is restarted forever.
         """
         for modality, encoder in self.encoders.items():
             planned = self.fingerprints[modality]
@@ -117,6 +117,7 @@ class EmbedUnits:
             if self.encoder_error is not None:
                 raise EmbedError(self.encoder_error)
             for unit, commit in self.embed(units):
+                # Little more than counts: features go straight to the store and never through Ray.
                 result = UnitResult(
                     modality=unit.modality,
                     unit_id=unit.unit_id,
@@ -219,6 +220,8 @@ class EmbedUnits:
         ]
 
     def _commit(self, unit: Unit, rows: Sequence[FeatureRow], quarantined: Sequence[Quarantined]) -> Commit:
+        # A commit is only ever created, never replaced: if another worker was faster with this unit, its
+        # commit is returned and counts, and what was written here is discarded.
         return self.store.commit(
             unit.modality,
             unit.fingerprint,
@@ -242,6 +245,7 @@ def loading_error(encoder: Encoder) -> str | None:
     No document is to blame for it, so it ends the run instead of quarantining all of them.
     """
     try:
+        # No segments: this loads what is loaded lazily, and nothing a document holds can be the cause.
         encoder.encode([])
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # libraries, files, memory, weights
         return (
@@ -298,6 +302,7 @@ def _suspected(doc_id: str, source: str) -> Quarantined:
 @cache
 def _library_versions() -> dict[str, str]:
     """Return the versions of everything that features may depend on; commits keep them."""
+    # By metadata: importing all of them would take seconds and memory that a worker may not need.
     names = ("numpy", "onnxruntime", "soundfile", "soxr", "torch", "torchaudio", "transformers")
     here = {"hilbert-ray": __version__, "python": platform.python_version(), "machine": platform.machine()}
     return {**here, **{name: version_of(name) for name in names if find_spec(name)}}
