@@ -27,10 +27,10 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python examples/demo.py --out out/demo
 
-# Two processes; tests/conftest.py forms the groups of tests that are handed out to them.
+# Two processes, to which files are handed out in the order of tests/conftest.py.
 test: setup
 	@sh tests/install_system_packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	@sh tests/install_system_packages.sh

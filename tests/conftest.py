@@ -15,52 +15,25 @@ import pytest
 
 from tests import fatal, make
 
-SHARED = ("embedded", "ray")
-"""Groups of tests that span files, in the order in which they are handed out."""
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     # `make test` runs as many processes as there are cores. Threads would only wait for each other; torch and
     # BLAS read this when they load, so it must be set before any test module is imported.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker and pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use Ray, and form the groups that `make test` runs in two processes.
+    """Mark the tests that use Ray, and in `make test` put the files that hold some first.
 
-    A group runs in one process. Tests on the store that is embedded once are a group, other tests on a shared
-    cluster are one, and so is every file of the rest: nothing that is made once is made in both processes,
-    except the cluster. Groups are handed out in order: those with Ray take longest and come first; many short
-    files fill what time is left.
+    pytest-xdist then hands out one file after the other to two processes, each of which starts a cluster when
+    it needs one. Files with Ray take longest; the many short ones then fill what time is left.
     """
     for item in items:
-        if _uses_ray(item):
+        if not {"ray_cluster", "head"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
-        items.sort(key=_rank)
-
-
-def _uses_ray(item: pytest.Item) -> bool:
-    """Return whether a test uses a cluster of the fixtures or is marked as one that starts its own."""
-    fixtures = getattr(item, "fixturenames", ())
-    return "ray_cluster" in fixtures or "head" in fixtures or item.get_closest_marker("ray") is not None
-
-
-def _rank(item: pytest.Item) -> int:
-    """Return the place of a test's group among all."""
-    group = _group(item)
-    if group in SHARED:
-        return SHARED.index(group)
-    return len(SHARED) + (not _uses_ray(item))
-
-
-def _group(item: pytest.Item) -> str:
-    """Return the group of a test: `embedded`, `ray`, or its file."""
-    fixtures = getattr(item, "fixturenames", ())
-    if "embedded" in fixtures or "head" in fixtures:  # one test of jobs uses both
-        return "embedded"
-    return "ray" if "ray_cluster" in fixtures else item.nodeid.partition("::")[0]
+        long = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)
