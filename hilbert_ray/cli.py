@@ -123,8 +123,8 @@ class Embed(_Common):
 
         if self.plan is None:
             # A capacity plan is a dry run scaled up, so without --plan its prices have no use.
-            found = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
-            return CommandResult(found.to_dict(), found.text())
+            summary = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
+            return CommandResult(summary.to_dict(), summary.text())
         if not self.dry_run or self.plan <= 0:
             raise ConfigError(f"--plan is {self.plan:g}; it needs --dry-run and more than 0 hours")
         estimated = estimate(self.manifest, self.store, config)

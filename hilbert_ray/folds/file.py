@@ -9,7 +9,7 @@ from hilbert_ray.folds.records import Folds, FoldsError
 
 
 def write_folds(folds: Folds, uri: str) -> None:
-    """Write folds as Parquet with columns repeat, fold, doc_id, group: a row a document and repeat."""
+    """Write folds as Parquet with columns repeat, fold, doc_id, group: one row per document and repeat."""
     import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,14 +29,42 @@ def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray
     """Read folds from Parquet (columns repeat, fold, doc_id) and check them against the documents.
 
     Args:
-        uri: what `save` wrote, or the same made by hand.
-        doc_ids: the documents that will be evaluated, [N]; the result has their order.
-        groups: of these documents; a `group` column in the file is not read.
+        uri: path or URI of a file by `write_folds`, or of one with the same columns from elsewhere.
+        doc_ids: the documents to evaluate, [N]; the result has their order.
+        groups: group of each of these documents; a `group` column in the file is not read.
 
     Raises:
-        FoldsError: when there is no such file, a document is absent, unknown or twice in a repeat, folds are
-            not numbered 0, 1, ... in each repeat, or a group straddles folds.
+        FoldsError: if there is no such file, a document is missing, unknown or listed twice in a repeat,
+            folds are not numbered 0, 1, ... in each repeat, or a group straddles folds.
     """
+    repeat, fold, listed = _read_columns(uri)
+    ids, groups = np.asarray(doc_ids, dtype=str), np.asarray(groups)
+    # The file may come from a run with its manifest in another order: ids, not positions, identify documents.
+    # Its groups are ignored, as the manifest may have been corrected since; the folds must suit today's.
+    place = {doc_id: i for i, doc_id in enumerate(ids)}
+    unknown = sorted(set(listed) - set(place))
+    if unknown:
+        raise FoldsError(
+            f"folds file {uri} names {len(unknown)} documents that are not evaluated here, such as "
+            f"{str(unknown[0])!r}; use folds drawn for these documents, or leave folds.file empty"
+        )
+    repeats = np.unique(repeat)
+    if not np.array_equal(repeats, np.arange(len(repeats))) or not len(repeats):
+        raise FoldsError(f"folds file {uri} has repeats {repeats.tolist()}; they must be numbered 0, 1, ...")
+    num_folds = int(fold.max()) + 1
+    assignment = np.empty((len(repeats), len(ids)), np.int64)
+    for number in repeats:
+        rows = np.flatnonzero(repeat == number)
+        where = f"folds file {uri}, repeat {number}"
+        places = np.array([place[doc_id] for doc_id in listed[rows]], np.int64)
+        _check_repeat(fold[rows], places, num_folds, ids, where)
+        assignment[number, places] = fold[rows]
+        _check_straddling(assignment[number], groups, where)
+    return Folds(doc_ids=ids, groups=groups, assignment=assignment)
+
+
+def _read_columns(uri: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return repeat and fold, int64, and the document of each row of a folds file."""
     import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,13 +73,10 @@ def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray
         with fsspec.open(uri, "rb") as file:
             table = pq.read_table(file)
     except FileNotFoundError:
-        raise FoldsError(
-            f"no folds file at {uri}; mend folds.file, or leave it empty to draw folds"
-        ) from None
+        raise FoldsError(f"no folds file at {uri}; fix folds.file, or leave it empty to draw folds") from None
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
-        raise FoldsError(f"folds file {uri} cannot be read as Parquet: {error}") from None
-    missing = [name for name in ("repeat", "fold", "doc_id") if name not in table.column_names]
-    if missing:
+        raise FoldsError(f"folds file {uri} is not valid Parquet: {error}; write it again") from None
+    if not {"repeat", "fold", "doc_id"} <= set(table.column_names):
         raise FoldsError(
             f"folds file {uri} has columns {', '.join(table.column_names)}; it needs repeat, fold and doc_id"
         )
@@ -63,49 +88,37 @@ def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray
                 f"its type is {column.type}; repeat and fold must be whole numbers, and no row may lack one"
             )
     repeat, fold = (table[name].to_numpy().astype(np.int64) for name in ("repeat", "fold"))
-    named = np.array(table["doc_id"].to_pylist(), dtype=str)
-    ids, groups = np.asarray(doc_ids, dtype=str), np.asarray(groups)
-    index = {doc_id: i for i, doc_id in enumerate(ids)}
-    unknown = sorted(set(named) - set(index))
-    if unknown:
+    return repeat, fold, np.array(table["doc_id"].to_pylist(), dtype=str)
+
+
+def _check_repeat(fold: np.ndarray, places: np.ndarray, num_folds: int, ids: np.ndarray, where: str) -> None:
+    """Check that a repeat has all folds, and each document exactly once."""
+    numbers = np.unique(fold)
+    # Every repeat must have as many folds as the others: scores are means over equal numbers of test sets.
+    if num_folds < 2 or not np.array_equal(numbers, np.arange(num_folds)):
         raise FoldsError(
-            f"folds file {uri} names {len(unknown)} documents that are not evaluated here, such as "
-            f"{str(unknown[0])!r}; give a file made for these documents, or leave folds.file empty"
+            f"{where}: folds are {numbers.tolist()}; each repeat needs the same folds, numbered 0, 1, ... "
+            "and at least 2"
         )
-    numbers = np.unique(repeat)
-    if not np.array_equal(numbers, np.arange(len(numbers))) or not len(numbers):
-        raise FoldsError(f"folds file {uri} has repeats {numbers.tolist()}; they must be numbered 0, 1, ...")
-    size = int(fold.max()) + 1
-    assignment = np.empty((len(numbers), len(ids)), np.int64)
-    for r in numbers:
-        rows = np.flatnonzero(repeat == r)
-        present = np.unique(fold[rows])
-        if size < 2 or not np.array_equal(present, np.arange(size)):
-            raise FoldsError(
-                f"folds file {uri}, repeat {r}: folds are {present.tolist()}; each repeat needs the same "
-                "folds, numbered 0, 1, ... and at least 2"
-            )
-        times = np.bincount([index[doc_id] for doc_id in named[rows]], minlength=len(ids))
-        if (times != 1).any():
-            wrong = int((times != 1).argmax())
-            raise FoldsError(
-                f"folds file {uri}, repeat {r}: document {str(ids[wrong])!r} stands in {times[wrong]} folds "
-                f"({int((times != 1).sum())} such documents); each document must stand in exactly one fold"
-            )
-        assignment[r, [index[doc_id] for doc_id in named[rows]]] = fold[rows]
-        _check_straddling(assignment[r], groups, f"folds file {uri}, repeat {r}")
-    return Folds(doc_ids=ids, groups=groups, assignment=assignment)
+    times = np.bincount(places, minlength=len(ids))
+    if (times != 1).any():
+        wrong = int((times != 1).argmax())
+        raise FoldsError(
+            f"{where}: document {str(ids[wrong])!r} is in {times[wrong]} folds ({int((times != 1).sum())} "
+            "such documents); each document must be in exactly one fold"
+        )
 
 
-def _check_straddling(part: np.ndarray, groups: np.ndarray, where: str) -> None:
-    code, size = group_codes(groups)
-    first = np.full(size, -1, np.int64)
-    first[code] = part
-    straddling = np.flatnonzero(first[code] != part)
+def _check_straddling(fold: np.ndarray, groups: np.ndarray, where: str) -> None:
+    code, num_groups = group_codes(groups)
+    # Whichever document of a group comes last sets the fold that its others are compared with.
+    fold_of_group = np.full(num_groups, -1, np.int64)
+    fold_of_group[code] = fold
+    straddling = np.flatnonzero(fold_of_group[code] != fold)
     if len(straddling):
         group = groups[straddling[0]]
-        found = np.unique(part[groups == group]).tolist()
+        folds = np.unique(fold[groups == group]).tolist()
         raise FoldsError(
-            f"{where}: group {str(group)!r} stands in folds {found}; a group must not straddle folds, or its "
+            f"{where}: group {str(group)!r} is in folds {folds}; a group must not straddle folds, or its "
             "documents would be trained on and tested at once: put each group in one fold"
         )

@@ -1,4 +1,4 @@
-"""What folds are: one split, all partitions of a run, and the strata that are spread over them."""
+"""Records of folds: one split, all partitions of a run, and the strata that are balanced over them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folds:
-    """Partitions of N documents, one a repeat.
+    """Partitions of N documents, one per repeat.
 
-    doc_ids: str [N]; groups: int or str [N]; assignment: int64 [repeats, N], the fold whose test set holds
-    the document; warnings: what a reader of the scores should know about them.
+    doc_ids: str [N]; groups: int or str [N]; assignment: int64 [repeats, N], the fold whose test set contains
+    the document; warnings: what readers of the scores should know about the folds.
     """
 
     doc_ids: np.ndarray
@@ -57,42 +57,49 @@ class Folds:
 
     def split(self, repeat: int, fold: int) -> Fold:
         """Return one of the splits."""
-        tested = self.assignment[repeat] == fold
-        return Fold(repeat=repeat, fold=fold, train=np.flatnonzero(~tested), test=np.flatnonzero(tested))
+        is_test = self.assignment[repeat] == fold
+        return Fold(repeat=repeat, fold=fold, train=np.flatnonzero(~is_test), test=np.flatnonzero(is_test))
 
     @property
     def distinct(self) -> int:
         """Number of different test sets; at best repeats times folds."""
-        return len({part.test.tobytes() for part in self})
+        # Across repeats too: a test set drawn twice under other fold numbers is still the same evidence.
+        return len({fold.test.tobytes() for fold in self})
 
     def counts(self, strata: np.ndarray) -> Int[np.ndarray, "repeats folds classes"]:
-        """Return the documents of each class in each test set; strata as `make_folds` takes them."""
+        """Return how many documents of each class each test set has; strata as `make_folds` takes them."""
         members = strata_members(strata)
-        return np.stack([[members[part == k].sum(0) for k in range(self.folds)] for part in self.assignment])
+        return np.stack(
+            [[members[fold_of == k].sum(0) for k in range(self.folds)] for fold_of in self.assignment]
+        )
 
     def describe(self, strata: np.ndarray, names: Sequence[str] = ()) -> dict[str, Any]:
         """Return what a report says about the folds, with the rarest class's documents in each test set."""
         counts = self.counts(strata)
-        described: dict[str, Any] = {
+        description: dict[str, Any] = {
             "repeats": self.repeats,
             "folds": self.folds,
             "documents": self.assignment.shape[1],
             "groups": len(np.unique(self.groups)),
             "distinct_test_sets": self.distinct,
-            "sizes": [np.bincount(part, minlength=self.folds).tolist() for part in self.assignment],
+            "sizes": [np.bincount(fold_of, minlength=self.folds).tolist() for fold_of in self.assignment],
             "warnings": list(self.warnings),
         }
+        # A class without documents would always be the rarest and say nothing; warnings name it.
         present = np.flatnonzero(counts.sum((0, 1)))
         if len(present):
             rarest = int(present[counts.sum((0, 1))[present].argmin()])
-            described["rarest_class"] = names[rarest] if rarest < len(names) else str(rarest)
-            described["positives"] = counts[:, :, rarest].tolist()
-        return described
+            description["rarest_class"] = names[rarest] if rarest < len(names) else str(rarest)
+            description["positives"] = counts[:, :, rarest].tolist()
+        return description
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strata:
-    """What is spread evenly over folds: bool `members` [N, C] says which document counts for which class."""
+    """What is balanced over folds: bool `members` [N, C] says which document has which class.
+
+    `task` names the task that the classes come from, `names` its C classes or bands; empty without a task.
+    """
 
     task: str
     names: tuple[str, ...]
@@ -100,7 +107,8 @@ class Strata:
 
 
 def strata_members(strata: np.ndarray) -> Bool[np.ndarray, "documents classes"]:
-    """Return strata as membership, whichever way they are given."""
+    """Return strata, int [N] or bool [N, C], as bool [N, C]."""
     if strata.ndim == 2:
         return strata.astype(bool)
+    # -1, unlabelled, equals no class: such a document belongs to no stratum and only counts for fold sizes.
     return np.asarray(strata[:, None] == np.arange(int(strata.max(initial=-1)) + 1))

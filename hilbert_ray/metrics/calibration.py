@@ -20,10 +20,10 @@ LOGIT_LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before their 
 def expected_calibration_error(
     probabilities: Float[np.ndarray, "rows classes"],
     targets: Int[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
     bins: int = BINS,
-) -> Float[np.ndarray, "segments draws"]:
+) -> Float[np.ndarray, "sets draws"]:
     """Return the expected calibration error of the largest probability (Guo et al. 2017, eq. 3).
 
     The bins have equal width and are open below, closed above.
@@ -31,23 +31,23 @@ def expected_calibration_error(
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
     cell = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence) - 1, 0, bins - 1)
-    gap = Partition(index=segments.index * bins + cell, count=segments.count * bins).sums(
+    gap = Partition(index=partition.index * bins + cell, count=partition.count * bins).sums(
         correct - confidence, weights
     )
-    total = segments.sums(np.ones(len(targets)), weights)
-    return ratio(np.abs(gap).reshape(segments.count, bins, -1).sum(1), total)
+    total = partition.sums(np.ones(len(targets)), weights)
+    return ratio(np.abs(gap).reshape(partition.count, bins, -1).sum(1), total)
 
 
 def brier(
     probabilities: Float[np.ndarray, "rows classes"],
     targets: Int[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
-) -> Float[np.ndarray, "segments draws"]:
+) -> Float[np.ndarray, "sets draws"]:
     """Return the Brier score (Brier 1950): 0 to 2; halved with two classes, to be the usual 0 to 1."""
     classes = probabilities.shape[1]
     squared = ((probabilities - np.eye(classes)[targets]) ** 2).sum(1) / (2 if classes == 2 else 1)
-    return ratio(segments.sums(squared, weights), segments.sums(np.ones(len(targets)), weights))
+    return ratio(partition.sums(squared, weights), partition.sums(np.ones(len(targets)), weights))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,33 +9,33 @@ from jaxtyping import Float, Int
 
 from hilbert_ray.metrics.partition import Partition, ratio
 
-Confusion = Float[np.ndarray, "segments true decided draws"]
+Confusion = Float[np.ndarray, "sets true decided draws"]
 
 
 def confusion(
     targets: Int[np.ndarray, " rows"],
     decisions: Int[np.ndarray, " rows"],
     classes: int,
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Confusion:
     """Return the weight of each (true class, decided class) in each segment."""
-    counts = segments.counts(targets * classes + decisions, classes * classes, weights)
-    return counts.reshape(segments.count, classes, classes, -1)
+    counts = partition.counts(targets * classes + decisions, classes * classes, weights)
+    return counts.reshape(partition.count, classes, classes, -1)
 
 
-def recall(counts: Confusion) -> Float[np.ndarray, "classes segments draws"]:
+def recall(counts: Confusion) -> Float[np.ndarray, "classes sets draws"]:
     """Return the recall of each class; its mean over classes is the balanced accuracy."""
     return np.swapaxes(ratio(_diagonal(counts), counts.sum(2)), 0, 1)
 
 
-def f1(counts: Confusion) -> Float[np.ndarray, "classes segments draws"]:
+def f1(counts: Confusion) -> Float[np.ndarray, "classes sets draws"]:
     """Return F1 of each class, 2 TP / (2 TP + FP + FN); NaN where the class is absent."""
     true, decided = counts.sum(2), counts.sum(1)
     return np.swapaxes(ratio(2 * _diagonal(counts), np.where(true > 0, true + decided, 0.0)), 0, 1)
 
 
-def matthews(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
+def matthews(counts: Confusion) -> Float[np.ndarray, "sets draws"]:
     """Return the Matthews correlation of K classes (Gorodkin 2004, eq. 8).
 
     NaN where only one class is present, 0 where only one is decided.
@@ -48,7 +48,7 @@ def matthews(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
     return ratio(covariance, np.sqrt(spread_true * np.where(spread_decided > 0, spread_decided, 1.0)))
 
 
-def quadratic_kappa(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
+def quadratic_kappa(counts: Confusion) -> Float[np.ndarray, "sets draws"]:
     """Return Cohen's kappa with weights (i - j)^2 (Cohen 1968); NaN where no disagreement is expected."""
     classes = counts.shape[1]
     distance = (np.arange(classes)[:, None] - np.arange(classes)) ** 2.0
@@ -58,5 +58,5 @@ def quadratic_kappa(counts: Confusion) -> Float[np.ndarray, "segments draws"]:
     return np.asarray(1.0 - ratio(observed * true.sum(1), expected))
 
 
-def _diagonal(counts: Confusion) -> Float[np.ndarray, "segments classes draws"]:
+def _diagonal(counts: Confusion) -> Float[np.ndarray, "sets classes draws"]:
     return np.moveaxis(np.diagonal(counts, axis1=1, axis2=2), -1, 1)

@@ -185,10 +185,10 @@ def _slope_score(predictions: Predictions, units: int) -> Scores:
         np.repeat(np.arange(len(asked)), [len(problem.rows) for problem in asked]),
     ]
 
-    def slopes(segments: Partition) -> list[calibration.Slope]:
-        index = segments.index[rows]
+    def slopes(partition: Partition) -> list[calibration.Slope]:
+        index = partition.index[rows]
         return [
-            calibration.calibration_slope(*(v[index == s] for v in values)) for s in range(segments.count)
+            calibration.calibration_slope(*(v[index == s] for v in values)) for s in range(partition.count)
         ]
 
     repeats = predictions.repeats()

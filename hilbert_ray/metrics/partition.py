@@ -1,7 +1,7 @@
 """Sums over the predictions that may be compared with each other.
 
 A segment is a test set (one fold of one repeat) or all test sets of one repeat. Every metric of this package
-is made of sums over segments under document weights: weights of 1 give the score, resampled counts give its
+is made of sums over sets under document weights: weights of 1 give the score, resampled counts give its
     bootstrap.
 """
 
@@ -21,11 +21,11 @@ class Partition:
     count: int
 
     def __getitem__(self, rows: np.ndarray) -> "Partition":
-        """Return the same segments for some of the rows."""
+        """Return the same partition for some of the rows."""
         return Partition(index=self.index[rows], count=self.count)
 
     def sums(self, values: np.ndarray, weights: Float[np.ndarray, "rows draws"]) -> np.ndarray:
-        """Return sums of weight times value: [rows] -> [segments, draws]; [rows, m] adds an axis m."""
+        """Return sums of weight times value: [rows] -> [sets, draws]; [rows, m] adds an axis m."""
         rows, columns = len(values), math.prod(values.shape[1:])
         where = self.index[:, None] * columns + np.arange(columns)
         matrix = sparse.csr_array(
@@ -36,7 +36,7 @@ class Partition:
 
     def counts(
         self, cell: Int[np.ndarray, " rows"], cells: int, weights: Float[np.ndarray, "rows draws"]
-    ) -> Float[np.ndarray, "segments cells draws"]:
+    ) -> Float[np.ndarray, "sets cells draws"]:
         """Return the weight that falls into each cell (0..cells-1) of each segment."""
         where = self.index * cells + cell
         rows = len(cell)

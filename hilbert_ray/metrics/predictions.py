@@ -2,7 +2,7 @@
 
 `Predictions` is what `evaluate` keeps of all folds and repeats: a row is one document in one repeat,
 predicted by a network that did not see its group. `metrics` states each metric once, as a function of
-segments and weights; `evaluation` calls it with weights of 1 for the score and with resampled counts for its
+partition and weights; `evaluation` calls it with weights of 1 for the score and with resampled counts for its
 interval.
 """
 
@@ -167,9 +167,9 @@ class Choice:
     true: Int[np.ndarray, " answered"]
     decided: Int[np.ndarray, " answered"]
 
-    def confusion(self, segments: Partition, weights: np.ndarray) -> decisions.Confusion:
+    def confusion(self, partition: Partition, weights: np.ndarray) -> decisions.Confusion:
         """Return the confusion counts of this choice in each segment."""
-        return decisions.confusion(self.true, self.decided, self.probabilities.shape[1], segments, weights)
+        return decisions.confusion(self.true, self.decided, self.probabilities.shape[1], partition, weights)
 
 
 def choices(predictions: Predictions) -> list[Choice]:
@@ -206,11 +206,11 @@ PairCounts = Callable[[Partition, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A metric as a function of segments and weights [rows, draws] of all rows.
+    """A metric as a function of partition and weights [rows, draws] of all rows.
 
-    values: gives [parts, segments, draws], NaN where not defined; the metric is the mean over parts.
+    values: gives [parts, sets, draws], NaN where not defined; the metric is the mean over parts.
     support: int64 [parts], the groups that carry each part: its intervals can be no better than these allow.
-    pairs: for metrics that are a share of pairs, concordant and all pairs, each [parts, segments, draws].
+    pairs: for metrics that are a share of pairs, concordant and all pairs, each [parts, sets, draws].
     parts: names of what is averaged; empty where there is only one value.
     """
 
@@ -223,9 +223,9 @@ class Metric:
 
 
 def _over(parts: Sequence[P], score: Callable[[P, Partition, np.ndarray], np.ndarray]) -> Values:
-    """Join the values [parts, segments, draws] of several parts, each seeing only its own rows."""
-    return lambda segments, weights: np.concatenate(
-        [score(part, segments[part.rows], weights[part.rows]) for part in parts]
+    """Join the values [parts, sets, draws] of several parts, each seeing only its own rows."""
+    return lambda partition, weights: np.concatenate(
+        [score(part, partition[part.rows], weights[part.rows]) for part in parts]
     )
 
 
@@ -241,15 +241,15 @@ def _rarer_side(predictions: Predictions, rows: np.ndarray, positive: np.ndarray
 def _share_of_pairs(
     name: str, parts: tuple[str, ...], support: Sequence[int], counts: Sequence[PairCounts]
 ) -> Metric:
-    def pairs(segments: Partition, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        concordant, compared = zip(*(count(segments, weights) for count in counts), strict=True)
+    def pairs(partition: Partition, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        concordant, compared = zip(*(count(partition, weights) for count in counts), strict=True)
         return np.stack(concordant), np.stack(compared)
 
     return Metric(
         name=name,
         scale="share",
         support=np.array(support),
-        values=lambda segments, weights: ratio(*pairs(segments, weights)),
+        values=lambda partition, weights: ratio(*pairs(partition, weights)),
         pairs=pairs,
         parts=parts,
     )
@@ -279,64 +279,72 @@ def metrics(predictions: Predictions) -> list[Metric]:
     """Return the metrics of a task, headline first; the calibration slope needs no resamples and is apart."""
     if predictions.kind == "regression":
         return [headline(predictions), *_number_metrics(predictions)]
-    asked, made, several = problems(predictions), choices(predictions), predictions.kind == "multilabel"
-    labels = predictions.classes if several else ()
+    auc = headline(predictions)
+    questions = problems(predictions)
+    # Averaged over the same questions as the headline, and as well supported.
+    pr_auc = _metric("pr_auc", _over(questions, _average_precision), auc.support.tolist(), auc.parts)
+    decided = _decision_metrics(predictions)
+    if predictions.kind == "ordinal":
+        # Second, because it is what readers of ordinal scores look for next.
+        return [auc, decided.pop("quadratic_kappa"), pr_auc, *decided.values()]
+    return [auc, pr_auc, *decided.values()]
 
-    def recall(choice: Choice, segments: Partition, weights: np.ndarray) -> np.ndarray:
-        recalls = decisions.recall(choice.confusion(segments, weights))
-        return defined_mean(recalls)[None] if several else recalls
 
-    def f1(choice: Choice, segments: Partition, weights: np.ndarray) -> np.ndarray:
-        return decisions.f1(choice.confusion(segments, weights))[1 if several else 0 :]
+def _metric(
+    name: str, values: Values, support: Sequence[int], parts: tuple[str, ...], scale: IntervalScale = "share"
+) -> Metric:
+    return Metric(name=name, scale=scale, support=np.array(support), values=values, parts=parts)
 
-    def precision(problem: Problem, segments: Partition, weights: np.ndarray) -> np.ndarray:
-        return ranking.average_precision(problem.score, problem.positive, segments, weights)[None]
+
+def _average_precision(problem: Problem, partition: Partition, weights: np.ndarray) -> np.ndarray:
+    return ranking.average_precision(problem.score, problem.positive, partition, weights)[None]
+
+
+def _decision_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """Return the metrics of decisions and probabilities by name, in the order of the report."""
+    decided, is_multilabel = choices(predictions), predictions.kind == "multilabel"
+    labels = predictions.classes if is_multilabel else ()
+    two_classes = decided[0].probabilities.shape[1] == 2
+
+    # A label of a multilabel task is a choice of its own: its recall is the mean of both classes, its F1 that
+    # of "applies". The classes of other tasks are the parts of one choice.
+    def recall(choice: Choice, partition: Partition, weights: np.ndarray) -> np.ndarray:
+        recalls = decisions.recall(choice.confusion(partition, weights))
+        return defined_mean(recalls)[None] if is_multilabel else recalls
+
+    def f1(choice: Choice, partition: Partition, weights: np.ndarray) -> np.ndarray:
+        return decisions.f1(choice.confusion(partition, weights))[1 if is_multilabel else 0 :]
 
     def of_counts(score: Callable[[decisions.Confusion], np.ndarray]) -> Values:
-        return _over(made, lambda choice, s, w: score(choice.confusion(s, w))[None])
+        return _over(decided, lambda choice, p, w: score(choice.confusion(p, w))[None])
 
     def of_probabilities(
         score: Callable[[np.ndarray, np.ndarray, Partition, np.ndarray], np.ndarray],
     ) -> Values:
-        return _over(made, lambda choice, s, w: score(choice.probabilities, choice.true, s, w)[None])
+        return _over(decided, lambda choice, p, w: score(choice.probabilities, choice.true, p, w)[None])
 
-    def metric(
-        name: str,
-        values: Values,
-        support: Sequence[int],
-        parts: tuple[str, ...] = labels,
-        scale: IntervalScale = "share",
-    ) -> Metric:
-        return Metric(name=name, scale=scale, support=np.array(support), values=values, parts=parts)
-
-    everyone = [_groups(predictions, choice.rows) for choice in made]
-    rarer = [_rarer_side(predictions, choice.rows, choice.true == 1) for choice in made]
-    two_classes = made[0].probabilities.shape[1] == 2
-    classes = predictions.classes
-    of_class = (
-        rarer
-        if several
-        else [_groups(predictions, made[0].rows[made[0].true == k]) for k in range(len(classes))]
-    )
-    auc = headline(predictions)
+    # Support is in groups: the fewest that a part rests on says how far its interval can be trusted.
+    everyone = [_groups(predictions, choice.rows) for choice in decided]
+    rarer = [_rarer_side(predictions, choice.rows, choice.true == 1) for choice in decided]
+    by_class = [
+        _groups(predictions, decided[0].rows[decided[0].true == k]) for k in range(len(predictions.classes))
+    ]
+    of_class = rarer if is_multilabel else by_class
+    # Halved with two classes, to lie between 0 and 1 as usual; with more it reaches 2.
+    brier_scale: IntervalScale = "share" if two_classes else "double_share"
+    mcc_support = rarer if two_classes else everyone
+    ece = of_probabilities(calibration.expected_calibration_error)
     found = [
-        auc,
-        metric("pr_auc", _over(asked, precision), auc.support.tolist(), auc.parts),
-        metric("balanced_accuracy", _over(made, recall), of_class, classes),
-        metric("macro_f1", _over(made, f1), of_class, classes),
-        metric("mcc", of_counts(decisions.matthews), rarer if two_classes else everyone, scale="correlation"),
-        metric("ece", of_probabilities(calibration.expected_calibration_error), everyone),
-        metric(
-            "brier",
-            of_probabilities(calibration.brier),
-            everyone,
-            scale="share" if two_classes else "double_share",
-        ),
+        _metric("balanced_accuracy", _over(decided, recall), of_class, predictions.classes),
+        _metric("macro_f1", _over(decided, f1), of_class, predictions.classes),
+        _metric("mcc", of_counts(decisions.matthews), mcc_support, labels, "correlation"),
+        _metric("ece", ece, everyone, labels),
+        _metric("brier", of_probabilities(calibration.brier), everyone, labels, brier_scale),
     ]
     if predictions.kind == "ordinal":
         kappa = of_counts(decisions.quadratic_kappa)
-        found.insert(1, metric("quadratic_kappa", kappa, everyone, scale="correlation"))
-    return found
+        found.append(_metric("quadratic_kappa", kappa, everyone, labels, "correlation"))
+    return {metric.name: metric for metric in found}
 
 
 def _numbers(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -354,17 +362,17 @@ def _number_metrics(predictions: Predictions) -> list[Metric]:
     centred = y - (y.mean() if len(y) else 0.0)  # sums of squares lose digits far from 0
     columns = np.stack([np.ones(len(y)), centred, centred**2, (y - p) ** 2, np.abs(y - p)], 1)
 
-    def r2(segments: Partition, weights: np.ndarray) -> np.ndarray:
-        total, linear, square, error, _ = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
+    def r2(partition: Partition, weights: np.ndarray) -> np.ndarray:
+        total, linear, square, error, _ = np.moveaxis(partition[rows].sums(columns, weights[rows]), 1, 0)
         spread = square - ratio(linear**2, total)
         return np.asarray(1 - ratio(error, np.where(spread > 1e-12 * square, spread, 0.0)))[None]
 
-    def absolute_error(segments: Partition, weights: np.ndarray) -> np.ndarray:
-        total, _, _, _, error = np.moveaxis(segments[rows].sums(columns, weights[rows]), 1, 0)
+    def absolute_error(partition: Partition, weights: np.ndarray) -> np.ndarray:
+        total, _, _, _, error = np.moveaxis(partition[rows].sums(columns, weights[rows]), 1, 0)
         return ratio(error, total)[None]
 
-    def correlation(segments: Partition, weights: np.ndarray) -> np.ndarray:
-        return ranking.spearman(p, y, segments[rows], weights[rows])[None]
+    def correlation(partition: Partition, weights: np.ndarray) -> np.ndarray:
+        return ranking.spearman(p, y, partition[rows], weights[rows])[None]
 
     support = np.array([_groups(predictions, rows)])
     return [

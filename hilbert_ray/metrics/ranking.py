@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Int
 
 from hilbert_ray.metrics.partition import Partition, ratio
 
-Pairs = tuple[Float[np.ndarray, "segments draws"], Float[np.ndarray, "segments draws"]]
+Pairs = tuple[Float[np.ndarray, "sets draws"], Float[np.ndarray, "sets draws"]]
 PAIR_ROWS = 512  # rows of the pair matrix of `number_pairs` that are in memory at once
 
 
-def _keys(values: np.ndarray, segments: Partition) -> Int[np.ndarray, " rows"]:
+def _keys(values: np.ndarray, partition: Partition) -> Int[np.ndarray, " rows"]:
     """Return integers that order rows by segment, then value; equal where both are equal."""
-    order = np.lexsort((values, segments.index))
-    changes = (np.diff(values[order]) != 0) | (np.diff(segments.index[order]) != 0)
+    order = np.lexsort((values, partition.index))
+    changes = (np.diff(values[order]) != 0) | (np.diff(partition.index[order]) != 0)
     keys = np.empty(len(values), np.int64)
     keys[order] = np.concatenate([np.zeros(min(len(values), 1), np.int64), np.cumsum(changes)])
     return keys
@@ -34,7 +34,7 @@ def _cumulated(weights: np.ndarray) -> np.ndarray:
 def class_pairs(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Pairs:
     """Return concordant pairs (ties count half) and all pairs of a positive with a negative of its segment.
@@ -43,36 +43,36 @@ def class_pairs(
     the AUC `within` folds, for which scores of different networks are never compared.
     """
     low, high = np.flatnonzero(~positive), np.flatnonzero(positive)
-    keys = _keys(scores, segments)
-    return _pairs(keys[low], segments[low], weights[low], keys[high], segments[high], weights[high])
+    keys = _keys(scores, partition)
+    return _pairs(keys[low], partition[low], weights[low], keys[high], partition[high], weights[high])
 
 
 def shuffled_pairs(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, "rows draws"],
     negative: Bool[np.ndarray, "rows draws"],
-    segments: Partition,
+    partition: Partition,
 ) -> Pairs:
     """Return the counts of `class_pairs` for labels that differ from draw to draw; unlabelled is neither."""
-    keys = _keys(scores, segments)
-    return _pairs(keys, segments, negative.astype(float), keys, segments, positive.astype(float))
+    keys = _keys(scores, partition)
+    return _pairs(keys, partition, negative.astype(float), keys, partition, positive.astype(float))
 
 
 def _pairs(
     low_keys: np.ndarray,
-    low_segments: Partition,
+    low_partition: Partition,
     low_weights: np.ndarray,
     high_keys: np.ndarray,
-    high_segments: Partition,
+    high_partition: Partition,
     high_weights: np.ndarray,
 ) -> Pairs:
     """Count, by weight, rows of the high side that beat rows of the low side in their segment."""
     low, high = (np.argsort(keys, kind="stable") for keys in (low_keys, high_keys))
-    low_keys, high_keys, high_index = low_keys[low], high_keys[high], high_segments.index[high]
+    low_keys, high_keys, high_index = low_keys[low], high_keys[high], high_partition.index[high]
     high_weights = high_weights[high]
-    edges = np.arange(low_segments.count + 1)
+    edges = np.arange(low_partition.count + 1)
     below = _cumulated(low_weights[low])
-    borders = np.searchsorted(low_segments.index[low], edges)
+    borders = np.searchsorted(low_partition.index[low], edges)
     beaten = below[np.searchsorted(low_keys, high_keys, "left")]
     beaten += below[np.searchsorted(low_keys, high_keys, "right")]
     beaten *= 0.5
@@ -86,15 +86,15 @@ def _pairs(
 def average_precision(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
-) -> Float[np.ndarray, "segments draws"]:
+) -> Float[np.ndarray, "sets draws"]:
     """Return the area under precision over recall, the sum of (R_n - R_n-1) P_n; NaN without positives."""
-    keys = _keys(-scores, segments)
+    keys = _keys(-scores, partition)
     order = np.argsort(keys, kind="stable")
     keys, hit, ordered = keys[order], positive[order], weights[order]
-    part = segments[order]
-    borders = np.searchsorted(part.index, np.arange(segments.count + 1))
+    part = partition[order]
+    borders = np.searchsorted(part.index, np.arange(partition.count + 1))
     everyone = _cumulated(ordered)
     found = _cumulated(ordered * hit[:, None])
     ends = np.searchsorted(keys, keys[hit], "right")
@@ -108,17 +108,17 @@ def average_precision(
 def number_pairs(
     predictions: Float[np.ndarray, " rows"],
     targets: Float[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Pairs:
     """Return concordant pairs (tied predictions count half) and all pairs with different targets.
 
     Their quotient is the concordance index (Harrell 1982) without censoring: the AUC of numbers.
     """
-    concordant = np.zeros((segments.count, weights.shape[1]))
+    concordant = np.zeros((partition.count, weights.shape[1]))
     pairs = np.zeros_like(concordant)
-    for segment in range(segments.count):
-        rows = np.flatnonzero(segments.index == segment)
+    for segment in range(partition.count):
+        rows = np.flatnonzero(partition.index == segment)
         p, y, w = predictions[rows], targets[rows], weights[rows]
         for start in range(0, len(rows), PAIR_ROWS):
             part = slice(start, start + PAIR_ROWS)
@@ -129,29 +129,29 @@ def number_pairs(
     return concordant, pairs
 
 
-def _ranks(values: np.ndarray, segments: Partition, weights: np.ndarray) -> np.ndarray:
+def _ranks(values: np.ndarray, partition: Partition, weights: np.ndarray) -> np.ndarray:
     """Return mid-ranks within a segment, up to a constant of it: float64 [rows, draws]."""
-    keys = _keys(values, segments)
+    keys = _keys(values, partition)
     order = np.argsort(keys, kind="stable")
     below = _cumulated(weights[order])
     left, right = (np.searchsorted(keys[order], keys, side) for side in ("left", "right"))
-    borders = np.searchsorted(segments.index[order], np.arange(segments.count + 1))
-    return np.asarray(0.5 * (below[left] + below[right]) - below[borders[segments.index]])
+    borders = np.searchsorted(partition.index[order], np.arange(partition.count + 1))
+    return np.asarray(0.5 * (below[left] + below[right]) - below[borders[partition.index]])
 
 
 def spearman(
     predictions: Float[np.ndarray, " rows"],
     targets: Float[np.ndarray, " rows"],
-    segments: Partition,
+    partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
-) -> Float[np.ndarray, "segments draws"]:
+) -> Float[np.ndarray, "sets draws"]:
     """Return Spearman's rank correlation in each segment; NaN where either side is constant."""
-    ranks = [_ranks(values, segments, weights) for values in (predictions, targets)]
+    ranks = [_ranks(values, partition, weights) for values in (predictions, targets)]
     ones = np.ones(len(predictions))
-    total = segments.sums(ones, weights)
-    centred = [rank - ratio(segments.sums(ones, weights * rank), total)[segments.index] for rank in ranks]
-    covariance = segments.sums(ones, weights * centred[0] * centred[1])
-    variances = [segments.sums(ones, weights * rank**2) for rank in centred]
+    total = partition.sums(ones, weights)
+    centred = [rank - ratio(partition.sums(ones, weights * rank), total)[partition.index] for rank in ranks]
+    covariance = partition.sums(ones, weights * centred[0] * centred[1])
+    variances = [partition.sums(ones, weights * rank**2) for rank in centred]
     # A constant side leaves rounding errors of its ranks instead of 0.
     floor = 1e-12 * np.maximum(total, 1.0) ** 3
     spread = np.where(np.minimum(*variances) > floor, variances[0] * variances[1], 0.0)

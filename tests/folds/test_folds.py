@@ -1,4 +1,4 @@
-"""Folds: partitions that no group straddles, balanced, distinct, repeatable, and checked when given."""
+"""Folds: partitions that no group straddles, balanced, distinct, repeatable; files of them are checked."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def cohorts(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     size = draw(st.integers(folds, 12))
     extra = draw(st.lists(st.integers(0, size - 1), max_size=30))
     group = np.array([*range(size), *extra])
-    # Classes are dealt over groups, so that each stands in two of them at least.
+    # Classes are dealt over groups, so that each is in two of them at least.
     strata = np.array([draw(st.sampled_from([-1, 0, 1])) for _ in group])
     strata[:2] = 0
     strata[strata == 1] = 1 if len(np.unique(group[strata == 1])) > 1 else -1
@@ -48,12 +48,12 @@ def test_each_repeat_is_a_partition_that_no_group_straddles(
     folds = make_folds(ids(len(group)), group, strata, FoldsConfig(folds=count, repeats=2), seed)
     assert (folds.repeats, folds.folds, len(folds)) == (2, count, 2 * count)
     for repeat in range(2):
-        parts = [folds.split(repeat, fold) for fold in range(count)]
-        assert sorted(np.concatenate([part.test for part in parts])) == list(range(len(group)))
-        for part in parts:
-            assert len(part.test)
-            assert sorted(np.concatenate([part.train, part.test])) == list(range(len(group)))
-            assert not set(group[part.train]) & set(group[part.test])
+        splits = [folds.split(repeat, fold) for fold in range(count)]
+        assert sorted(np.concatenate([fold.test for fold in splits])) == list(range(len(group)))
+        for fold in splits:
+            assert len(fold.test)
+            assert sorted(np.concatenate([fold.train, fold.test])) == list(range(len(group)))
+            assert not set(group[fold.train]) & set(group[fold.test])
 
 
 @pytest.mark.parametrize("size", [20, 21, 37])
@@ -62,7 +62,7 @@ def test_no_two_of_25_test_sets_are_equal_from_20_groups_on(size: int, seed: int
     group, strata = skewed(3 * size, size, seed)
     folds = make_folds(ids(len(group)), group, strata, FoldsConfig(folds=5, repeats=5), seed)
     assert folds.distinct == 25
-    assert len({frozenset(group[part.test]) for part in folds}) == 25
+    assert len({frozenset(group[fold.test]) for fold in folds}) == 25
     assert not any("distinct" in warning for warning in folds.warnings)
 
 
@@ -72,13 +72,13 @@ def test_test_sets_are_distinct_with_ten_groups_where_scikit_learn_repeats_five(
     assert folds.distinct == 25
 
 
-def test_repeated_test_sets_are_said_where_the_groups_allow_no_others() -> None:
+def test_repeated_test_sets_are_a_warning_where_the_groups_allow_no_others() -> None:
     group = np.repeat(np.arange(5), 4)
     folds = make_folds(ids(20), group, np.arange(20) % 2, FoldsConfig(folds=5, repeats=5), 0)
     assert folds.distinct == 5
     assert folds.warnings == (
-        "5 of 25 test sets are distinct: more were not found for 5 groups in 5 folds and 5 repeats, so later "
-        "repeats add little to earlier ones",
+        "only 5 of 25 test sets are distinct: no others were drawn for 5 groups in 5 folds and 5 repeats, so "
+        "later repeats add little to earlier ones",
     )
     assert folds.describe(np.arange(20) % 2)["distinct_test_sets"] == 5
 
@@ -135,7 +135,7 @@ def test_ten_thousand_documents_are_balanced_to_one_document() -> None:
 def test_documents_without_labels_are_put_in_folds_too() -> None:
     strata = np.full(40, -1)
     folds = make_folds(ids(40), np.arange(40), strata, FoldsConfig(), 0)
-    assert [len(part.test) for part in folds] == [8] * 25
+    assert [len(fold.test) for fold in folds] == [8] * 25
     assert "rarest_class" not in folds.describe(strata)
 
 
@@ -150,7 +150,7 @@ def test_positives_of_the_rarest_class_are_described() -> None:
 
 
 def test_fewer_groups_than_folds_are_refused() -> None:
-    message = "5 folds were asked for, but the 12 documents have only 3 groups.*set folds.folds to at most"
+    message = "5 folds were requested, but the 12 documents have only 3 groups.*set folds.folds to at most"
     with pytest.raises(FoldsError, match=message):
         make_folds(ids(12), np.arange(12) % 3, np.arange(12) % 2, FoldsConfig(), 0)
 
@@ -158,9 +158,7 @@ def test_fewer_groups_than_folds_are_refused() -> None:
 def test_a_class_of_one_group_is_refused_by_name() -> None:
     strata = np.zeros(40, np.int64)
     strata[:3] = 1
-    message = (
-        r"class 'rare' stands in documents of 1 group only \(3 documents\).*at least 2 groups.*add documents"
-    )
+    message = r"class 'rare' occurs in only one group \(3 documents\).*at least 2 groups.*add documents"
     with pytest.raises(FoldsError, match=message):
         make_folds(ids(40), np.arange(40) // 4, strata, FoldsConfig(), 0, ("common", "rare"))
 
@@ -170,8 +168,8 @@ def test_a_class_in_fewer_groups_than_folds_is_a_warning() -> None:
     strata[:3] = 1
     folds = make_folds(ids(40), np.arange(40), strata, FoldsConfig(), 0, ("common", "rare"))
     assert folds.warnings == (
-        "class 'rare' stands in 3 groups, fewer than the 5 folds: at least 2 test sets of each repeat have "
-        "none of it and do not count in its mean",
+        "class 'rare' occurs in 3 groups, fewer than the 5 folds: at least 2 test sets of each repeat lack "
+        "it and do not count in its mean",
     )
     assert (folds.counts(strata)[:, :, 1].sum(1) == 3).all()
     assert folds.counts(strata)[:, :, 1].max() == 1
@@ -181,7 +179,7 @@ def test_a_class_without_documents_is_a_warning() -> None:
     members = np.zeros((40, 2), bool)
     members[:, 0] = True
     folds = make_folds(ids(40), np.arange(40), members, FoldsConfig(), 0, ("a", "b"))
-    assert folds.warnings == ("class 'b' has no document: it can be neither learnt nor scored",)
+    assert folds.warnings == ("class 'b' has no documents, so it can be neither learned nor scored",)
 
 
 def test_arrays_of_different_lengths_are_refused() -> None:
@@ -192,7 +190,9 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 
 def test_equal_ids_are_refused() -> None:
-    with pytest.raises(FoldsError, match="folds of 4 documents with 3 different ids: ids must be unique"):
+    with pytest.raises(
+        FoldsError, match="folds of 4 documents with 3 different ids: ids must be unique; remove"
+    ):
         make_folds(["a", "b", "c", "a"], np.arange(4), np.zeros(4, np.int64), FoldsConfig(folds=2), 0)
 
 
@@ -201,11 +201,11 @@ def test_inner_folds_stay_inside_the_training_part() -> None:
     outer = make_folds(ids(120), group, strata, FoldsConfig(), 0).split(0, 0)
     inner = inner_folds(outer.train, group, strata, FoldsConfig(inner=3), 0)
     assert len(inner) == 3
-    assert sorted(np.concatenate([part.test for part in inner])) == sorted(outer.train)
-    for part in inner:
-        assert not set(group[part.train]) & set(group[part.test])
-        assert not set(group[part.train]) & set(group[outer.test])
-        assert sorted([*part.train, *part.test]) == sorted(outer.train)
+    assert sorted(np.concatenate([fold.test for fold in inner])) == sorted(outer.train)
+    for fold in inner:
+        assert not set(group[fold.train]) & set(group[fold.test])
+        assert not set(group[fold.train]) & set(group[outer.test])
+        assert sorted([*fold.train, *fold.test]) == sorted(outer.train)
 
 
 def test_inner_folds_are_as_many_as_groups_at_most_and_do_not_refuse_rare_classes() -> None:
@@ -213,7 +213,7 @@ def test_inner_folds_are_as_many_as_groups_at_most_and_do_not_refuse_rare_classe
     inner = inner_folds(np.arange(4), group, np.array([0, 0, 0, 1, 0, 0]), FoldsConfig(inner=3), 0)
     assert len(inner) == 2
     assert inner_folds(np.arange(4), group, np.zeros(6, np.int64), FoldsConfig(inner=0), 0) == []
-    with pytest.raises(FoldsError, match=r"2 folds were asked for, but the 2 documents have only 1 group,"):
+    with pytest.raises(FoldsError, match=r"2 folds were requested, but the 2 documents have only 1 group,"):
         inner_folds(np.arange(2), group, np.zeros(6, np.int64), FoldsConfig(), 0)
 
 
@@ -276,14 +276,14 @@ def written(folder: Path, **changes: list[object]) -> str:
         ({"fold": [0, None, 1, 1]}, "column fold: 1 of 4 rows are empty"),
         ({"fold": ["0", "0", "1", "1"]}, "its type is string; repeat and fold must be whole numbers"),
         ({"doc_id": ["a", "b", "c", "x"]}, "names 1 documents that are not evaluated here, such as 'x'"),
-        ({"doc_id": ["a", "b", "c", "c"]}, r"document 'c' stands in 2 folds \(2 such documents\)"),
-        ({"repeat": [0, 0, 0, 1]}, r"repeat 0: document 'd' stands in 0 folds"),
+        ({"doc_id": ["a", "b", "c", "c"]}, r"document 'c' is in 2 folds \(2 such documents\)"),
+        ({"repeat": [0, 0, 0, 1]}, r"repeat 0: document 'd' is in 0 folds"),
         ({"repeat": [1, 1, 1, 1]}, r"has repeats \[1\]; they must be numbered 0, 1"),
         ({"fold": [0, 0, 2, 2]}, r"repeat 0: folds are \[0, 2\]; each repeat needs the same folds"),
         ({"fold": [0, 0, 0, 0]}, "and at least 2"),
         (
             {"fold": [0, 1, 1, 0]},
-            r"repeat 0: group '7' stands in folds \[0, 1\]; a group must not straddle folds",
+            r"repeat 0: group '7' is in folds \[0, 1\]; a group must not straddle folds",
         ),
     ],
 )
@@ -295,8 +295,8 @@ def test_a_folds_file_that_does_not_fit_is_refused(
 
 
 def test_an_absent_or_foreign_folds_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FoldsError, match=r"no folds file at .*; mend folds.file, or leave it empty"):
+    with pytest.raises(FoldsError, match=r"no folds file at .*; fix folds.file, or leave it empty"):
         read_folds(str(tmp_path / "none.parquet"), ["a"], np.array([0]))
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(FoldsError, match="cannot be read as Parquet"):
+    with pytest.raises(FoldsError, match="is not valid Parquet"):
         read_folds(str(tmp_path / "text.parquet"), ["a"], np.array([0]))
