@@ -169,7 +169,7 @@ def test_the_only_encoder_is_taken_and_one_of_several_must_be_named(tmp_path: Pa
         open_dataset(uri, CONFIG)
     assert str(caught.value) == (
         f"no --audio was given, and store {uri} has these audio encoders: {listed}; name one of them by "
-        "its fingerprint, or `--audio none`"
+        "its fingerprint, or use `--audio none`"
     )
     with pytest.raises(ConfigError, match="--audio mfcc was given, and store"):
         open_dataset(uri, CONFIG, audio="mfcc")
