@@ -13,8 +13,11 @@ from scipy.special import expit
 
 from hilbert_ray.metrics.partition import Partition, ratio
 
+# The usual number (Guo et al. 2017); the estimate depends on it, so only equal numbers can be compared.
 BINS = 15
-LOGIT_LIMIT = 1e-6  # probabilities are kept this far from 0 and 1 before their logit is taken
+# Probabilities are kept this far from 0 and 1 before their logit is taken: float32 softmax gives exact 0 and
+# 1, and one infinite logit would decide the whole fit.
+LOGIT_LIMIT = 1e-6
 
 
 def expected_calibration_error(
@@ -30,7 +33,10 @@ def expected_calibration_error(
     """
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
+    # "Left" search makes bins open below and closed above, so that a confidence of 1 is in the last bin.
     cell = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence) - 1, 0, bins - 1)
+    # |sum(correct) - sum(confidence)| is the bin's weight times its gap, so dividing by the total weight at
+    # the end gives the weighted mean of gaps without a division in empty bins.
     gap = Partition(index=partition.index * bins + cell, count=partition.count * bins).sums(
         correct - confidence, weights
     )
@@ -66,8 +72,8 @@ def calibration_slope(
 ) -> Slope:
     """Fit logit P(y) = intercept + slope * logit(p) and return the slope (Cox 1958).
 
-    A slope of 1 is calibrated, below 1 too sure. Several one-vs-rest problems share the slope and have an
-    intercept each. A problem with one class is left out; perfectly separated rows have no slope (NaN).
+    A slope of 1 is calibrated, a slope below 1 overconfident. Several one-vs-rest problems share the slope
+    and have an intercept each. A problem with one class is left out; perfectly separated rows have no slope (NaN).
 
     Args:
         probabilities: predicted probability that the row is positive.
@@ -77,25 +83,34 @@ def calibration_slope(
     """
     undefined = Slope(value=np.nan, influence=np.full(len(positive), np.nan))
     size = int(problem.max(initial=-1)) + 1
+    # The intercept of a problem with one class runs off to infinity; its rows say nothing about the slope.
     mixed = np.array([len(np.unique(positive[problem == p])) == 2 for p in range(size)], bool)
     if not mixed.any():
         return undefined
-    kept = mixed[problem]
-    clipped = np.clip(probabilities[kept], LOGIT_LIMIT, 1 - LOGIT_LIMIT)
-    column = (np.cumsum(mixed) - 1)[problem[kept]]
+    is_used = mixed[problem]
+    clipped = np.clip(probabilities[is_used], LOGIT_LIMIT, 1 - LOGIT_LIMIT)
+    column = (np.cumsum(mixed) - 1)[problem[is_used]]
     design = np.column_stack([np.log(clipped / (1 - clipped)), np.eye(int(mixed.sum()))[column]])
+    # Newton's method on the log-likelihood (that is, iteratively reweighted least squares). The likelihood is
+    # concave, so the start does not matter for the result.
     parameters = np.zeros(design.shape[1])
     for _ in range(iterations):
         fitted = expit(design @ parameters)
         information = (design * (fitted * (1 - fitted))[:, None]).T @ design
+        # With separated classes the parameters grow without limit and the fitted variances vanish: the matrix
+        # becomes singular before the step does, and there is no finite slope to report.
         if np.linalg.cond(information) > 1e12:
             return undefined
-        residual = positive[kept] - fitted
+        residual = positive[is_used] - fitted
         step = np.linalg.solve(information, design.T @ residual)
+        # A full step from a flat part of the likelihood can overshoot beyond where expit saturates.
         parameters = parameters + np.clip(step, -5, 5)
         if np.abs(step).max() < 1e-9:
+            # First row of the inverse information times each row's score: the one-step change of the slope
+            # when the row is left out, from which the sandwich (cluster-robust) variance follows by summing
+            # within groups.
             influence = np.zeros(len(positive))
-            influence[kept] = (design * residual[:, None]) @ np.linalg.inv(information)[0]
+            influence[is_used] = (design * residual[:, None]) @ np.linalg.inv(information)[0]
             return Slope(value=float(parameters[0]), influence=influence)
     return undefined
 
@@ -116,6 +131,8 @@ def decision_curve(
         `thresholds`; `model`, TP/N - FP/N * t/(1-t) at each; `all`, the same when everyone is acted on
         (`none` is 0).
     """
+    # Acting at threshold t says that one missed positive is as bad as (1 - t) / t needless actions; a false
+    # positive therefore costs t / (1 - t) of a true one.
     odds = thresholds / (1 - thresholds)
     acted = probabilities >= thresholds[:, None]
     model = (acted & positive).mean(1) - (acted & ~positive).mean(1) * odds
@@ -127,6 +144,7 @@ def reliability(
     probabilities: Float[np.ndarray, " rows"], positive: Bool[np.ndarray, " rows"], bins: int = 10
 ) -> dict[str, list[float]]:
     """Return mean `predicted` probability, `observed` share and `count` of each bin that has rows."""
+    # A probability of exactly 1 would fall into a bin of its own beyond the last.
     cell = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
     count = np.bincount(cell, minlength=bins)
     used = count > 0

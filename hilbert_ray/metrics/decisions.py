@@ -19,7 +19,7 @@ def confusion(
     partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Confusion:
-    """Return the weight of each (true class, decided class) in each segment."""
+    """Return the weight of each (true class, decided class) in each set."""
     counts = partition.counts(targets * classes + decisions, classes * classes, weights)
     return counts.reshape(partition.count, classes, classes, -1)
 
@@ -31,6 +31,8 @@ def recall(counts: Confusion) -> Float[np.ndarray, "classes sets draws"]:
 
 def f1(counts: Confusion) -> Float[np.ndarray, "classes sets draws"]:
     """Return F1 of each class, 2 TP / (2 TP + FP + FN); NaN where the class is absent."""
+    # Where a class is absent but decided, F1 would be 0 whatever the network does otherwise: undefined, so
+    # that rare classes are not punished for folds that do not contain them.
     true, decided = counts.sum(2), counts.sum(1)
     return np.swapaxes(ratio(2 * _diagonal(counts), np.where(true > 0, true + decided, 0.0)), 0, 1)
 
@@ -45,6 +47,8 @@ def matthews(counts: Confusion) -> Float[np.ndarray, "sets draws"]:
     covariance = _diagonal(counts).sum(1) * total - (true * decided).sum(1)
     spread_true = total**2 - (true**2).sum(1)
     spread_decided = total**2 - (decided**2).sum(1)
+    # With one decided class the covariance is 0 too: 0 / 1 instead of 0 / 0, no correlation instead of none
+    # defined, because a network that always says the same is to be scored, and scored as useless.
     return ratio(covariance, np.sqrt(spread_true * np.where(spread_decided > 0, spread_decided, 1.0)))
 
 
@@ -53,6 +57,8 @@ def quadratic_kappa(counts: Confusion) -> Float[np.ndarray, "sets draws"]:
     classes = counts.shape[1]
     distance = (np.arange(classes)[:, None] - np.arange(classes)) ** 2.0
     true, decided = counts.sum(2), counts.sum(1)
+    # Both numbers lack the factor 1/N: `expected` is N^2 times its share, `observed` N times; hence * N
+    # below.
     expected = np.einsum("ij,sid,sjd->sd", distance, true, decided)
     observed = np.einsum("ij,sijd->sd", distance, counts)
     return np.asarray(1.0 - ratio(observed * true.sum(1), expected))

@@ -33,7 +33,10 @@ from hilbert_ray.metrics.significance import (
     smallest_detectable_difference,
 )
 
-CHUNK = 1 << 20  # numbers in one [rows, draws] array
+# Numbers in one [rows, draws] array: 8 MiB of float64, so that memory does not grow with the number of
+# resamples.
+CHUNK = 1 << 20
+# Neither 0 nor 1: the odds of acting are undefined at 1, and at 0 everyone is acted on.
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 Scores = dict[str, Any]
 
@@ -58,21 +61,21 @@ def evaluate_predictions(
         ValueError: when no row is labelled, or `only` names a metric that the task does not have.
     """
     predictions = _labelled(predictions)
-    units, draws = _draws(predictions, resamples, seed)
+    num_groups, draws = _draws(predictions, resamples, seed)
     documents = len(np.unique(predictions.document))
-    takes: dict[str, Callable[[], Scores]] = {
-        metric.name: partial(_score, metric, predictions, units, draws, documents)
+    score_functions: dict[str, Callable[[], Scores]] = {
+        metric.name: partial(_score, metric, predictions, num_groups, draws, documents)
         for metric in metrics(predictions)
     }
     if predictions.kind != "regression":
-        takes["calibration_slope"] = partial(_slope_score, predictions, units)
-    unknown = sorted(set(only) - set(takes))
+        score_functions["calibration_slope"] = partial(_slope_score, predictions, num_groups)
+    unknown = sorted(set(only) - set(score_functions))
     if unknown:
         raise ValueError(
-            f"metrics {', '.join(map(repr, unknown))} were asked for; a {predictions.kind} task has "
-            f"{', '.join(takes)}"
+            f"metrics {', '.join(map(repr, unknown))} were requested; a {predictions.kind} task has "
+            f"{', '.join(score_functions)}"
         )
-    scores = {name: take() for name, take in takes.items() if not only or name in only}
+    scores = {name: score() for name, score in score_functions.items() if not only or name in only}
     _describe_classes(predictions, scores)
     return scores
 
@@ -81,8 +84,8 @@ def _labelled(predictions: Predictions) -> Predictions:
     labelled = predictions.labelled
     if not labelled.any():
         raise ValueError(
-            f"scores of a {predictions.kind} task were asked for, but none of its {len(labelled)} rows has a "
-            "label; give labels to some documents or leave the task out"
+            f"scores of a {predictions.kind} task were requested, but none of its {len(labelled)} rows has a "
+            "label; label some documents or leave the task out"
         )
     return predictions if labelled.all() else predictions[labelled]
 
@@ -91,21 +94,24 @@ def _draws(
     predictions: Predictions, resamples: int, seed: int
 ) -> tuple[int, Float[np.ndarray, "groups draws"]]:
     """Return the number of groups, and resamples in which each class keeps a positive and a negative."""
-    units = int(predictions.group.max()) + 1
+    num_groups = int(predictions.group.max()) + 1
     needed = []
+    # An AUC needs both sides of its question. A side without any group in the data is no condition: no
+    # resample could meet it, and the score is undefined anyway.
     for problem in problems(predictions):
         for side in (problem.positive, ~problem.positive):
-            has = np.zeros(units, bool)
+            has = np.zeros(num_groups, bool)
             has[predictions.group[problem.rows[side]]] = True
             needed.append(has)
-    conditions = np.array([has for has in needed if has.any()], bool).reshape(-1, units)
-    return units, resample_groups(units, resamples, np.random.default_rng(seed), conditions)
+    conditions = np.array([has for has in needed if has.any()], bool).reshape(-1, num_groups)
+    return num_groups, resample_groups(num_groups, resamples, np.random.default_rng(seed), conditions)
 
 
 def _over_draws(
     score: Callable[[np.ndarray], np.ndarray], group: np.ndarray, draws: np.ndarray
 ) -> np.ndarray:
     """Return score(weights [rows, draws]), [parts, draws], computed a few resamples at a time."""
+    # Weights of rows are the draws of their groups, expanded only for a few resamples at a time.
     step = max(CHUNK // len(group), 1)
     parts = [score(draws[group, start : start + step]) for start in range(0, draws.shape[1], step)]
     return np.concatenate(parts, 1) if parts else score(np.ones((len(group), 1)))[:, :0]
@@ -126,31 +132,39 @@ def _within(metric: Metric, test_sets: Partition, weights: np.ndarray) -> np.nda
 def _score(
     metric: Metric,
     predictions: Predictions,
-    units: int,
+    num_groups: int,
     draws: np.ndarray,
     documents: int,
 ) -> Scores:
     ones = np.ones((len(predictions.group), 1))
     test_sets = predictions.test_sets()
     by_test_set = metric.values(test_sets, ones)[..., 0]
-    takes = {"pooled": partial(_pooled, metric, predictions.repeats())}
+    # The same functions score the data (weights of 1) and its resamples, so that the two cannot drift apart.
+    score_functions = {"pooled": partial(_pooled, metric, predictions.repeats())}
     if metric.pairs is not None:
-        takes = {"within": partial(_within, metric, test_sets)} | takes
-    values = {name: take(ones)[:, 0] for name, take in takes.items()}
-    resampled = {name: _over_draws(take, predictions.group, draws) for name, take in takes.items()}
+        score_functions = {"within": partial(_within, metric, test_sets)} | score_functions
+    values = {name: score(ones)[:, 0] for name, score in score_functions.items()}
+    resampled = {
+        name: _over_draws(score, predictions.group, draws) for name, score in score_functions.items()
+    }
 
     def entry(parts: np.ndarray) -> Scores:
         """Average some parts and give the mean its interval."""
-        found: Scores = {name: _plain(defined_mean(value[parts])) for name, value in values.items()}
-        found["mean"] = _plain(defined_mean(defined_mean(by_test_set[parts], 1)))
-        found["folds"] = int(np.isfinite(by_test_set[parts]).any(0).sum())
-        for name, drawn in resampled.items():
+        scores_of_parts: Scores = {name: _plain(defined_mean(value[parts])) for name, value in values.items()}
+        scores_of_parts["mean"] = _plain(defined_mean(defined_mean(by_test_set[parts], 1)))
+        scores_of_parts["folds"] = int(np.isfinite(by_test_set[parts]).any(0).sum())
+        for name, draws_of_parts in resampled.items():
             around = bootstrap_interval(
-                values[name][parts], drawn[parts], metric.support[parts], units, documents, metric.scale
+                values[name][parts],
+                draws_of_parts[parts],
+                metric.support[parts],
+                num_groups,
+                documents,
+                metric.scale,
             )
             prefix = "" if name == "pooled" else "within_"
-            found |= {f"{prefix}low": _plain(around.low), f"{prefix}high": _plain(around.high)}
-        return found
+            scores_of_parts |= {f"{prefix}low": _plain(around.low), f"{prefix}high": _plain(around.high)}
+        return scores_of_parts
 
     score = entry(np.arange(len(by_test_set)))
     if metric.parts:
@@ -160,29 +174,31 @@ def _score(
 
 def _describe_classes(predictions: Predictions, scores: dict[str, Scores]) -> None:
     """Add counts of positives to the AUC and chance levels to the average precision, for each class."""
-    asked = problems(predictions)
+    questions = problems(predictions)
     if "auc" in scores:
-        for problem in asked:
+        for problem in questions:
             positive = problem.rows[problem.positive]
             scores["auc"]["classes"][problem.name] |= {
                 "positives": len(np.unique(predictions.document[positive])),
                 "groups": len(np.unique(predictions.group[positive])),
             }
     if "pr_auc" in scores:
-        shares = np.array([problem.positive.mean() if len(problem.rows) else np.nan for problem in asked])
-        for problem, share in zip(asked, shares, strict=True):
+        shares = np.array([problem.positive.mean() if len(problem.rows) else np.nan for problem in questions])
+        for problem, share in zip(questions, shares, strict=True):
             scores["pr_auc"]["classes"][problem.name]["prevalence"] = _plain(share)
         scores["pr_auc"]["prevalence"] = _plain(defined_mean(shares))
 
 
-def _slope_score(predictions: Predictions, units: int) -> Scores:
+def _slope_score(predictions: Predictions, num_groups: int) -> Scores:
     """Return the calibration slope; its error is cluster-robust, the limit of the cluster bootstrap."""
-    asked = problems(predictions)
-    rows = np.concatenate([problem.rows for problem in asked])
+    # A thousand logistic fits per metric would dominate the run time; the influence of rows, summed by group,
+    # gives what the cluster bootstrap converges to.
+    questions = problems(predictions)
+    rows = np.concatenate([problem.rows for problem in questions])
     values = [
-        np.concatenate([problem.score for problem in asked]).astype(np.float64),
-        np.concatenate([problem.positive for problem in asked]),
-        np.repeat(np.arange(len(asked)), [len(problem.rows) for problem in asked]),
+        np.concatenate([problem.score for problem in questions]).astype(np.float64),
+        np.concatenate([problem.positive for problem in questions]),
+        np.repeat(np.arange(len(questions)), [len(problem.rows) for problem in questions]),
     ]
 
     def slopes(partition: Partition) -> list[calibration.Slope]:
@@ -195,13 +211,18 @@ def _slope_score(predictions: Predictions, units: int) -> Scores:
     by_repeat = slopes(repeats)
     by_fold = np.array([slope.value for slope in slopes(predictions.test_sets())])
     pooled = float(defined_mean(np.array([slope.value for slope in by_repeat])))
-    influence = np.zeros(units)
+    influence = np.zeros(num_groups)
     defined = [(s, slope.influence) for s, slope in enumerate(by_repeat) if np.isfinite(slope.value)]
     for s, values_of_rows in defined:
         at = rows[repeats.index[rows] == s]
-        influence += np.bincount(predictions.group[at], values_of_rows, units) / len(defined)
-    error = np.sqrt((influence**2).sum() * units / (units - 1)) if defined and units > 1 else np.nan
-    around = t_interval(pooled, Error(value=float(error), df=units - 1))
+        influence += np.bincount(predictions.group[at], values_of_rows, num_groups) / len(defined)
+    # G / (G - 1) for the G - 1 free deviations, as in the bootstrap's intervals.
+    error = (
+        np.sqrt((influence**2).sum() * num_groups / (num_groups - 1))
+        if defined and num_groups > 1
+        else np.nan
+    )
+    around = t_interval(pooled, Error(value=float(error), df=num_groups - 1))
     return {
         "mean": _plain(defined_mean(by_fold)),
         "pooled": _plain(pooled),
@@ -235,17 +256,20 @@ def compare_predictions(
                 "on the same folds and sort both by repeat and document"
             )
     first, second = _labelled(first), _labelled(second)
-    units, draws = _draws(first, resamples, seed)
+    # One set of draws for both systems: the error of a paired difference lacks what the data's luck adds to
+    # both.
+    num_groups, draws = _draws(first, resamples, seed)
     ones, test_sets = np.ones((len(first.group), 1)), first.test_sets()
     both = [headline(predictions) for predictions in (first, second)]
     values = [_within(metric, test_sets, ones)[:, 0] for metric in both]
     by_fold = [defined_mean(metric.values(test_sets, ones)[..., 0]) for metric in both]
     drawn = [_over_draws(partial(_within, metric, test_sets), first.group, draws) for metric in both]
     support = both[0].support
-    error = bootstrap_error(values[0] - values[1], drawn[0] - drawn[1], support, units)
+    error = bootstrap_error(values[0] - values[1], drawn[0] - drawn[1], support, num_groups)
     difference = float(defined_mean(values[0] - values[1]))
     tested, around = bootstrap_t(difference, error), t_interval(difference, error)
     n_test = np.bincount(test_sets.index, minlength=test_sets.count)
+    # A repeat partitions the labelled documents: what is not in a test set was trained on.
     totals = np.bincount(first.repeats().index)
     repeat_of = np.zeros(test_sets.count, np.int64)
     repeat_of[test_sets.index] = first.repeats().index
@@ -264,9 +288,9 @@ def compare_predictions(
         "t": _plain(corrected.t),
         "df": corrected.df,
         "p_corrected_t": _plain(corrected.p),
-        "groups": units,
+        "groups": num_groups,
         "smallest_detectable_difference": _plain(smallest_detectable_difference(error)),
-        "exploratory": units < EXPLORATORY_GROUPS,
+        "exploratory": num_groups < EXPLORATORY_GROUPS,
     }
 
 
@@ -286,6 +310,8 @@ def permutation_null(
     generator = np.random.default_rng(seed)
     metric, test_sets = headline(predictions), predictions.test_sets()
     value = float(defined_mean(_within(metric, test_sets, np.ones((len(predictions.group), 1))))[0])
+    # Rows of a document (one per repeat) move together, or the null would average over repeats and come out
+    # too narrow.
     firsts, document = np.unique(predictions.document, return_index=True, return_inverse=True)[1:]
     group = predictions.group[firsts]
     step = max(CHUNK // len(document), 1)
@@ -295,6 +321,7 @@ def permutation_null(
         parts.append(_null_values(predictions, test_sets, np.stack([firsts[t][document] for t in taken], 1)))
     null = np.concatenate(parts)
     null = null[np.isfinite(null)]
+    # Equal shares of pairs can differ by rounding, and ties must count as hits.
     hits = int((null >= value - 1e-12).sum())
     low, high = np.quantile(null, [0.025, 0.975]) if len(null) else (np.nan, np.nan)
     return {
@@ -303,6 +330,8 @@ def permutation_null(
         "mean": _plain(null.mean() if len(null) else np.nan),
         "low": _plain(low),
         "high": _plain(high),
+        # The observed labelling is one of the permutations: p is never 0 (Phipson and
+        # Smyth 2010).
         "p": (1 + hits) / (1 + len(null)),
         "permutations": len(null),
     }
@@ -317,6 +346,8 @@ def _null_values(predictions: Predictions, test_sets: Partition, sources: np.nda
         return np.array([float(ratio(c.sum(0), n.sum(0))[0]) for c, n in counted])
     scores = np.empty((len(problems(predictions)), sources.shape[1]))
     for k, problem in enumerate(problems(predictions)):
+        # A label that moves to a row keeps being unknown if it was: the number of known labels stays the
+        # same.
         positive, negative = np.zeros((2, len(predictions.group)), bool)  # a null label is neither
         positive[problem.rows], negative[problem.rows] = problem.positive, ~problem.positive
         score = _score_of_all_rows(predictions, k)

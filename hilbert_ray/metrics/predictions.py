@@ -51,23 +51,25 @@ class Predictions:
             shape = getattr(self, name).shape
             if shape != (rows,):
                 raise ValueError(
-                    f"predictions: {name} has shape {shape}, targets have {rows} rows; give one value a row"
+                    f"predictions: {name} has shape {shape}, targets have {rows} rows; give one value per row"
                 )
-        wanted = {"probabilities": (rows,) if self.kind == "regression" else (rows, width)}
+        shapes = {"probabilities": (rows,) if self.kind == "regression" else (rows, width)}
         if self.kind != "regression":
-            wanted["decisions"] = (rows, width) if self.kind == "multilabel" else (rows,)
-        for name, shape in wanted.items():
-            found = np.shape(getattr(self, name))
-            if found != shape:
+            shapes["decisions"] = (rows, width) if self.kind == "multilabel" else (rows,)
+        for name, shape in shapes.items():
+            actual = np.shape(getattr(self, name))
+            if actual != shape:
                 raise ValueError(
-                    f"predictions: {name} of a {self.kind} task have shape {found}; it must be {shape}"
+                    f"predictions: {name} of a {self.kind} task have shape {actual}; it must be {shape}"
                 )
+        # NaN sorts last: without this check a diverged network would silently get the ranks of a confident
+        # one.
         bad = ~np.isfinite(self.probabilities.reshape(rows, -1)).all(1)
         if bad.any():
             raise ValueError(
                 f"predictions: {int(bad.sum())} of {rows} rows hold NaN or infinity, the first is row "
                 f"{int(bad.argmax())} (repeat {self.repeat[bad.argmax()]}, fold {self.fold[bad.argmax()]}); "
-                "every prediction must be finite: look for a network that diverged"
+                "every prediction must be finite: check whether training diverged"
             )
         for name in ("decisions", "targets") if self.kind != "regression" else ():
             top = np.nanmax(getattr(self, name), initial=0)
@@ -76,6 +78,7 @@ class Predictions:
                     f"predictions: {name} of a {self.kind} task go up to {top:g}, but its classes are "
                     f"{', '.join(self.classes)}; number classes from 0 (multilabel: 0 and 1)"
                 )
+        # Numbered from 0, so that groups and documents index arrays; a subset of rows is numbered again.
         object.__setattr__(self, "group", np.unique(self.group, return_inverse=True)[1])
         object.__setattr__(self, "document", np.unique(self.document, return_inverse=True)[1])
 
@@ -101,11 +104,11 @@ class Predictions:
         )
 
     def test_sets(self) -> Partition:
-        """Return one segment for each test set (repeat and fold)."""
+        """Return one set per test set (repeat and fold)."""
         return _partition(np.stack([self.repeat, self.fold], 1))
 
     def repeats(self) -> Partition:
-        """Return one segment for each repeat."""
+        """Return one set per repeat."""
         return _partition(self.repeat[:, None])
 
 
@@ -137,6 +140,8 @@ def problems(predictions: Predictions) -> list[Problem]:
         case "multiclass":
             columns = [(name, rows, p[:, k], y == k) for k, name in enumerate(predictions.classes)]
         case "ordinal":
+            # P(y >= k). Class against rest would ignore the order: a middle class is not monotonic in
+            # severity.
             above = np.cumsum(p[:, ::-1], 1)[:, ::-1]
             columns = [
                 (f">= {name}", rows, above[:, k], y >= k) for k, name in enumerate(predictions.classes) if k
@@ -168,12 +173,12 @@ class Choice:
     decided: Int[np.ndarray, " answered"]
 
     def confusion(self, partition: Partition, weights: np.ndarray) -> decisions.Confusion:
-        """Return the confusion counts of this choice in each segment."""
+        """Return the confusion counts of this choice in each set."""
         return decisions.confusion(self.true, self.decided, self.probabilities.shape[1], partition, weights)
 
 
 def choices(predictions: Predictions) -> list[Choice]:
-    """Return the choices over which metrics of decisions are averaged: one, or one a label."""
+    """Return the choices over which metrics of decisions are averaged: one, or one per label."""
     p, y, d = predictions.probabilities.astype(np.float64), predictions.targets, predictions.decisions
     assert d is not None, "only regression has no decisions"
     if predictions.kind == "multilabel":
@@ -224,6 +229,8 @@ class Metric:
 
 def _over(parts: Sequence[P], score: Callable[[P, Partition, np.ndarray], np.ndarray]) -> Values:
     """Join the values [parts, sets, draws] of several parts, each seeing only its own rows."""
+    # Each part has its own rows (a label may be unknown for some documents), but weights are of all rows, so
+    # that one resample means the same groups for every part.
     return lambda partition, weights: np.concatenate(
         [score(part, partition[part.rows], weights[part.rows]) for part in parts]
     )
@@ -241,6 +248,8 @@ def _rarer_side(predictions: Predictions, rows: np.ndarray, positive: np.ndarray
 def _share_of_pairs(
     name: str, parts: tuple[str, ...], support: Sequence[int], counts: Sequence[PairCounts]
 ) -> Metric:
+    # Numerator and denominator stay apart: `within` divides their sums over test sets, `mean` and `pooled`
+    # divide first.
     def pairs(partition: Partition, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         concordant, compared = zip(*(count(partition, weights) for count in counts), strict=True)
         return np.stack(concordant), np.stack(compared)
@@ -269,10 +278,10 @@ def headline(predictions: Predictions) -> Metric:
             problem.score, problem.positive, s[problem.rows], w[problem.rows]
         )
 
-    asked = problems(predictions)
-    support = [_rarer_side(predictions, problem.rows, problem.positive) for problem in asked]
-    names = tuple(problem.name for problem in asked)
-    return _share_of_pairs("auc", names, support, [counts(problem) for problem in asked])
+    questions = problems(predictions)
+    support = [_rarer_side(predictions, problem.rows, problem.positive) for problem in questions]
+    names = tuple(problem.name for problem in questions)
+    return _share_of_pairs("auc", names, support, [counts(problem) for problem in questions])
 
 
 def metrics(predictions: Predictions) -> list[Metric]:
@@ -334,7 +343,7 @@ def _decision_metrics(predictions: Predictions) -> dict[str, Metric]:
     brier_scale: IntervalScale = "share" if two_classes else "double_share"
     mcc_support = rarer if two_classes else everyone
     ece = of_probabilities(calibration.expected_calibration_error)
-    found = [
+    listed = [
         _metric("balanced_accuracy", _over(decided, recall), of_class, predictions.classes),
         _metric("macro_f1", _over(decided, f1), of_class, predictions.classes),
         _metric("mcc", of_counts(decisions.matthews), mcc_support, labels, "correlation"),
@@ -343,8 +352,8 @@ def _decision_metrics(predictions: Predictions) -> dict[str, Metric]:
     ]
     if predictions.kind == "ordinal":
         kappa = of_counts(decisions.quadratic_kappa)
-        found.append(_metric("quadratic_kappa", kappa, everyone, labels, "correlation"))
-    return {metric.name: metric for metric in found}
+        listed.append(_metric("quadratic_kappa", kappa, everyone, labels, "correlation"))
+    return {metric.name: metric for metric in listed}
 
 
 def _numbers(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -364,6 +373,8 @@ def _number_metrics(predictions: Predictions) -> list[Metric]:
 
     def r2(partition: Partition, weights: np.ndarray) -> np.ndarray:
         total, linear, square, error, _ = np.moveaxis(partition[rows].sums(columns, weights[rows]), 1, 0)
+        # Rounding leaves a tiny spread, of either sign, where all targets of a set are equal: R2 is
+        # undefined.
         spread = square - ratio(linear**2, total)
         return np.asarray(1 - ratio(error, np.where(spread > 1e-12 * square, spread, 0.0)))[None]
 

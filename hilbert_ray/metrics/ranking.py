@@ -1,7 +1,7 @@
 """Metrics of order: AUC, average precision, concordance of numbers, Spearman's correlation.
 
 All take document weights [rows, draws], so that a thousand bootstrap resamples cost one sort and a few
-cumulative sums. They return values (or counts of pairs) for each segment and draw; `predictions` turns them
+cumulative sums. They return values (or counts of pairs) for each set and draw; `predictions` turns them
 into scores.
 """
 
@@ -15,7 +15,9 @@ PAIR_ROWS = 512  # rows of the pair matrix of `number_pairs` that are in memory 
 
 
 def _keys(values: np.ndarray, partition: Partition) -> Int[np.ndarray, " rows"]:
-    """Return integers that order rows by segment, then value; equal where both are equal."""
+    """Return integers that order rows by set, then value; equal where both are equal."""
+    # Comparing floats once here lets all later steps search integers, and the set as the upper part of the
+    # key keeps rows of different sets apart: one sort serves all test sets.
     order = np.lexsort((values, partition.index))
     changes = (np.diff(values[order]) != 0) | (np.diff(partition.index[order]) != 0)
     keys = np.empty(len(values), np.int64)
@@ -37,9 +39,9 @@ def class_pairs(
     partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Pairs:
-    """Return concordant pairs (ties count half) and all pairs of a positive with a negative of its segment.
+    """Return concordant pairs (ties count half) and all pairs of a positive with a negative of its set.
 
-    Their quotient in one segment is the AUC (Mann and Whitney 1947); the quotient of their sums over folds is
+    Their quotient in one set is the AUC (Mann and Whitney 1947); the quotient of their sums over folds is
     the AUC `within` folds, for which scores of different networks are never compared.
     """
     low, high = np.flatnonzero(~positive), np.flatnonzero(positive)
@@ -66,16 +68,19 @@ def _pairs(
     high_partition: Partition,
     high_weights: np.ndarray,
 ) -> Pairs:
-    """Count, by weight, rows of the high side that beat rows of the low side in their segment."""
+    """Count, by weight, rows of the high side that beat rows of the low side in their set."""
     low, high = (np.argsort(keys, kind="stable") for keys in (low_keys, high_keys))
     low_keys, high_keys, high_index = low_keys[low], high_keys[high], high_partition.index[high]
     high_weights = high_weights[high]
     edges = np.arange(low_partition.count + 1)
     below = _cumulated(low_weights[low])
     borders = np.searchsorted(low_partition.index[low], edges)
+    # The weight strictly below plus the weight up to and including equals, halved: a tie counts half, as if
+    # it were broken at random, so that a constant score has an AUC of exactly 0.5.
     beaten = below[np.searchsorted(low_keys, high_keys, "left")]
     beaten += below[np.searchsorted(low_keys, high_keys, "right")]
     beaten *= 0.5
+    # `below` runs over all sets; what earlier sets contributed is taken off.
     beaten -= below[borders[high_index]]
     beaten *= high_weights
     firsts = np.searchsorted(high_index, edges)
@@ -96,13 +101,16 @@ def average_precision(
     part = partition[order]
     borders = np.searchsorted(part.index, np.arange(partition.count + 1))
     everyone = _cumulated(ordered)
-    found = _cumulated(ordered * hit[:, None])
+    hits_before = _cumulated(ordered * hit[:, None])
+    # Precision is taken after all rows of equal score: no threshold can separate them, and without this the
+    # result would depend on the order of the rows.
     ends = np.searchsorted(keys, keys[hit], "right")
     starts = borders[part.index[hit]]
-    precision = ratio(found[ends] - found[starts], everyone[ends] - everyone[starts])
+    precision = ratio(hits_before[ends] - hits_before[starts], everyone[ends] - everyone[starts])
     rows = np.flatnonzero(hit)
+    # A draw can give weight 0 to every row so far: precision is 0/0 there, and its weight of 0 adds nothing.
     gained = part[rows].sums(np.ones(len(rows)), np.nan_to_num(precision) * ordered[rows])
-    return ratio(gained, np.diff(found[borders], axis=0))
+    return ratio(gained, np.diff(hits_before[borders], axis=0))
 
 
 def number_pairs(
@@ -117,21 +125,25 @@ def number_pairs(
     """
     concordant = np.zeros((partition.count, weights.shape[1]))
     pairs = np.zeros_like(concordant)
-    for segment in range(partition.count):
-        rows = np.flatnonzero(partition.index == segment)
+    for number in range(partition.count):
+        rows = np.flatnonzero(partition.index == number)
         p, y, w = predictions[rows], targets[rows], weights[rows]
         for start in range(0, len(rows), PAIR_ROWS):
             part = slice(start, start + PAIR_ROWS)
             above = y[part, None] > y
+            # 1 for concordant pairs, 0.5 for tied predictions, 0 for discordant ones or where targets are
+            # equal. Each unordered pair counts once, from its row with the larger target.
             agreement = 0.5 * above * (1.0 + np.sign(p[part, None] - p))
-            concordant[segment] += np.einsum("rd,rd->d", w[part], agreement @ w)
-            pairs[segment] += np.einsum("rd,rd->d", w[part], above.astype(float) @ w)
+            concordant[number] += np.einsum("rd,rd->d", w[part], agreement @ w)
+            pairs[number] += np.einsum("rd,rd->d", w[part], above.astype(float) @ w)
     return concordant, pairs
 
 
 def _ranks(values: np.ndarray, partition: Partition, weights: np.ndarray) -> np.ndarray:
-    """Return mid-ranks within a segment, up to a constant of it: float64 [rows, draws]."""
+    """Return mid-ranks within a set, up to a constant of it: float64 [rows, draws]."""
     keys = _keys(values, partition)
+    # Weights act as repeated rows: a rank is the weight below plus half the weight of the tie. The constant
+    # that separates this from ranks 1..n cancels in a correlation.
     order = np.argsort(keys, kind="stable")
     below = _cumulated(weights[order])
     left, right = (np.searchsorted(keys[order], keys, side) for side in ("left", "right"))
@@ -145,7 +157,7 @@ def spearman(
     partition: Partition,
     weights: Float[np.ndarray, "rows draws"],
 ) -> Float[np.ndarray, "sets draws"]:
-    """Return Spearman's rank correlation in each segment; NaN where either side is constant."""
+    """Return Spearman's rank correlation in each set; NaN where either side is constant."""
     ranks = [_ranks(values, partition, weights) for values in (predictions, targets)]
     ones = np.ones(len(predictions))
     total = partition.sums(ones, weights)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from hilbert_ray.metrics.intervals import RESAMPLES, bootstrap_interval, resample_groups
 from hilbert_ray.metrics.partition import Partition, ratio
 
-DEPTHS = (1, 5, 10)
+DEPTHS = (1, 5, 10)  # test sets are small: beyond 10, most of the gallery is retrieved
 Embeddings = Float[np.ndarray, "rows dim"]
 
 
@@ -109,7 +109,7 @@ def _test_sets(
     """Return the test sets that can be searched; None where there is none."""
     pairs = np.unique(np.stack([repeat, fold], 1), axis=0, return_inverse=True)
     index = pairs[1].reshape(-1)
-    # A gallery of one document is always searched rightly: such a test set would only raise the scores.
+    # A gallery of one document is always retrieved at rank 1: such a test set would only raise the scores.
     rows = [
         members
         for number in range(int(index.max(initial=-1)) + 1)

@@ -14,6 +14,8 @@ from scipy import special
 
 from hilbert_ray.metrics.intervals import Error
 
+# Cluster-robust tests are known to reject too often below about 40 clusters (Angrist and Pischke 2009, ch.
+# 8).
 EXPLORATORY_GROUPS = 40
 
 
@@ -41,6 +43,8 @@ def corrected_resampled_t(differences: Float[np.ndarray, " folds"], n_train: flo
     df = len(values) - 1
     if df < 1:
         return TTest(t=np.nan, df=max(df, 0), p=np.nan)
+    # Training sets of repeated k-fold overlap, so fold scores are correlated and variance / J is too small.
+    # With correlation r the factor is 1/J + r / (1 - r); r is taken as n_test / (n_test + n_train).
     error = float(np.sqrt((1 / len(values) + n_test / n_train) * values.var(ddof=1)))
     return _t_test(float(values.mean()), error, df)
 
@@ -66,6 +70,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, float)
     adjusted = np.full(len(p), np.nan)
     known = np.flatnonzero(np.isfinite(p))
+    # The smallest p is multiplied by the number of tests m, the next by m - 1, ...; the running maximum keeps
+    # the adjusted values in the order of the raw ones.
     order = known[np.argsort(p[known], kind="stable")]
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
@@ -88,6 +94,9 @@ def shuffled_documents(
     Documents of a group keep their order and stay neighbours on both sides, so that labels that are alike
     within groups stay alike within groups; with one document a group this is a plain permutation.
     """
+    # Two independent orders of whole groups, laid next to each other: groups differ in size, so they cannot
+    # be swapped one for one, but runs of one group's documents mostly meet runs of another's. Exchanging
+    # single documents would break the likeness within groups, and make the null too narrow.
     sources, receivers = (
         np.argsort(generator.permutation(int(group.max()) + 1)[group], kind="stable") for _ in range(2)
     )
