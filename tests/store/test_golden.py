@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.document import Document, InvalidRow, Label, Utterance
+from hilbert_ray.document import Document, InvalidRow, Label, Utterance, duplicate_row
 from hilbert_ray.store import (
     FeatureRow,
     Quarantined,
@@ -121,10 +121,10 @@ def test_the_same_inputs_give_the_files_of_the_golden_store_byte_by_byte(
     # Messages may be reworded, the format may not change: the golden store keeps its message.
     messages = {fault.row: fault.message for fault in Store.open(str(GOLDEN)).snapshot(1).faults}
 
-    def with_golden_message(row: int, doc_id: str, rows: list[int]) -> Fault:
-        return replace(duplicate_fault(row, doc_id, rows), message=messages[row])
+    def with_golden_message(row: int, doc_id: str, rows: list[int]) -> InvalidRow:
+        return replace(duplicate_row(row, doc_id, rows), message=messages[row])
 
-    monkeypatch.setattr(sorting, "duplicate_fault", with_golden_message)
+    monkeypatch.setattr(sorting, "duplicate_row", with_golden_message)
     write(str(tmp_path))
     written, golden = contents(tmp_path), contents(GOLDEN)
     assert sorted(written) == sorted(golden)
