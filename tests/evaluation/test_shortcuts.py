@@ -83,4 +83,4 @@ def test_a_transcript_that_is_gone_is_left_out_with_a_warning(
     (tmp_path / "here.txt").write_text("well then")
     documents = [Document(doc_id=n, text_file=str(tmp_path / f"{n}.txt")) for n in ("here", "gone")]
     assert transcripts(documents) == ["well then", None]
-    assert "'gone': no text_file" in caplog.text
+    assert "'gone': there is no text_file" in caplog.text
