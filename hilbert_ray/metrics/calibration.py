@@ -73,7 +73,8 @@ def calibration_slope(
     """Fit logit P(y) = intercept + slope * logit(p) and return the slope (Cox 1958).
 
     A slope of 1 is calibrated, a slope below 1 overconfident. Several one-vs-rest problems share the slope
-    and have an intercept each. A problem with one class is left out; perfectly separated rows have no slope (NaN).
+    and have an intercept each. A problem with one class is left out; perfectly separated rows have no slope
+    (NaN).
 
     Args:
         probabilities: predicted probability that the row is positive.
