@@ -120,7 +120,7 @@ def test_every_step_reads_and_writes_an_object_store(
         n for n in local if not n.startswith(apart)
     ]
     assert any(n.startswith("checkpoints/") for n in names(f"{place}/run"))
-    searched = ["--tune.trials", "1", "--json"]
+    searched = ["--tune.trials", "2", "--tune.max-concurrent", "2", "--json"]
     read = ["--store", f"{place}/store", "--out", f"{place}/run", "--config", f"{place}/settings.yaml"]
     assert main(["tune", *read, *searched]) == 0
     first = json.loads(capsys.readouterr().out)
