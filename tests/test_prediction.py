@@ -193,7 +193,7 @@ def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predict
     sound, words = failed["both"].split("; text: ")
     assert sound.startswith("audio: ")
     assert "nowhere.txt" in words
-    assert failed["row 10"] == "document 'empty' has neither audio nor text; at least one must be given"
+    assert failed["row 10"] == "document 'empty' has neither audio nor text; it needs at least one"
     assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav is outside ")
     assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
     assert predicted.summary.to_dict()["failed"] == failed
