@@ -16,24 +16,17 @@ import pytest
 from tests import fatal, make
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # `make test` runs as many processes as there are cores. Threads would only wait for each other; torch and
-    # BLAS read this when they load, so it must be set before any test module is imported.
+    # One process per core: their threads would only wait for each other. torch and BLAS read this when they
+    # load, so it must be set before any test module is imported.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use Ray, and in `make test` put the files that hold some first.
-
-    pytest-xdist then hands out one file after the other to two processes, each of which starts a cluster when
-    it needs one. Files with Ray take longest; the many short ones then fill what time is left.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a Ray cluster, so that `make test` can run them apart from the others."""
     for item in items:
         if not {"ray_cluster", "head"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
-    if hasattr(config, "workerinput"):  # a process of pytest-xdist
-        long = {item.path for item in items if item.get_closest_marker("ray")}
-        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

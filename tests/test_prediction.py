@@ -246,8 +246,8 @@ def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedde
         predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), CONFIG)
     assert str(caught.value) == (
         f"model {tmp_path / 'model'} was trained on text features of encoder hashing with fingerprint "
-        f"0123456789abcdef, but that encoder has fingerprint {here} here: use the same weights, revision and "
-        "versions"
+        f"0123456789abcdef, but here that encoder has fingerprint {here}; use the same weights, revision and "
+        "package versions"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
