@@ -104,7 +104,7 @@ def test_every_named_error_of_the_library_derives_from_one_root_with_an_exit_cod
     assert strangers == []
     assert len(codes) > 25
     assert {name for name, code in codes.items() if code == 1} == {
-        "ClusterError", "EmbedError", "TooManyQuarantinedError", "NotFiniteError",
+        "ClusterError", "DoctorError", "EmbedError", "TooManyQuarantinedError", "NotFiniteError",
     }  # fmt: skip
     assert set(codes.values()) == {1, 2}
 
@@ -169,7 +169,7 @@ REFUSED = {
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "none", "--text", "none"],
         "at least one modality must have an encoder",
     ),
-    "missing store": (["train", "--store", "NO", "--out", "R"], "no store at NO: there is no store.json"),
+    "missing store": (["train", "--store", "NO", "--out", "R"], "no store at NO: it has no store.json"),
     "label outside the task": (
         ["evaluate", "--store", "S", "--out", "R", "--config", "outside.yaml"],
         "document 'd1', task `topic`: unknown class 'home', expected one of work, garden",
@@ -180,7 +180,7 @@ REFUSED = {
     ),
     "missing model": (
         ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
-        "model folder NO cannot be read",
+        "model folder NO does not exist or is empty",
     ),
     "missing run": (["report", "--run", "NO"], "metrics.json"),
     "export without a folder": (["store", "export", "S"], "--out"),
@@ -264,7 +264,7 @@ def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path:
     shown = run("validate", make.manifest(tmp_path / "m.jsonl", records))
     assert shown.returncode == 1
     assert "2 rows, 1 valid documents, 1 invalid rows" in shown.stdout
-    assert "fault in row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
+    assert "invalid row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
 
 
 def test_no_command_looks_at_files_outside_the_roots(
@@ -286,9 +286,9 @@ def test_no_command_looks_at_files_outside_the_roots(
     embed = ["embed", "--manifest", manifest, "--store", "store", "--audio", "none", "--root", "corpus"]
     for words in (embed, [*embed, "--dry-run"]):
         assert main(words) == 1
-        assert "no valid document (3 rows are at fault)" in capsys.readouterr().err
+        assert "no valid document (3 invalid rows)" in capsys.readouterr().err
     assert main([*embed, "--root", ""]) == 2
-    assert "a root is empty" in capsys.readouterr().err
+    assert "an entry of roots is empty" in capsys.readouterr().err
 
 
 def test_store_commands_print_what_they_found_and_did(store: str, call: Call, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_store_export_takes_all_documents_or_some_in_the_form_that_fits(
     assert json.loads(shown.stdout)["documents"] == 2
     again = call("store", "export", store, "--out", tmp_path / "table")
     assert again.returncode == 2
-    assert "table is there and not empty" in again.stderr
+    assert "table exists and is not empty" in again.stderr
 
 
 def commands_of(page: str) -> list[list[str]]:

@@ -218,7 +218,7 @@ def test_a_stopped_embed_job_leaves_a_store_that_the_same_job_finishes(
     assert list(verify_store(opened)) == []
     done = submit_job(head, *command.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 documents, 0 rows" in done.stdout
+    assert "60 documents, 0 invalid manifest rows" in done.stdout
     assert " 0 quarantined" in done.stdout
     assert sorted(row.doc_id for row in opened.read("audio", fingerprint)) == sorted(
         f"d{i}" for i in range(60)
@@ -255,7 +255,7 @@ def test_a_pipeline_runs_again_from_the_first_unfinished_step(
     settings.write_text(f"{common}folds: {{folds: 2, repeats: 2, inner: 0}}\n")
     capsys.readouterr()
     assert pipeline() == 0
-    assert "nothing to embed, 31 stored already" in capsys.readouterr().out
+    assert "nothing to embed, 31 already stored" in capsys.readouterr().out
     second = json.loads((run / "metrics.json").read_text())["run"]
     assert (second["reused"], second["fits"]) == (first["fits"], first["fits"])
     assert (run / "model" / "model.safetensors").exists()
