@@ -249,7 +249,7 @@ def test_decision_curves_cover_every_class() -> None:
     [
         (
             {"fold": np.zeros(3, np.int64)},
-            r"fold has shape \(3,\), targets have 120 rows; give one value a row",
+            r"fold has shape \(3,\), targets have 120 rows; give one value per row",
         ),
         (
             {"probabilities": np.ones((120, 2))},
