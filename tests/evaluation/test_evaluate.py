@@ -102,7 +102,7 @@ def test_every_document_is_predicted_once_a_repeat_in_the_fold_that_tests_it(
     group = {record["doc_id"]: record["group"] for record in embedded.records}
     for repeat in range(2):
         of_group = {(group[doc_id], fold) for (r, doc_id), fold in tested.items() if r == repeat}
-        assert len(of_group) == 8, "a group stands in two folds"
+        assert len(of_group) == 8, "a group is in two folds"
 
 
 def concordance(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -144,7 +144,7 @@ def test_the_footer_of_the_documents_is_fetched_once_by_a_process(object_store: 
     fetched: list[str] = []
 
     def documents(prefix: str) -> Iterator[StoredDocument]:
-        for i in range(40):  # so large that nothing but what is asked for comes along
+        for i in range(40):  # so large that only what is requested is read
             yield make.stored(f"{prefix}{i}", text=random.Random(i).randbytes(200_000).hex())
 
     def fetches(doc_id: str) -> int:
