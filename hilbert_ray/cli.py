@@ -31,6 +31,7 @@ from hilbert_ray.config import (
     from_dict,
     load_file,
     preset,
+    require,
 )
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.version import __version__
@@ -62,11 +63,6 @@ class _Common:
 
 # Appended (`--root A --root B`), because a list (`--root A B`) would swallow the manifest after it.
 Roots = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="root")]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +315,7 @@ class StoreCompact(_StoreCommand):
         """Return the names of the indexes written."""
         from hilbert_ray.store import Store, compact_store
 
-        _require(self.min_commits >= 1, f"--min-commits is {self.min_commits}; it must be 1 or more")
+        require(self.min_commits >= 1, f"--min-commits is {self.min_commits}; it must be 1 or more")
         indexes = compact_store(Store.open(self.store), self.min_commits)
         return CommandResult({"indexes": indexes}, "\n".join([*indexes, f"{len(indexes)} indexes written"]))
 
@@ -335,7 +331,7 @@ class StoreGc(_StoreCommand):
         """Return the names of the files deleted."""
         from hilbert_ray.store import Store, collect_garbage
 
-        _require(self.min_age_h >= 0, f"--min-age-h is {self.min_age_h:g}; it must be 0 or more")
+        require(self.min_age_h >= 0, f"--min-age-h is {self.min_age_h:g}; it must be 0 or more")
         deleted = collect_garbage(Store.open(self.store), self.min_age_h)
         return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
 
