@@ -159,7 +159,10 @@ def _sort_of(label: Label) -> str:
 
 def _infer_task(sort: str, values: set[Label]) -> TaskConfig | None:
     if sort == "list":
-        return TaskConfig(kind="multilabel", classes=tuple(sorted(map(class_name, values))))
+        # One label is enough: each is a question of its own. Without any, all lists are empty.
+        return (
+            TaskConfig(kind="multilabel", classes=tuple(sorted(map(class_name, values)))) if values else None
+        )
     # With one value there is nothing to predict.
     if len(values) < 2:
         return None
