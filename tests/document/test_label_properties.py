@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
 
@@ -78,6 +78,7 @@ def test_inferred_classes_are_numbered_as_scikit_learn_does(labels: list[str]) -
 
 
 @settings(max_examples=30, deadline=None)
+@example([[]])
 @given(st.lists(st.lists(st.sampled_from("edcba"), unique=True), min_size=1, max_size=20))
 def test_lists_of_labels_are_binarised_as_scikit_learn_does(labels: list[list[str]]) -> None:
     """Where every list is empty there is no label to predict, and so no task."""

@@ -113,9 +113,7 @@ def test_times_are_taken_if_and_only_if_they_are_finite_rising_numbers_from_zero
     )
     row = [{"text": "words", "start": start, "end": end}]
     if is_valid:
-        [utterance] = parse_text("d", row) or ()
-        assert isinstance(utterance, Utterance)
-        assert (utterance.start, utterance.end) == (start, end)
+        assert parse_text("d", row) == (Utterance(text="words", start=start, end=end),)
     else:
         with pytest.raises(DocumentError, match="times are seconds"):
             parse_text("d", row)
