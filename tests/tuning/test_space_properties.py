@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optuna.importance  # by name: the attribute of the package is replaced when it is first used
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import kstest, sem
@@ -103,23 +103,25 @@ three = st.lists(st.integers(0, 8).map(lambda k: k / 8), min_size=3, max_size=3)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(three, three), min_size=1, max_size=6), st.booleans())
+@example(folds=[([0.5] * 3, [0.5] * 3)] * 2, has_brier=False)
+@given(folds=st.lists(st.tuples(three, three), min_size=1, max_size=6), has_brier=st.booleans())
 def test_the_chosen_trial_is_that_of_a_plain_reading_of_the_rule(
     folds: list[tuple[list[float], list[float]]], has_brier: bool
 ) -> None:
-    trials = [trial(score, brier, i == 0) for i, (score, brier) in enumerate(folds)]
+    """The last trial has the defaults. Of equal trials the first counts, but none instead of the defaults."""
+    trials = [trial(score, brier, i == len(folds) - 1) for i, (score, brier) in enumerate(folds)]
     scores, briers = np.array(folds).mean(2).T
-    error, brier_error = sem(folds[0][0]), sem(folds[0][1])
+    error, brier_error = sem(folds[-1][0]), sem(folds[-1][1])
     best = int(scores.argmax())
     if has_brier:
         threshold = scores[best] - sem(folds[best][0])
         assume(not np.isclose(scores, threshold, rtol=0, atol=1e-9).any() or sem(folds[best][0]) == 0)
         best = min(np.flatnonzero(scores >= threshold).tolist(), key=lambda i: (briers[i], i))
-    gains = [(scores[best] - scores[0], error), (briers[0] - briers[best], brier_error)][: 1 + has_brier]
+    gains = [(scores[best] - scores[-1], error), (briers[-1] - briers[best], brier_error)][: 1 + has_brier]
     assume(all(not np.isclose(abs(gain), bound, rtol=0, atol=1e-9) or gain == 0 for gain, bound in gains))
     is_better = any(gain > bound for gain, bound in gains) and all(gain >= -bound for gain, bound in gains)
     chosen = choose_trial(trials, ["score", "brier"][: 1 + has_brier])
-    assert chosen is trials[best if is_better else 0]
+    assert chosen is trials[best if is_better else -1]
 
 
 @settings(max_examples=15, deadline=None)
