@@ -92,7 +92,7 @@ def test_a_unit_ends_only_where_its_next_document_does_not_fit(weights: list[flo
     assert sum(total for _, total in units) == pytest.approx(sum(weights))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=8, unique=True), st.floats(0, 1e5), st.randoms())
 def test_documents_of_a_unit_alone_share_its_seconds_and_have_ids_of_their_own(
     ids: list[str],

@@ -101,7 +101,7 @@ def test_mean_and_deviation_of_float32_are_near_those_of_float64_and_follow_shif
     np.testing.assert_allclose(moved[3:], scale * expected[3:], atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 9), st.integers(0, 3))
 def test_an_epoch_is_each_document_once_over_batches_and_ranks_whatever_the_world_size(
     count: int, size: int, world_size: int, seed: int

@@ -55,7 +55,7 @@ def test_a_drawn_roc_curve_is_that_of_scikit_learn(rows: list[tuple[int, bool]])
     assert curve.values[-1] == pytest.approx(1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(scored)
 def test_drawn_precision_is_that_of_the_strictest_threshold_with_enough_recall(
     rows: list[tuple[int, bool]],
