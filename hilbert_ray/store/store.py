@@ -184,7 +184,8 @@ class Store:
     ) -> Commit:
         """Store a unit: its data file first, then its commit. Return the commit that counts.
 
-        Of several writers of one unit the first wins; the others discard their data and return its commit.
+        Of several writers of one unit the first wins; the others return its commit, and their data counts for
+        nothing until `collect_garbage` deletes it.
 
         Raises:
             StorageError: when the store cannot be written.
@@ -221,9 +222,8 @@ class Store:
                 f"commit {unit} of store {self.uri} existed and is gone: another process deletes files of "
                 "the store; let it end, then rerun"
             )
-        # With the same bytes the file has the same name, and the winner's commit needs it.
-        if file is not None and winner.file != file:
-            self.files.delete(file)
+        # What was written here stays for `collect_garbage`, which knows all that commits and indexes name: an
+        # index may name these very bytes, although the unit's commit file is another's.
         return winner
 
     def note_attempt(self, modality: Modality, fingerprint: str, bucket: int, unit: str) -> int:

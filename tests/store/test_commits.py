@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray.store import Store, collect_garbage, compact_store, verify_store, write_snapshot
@@ -91,6 +91,8 @@ def test_a_writer_that_comes_late_to_a_folded_unit_does_no_harm(place: str) -> N
         max_size=14,
     )
 )
+# The data of a late writer that lost is what the index names.
+@example(steps=[("commit", 3, 0), ("compact", 1, 0), ("gc", 0, 0), ("commit", 3, 1), ("commit", 3, 0)])
 def test_in_whatever_order_units_are_committed_folded_and_swept_each_stays_once(
     steps: list[tuple[str, int, int]],
 ) -> None:

@@ -16,6 +16,7 @@ from hilbert_ray.store import (
     Quarantined,
     Store,
     bucket_of,
+    collect_garbage,
     encode_rows,
     store_info,
     verify_store,
@@ -108,10 +109,12 @@ def test_the_same_rows_give_the_same_bytes_however_they_were_made(tmp_path: Path
 
 def test_of_two_writers_of_a_unit_the_first_wins_and_the_second_takes_its_commit(place: str) -> None:
     store = Store.create(place)
+    store.add_encoder("text", FINGERPRINT, {"name": "hashing", "dim": 4})
     kept = store.commit("text", FINGERPRINT, unit="u", bucket=1, rows=[make.feature_row("a", seed=1)])
     lost = store.commit("text", FINGERPRINT, unit="u", bucket=1, rows=[make.feature_row("a", seed=2)])
     same = store.commit("text", FINGERPRINT, unit="u", bucket=1, rows=[make.feature_row("a", seed=1)])
     assert lost == same == kept
+    collect_garbage(store, min_age_h=0.0)
     assert [name for name in store.files.names("features") if "/data/" in name] == [kept.file]
     assert store.commits("text", FINGERPRINT).find(1, "u") == kept
     assert store.commits("text", FINGERPRINT).find(1, "other") is None

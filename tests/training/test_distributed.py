@@ -149,22 +149,35 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def run_rank(rank: int, shares: tuple[int, ...], folder: str) -> None:
-    """Do every step on this rank's share of the documents and save what it gave."""
+def run_rank(rank: int, folder: str) -> None:
+    """Do every step on this rank's share of the documents, in each split in turn, and save what it gave."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(shares))
-    first = sum(shares[:rank])
-    own = EVERYONE[first : first + shares[rank]]
-    torch.save({name: take(own) for name, take in STEPS.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    for name, shares in SHARES.items():
+        if rank >= len(shares):
+            continue
+        rendezvous = f"file://{folder}/{name}"
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=len(shares))
+        first = sum(shares[:rank])
+        own = EVERYONE[first : first + shares[rank]]
+        torch.save({step: take(own) for step, take in STEPS.items()}, f"{folder}/{name}-{rank}.pt")
+        dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=list(SHARES.values()), ids=list(SHARES))
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Return what each rank of a process group gave."""
+@pytest.fixture(scope="module")
+def by_split(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Return what each rank of a process group gave, by split; the same processes are the ranks of all."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    spawn(run_rank, args=(request.param, str(folder)), nprocs=len(request.param))  # type: ignore[no-untyped-call]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(len(request.param))]
+    spawn(run_rank, args=(str(folder),), nprocs=max(map(len, SHARES.values())))  # type: ignore[no-untyped-call]
+    return {
+        name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(len(shares))]
+        for name, shares in SHARES.items()
+    }
+
+
+@pytest.fixture(scope="module", params=list(SHARES))
+def ranks(request: pytest.FixtureRequest, by_split: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what each rank of one split gave."""
+    return by_split[request.param]
 
 
 def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -469,13 +469,12 @@ def one_rank(rank: int, world: int, folder: str) -> None:
         if rank == 0:
             torch.save([r["loss"] for r in fitted.history], f"{folder}/{way}-losses")
             torch.save(dict(fitted.networks[0].state_dict()), f"{folder}/{way}-network")
-    if world == 2:
-        torch.save(held_out_loss(0), f"{folder}/dropout-{rank}")
+    torch.save(held_out_loss(0), f"{folder}/dropout-{rank}")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
+def test_ranks_train_as_one_process_does(tmp_path: Path) -> None:
+    world = 3  # does not divide a batch
     spawn(one_rank, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
     for way in WAYS:
         single = in_one_way(way)
@@ -487,9 +486,9 @@ def test_ranks_train_as_one_process_does(tmp_path: Path, world: int) -> None:
         network = torch.load(tmp_path / f"{way}-network")
         for name, value in single.networks[0].state_dict().items():
             torch.testing.assert_close(network[name], value, atol=2e-4, rtol=1e-3, msg=f"{way}: {name}")
-    if world == 2:  # ranks draw their own dropout: the same in distribution
-        by_seed = [held_out_loss(seed) for seed in range(6)]
-        by_rank = [torch.load(tmp_path / f"dropout-{rank}") for rank in range(world)]
-        assert by_rank[0] == by_rank[1]
-        assert by_rank[0] != by_seed[0]
-        assert abs(by_rank[0] - np.mean(by_seed)) < 3 * np.std(by_seed, ddof=1)
+    # Ranks draw their own dropout: the same in distribution.
+    by_seed = [held_out_loss(seed) for seed in range(6)]
+    by_rank = [torch.load(tmp_path / f"dropout-{rank}") for rank in range(world)]
+    assert len(set(by_rank)) == 1
+    assert by_rank[0] != by_seed[0]
+    assert abs(by_rank[0] - np.mean(by_seed)) < 3 * np.std(by_seed, ddof=1)
