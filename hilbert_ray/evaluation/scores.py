@@ -95,5 +95,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "segments": {m: int(n.sum()) for m, n in lengths.items()},
         "with": {m: int((n > 0).sum()) for m, n in lengths.items()},
         "quarantined": dict(dataset.quarantined),
+        "pending": dict(dataset.pending),
+        "absent": dict(dataset.absent),
+        "left_out": dataset.left_out,
         "labels": labels,
     }

@@ -18,13 +18,12 @@ from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
 from hilbert_ray.evaluation.variants import Variant
 from hilbert_ray.features import Dataset, Features, Ragged, mean_std
 from hilbert_ray.folds import Folds
+from hilbert_ray.run import SHORTCUT_LOW
 from hilbert_ray.segmentation import sentences
 
 log = logging.getLogger(__name__)
 Transcript: TypeAlias = str | tuple[Utterance, ...] | None
 LENGTH = "duration and number of turns"
-WARN_ABOVE = 0.6
-"""A run warns when the lower end of a shortcut's AUC interval is above this: clearly better than chance."""
 MIN_WORDS = 4
 """Shorter sentences, such as greetings, occur in several groups by chance."""
 
@@ -163,7 +162,7 @@ def score_shortcuts(dataset: Dataset, folds: Folds) -> dict[str, Any]:
             headline = scores.get("auc") or scores["concordance"]
             values[name][task] = {key: headline[key] for key in ("within", "within_low", "within_high")}
             low = headline["within_low"]
-            if low is not None and low > WARN_ABOVE:
+            if low is not None and low > SHORTCUT_LOW:
                 log.warning(
                     "%s alone predicts %s (AUC %.2f, lower bound %.2f): scores may rest on this shortcut%s",
                     name, task, headline["within"], low, _exception(name, config.segment.roles),

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Dataset:
 
     `store` and `snapshot` are where they were read: later reads use the same manifest, even if another run
     replaces it meanwhile. Inline transcripts of `documents` are left out (an empty string).
-    `quarantined` counts documents by the modality that could not be embedded: they count as lacking it.
+    `quarantined` counts documents by the modality that could not be embedded, `pending` those whose modality
+    is not embedded yet: both count as lacking it. `absent` counts documents of `features` whose manifest row
+    has no such modality. `left_out` documents have no stored features at all, and are not in `features`.
     """
 
     store: Store
@@ -57,6 +59,9 @@ class Dataset:
     config: Config
     encoders: Mapping[Modality, Mapping[str, Any]]
     quarantined: Mapping[Modality, int]
+    pending: Mapping[Modality, int] = field(default_factory=dict)
+    absent: Mapping[Modality, int] = field(default_factory=dict)
+    left_out: int = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,9 +106,8 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         if description is not None:
             encoders[modality] = description
     # By id, not by bucket: results must not depend on how many buckets the store has.
-    documents = sorted(
-        (item.document for item in snapshot.documents(with_text=False)), key=lambda document: document.doc_id
-    )
+    rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
+    documents = [row.document for row in rows]
     tasks = config.tasks or _inferred_tasks(store, documents)
     stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
@@ -116,12 +120,14 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     documents = [document for document in documents if document.doc_id in with_features]
     _check_labels(tasks, documents)
     quarantined = {modality: features_of.quarantined for modality, features_of in stored.items()}
-    for modality, count in quarantined.items():
-        if count:
-            log.warning(
-                "%d documents count as having no %s, which is quarantined (`hilbert-ray embed` lists why)",
-                count, modality,
-            )  # fmt: skip
+    having = {modality: {row.document.doc_id for row in rows if row.has(modality)} for modality in stored}
+    # What the manifest has and the store neither holds nor refused: a run of `embed` that is not finished.
+    pending = {
+        modality: len(having[modality]) - len(features_of.locations) - quarantined[modality]
+        for modality, features_of in stored.items()
+    }
+    _warn_of_missing(quarantined, "is quarantined (`hilbert-ray embed` lists why)")
+    _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
     return Dataset(
         store=opened,
         snapshot=snapshot,
@@ -130,7 +136,16 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         config=_resolved(config, tasks, encoders),
         encoders=encoders,
         quarantined=quarantined,
+        pending=pending,
+        absent={modality: len(with_features - ids) for modality, ids in having.items()},
+        left_out=len(rows) - len(documents),
     )
+
+
+def _warn_of_missing(counts: Mapping[Modality, int], why: str) -> None:
+    for modality, count in counts.items():
+        if count:
+            log.warning("%d documents count as having no %s, which %s", count, modality, why)
 
 
 def _inferred_tasks(store: str, documents: Sequence[Document]) -> Mapping[str, TaskConfig]:

@@ -1,9 +1,13 @@
 """The run folder: all its file names, with the writer and reader of each file side by side."""
 
 from hilbert_ray.run.evaluation import (
+    SHORTCUT_LOW,
     Comparison,
+    DataCounts,
     Evaluation,
     FoldCounts,
+    FusionWeights,
+    LearningPoint,
     PermutationNull,
     RunCost,
     Score,
@@ -26,11 +30,15 @@ from hilbert_ray.run.tables import Columns, write_predictions
 __all__ = [
     "NOT_COPIED",
     "RESUME_ONLY",
+    "SHORTCUT_LOW",
     "Columns",
     "Comparison",
+    "DataCounts",
     "Evaluation",
     "FoldCounts",
     "FoldResult",
+    "FusionWeights",
+    "LearningPoint",
     "PermutationNull",
     "RunCost",
     "RunDir",

@@ -15,6 +15,9 @@ from hilbert_ray.config import VARIANTS
 from hilbert_ray.run.folder import RunFile, read_json
 
 R = TypeVar("R")
+SHORTCUT_LOW = 0.6
+"""A shortcut is warned of when the lower end of its interval is above this: clearly better than chance, which
+is 0.5 for AUC and for concordance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +99,11 @@ class LabelCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataCounts:
-    """What was evaluated on; by modality: segments, documents that have it, and documents in quarantine."""
+    """What was evaluated on; by modality: segments, documents that have it, and why others lack it.
+
+    quarantined: it could not be embedded. pending: it is not embedded yet. absent: the manifest has none; of
+    an older run, what is not quarantined, and `pending` is empty. left_out: documents without any features.
+    """
 
     documents: int
     groups: int
@@ -104,6 +111,9 @@ class DataCounts:
     documents_with: Mapping[str, int]
     quarantined: Mapping[str, int]
     labels: Mapping[str, LabelCounts]
+    pending: Mapping[str, int] = field(default_factory=dict)
+    absent: Mapping[str, int] = field(default_factory=dict)
+    left_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +146,41 @@ class ShortcutScores:
 
     scores: Mapping[str, Mapping[str, Score]]
     shared_sentences: SharedSentences
+
+    def telling(self, task: str) -> Mapping[str, Score]:
+        """Return the shortcuts that predict a task clearly better than chance, by name."""
+        found = {name: tasks[task] for name, tasks in self.scores.items() if task in tasks}
+        return {name: score for name, score in found.items() if (score.within_low or 0.0) > SHORTCUT_LOW}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionWeights:
+    """How much each head counts in the logits of a task, as means over the networks of all folds.
+
+    weights: not negative, by head (`experts`, `audio`, `text`, and other members of the sum). temperature:
+    what the evidence is divided by. labels: labelled documents that they were fitted on. is_fitted: False
+    where those were too few, and all heads count alike.
+    """
+
+    weights: Mapping[str, float]
+    temperature: float | None = None
+    labels: float | None = None
+    is_fitted: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningPoint:
+    """The headline within folds of one variant that was trained on a share of the labels.
+
+    fraction: of the labels of the training groups. labels: labelled documents in a training part, in the
+    mean. within, low, high: the score with its 95 % interval.
+    """
+
+    fraction: float
+    labels: float
+    within: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,12 +238,19 @@ class Evaluation:
         if not values:
             return None
         # `with` is a Python keyword, so this record cannot have the names of the file.
+        documents_with, quarantined = values.get("with", {}), values.get("quarantined") or {}
+        lacking = {m: values["documents"] - count for m, count in documents_with.items()}
         return DataCounts(
             documents=values["documents"],
             groups=values["groups"],
             segments=values.get("segments", {}),
-            documents_with=values.get("with", {}),
-            quarantined=values.get("quarantined") or {},
+            documents_with=documents_with,
+            quarantined=quarantined,
+            pending=values.get("pending", {}),
+            # Documents that lack all they were to have are in quarantine, but not among those evaluated.
+            absent=values.get("absent")
+            or {m: max(count - quarantined.get(m, 0), 0) for m, count in lacking.items()},
+            left_out=values.get("left_out", 0),
             labels={task: _record(LabelCounts, counts) for task, counts in values.get("labels", {}).items()},
         )
 
@@ -220,6 +272,25 @@ class Evaluation:
             scores={name: _scores(tasks) for name, tasks in by_shortcut.items()},
             shared_sentences=_record(SharedSentences, values["shared_sentences"]),
         )
+
+    @cached_property
+    def fusion(self) -> Mapping[str, Mapping[str, FusionWeights]]:
+        """How much HILBERT's heads count, by task and by the modalities that a document has (both, ...)."""
+        return {
+            task: {modalities: _fusion_weights(values) for modalities, values in by_modalities.items()}
+            for task, by_modalities in (self._values.get("fusion") or {}).items()
+        }
+
+    @cached_property
+    def learning_curve(self) -> Mapping[str, Mapping[str, Sequence[LearningPoint]]]:
+        """Scores by number of labels, by task and variant, the fewest labels first."""
+        return {
+            task: {
+                variant: sorted((_record(LearningPoint, p) for p in points), key=lambda p: p.labels)
+                for variant, points in by_variant.items()
+            }
+            for task, by_variant in (self._values.get("learning_curve") or {}).items()
+        }
 
     @cached_property
     def cost(self) -> RunCost | None:
@@ -252,6 +323,13 @@ def _record(kind: type[R], values: Mapping[str, Any]) -> R:
     # Newer versions may write more fields; an older reader ignores them.
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def _fusion_weights(values: Mapping[str, Any]) -> FusionWeights:
+    # Whatever is not about the fit is a head: there may be more of them one day.
+    about = {f.name for f in fields(FusionWeights)}
+    weights = {name: value for name, value in values.items() if name not in about}
+    return _record(FusionWeights, {**values, "weights": weights})
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:

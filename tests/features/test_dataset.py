@@ -468,3 +468,26 @@ def test_the_manifest_of_a_store_is_read_once(tmp_path: Path, monkeypatch: pytes
     assert sorted(texts) == list("abcd"), "what is read later is of the same manifest"
     assert all(texts.values())
     assert dataset.documents[0].text == ""
+
+
+def test_what_is_not_embedded_yet_is_told_from_what_the_manifest_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = stored()
+    # Document a has no transcript; e and f came after the last run of `embed`.
+    items[0] = replace(items[0], document=replace(items[0].document, text=None), text_version=None)
+    uri = store_of(tmp_path, items)
+    first = items[0]
+    later = [
+        replace(first, row=20 + n, document=replace(first.document, doc_id=doc_id, labels={}))
+        for n, doc_id in enumerate("ef")
+    ]
+    write_snapshot(Store.open(uri), iter([*items, *later]))
+    with caplog.at_level(logging.WARNING):
+        dataset = open_dataset(uri, CONFIG)
+    assert dataset.pending["audio"] == 2
+    assert dataset.left_out == 2
+    assert len(dataset.features) == 4
+    assert dataset.absent == {"audio": 0, "text": 1}
+    assert "2 documents count as having no audio, which is not embedded yet" in caplog.text
+    assert opened(tmp_path / "whole").pending == {"audio": 0, "text": 0}
