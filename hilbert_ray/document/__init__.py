@@ -14,6 +14,7 @@ from hilbert_ray.document.records import (
     TextSegment,
     Utterance,
 )
+from hilbert_ray.document.splits import SplitError, check_splits, is_held_out, split_of, straddle_message
 from hilbert_ray.document.transcript import check_text_kind, check_times, load_text
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "Samples",
     "Seconds",
     "Segment",
+    "SplitError",
     "TextSegment",
     "Utterance",
+    "check_splits",
     "check_text_kind",
     "check_times",
     "class_name",
@@ -38,6 +41,9 @@ __all__ = [
     "encode_labels",
     "files_of",
     "infer_tasks",
+    "is_held_out",
     "load_text",
     "map_blocks",
+    "split_of",
+    "straddle_message",
 ]

@@ -61,8 +61,9 @@ def evaluate(
     Raises:
         ConfigError: for settings that do not fit the store.
         FoldsError: when groups or classes make the folds impossible.
+        SplitError: when the documents of a group are of several splits.
     """
-    dataset = open_dataset(store, config or Config(), audio, text)
+    dataset = open_dataset(store, config or Config(), audio, text, held_out=False)
     with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, NOT_COPIED) as run:
         return _evaluate(run, dataset, compare, subsets)
 
@@ -87,6 +88,7 @@ def _evaluate(run: Workspace, dataset: Dataset, compare: bool, subsets: bool) ->
     values = score(dataset, with_subsets)
     values["shortcuts"] = score_shortcuts(dataset, folds)
     values["folds"] = folds.describe(strata.members, strata.names)
+    values["splits"] = {"documents": len(dataset.documents), "held_out": dict(dataset.held_out)}
     # The only part of the file that differs between two runs of the same folds.
     values["run"] = {
         "seconds": seconds,

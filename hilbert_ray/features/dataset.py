@@ -33,6 +33,7 @@ from hilbert_ray.document import Document, infer_tasks
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.memory_map import BLOCK_ROWS
 from hilbert_ray.features.reading import read_features
+from hilbert_ray.features.selection import without_held_out
 from hilbert_ray.segmentation import cutting
 from hilbert_ray.store import Snapshot, Store
 
@@ -50,6 +51,7 @@ class Dataset:
     `quarantined` counts documents by the modality that could not be embedded, `pending` those whose modality
     is not embedded yet: both count as lacking it. `absent` counts documents of `features` whose manifest row
     has no such modality. `left_out` documents have no stored features at all, and are not in `features`.
+    `held_out` counts the documents that do not take part because of their split, by split.
     """
 
     store: Store
@@ -62,6 +64,7 @@ class Dataset:
     pending: Mapping[Modality, int] = field(default_factory=dict)
     absent: Mapping[Modality, int] = field(default_factory=dict)
     left_out: int = 0
+    held_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -81,10 +84,14 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def open_dataset(store: str, config: Config, audio: str | None = None, text: str | None = None) -> Dataset:
+def open_dataset(
+    store: str, config: Config, audio: str | None = None, text: str | None = None, *, held_out: bool = True
+) -> Dataset:
     """Read what a run needs from a store.
 
     Features that take more than `fit.memory_gib` are mapped from a file, which is deleted when unused.
+    Whatever learns or is scored by cross-validation leaves out what is held out: the documents of splits
+    validation and test. This is the only place that decides it.
 
     Args:
         store: path or URI.
@@ -92,10 +99,12 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         audio: name or fingerprint of the audio encoder to use, `none` for no audio; None for the only one of
             the store, if it has any.
         text: likewise.
+        held_out: whether documents of splits validation and test are read.
 
     Raises:
         ConfigError: when an encoder is not in the store or must be chosen, when no document has a label (of
-            a task), or for a label outside its task.
+            a task), for a label outside its task, or when all documents are held out.
+        SplitError: when documents are held out from a group that others are not, without `held_out`.
         StoreError: when there is no store, or it changes meanwhile.
     """
     opened = Store.open(store)
@@ -108,7 +117,12 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
     # By id, not by bucket: results must not depend on how many buckets the store has.
     rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
     documents = [row.document for row in rows]
+    # From all of them: what the classes are must not depend on which documents are held out.
     tasks = config.tasks or _inferred_tasks(store, documents)
+    held_out_by_split: Mapping[str, int] = {}
+    if not held_out:
+        documents, held_out_by_split = without_held_out(store, documents)
+    taking_part = len(documents)
     stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
     features = read_features(opened, stored, tasks, documents, memory_bytes)
@@ -138,7 +152,8 @@ def open_dataset(store: str, config: Config, audio: str | None = None, text: str
         quarantined=quarantined,
         pending=pending,
         absent={modality: len(with_features - ids) for modality, ids in having.items()},
-        left_out=len(rows) - len(documents),
+        left_out=taking_part - len(documents),
+        held_out=held_out_by_split,
     )
 
 

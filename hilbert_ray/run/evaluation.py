@@ -132,6 +132,44 @@ class FoldCounts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SplitCounts:
+    """Documents that took part, and those that their `split` holds out, by split."""
+
+    documents: int
+    held_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuplicatePair:
+    """Two documents of different groups that are nearly the same.
+
+    audio, text: share of the shorter one's segments, or runs of words, that the other has; None where not
+    both have the modality, or too little of it.
+    """
+
+    first: str
+    second: str
+    audio: float | None = None
+    text: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duplicates:
+    """Near duplicates across groups: `found` pairs, of which `pairs` are named.
+
+    documents, groups: that are in a pair. checked: documents that were compared, by modality. are_joined:
+    whether such groups were made one before folds were drawn (`folds.join_duplicates`).
+    """
+
+    found: int
+    documents: int
+    groups: int
+    are_joined: bool
+    checked: Mapping[str, int]
+    pairs: Sequence[DuplicatePair] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SharedSentences:
     """Sentences that several groups share, and `documents` of all `of` that have one."""
 
@@ -291,6 +329,21 @@ class Evaluation:
             }
             for task, by_variant in (self._values.get("learning_curve") or {}).items()
         }
+
+    @cached_property
+    def splits(self) -> SplitCounts | None:
+        """How many documents took part, and how many were held out; None where the file does not say."""
+        values = self._values.get("splits")
+        return _record(SplitCounts, values) if values else None
+
+    @cached_property
+    def duplicates(self) -> Duplicates | None:
+        """Near duplicates across groups; None where the file does not say."""
+        values = self._values.get("duplicates")
+        if not values:
+            return None
+        pairs = [_record(DuplicatePair, pair) for pair in values.get("pairs", ())]
+        return _record(Duplicates, {**values, "pairs": pairs})
 
     @cached_property
     def cost(self) -> RunCost | None:

@@ -6,7 +6,6 @@ Ray Train. Each resumes from the checkpoints of the other.
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -27,7 +26,6 @@ from hilbert_ray.training.loop import EpochReport, fit
 from hilbert_ray.training.records import PROGRESS_S, RecordWriter, logged_progress
 from hilbert_ray.training.tracking import MlflowRun, MlflowTracker, mlflow_run, require_mlflow
 
-log = logging.getLogger(__name__)
 HEALTH_CHECK_S = "0.5"
 """Seconds between two of Ray Train's polls of its ranks, for RAY_TRAIN_HEALTH_CHECK_INTERVAL_S. A training
 ends with the poll after the last rank has returned, so that Ray's default of 2 s would lengthen short
@@ -79,7 +77,7 @@ class TrainingSpec:
 def train(
     store: str, out: str, config: Config | None = None, *, audio: str | None = None, text: str | None = None
 ) -> TrainSummary:
-    """Train on every document of a store (those of `split` train if the manifest has splits) and publish.
+    """Train on every document of a store that is not held out by its `split`, and publish.
 
     RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model/; with `train.mlflow` the same
     numbers go to MLflow. Rerun after a kill, it resumes from the last checkpoint and ends with the same
@@ -95,21 +93,22 @@ def train(
     Raises:
         ConfigError: for settings that do not fit the store, when there is no document to train on, or when
             MLflow or a GPU is requested and cannot be used.
+        SplitError: when the documents of a group are of several splits.
         NotFiniteError: when a loss or gradient is NaN or infinite.
     """
     config = config or Config()
     if config.train.mlflow:
         require_mlflow()  # before reading the store, which may take minutes
-    dataset = open_dataset(store, config, audio, text)
+    dataset = open_dataset(store, config, audio, text, held_out=False)
     with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, RESUME_ONLY) as run:
         # The resolved settings of `dataset` hold no URI: they are saved, and it may hold a password.
-        return _train(store, run, dataset, config.train.mlflow)
+        return _train(run, dataset, config.train.mlflow)
 
 
-def _train(store: str, run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
+def _train(run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
     """Train in a run folder that is open, in this process or on ranks of Ray Train."""
     write_run_config(run, dataset)
-    spec = _training_spec(store, run, dataset)
+    spec = _training_spec(run, dataset)
     settings = spec.config.train
     is_alone = settings.workers == 1 and not has_cluster()
     if is_alone and settings.gpu and not torch.cuda.is_available():
@@ -136,48 +135,16 @@ def _train(store: str, run: Workspace, dataset: Dataset, mlflow_uri: str) -> Tra
     )
 
 
-def _training_spec(store: str, run: Workspace, dataset: Dataset) -> TrainingSpec:
-    """Return what the ranks are to do.
-
-    Raises:
-        ConfigError: when all documents are of the validation or test split.
-    """
-    indices = _training_documents(dataset)
-    if not len(indices):
-        raise ConfigError(
-            f"all {len(dataset.documents)} documents of store {store} are of the splits validation and test; "
-            "`train` needs documents of split train, or without a split; correct `split` in the manifest and "
-            "embed it again"
-        )
+def _training_spec(run: Workspace, dataset: Dataset) -> TrainingSpec:
+    """Return what the ranks are to do: train on all documents of the dataset."""
     return TrainingSpec(
         config=dataset.config,
-        indices=indices,
+        indices=np.arange(len(dataset.features)),
         encoders={str(modality): described for modality, described in dataset.encoders.items()},
         run=absolute(run.uri),
         # All that the numbers depend on: other settings or data never resume from these checkpoints.
         checkpoints=f"{dataset.fingerprint}-{_digest(dataset.config)}",
     )
-
-
-def _training_documents(dataset: Dataset) -> np.ndarray:
-    """Return which documents to train on, int64: those of split train or of none.
-
-    An align phase uses no labels, but learning from a speaker who is also in the validation or test split
-    would make the scores there too good: it leaves those groups out.
-    """
-    # A group and not a document: several documents of one speaker may be in different splits.
-    held_out = {d.group for d in dataset.documents if d.split not in (None, "train")}
-    indices = [i for i, d in enumerate(dataset.documents) if d.split in (None, "train")]
-    if dataset.config.fit.align_epochs:
-        leaking = {i for i in indices if dataset.documents[i].group in held_out}
-        if leaking:
-            log.warning(
-                "%d documents of split train are left out: their groups have documents in the validation or "
-                "test split, which an align phase must not see",
-                len(leaking),
-            )
-        indices = [i for i in indices if i not in leaking]
-    return np.array(indices, dtype=np.int64)
 
 
 def _digest(config: Config) -> str:

@@ -64,12 +64,13 @@ def tune(
         ConfigError: when the space names what cannot be searched or trained, without inner folds, and when
             the cluster cannot run the trials.
         FoldsError: when groups or classes make the folds impossible, or the file does not fit.
+        SplitError: when the documents of a group are of several splits.
     """
     config = config or Config()
     space = make_space(config)
     if not config.folds.inner:
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
-    dataset = open_dataset(store, config, audio, text)
+    dataset = open_dataset(store, config, audio, text, held_out=False)
     kinds = {task.kind for task in dataset.config.tasks.values()}
     # Only now: tasks may have been inferred from the labels.
     if "brier" in config.tune.objectives and kinds == {"regression"}:

@@ -66,7 +66,7 @@ def evaluated(embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory)
         evaluation=evaluation,
         values=evaluation.to_dict(),
         rows=rows,
-        dataset=open_dataset(embedded.store, CONFIG),
+        dataset=open_dataset(embedded.store, CONFIG, held_out=False),
     )
 
 
@@ -88,7 +88,8 @@ def test_a_run_holds_its_settings_folds_predictions_embeddings_attention_and_sco
 def test_every_document_is_predicted_once_a_repeat_in_the_fold_that_tests_it(
     evaluated: Evaluated, embedded: make.Embedded
 ) -> None:
-    ids = sorted(record["doc_id"] for record in embedded.records)
+    ids = sorted(record["doc_id"] for record in embedded.records if not record.get("split"))
+    assert len(ids) == 30
     folds = pq.read_table(evaluated.folder / "folds.parquet").to_pylist()
     tested = {(row["repeat"], row["doc_id"]): row["fold"] for row in folds}
     assert len(tested) == len(folds) == 2 * len(ids)
@@ -221,11 +222,12 @@ def test_attention_is_kept_for_every_segment_of_the_first_repeat(evaluated: Eval
 def test_a_document_with_a_quarantined_modality_takes_part_and_is_counted(evaluated: Evaluated) -> None:
     data = evaluated.values["data"]
     assert data["quarantined"] == {"audio": 1, "text": 0}
-    assert (data["documents"], data["groups"]) == (32, 8)
-    assert data["with"] == {"audio": 30, "text": 31}
-    assert data["segments"] == {"audio": 120, "text": 124}
-    assert data["labels"]["topic"]["labelled"] == 30
-    assert data["labels"]["age"] == {"labelled": 31}
+    assert (data["documents"], data["groups"]) == (30, 8)
+    assert data["with"] == {"audio": 28, "text": 29}
+    assert data["segments"] == {"audio": 112, "text": 116}
+    assert data["labels"]["topic"]["labelled"] == 28
+    assert data["labels"]["age"] == {"labelled": 29}
+    assert evaluated.values["splits"] == {"documents": 30, "held_out": {"test": 1, "validation": 1}}
     assert sum(row["doc_id"] == "d015" for row in evaluated.of("topic")) == 2
     assert not any(row["doc_id"] in ("d003", "d020") for row in evaluated.of("topic"))
 
@@ -255,7 +257,7 @@ def test_shortcuts_are_scored_on_the_folds_of_the_first_repeat(evaluated: Evalua
         assert sorted(found[name]) == ["age", "mood", "place", "themes", "topic"]
         for scores in found[name].values():
             assert scores["within_low"] is None or scores["within_low"] <= scores["within"]
-    assert found["shared_sentences"] == {"sentences": 0, "documents": 0, "of": 32}
+    assert found["shared_sentences"] == {"sentences": 0, "documents": 0, "of": 30}
 
 
 @pytest.mark.ray
@@ -279,8 +281,8 @@ def test_a_score_that_is_not_defined_is_shown_as_such() -> None:
 
 @pytest.mark.ray
 def test_given_folds_are_kept_and_one_modality_is_enough(embedded: make.Embedded, tmp_path: Path) -> None:
-    features = open_dataset(embedded.store, CONFIG, text="none").features
-    drawn = make_folds(features.doc_ids, features.groups, np.zeros((30, 0), bool), CONFIG.folds, seed=0)
+    features = open_dataset(embedded.store, CONFIG, text="none", held_out=False).features
+    drawn = make_folds(features.doc_ids, features.groups, np.zeros((28, 0), bool), CONFIG.folds, seed=0)
     assignment = (features.groups % 4 == 0).astype(np.int64)[None]  # two groups against six
     write_folds(replace(drawn, assignment=assignment), str(tmp_path / "given.parquet"))
     config = replace(
@@ -291,14 +293,14 @@ def test_given_folds_are_kept_and_one_modality_is_enough(embedded: make.Embedded
     )
     values = evaluate(embedded.store, str(tmp_path / "run"), config, text="none").to_dict()
     rows = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
-    assert len(rows) == 2 * 30
+    assert len(rows) == 2 * 28
     given = dict(zip(features.doc_ids.tolist(), assignment[0].tolist(), strict=True))
     assert {(row["variant"], row["doc_id"]): row["fold"] for row in rows} == {
         (name, doc_id): fold for name in ("hilbert", "mean_std_logistic") for doc_id, fold in given.items()
     }
     assert values["folds"]["sizes"] == [np.bincount(assignment[0]).tolist()]
     assert values["embedding"] == {}
-    assert values["data"]["with"] == {"audio": 30}
+    assert values["data"]["with"] == {"audio": 28}
     names = pq.read_table(tmp_path / "run" / "attention.parquet").column_names
     assert names == ["doc_id", "fold", "audio_weight", "audio_start", "audio_end"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["text"] == "none"

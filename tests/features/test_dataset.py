@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ import torch
 
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.document.labels import encode_labels
+from hilbert_ray.document.splits import SplitError
 from hilbert_ray.encoders.registry import build_encoder
+from hilbert_ray.evaluation.driver import evaluate
 from hilbert_ray.features import dataset as datasets
 from hilbert_ray.features.batch import Batch, collate, epoch_batches
 from hilbert_ray.features.dataset import Dataset, open_dataset
@@ -31,6 +35,8 @@ from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.snapshot import StoredDocument, bucket_of
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
+from hilbert_ray.training.driver import train
+from hilbert_ray.tuning.driver import tune
 from tests import make, models
 
 CONFIG = Config()
@@ -247,6 +253,49 @@ def test_the_fingerprint_changes_with_labels_groups_splits_and_features(tmp_path
     ]
     assert len(set(fingerprints)) == len(fingerprints)
     assert opened(tmp_path / "again").fingerprint == fingerprints[0]
+
+
+def test_documents_that_are_held_out_take_no_part_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"b": {"split": "test", "group": "t"}, "d": {"split": "train"}}
+    uri = store_of(tmp_path, stored(**changes))
+    with caplog.at_level(logging.INFO):
+        kept = open_dataset(uri, CONFIG, held_out=False)
+    assert "3 documents take part; 1 of split test are held out" in caplog.text
+    assert kept.features.doc_ids.tolist() == [d.doc_id for d in kept.documents] == ["a", "c", "d"]
+    assert kept.features.targets["topic"].tolist() == [1, 1, -1]
+    assert (kept.held_out, kept.left_out) == ({"test": 1}, 0)
+    everything = open_dataset(uri, CONFIG)
+    assert everything.features.doc_ids.tolist() == list("abcd")
+    assert everything.held_out == {}
+    # `home` has no document left, but the classes of a study do not depend on what is held out.
+    assert kept.config.tasks == everything.config.tasks
+    assert kept.config.tasks["topic"].classes == ("home", "work")
+
+
+def test_without_held_out_documents_nothing_changes(tmp_path: Path) -> None:
+    uri = store_of(tmp_path, stored(a={"split": "train"}))
+    kept, everything = open_dataset(uri, CONFIG, held_out=False), open_dataset(uri, CONFIG)
+    assert kept.fingerprint == everything.fingerprint
+    assert kept.config == everything.config
+    assert kept.held_out == {}
+
+
+@pytest.mark.parametrize("command", [evaluate, train, tune])
+def test_a_group_of_several_splits_is_refused_before_anything_runs(
+    tmp_path: Path, command: Callable[[str, str, Config], object]
+) -> None:
+    """Documents a and c are of group g1, b and d of g0."""
+    uri = store_of(tmp_path / "store", stored(c={"split": "validation"}, d={"split": "test"}))
+    message = (
+        "group 'g0' has documents of the splits train and test; a group must be of one split, or what is "
+        "held out is learned from: give all its documents the same `split` in the manifest (none counts as "
+        "train), and embed it again (2 groups are of several splits)"
+    )
+    with pytest.raises(SplitError, match=re.escape(message)):
+        command(uri, str(tmp_path / "run"), CONFIG)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ VALUES: dict[str, Any] = {
         "turns of interviewer": {"outcome": {"within": 0.6, "within_low": None, "within_high": None}},
         "shared_sentences": {"sentences": 3, "documents": 2, "of": 20},
     },
+    "splits": {"documents": 20, "held_out": {"test": 4}},
+    "duplicates": {
+        "found": 1, "documents": 2, "groups": 2, "are_joined": False, "checked": {"audio": 19, "text": 20},
+        "pairs": [{"first": "d1", "second": "d2", "audio": 1.0, "text": None}],
+    },
     "folds": {"repeats": 2, "folds": 2, "distinct_test_sets": 4, "sizes": [[10, 10], [9, 11]]},
     "run": {"seconds": 1.0, "fold_seconds": 2.0, "fits": 8, "reused": 0},
 }  # fmt: skip
@@ -53,6 +58,12 @@ def test_attributes_are_the_values_of_the_file() -> None:
     assert evaluation.shortcuts is not None
     assert list(evaluation.shortcuts.scores) == ["turns of interviewer"]
     assert evaluation.shortcuts.shared_sentences.of == 20
+    assert evaluation.splits is not None
+    assert (evaluation.splits.documents, evaluation.splits.held_out) == (20, {"test": 4})
+    assert evaluation.duplicates is not None
+    assert evaluation.duplicates.checked == {"audio": 19, "text": 20}
+    [pair] = evaluation.duplicates.pairs
+    assert (pair.first, pair.second, pair.audio, pair.text) == ("d1", "d2", 1.0, None)
     assert evaluation.folds is not None
     assert evaluation.folds.sizes == [[10, 10], [9, 11]]
     assert evaluation.cost is not None
@@ -75,6 +86,7 @@ def test_metrics_are_read_back_as_written(tmp_path: Path) -> None:
 def test_a_file_without_parts_has_empty_attributes() -> None:
     evaluation = Evaluation({"tasks": {}})
     assert (evaluation.data, evaluation.folds, evaluation.shortcuts, evaluation.cost) == (None,) * 4
+    assert (evaluation.splits, evaluation.duplicates) == (None, None)
     assert (evaluation.comparisons, evaluation.permutation, evaluation.embedding) == ({}, {}, {})
     assert evaluation.text() == ""
 

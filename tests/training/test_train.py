@@ -35,7 +35,7 @@ from hilbert_ray.storage.files import Files
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from hilbert_ray.training.checkpoints import CheckpointError, Checkpoints, TrainingState
-from hilbert_ray.training.driver import TrainSummary, _training_documents, train
+from hilbert_ray.training.driver import TrainSummary, train
 from hilbert_ray.training.loop import TrainedNetworks, fit
 from hilbert_ray.training.records import record_line
 from tests import make
@@ -225,11 +225,11 @@ def test_mapped_features_train_as_those_in_memory_do(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = replace(CONFIG, fit=replace(CONFIG.fit, memory_gib=1e-9))
     dataset = open_dataset(embedded.store, config)
-    names = dataset.features.mapped_files
-    assert len(names) == 2
     plain = fit(dataset.config, dataset.features, trained.indices)
     assert [r["loss"] for r in plain.history] == [r["loss"] for r in trained.plain.history]
     del dataset
+    names = open_dataset(embedded.store, config, held_out=False).features.mapped_files
+    assert len(names) == 2
     seen: set[str] = set()
     done = threading.Event()
 
@@ -520,21 +520,6 @@ def test_a_rank_may_be_killed_at_any_moment(
     records, delay_s = int(rng.integers(0, 10)), float(rng.uniform(0.0, 0.1))
     train_with_a_rank_killed(embedded.store, tmp_path / "run", records, delay_s)
     assert_same_training(tmp_path / "run", trained.run)
-
-
-def test_an_align_phase_sees_no_document_of_a_held_out_group(
-    embedded: make.Embedded, caplog: pytest.LogCaptureFixture
-) -> None:
-    """d027 is of the validation split and d030 of the test split; others of their groups are for training."""
-    joint = open_dataset(embedded.store, CONFIG)
-    ids = np.array([document.doc_id for document in joint.documents])
-    assert set(ids) - set(ids[_training_documents(joint)]) == {"d027", "d030"}
-    assert not [record for record in caplog.records if record.name == "hilbert_ray.training.driver"]
-    aligned = replace(CONFIG, fit=replace(CONFIG.fit, align_epochs=1))
-    kept = _training_documents(open_dataset(embedded.store, aligned))
-    groups = {joint.documents[i].group for i in kept}
-    assert groups == {f"g{number}" for number in range(8)} - {"g3", "g6"}
-    assert [record.args for record in caplog.records][-1] == (len(ids) - 2 - len(kept),)
 
 
 def test_a_store_whose_documents_are_all_held_out_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ DEFAULTS = {"loss.cka": 0.4, "loss.balance": 7.5, "fit.epochs": 1, "model.layers
 @pytest.fixture(scope="module")
 def given(embedded: make.Embedded, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Settings with a folds file whose first repeat is not the one that would be drawn: two, in reverse."""
-    dataset = open_dataset(embedded.store, CONFIG)
+    dataset = open_dataset(embedded.store, CONFIG, held_out=False)
     features, twice = dataset.features, replace(CONFIG.folds, repeats=2)
     strata = choose_strata(dataset.config.tasks, features.targets, features.groups, twice).members
     file = tmp_path_factory.mktemp("folds") / "folds.parquet"
@@ -135,7 +135,7 @@ def scores_of(
 def test_trials_of_an_outer_fold_are_scored_on_inner_folds_of_its_training_part(
     searched: tuple[Path, TuneSummary], embedded: make.Embedded, given: Config
 ) -> None:
-    dataset = open_dataset(embedded.store, given)
+    dataset = open_dataset(embedded.store, given, held_out=False)
     strata, [first, _] = outer_folds(dataset)
     inner = inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
     assert not {i for fold in inner for i in (*fold.train, *fold.test)} & set(first.test)
@@ -165,7 +165,7 @@ def test_the_rule_of_choice_is_applied_to_the_search_over_all_documents(
 
 def first_search(embedded: make.Embedded) -> tuple[Dataset, list[Fold]]:
     """Return the data, and the inner folds that the search for the first outer fold is scored on."""
-    dataset = open_dataset(embedded.store, CONFIG)
+    dataset = open_dataset(embedded.store, CONFIG, held_out=False)
     strata, [first, _] = outer_folds(dataset)
     return dataset, inner_folds(first.train, dataset.features.groups, strata, CONFIG.folds, CONFIG.fit.seed)
 
@@ -202,7 +202,7 @@ def test_the_settings_it_ends_with_are_read_by_the_other_commands(
 ) -> None:
     """The file alone is enough: it holds the tasks and all settings of what is trained."""
     run, summary = searched
-    resolved = open_dataset(embedded.store, given).config
+    resolved = open_dataset(embedded.store, given, held_out=False).config
     expected = replace(apply(resolved, summary.best), tune=TuneConfig())
     read = from_dict(Config, load_settings(run / "best.yaml"))
     assert replace(read, segment=expected.segment) == expected
@@ -251,7 +251,7 @@ def test_the_terminal_shows_the_best_trials_and_says_that_there_are_too_few_for_
 def test_the_outer_scores_are_those_of_plain_fits(
     searched: tuple[Path, TuneSummary], embedded: make.Embedded, given: Config
 ) -> None:
-    dataset = open_dataset(embedded.store, given)
+    dataset = open_dataset(embedded.store, given, held_out=False)
     one = Variant(name="default", config=dataset.config)
     results = [run_fold(dataset.features, one, fold) for fold in outer_folds(dataset)[1]]
     scores = searched[1].default.values()
@@ -277,12 +277,12 @@ def test_searches_of_other_settings_data_or_folds_are_never_resumed(
     embedded: make.Embedded, tmp_path: Path
 ) -> None:
     """What a search may use of the machine is no such setting."""
-    dataset = open_dataset(embedded.store, CONFIG)
+    dataset = open_dataset(embedded.store, CONFIG, held_out=False)
     outer = outer_folds(dataset)[1]
     others = [
         replace(dataset, config=replace(dataset.config, fit=replace(CONFIG.fit, epochs=2))),
         replace(dataset, config=replace(dataset.config, tune=replace(CONFIG.tune, trials=3))),
-        open_dataset(embedded.store, CONFIG, text="none"),
+        open_dataset(embedded.store, CONFIG, text="none", held_out=False),
     ]
     folders = {_search_key(one, outer) for one in (dataset, *others)}
     folders.add(_search_key(dataset, outer[::-1]))
