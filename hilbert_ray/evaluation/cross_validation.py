@@ -20,6 +20,7 @@ import torch
 
 from hilbert_ray.config import HILBERT, MODALITIES, TaskConfig, to_dict
 from hilbert_ray.evaluation.variants import BASELINES, Variant
+from hilbert_ray.evaluation.withholding import withhold
 from hilbert_ray.features import Features
 from hilbert_ray.folds import Fold
 from hilbert_ray.metrics import Predictions
@@ -49,7 +50,7 @@ def run_folds(
         fingerprint: of the data; results of other data are not reused.
 
     Returns:
-        All results, sorted by variant, repeat and fold; and those that were computed now.
+        All results, sorted by variant, labels, repeat and fold; and those that were computed now.
     """
     folder = run.path / RunDir.FOLD_RESULTS
     folder.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def run_folds(
     for variant, fold in variants_on_folds:
         path = folder / f"{_fold_key(fingerprint, variant, fold)}.npz"
         if path.exists():
-            reused.append(read_fold_result(path, variant.name, fold))
+            reused.append(read_fold_result(path, variant.name, fold, variant.labels))
             continue
         resources = variant.config.folds
         # All at once: Ray queues what the cluster has no room for, and runs it as places become free.
@@ -78,10 +79,13 @@ def run_folds(
         computed.append(result)
         log.info(
             "%d/%d %s, repeat %d, fold %d: %.1f s",
-            len(computed), count, variant.name, fold.repeat, fold.fold, result.seconds,
+            len(computed), count, variant.title, fold.repeat, fold.fold, result.seconds,
         )  # fmt: skip
     # Tasks end in any order, which must not reach metrics.json or the Parquet files.
-    results = sorted([*reused, *computed], key=lambda result: (result.variant, result.repeat, result.fold))
+    results = sorted(
+        [*reused, *computed],
+        key=lambda result: (result.variant, result.labels, result.repeat, result.fold),
+    )
     return results, computed
 
 
@@ -96,7 +100,7 @@ def _fold_key(fingerprint: str, variant: Variant, fold: Fold) -> str:
     # fold's numbers, since a folds file may change under the same name.
     facts = [
         __version__, fingerprint, settings, variant.name, variant.method, variant.modality, variant.subsets,
-        fold.repeat, fold.fold, fold.train.tolist(), fold.test.tolist(),
+        variant.labels, fold.repeat, fold.fold, fold.train.tolist(), fold.test.tolist(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -113,7 +117,10 @@ run_fold_remotely = ray.remote(num_cpus=1)(run_fold_on_one_thread)
 def run_fold(features: Features, variant: Variant, fold: Fold) -> FoldResult:
     """Fit one variant on a fold's training documents and predict its test documents; needs no Ray."""
     began = time.perf_counter()
-    seed = variant.config.fit.seed + SEED_STEP * fold.repeat
+    settings = variant.config
+    # Before the seed is shifted: every variant and repeat draws from the run's own.
+    features = withhold(features, settings.tasks, fold, variant.labels, settings.fit.seed)
+    seed = settings.fit.seed + SEED_STEP * fold.repeat
     variant = replace(variant, config=replace(variant.config, fit=replace(variant.config.fit, seed=seed)))
     if variant.method == "network":
         result = _run_network(features, variant, fold)
@@ -122,7 +129,7 @@ def run_fold(features: Features, variant: Variant, fold: Fold) -> FoldResult:
         baseline = resolve_name(BASELINES[variant.method])
         probabilities, decisions = baseline(features, variant.config, fold.train, fold.test)
         result = _result(variant, fold, probabilities, decisions)
-    return replace(result, seconds=time.perf_counter() - began)
+    return replace(result, labels=variant.labels, seconds=time.perf_counter() - began)
 
 
 def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult:
@@ -144,7 +151,7 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
             for modality, alone in by_modality.items()
         }
         result = replace(result, subsets=subsets)
-    if variant.name == HILBERT:
+    if variant.name == HILBERT and variant.labels == 1:
         # Only HILBERT's are shown; those of all ablations would fill the run folder.
         attention = {str(modality): weights for modality, weights in prediction.attention.items()}
         result = replace(result, embeddings=prediction.embeddings._asdict(), attention=attention)

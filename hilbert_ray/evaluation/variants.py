@@ -20,7 +20,8 @@ signature. Names and not functions, so that a worker that runs no baseline does 
 class Variant:
     """Something to cross-validate: a network with some settings on some modalities, or a baseline.
 
-    With `subsets` the network, trained on both modalities, also predicts from each alone.
+    With `subsets` the network, trained on both modalities, also predicts from each alone. `labels` is the
+    share of a fold's labelled training groups that keep their labels, see `withhold`.
     """
 
     name: str
@@ -28,6 +29,12 @@ class Variant:
     method: Method = "network"
     modality: Modality | None = None
     subsets: bool = False
+    labels: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """What logs call it."""
+        return self.name if self.labels == 1 else f"{self.name} with {self.labels:.4g} of the labels"
 
 
 def choose_variants(

@@ -29,7 +29,8 @@ class FoldResult:
     """Out-of-fold predictions of one variant on one fold, for the documents at `test`.
 
     Arrays are as in `TaskPredictions`. embeddings, attention: only of HILBERT. subsets: the same network's
-    predictions from one modality alone, where the variant includes them. seconds: of fitting and predicting.
+    predictions from one modality alone, where the variant includes them. labels: the share of labelled
+    training groups that kept their labels. seconds: of fitting and predicting.
     """
 
     variant: str
@@ -44,6 +45,7 @@ class FoldResult:
     trained_on: np.ndarray
     seconds: float
     subsets: Mapping[str, TaskPredictions] = field(default_factory=dict)
+    labels: float = 1.0
 
     def split(self) -> list["FoldResult"]:
         """Return the result itself, then one result per subset, named `<variant>_<modality>`."""
@@ -83,8 +85,8 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
     unfinished.replace(path)
 
 
-def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
-    """Return what `write_fold_result` wrote of a variant on a fold."""
+def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) -> FoldResult:
+    """Return what `write_fold_result` wrote of a variant on a fold, trained on a share of its labels."""
     # Pickles run code when read, and a run folder may come from somebody else.
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
@@ -95,7 +97,7 @@ def read_fold_result(path: Path, variant: str, fold: Fold) -> FoldResult:
     return FoldResult(
         # The file has none of these: its name is a hash of them, so the caller knows them.
         variant=variant, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
-        probabilities=under("probabilities/"), decisions=under("decisions/"),
+        labels=labels, probabilities=under("probabilities/"), decisions=under("decisions/"),
         temperature={task: float(value) for task, value in under("temperature/").items()},
         embeddings=under("embeddings/"),
         attention={

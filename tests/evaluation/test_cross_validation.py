@@ -69,6 +69,8 @@ def test_a_fold_is_known_by_all_that_its_result_depends_on_and_by_nothing_else()
         key(replace(plain, modality="audio")),
         key(replace(plain, method="logistic")),
         key(replace(plain, subsets=True)),
+        key(replace(plain, labels=0.5)),
+        key(replace(plain, labels=0.25)),
         key(of(replace(TINY, fit=replace(TINY.fit, epochs=2)))),
         key(of(replace(TINY, loss=replace(TINY.loss, cka=0.1)))),
         key(of(replace(TINY, folds=replace(TINY.folds, inner=0)))),
