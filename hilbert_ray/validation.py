@@ -29,6 +29,7 @@ from hilbert_ray.document import (
     Label,
     LabelSurvey,
     Seconds,
+    SplitSurvey,
     Utterance,
     check_text_kind,
     check_times,
@@ -38,6 +39,7 @@ from hilbert_ray.document import (
     files_of,
     load_text,
     map_blocks,
+    straddling_row,
 )
 from hilbert_ray.storage import missing_files
 
@@ -122,12 +124,15 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
     config = config or Config()
     tasks, roots = config.tasks, config.roots
     digests = []
-    labels = LabelSurvey()
-    # Shared ids and inferred tasks depend on all rows, so a first pass collects them. Keeping its documents
-    # for the second would take more memory than the manifest has bytes; it keeps 16 bytes per row.
-    for block_digests, block_labels in map_blocks(partial(_survey, is_labelled=not tasks), manifest, roots):
+    labels, splits = LabelSurvey(), SplitSurvey()
+    # Shared ids, inferred tasks and the splits of a group depend on all rows, so a first pass collects them.
+    # Keeping its documents for the second would take more memory than the manifest has bytes; it keeps 16
+    # bytes per row, and a number per group.
+    survey = partial(_survey, is_labelled=not tasks)
+    for block_digests, block_labels, block_splits in map_blocks(survey, manifest, roots):
         digests.append(block_digests)
         labels.merge(block_labels)
+        splits.merge(block_splits)
     rows = sum(map(len, digests))
     declared = tasks or labels.tasks()
     check = partial(
@@ -135,6 +140,7 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
         tasks=declared,
         roles=config.segment.roles,
         shared=_shared(np.concatenate([np.zeros(0, _DIGEST), *digests])),
+        straddling=splits.straddling(),
         probed=None if probe == "all" or rows <= probe else _draw(rows, probe),
     )
     counts = _Counts()
@@ -153,18 +159,23 @@ def _digest(doc_id: str) -> bytes:
     return hashlib.blake2b(doc_id.encode(), digest_size=16).digest() if doc_id else b""
 
 
-def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey]:
-    """Return the digest of each row's id and, if `is_labelled`, a survey of the documents' labels."""
-    labels = LabelSurvey()
-    # Where the settings declare the tasks, only ids matter: the second pass checks the rest of each row.
-    if not is_labelled:
-        return np.array([_digest(doc_id) for doc_id in block.ids()], _DIGEST), labels
+def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey, SplitSurvey]:
+    """Return the digest of each row's id, labels of the documents if `is_labelled`, and splits of groups."""
+    labels, splits = LabelSurvey(), SplitSurvey()
     digests = []
+    # Where the settings declare the tasks, labels do not matter: the second pass checks the rest of each row.
+    if not is_labelled:
+        for doc_id, group, split in block.places():
+            digests.append(_digest(doc_id))
+            if doc_id:
+                splits.add(group, split)
+        return np.array(digests, _DIGEST), labels, splits
     for _, item in block.rows():
         digests.append(_digest(item.doc_id))
         if isinstance(item, Document):
             labels.add(item)
-    return np.array(digests, _DIGEST), labels
+            splits.add(item.group, item.split)
+    return np.array(digests, _DIGEST), labels, splits
 
 
 def _shared(digests: np.ndarray) -> dict[bytes, list[int]]:
@@ -200,6 +211,7 @@ def _check_block(
     tasks: Mapping[str, TaskConfig],
     roles: Sequence[str],
     shared: Mapping[bytes, list[int]],
+    straddling: Mapping[str, Sequence[str]],
     probed: Collection[int] | None,
 ) -> "_Counts":
     """Count what the documents of a block hold, and collect its invalid rows."""
@@ -212,6 +224,8 @@ def _check_block(
             counts.faults.append(duplicate_row(row, item.doc_id, rows))
         elif isinstance(item, InvalidRow):
             counts.faults.append(item)
+        elif item.group in straddling:
+            counts.faults.append(straddling_row(row, item, straddling[item.group]))
         else:
             documents.append((row, item))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]

@@ -21,6 +21,7 @@ from tests import make
 
 def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: Path) -> None:
     records = [make.record(tmp_path, number, seconds=1.0 + number) for number in range(4)]
+    records[0]["split"] = "test"
     records.append({"doc_id": "words", "text": "only words here", "group": "g0", "split": "test"})
     records.append({"doc_id": "sound", "audio": "d000.wav", "labels": {"topic": "work"}})
     report = validate(make.manifest(tmp_path / "m.jsonl", records))
@@ -33,7 +34,7 @@ def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: P
         len(turn["text"].split()) for record in records[:4] for turn in record["text"]
     )
     assert (report.groups, report.largest_group) == (5, 2)
-    assert report.splits == {"none": 5, "test": 1}
+    assert report.splits == {"none": 4, "test": 2}
     topic = report.tasks["topic"]
     assert (topic.kind, topic.classes, topic.is_inferred, topic.unlabelled) == (
         "binary",
@@ -110,6 +111,40 @@ def test_all_rows_of_a_shared_id_are_invalid_and_are_counted_nowhere(tmp_path: P
     assert [fault.row for fault in report.faults] == [1, 3]
     assert "is in rows 1, 3" in report.faults[0].message
     assert (report.documents, report.with_audio) == (1, 1)
+
+
+@pytest.mark.parametrize("config", [Config(), Config(tasks={"topic": TaskConfig(classes=("home", "work"))})])
+def test_all_rows_of_a_group_of_several_splits_are_invalid(tmp_path: Path, config: Config) -> None:
+    """Whether the tasks are declared or inferred; a document without a split counts as of train."""
+    placed = [("g1", None), ("g1", "train"), ("g2", "test"), ("g2", "train"), ("g3", "test"), ("g2", None)]
+    records = [
+        {"doc_id": f"d{i}", "text": "some words", "group": group, "split": split, "labels": {"topic": topic}}
+        for i, ((group, split), topic) in enumerate(zip(placed, ["home", "work"] * 3, strict=True))
+    ]
+    records.append({"doc_id": "g2", "text": "its own group, by its id"})
+    records.append({"doc_id": "d9", "text": "some words", "group": "g3", "split": "dev"})
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), config)
+    straddling = [fault for fault in report.faults if fault.error == "SplitError"]
+    assert [(fault.row, fault.doc_id, fault.stage) for fault in straddling] == [
+        (3, "d2", "manifest"), (4, "d3", "manifest"), (6, "d5", "manifest"), (7, "g2", "manifest")
+    ]  # fmt: skip
+    for fault in straddling:
+        assert fault.message.startswith("group 'g2' has documents of the splits train and test; a group must")
+    assert (report.documents, report.groups, report.splits) == (3, 2, {"none": 1, "test": 1, "train": 1})
+
+
+def test_a_group_of_several_splits_is_found_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(manifests, "_PROCESSES", 1)
+    records: list[dict[str, Any]] = [
+        {"doc_id": f"d{i}", "text": "some words", "group": f"g{i % 3}"} for i in range(9)
+    ]
+    records[7]["split"] = "validation"
+    report = validate(make.manifest(tmp_path / "m.jsonl", records), Config(tasks=TOPIC))
+    assert [fault.doc_id for fault in report.faults] == ["d1", "d4", "d7"]
+    assert "splits train and validation" in report.faults[0].message
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=12))

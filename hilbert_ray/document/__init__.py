@@ -1,7 +1,14 @@
 """What a document is, its manifest and transcript readers, and its labels."""
 
 from hilbert_ray.document.labels import LabelSurvey, class_name, encode_label, encode_labels, infer_tasks
-from hilbert_ray.document.manifest import Block, InvalidRow, duplicate_row, files_of, map_blocks
+from hilbert_ray.document.manifest import (
+    Block,
+    InvalidRow,
+    duplicate_row,
+    files_of,
+    map_blocks,
+    straddling_row,
+)
 from hilbert_ray.document.records import (
     AudioSegment,
     Document,
@@ -14,7 +21,7 @@ from hilbert_ray.document.records import (
     TextSegment,
     Utterance,
 )
-from hilbert_ray.document.splits import SplitError, check_splits, is_held_out, split_of, straddle_message
+from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, is_held_out, split_of
 from hilbert_ray.document.transcript import check_text_kind, check_times, load_text
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "Seconds",
     "Segment",
     "SplitError",
+    "SplitSurvey",
     "TextSegment",
     "Utterance",
     "check_splits",
@@ -45,5 +53,5 @@ __all__ = [
     "load_text",
     "map_blocks",
     "split_of",
-    "straddle_message",
+    "straddling_row",
 ]

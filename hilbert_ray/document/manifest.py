@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 import msgspec
 
 from hilbert_ray.document.records import Document, DocumentError, below, parse_document
+from hilbert_ray.document.splits import SplitError, straddle_message
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.storage import is_uri
 
@@ -96,7 +97,16 @@ class Block:
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each row as `rows` would, empty if it has none."""
-        return ("" if isinstance(record, str) else _id_of(record) for record in self._records())
+        return (doc_id for doc_id, _, _ in self.places())
+
+    def places(self) -> Iterator[tuple[str, str, str | None]]:
+        """Yield id, group and split of each row as `rows` would, unchecked; an empty id if it has none."""
+        for record in self._records():
+            if isinstance(record, str):
+                yield "", "", None
+            else:
+                doc_id, group = _id_of(record), record.get("group")
+                yield doc_id, doc_id if group is None else str(group), record.get("split")
 
     def _records(self) -> Iterator[Mapping[str, Any] | str]:
         """Yield the fields of each row, or (as a string) what is wrong with its line."""
@@ -190,6 +200,14 @@ def duplicate_row(row: int, doc_id: str, rows: list[int]) -> InvalidRow:
     listed = ", ".join(map(str, rows[:_ROWS_LISTED])) + more
     message = f"doc_id {doc_id!r} is in rows {listed}; ids must be unique: give each document its own"
     return InvalidRow(row=row, doc_id=doc_id, stage="manifest", error="DuplicateIdError", message=message)
+
+
+def straddling_row(row: int, document: Document, splits: Sequence[str]) -> InvalidRow:
+    """Return one of the rows of a group whose documents are of several splits as invalid, like the others."""
+    message = straddle_message(document.group, splits)
+    return InvalidRow(
+        row=row, doc_id=document.doc_id, stage="manifest", error=SplitError.__name__, message=message
+    )
 
 
 def _folder_of(uri: str) -> str:
