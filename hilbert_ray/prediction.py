@@ -23,7 +23,7 @@ from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskCo
 from hilbert_ray.embedding import embed
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
-from hilbert_ray.model import Hilbert, ModelError, Prediction
+from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
 from hilbert_ray.storage import absolute, open_output, open_workspace
 from hilbert_ray.store import Quarantined, Store
 
@@ -70,7 +70,8 @@ def predict(
 
     The Parquet file has one row per document: doc_id; audio, text, joint (lists of float32, see
     `model.Prediction`; null where the modality is absent); for each task `<task>` (the decided class, a list
-    for multilabel, a number for regression) and `<task>.<class>` (its calibrated probability); audio_start,
+    for multilabel, a number for regression), `<task>.<class>` (its calibrated probability) and `<task>_heads`
+    (how much the experts, the audio head and the text head counted, summing to 1); audio_start,
     audio_end, audio_weight, text_start, text_end, text_weight (lists of float32 with one number per segment:
     its times as in `Ragged`, and its part of the pooled embedding, summing to 1); fault (why a modality could
     not be read and is missing from all of this; null where nothing is wrong).
@@ -212,6 +213,7 @@ def prediction_schema(model: Hilbert) -> pa.Schema:
         decision = pa.float32() if task.kind == "regression" else pa.string()
         fields.append((name, pa.list_(decision) if task.kind == "multilabel" else decision))
         fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
+        fields.append((f"{name}_heads", pa.struct([(head, pa.float32()) for head in HEADS])))
     fields += [(f"{m}_{column}", vectors) for m in MODALITIES for column in ("start", "end", "weight")]
     return pa.schema([*fields, ("fault", pa.string())])
 
@@ -235,6 +237,9 @@ def prediction_table(model: Hilbert, features: Features, prediction: Prediction)
         columns[name] = _named_decisions(task, prediction.decisions[name])
         for k, label in enumerate(task.classes):
             columns[f"{name}.{label}"] = prediction.probabilities[name][:, k]
+        columns[f"{name}_heads"] = [
+            dict(zip(HEADS, row.tolist(), strict=True)) for row in prediction.shares[name]
+        ]
     return pa.table(columns, prediction_schema(model))
 
 

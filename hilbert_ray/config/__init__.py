@@ -1,6 +1,6 @@
 """Settings: declared with their constraints, read from files and flags, and named presets."""
 
-from hilbert_ray.config.constraints import ConfigError, require
+from hilbert_ray.config.constraints import ConfigError, check_fields, require
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
@@ -48,6 +48,7 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "ablations",
+    "check_fields",
     "from_dict",
     "load_file",
     "preset",

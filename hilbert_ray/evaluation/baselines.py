@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hilbert_ray import losses
-from hilbert_ray.config import MODALITIES, Config
+from hilbert_ray.config import MODALITIES, Config, TaskConfig
 from hilbert_ray.features import Features
-from hilbert_ray.model import Prediction
-from hilbert_ray.training import fit
+from hilbert_ray.training import HeldOut, fit, fit_weights
 
 INVERSE_STRENGTHS = np.logspace(-4, 0, 5)
 """Candidates for logistic regression's C: more features than documents need strong regularisation."""
@@ -34,18 +34,21 @@ def logistic(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return probabilities and decisions of the baseline to beat: a linear model on mean and std of segments.
 
-    Logistic regression on standardised statistics, its strength chosen on inner group folds by log loss; the
-    class decision is corrected by the prior, as the network's is. One model per label for multilabel; ridge
-    regression for numbers.
+    Logistic regression on standardised statistics of audio, of text or of both: modality and strength are
+    chosen on inner group folds by log loss, for each task (and label) on its own. The class decision is
+    corrected by the prior, as the network's is. One model per label for multilabel; ridge regression, chosen
+    by squared error, for numbers.
     """
-    x = np.concatenate([ragged.wide for ragged in features.by_modality.values()], 1)
+    inputs = _inputs(features)
     probabilities, decisions = {}, {}
     for name, task in config.tasks.items():
         y = features.targets[name]
         if task.kind == "regression":
-            # RidgeCV chooses its strength by leave-one-out in closed form: no inner folds are fitted.
             known = train[np.isfinite(y[train])]
-            model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_STRENGTHS)).fit(x[known], y[known])
+            model, x = _choose(
+                inputs, y[known].astype(np.float64), known, features.groups, Ridge(RIDGE_STRENGTHS[5]),
+                {"ridge__alpha": RIDGE_STRENGTHS}, "neg_mean_squared_error",
+            )  # fmt: skip
             probabilities[name] = decisions[name] = model.predict(x[test]).astype(np.float32)
             continue
         is_multilabel = task.kind == "multilabel"
@@ -55,7 +58,7 @@ def logistic(
             # Unlabelled documents are -1 or NaN, and neither is at least 0.
             known = train[column[train] >= 0]
             counts = np.bincount(column[known].astype(np.int64), minlength=width)
-            p = _logistic(x, column, features.groups, known, test, width)
+            p = _logistic(inputs, column, features.groups, known, test, width)
             by_column.append(p)
             # Dividing by the prior decides as if classes were equally frequent, as logit adjustment does.
             # A class that training lacks has p = 0, and 0 / 0 would be NaN: its count is at least 0.5.
@@ -65,8 +68,19 @@ def logistic(
     return probabilities, decisions
 
 
+def _inputs(features: Features) -> list[np.ndarray]:
+    """Return what a linear model may read, both modalities first: it is used where nothing can be chosen."""
+    single = [ragged.wide for ragged in features.by_modality.values()]
+    return single if len(single) == 1 else [np.concatenate(single, 1), *single]
+
+
 def _logistic(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray, train: np.ndarray, test: np.ndarray, width: int
+    inputs: Sequence[np.ndarray],
+    y: np.ndarray,
+    groups: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    width: int,
 ) -> np.ndarray:
     """Return class probabilities float32 [test, width]; classes that training lacks get 0."""
     probabilities = np.zeros((len(test), width), np.float32)
@@ -77,17 +91,45 @@ def _logistic(
         probabilities[:, classes] = 1.0
         return probabilities
     # The middle strength is for folds too small to choose one.
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_STRENGTHS[2], max_iter=1000))
-    inner_splits = _inner_splits(truth, groups[train])
-    if inner_splits:
-        candidates = {"logisticregression__C": INVERSE_STRENGTHS}
-        search = GridSearchCV(model, candidates, scoring=_mean_log_probability, cv=inner_splits)
-        model = search.fit(x[train], truth).best_estimator_
-    else:
-        model.fit(x[train], truth)
+    estimator = LogisticRegression(C=INVERSE_STRENGTHS[2], max_iter=1000)
+    candidates = {"logisticregression__C": INVERSE_STRENGTHS}
+    model, x = _choose(inputs, truth, train, groups, estimator, candidates, _mean_log_probability)
     # By class index: training documents may lack some of the task's classes.
     probabilities[:, model.classes_] = model.predict_proba(x[test])
     return probabilities
+
+
+def _choose(
+    inputs: Sequence[np.ndarray],
+    y: np.ndarray,
+    train: np.ndarray,
+    groups: np.ndarray,
+    estimator: Any,  # noqa: ANN401 - a scikit-learn model
+    candidates: Mapping[str, np.ndarray],
+    scoring: Any,  # noqa: ANN401 - a name or function of scikit-learn
+) -> tuple[Any, np.ndarray]:
+    """Return the model with the best score on inner group folds, fitted on `train`, and what it reads.
+
+    Args:
+        inputs: what it may read, each [documents, width].
+        y: targets of the documents at `train`.
+        train: documents to fit on, all of them labelled.
+        groups: of all documents.
+        estimator: the model, with the strength to use where no inner fold can choose.
+        candidates: strengths by the name of the pipeline's parameter.
+        scoring: greater is better.
+    """
+    model = make_pipeline(StandardScaler(), estimator)
+    inner_splits = _inner_splits(y, groups[train])
+    if not inner_splits:
+        return model.fit(inputs[0][train], y), inputs[0]
+    searches = [
+        GridSearchCV(clone(model), candidates, scoring=scoring, cv=inner_splits).fit(x[train], y)
+        for x in inputs
+    ]
+    # The first of equals: both modalities.
+    best = max(range(len(inputs)), key=lambda i: searches[i].best_score_)
+    return searches[best].best_estimator_, inputs[best]
 
 
 def _inner_splits(truth: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -110,25 +152,50 @@ def _mean_log_probability(model: Any, x: np.ndarray, y: np.ndarray) -> float:  #
 def late_fusion(
     features: Features, config: Config, train: np.ndarray, test: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the mean of an audio-only and a text-only network, over the modalities that a document has."""
-    # Predictions of all test documents, and which of them have the modality.
-    outputs: list[tuple[Prediction, np.ndarray]] = []
+    """Return an audio-only and a text-only network, stacked as the heads of HILBERT are.
+
+    Weights of the two and a temperature are fitted on their inner out-of-fold evidence; a document that lacks
+    a modality has the other one's prediction.
+    """
+    evidence: list[Mapping[str, np.ndarray]] = []
+    held_out: list[Mapping[str, HeldOut]] = []
+    present: list[np.ndarray] = []
     labels: Mapping[str, torch.Tensor] = {}
     for modality in MODALITIES:
         seen = features.only(modality)
-        model = fit(config, seen, train).model()
-        outputs.append((model.predict(seen.take(test)), seen.by_modality[modality].lengths[test] > 0))
-        labels = model.labels
+        fitted = fit(config, seen, train, device="cuda" if config.folds.gpus else "cpu")
+        model = fitted.model()
+        evidence.append(model.predict(seen.take(test)).evidence)
+        held_out.append(fitted.held_out)
+        present.append(seen.by_modality[modality].lengths[test] > 0)
+        labels = {task: statistics.cpu() for task, statistics in model.labels.items()}
     probabilities, decisions = {}, {}
     for name, task in config.tasks.items():
-
-        def mean(values: Sequence[np.ndarray]) -> np.ndarray:
-            # Presence [documents] as a weight over whatever axes follow; a document has one modality or both.
-            weights = [present.reshape(-1, *[1] * (values[0].ndim - 1)) for _, present in outputs]
-            return np.asarray(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
-
-        # Probabilities are averaged for scores, logits for decisions, which do not use the prior (`decide`).
-        probabilities[name] = mean([prediction.probabilities[name] for prediction, _ in outputs])
-        logits = torch.from_numpy(mean([prediction.logits[name] for prediction, _ in outputs]))
-        decisions[name] = losses.decide(task, logits, labels[name]).numpy()
+        members = np.stack([by_task[name] for by_task in evidence])  # [2, documents, K]
+        weights = _stack(task, [by_task.get(name) for by_task in held_out])
+        both = (weights[:, None, None] * members).sum(0)
+        # Documents of one modality: its own evidence, already at its own temperature.
+        alone = np.where(present[0][:, None], members[0], members[1])
+        fused = torch.from_numpy(np.where((present[0] & present[1])[:, None], both, alone)).float()
+        probabilities[name] = losses.probabilities(task, fused, labels[name]).numpy()
+        decisions[name] = losses.decide(task, fused, labels[name]).numpy()
     return probabilities, decisions
+
+
+def _stack(task: TaskConfig, held_out: Sequence[HeldOut | None]) -> np.ndarray:
+    """Return the weights of the two networks' evidence, float64 [2]; halves where nothing can be fitted."""
+    audio, text = held_out
+    halves = np.full(2, 0.5)
+    if audio is None or text is None:
+        return halves
+    # Documents that both networks were tried on, in the same order.
+    _, in_audio, in_text = np.intersect1d(audio.documents, text.documents, return_indices=True)
+    members = torch.cat([audio.members[in_audio], text.members[in_text]], dim=1)
+    joined = HeldOut(
+        documents=audio.documents[in_audio], members=members, rest=audio.rest[in_audio],
+        prior=audio.prior[in_audio], targets=audio.targets[in_audio],
+    )  # fmt: skip
+    weights = fit_weights(task, joined, (True, True, False))
+    if not weights.labels:
+        return halves
+    return np.array(weights.values()[:2]) / weights.temperature

@@ -141,7 +141,7 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
     model, tested = fitted.model(), seen.take(fold.test)
     prediction = model.predict(tested)
     result = replace(
-        _result(variant, fold, prediction.probabilities, prediction.decisions), temperature=fitted.temperature
+        _result(variant, fold, prediction.probabilities, prediction.decisions), heads=fitted.plain_heads()
     )
     if variant.subsets:
         # The same weights, with the other modality replaced by its learned token.
@@ -164,7 +164,7 @@ def _result(
     """Return a result that has predictions and nothing else."""
     return FoldResult(
         variant=variant.name, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
-        probabilities=probabilities, decisions=decisions, temperature={}, embeddings={}, attention={},
+        probabilities=probabilities, decisions=decisions, heads={}, embeddings={}, attention={},
         seconds=0.0,
     )  # fmt: skip
 

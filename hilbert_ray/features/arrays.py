@@ -98,6 +98,15 @@ class Features:
         )
 
     @property
+    def is_labelled(self) -> np.ndarray:
+        """Which documents have a label of any task, bool [B]."""
+        labelled = np.zeros(len(self), bool)
+        for targets in self.targets.values():
+            known = np.isfinite(targets) if targets.dtype.kind == "f" else targets >= 0
+            labelled |= known.reshape(len(self), -1).any(1)
+        return labelled
+
+    @property
     def mapped_files(self) -> list[str]:
         """Names of the files that hold segments, for `remove_maps`; empty if all are in memory."""
         values = [ragged.values for ragged in self.by_modality.values()]

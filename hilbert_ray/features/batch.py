@@ -108,7 +108,11 @@ def _pad(ragged: Ragged, indices: np.ndarray) -> ModalityBatch:
 
 
 def epoch_batches(
-    indices: np.ndarray, batch_size: int, generator: np.random.Generator, lengths: np.ndarray | None = None
+    indices: np.ndarray,
+    batch_size: int,
+    generator: np.random.Generator,
+    lengths: np.ndarray | None = None,
+    is_labelled: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Return one epoch's global batches: a permutation cut into max(1, round(N / batch_size)) of them.
 
@@ -118,16 +122,32 @@ def epoch_batches(
         generator: the epoch's sampler; the same on every rank, so batches do not depend on the world size.
         lengths: segments of each document (indexed like `indices`); above `LENGTH_BUCKETS_FROM` documents,
             batches then hold documents of similar length, in random order.
+        is_labelled: which documents have a label, bool [N]; they are spread evenly, so that the numbers of
+            two batches differ by at most one. None: by chance.
     """
     order = generator.permutation(len(indices))
     # Near-equal batches instead of a short last one: the contrastive loss depends on the batch's size.
     count = max(round(len(indices) / batch_size), 1)
-    if lengths is not None and len(indices) > LENGTH_BUCKETS_FROM:
+    has_buckets = lengths is not None and len(indices) > LENGTH_BUCKETS_FROM
+    if lengths is not None and has_buckets:
         # A stable sort of the shuffled order: documents of equal length still meet others in each epoch.
         order = order[np.argsort(lengths[order], kind="stable")]
-        batches = np.array_split(order, count)
-        return [indices[batches[i]] for i in generator.permutation(count)]
-    return [indices[batch] for batch in np.array_split(order, count)]
+    batches = _cut(order, count, is_labelled)
+    if has_buckets:
+        batches = [batches[i] for i in generator.permutation(count)]
+    return [indices[batch] for batch in batches]
+
+
+def _cut(order: np.ndarray, count: int, is_labelled: np.ndarray | None) -> list[np.ndarray]:
+    """Cut an order of documents into `count` batches of like sizes, the labelled ones evenly."""
+    if is_labelled is None or is_labelled.all() or not is_labelled.any():
+        return np.array_split(order, count)
+    labelled, others = order[is_labelled[order]], order[~is_labelled[order]]
+    parts = np.array_split(labelled, count)
+    # The first batches are those of one document, and of one labelled document, more: both counts fit.
+    sizes = [len(batch) for batch in np.array_split(order, count)]
+    ends = np.cumsum([size - len(part) for size, part in zip(sizes, parts, strict=True)])[:-1]
+    return [np.concatenate(pair) for pair in zip(parts, np.split(others, ends), strict=True)]
 
 
 def documents_of_rank(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:

@@ -5,8 +5,10 @@ from hilbert_ray.losses.diagnostics import embedding_diagnostics
 from hilbert_ray.losses.gradient_cache import cached_backward
 from hilbert_ray.losses.structure import cka, cka_loss
 from hilbert_ray.losses.tasks import (
+    added_prior,
     decide,
     label_statistics,
+    learned_prior,
     log_prior,
     num_outputs,
     probabilities,
@@ -17,6 +19,7 @@ from hilbert_ray.losses.terms import Terms, weighted_sum
 
 __all__ = [
     "Terms",
+    "added_prior",
     "balance",
     "cached_backward",
     "cka",
@@ -27,6 +30,7 @@ __all__ = [
     "info_nce",
     "information",
     "label_statistics",
+    "learned_prior",
     "log_prior",
     "num_outputs",
     "probabilities",

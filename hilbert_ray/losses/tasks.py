@@ -60,15 +60,41 @@ def label_statistics(task: TaskConfig, targets: Targets) -> Statistics:
 
 
 def log_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logits"]:
-    """Return what is added to the logits in training and for probabilities (Menon et al. 2021, eq. 10).
+    """Return the log odds of the training part's classes, in the shape of one document's logits.
 
-    Zeros unless the task's imbalance is `logit_adjustment`. A class without a training case counts as half a
-    case.
+    Evidence plus this is what probabilities are made of. A class without a training case counts as half a
+    case. Zero for regression.
     """
-    if task.imbalance != "logit_adjustment" or task.kind == "regression":
+    if task.kind == "regression":
         return statistics.new_zeros(1)
+    return _log_odds(task, statistics.clamp_min(UNSEEN))
+
+
+def added_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logits"]:
+    """Return what training adds to the logits (Menon et al. 2021, equation 10).
+
+    The log prior with `logit_adjustment`, zeros otherwise.
+    """
+    prior = log_prior(task, statistics)
+    return prior if task.imbalance == "logit_adjustment" else torch.zeros_like(prior)
+
+
+def learned_prior(task: TaskConfig, statistics: Statistics) -> Float[Tensor, " logits"]:
+    """Return the prior that logits hold after training: logits less this are evidence alone.
+
+    Zeros where training adds the prior itself. Otherwise the network has to learn it: that of the classes'
+    frequencies, times the weights of `class_balanced`. `focal` has no exact form and is taken as unweighted.
+    """
+    if task.kind == "regression" or task.imbalance == "logit_adjustment":
+        return torch.zeros_like(log_prior(task, statistics))
+    if task.imbalance == "class_balanced":
+        return _log_odds(task, statistics.clamp_min(UNSEEN) * class_weights(statistics))
+    return log_prior(task, statistics)
+
+
+def _log_odds(task: TaskConfig, n: Tensor) -> Float[Tensor, " logits"]:
+    """Return the log odds of (weighted) counts of classes, all above 0."""
     # An offset common to all classes cancels in a softmax, but not in a sigmoid: those get log odds.
-    n = statistics.clamp_min(UNSEEN)
     if task.kind == "multiclass":
         return (n / n.sum()).log()
     if task.kind == "multilabel":
@@ -113,7 +139,7 @@ def task_loss(
         return (error.square() * known).sum(), known.sum()
 
     # Trained with the prior added, the logits o themselves become those of balanced classes.
-    logits = logits + log_prior(task, statistics).to(logits.dtype)
+    logits = logits + added_prior(task, statistics).to(logits.dtype)
     # Unlabelled entries are computed with some valid target and then multiplied by 0: shapes stay the same
     # whatever is labelled, and nothing is gathered by a mask.
     known = ~targets.isnan() if task.kind == "multilabel" else (targets >= 0)[:, None]
@@ -141,19 +167,24 @@ def task_loss(
 
 @full_precision
 def probabilities(
-    task: TaskConfig, logits: Float[Tensor, "batch logits"], statistics: Statistics, temperature: float = 1.0
+    task: TaskConfig, evidence: Float[Tensor, "batch logits"], statistics: Statistics
 ) -> Float[Tensor, "batch ..."]:
-    """Return calibrated probabilities: softmax or sigmoid of (o + log prior) / T.
+    """Return probabilities: softmax or sigmoid of evidence + log prior.
 
     [B, K], rows summing to 1, for binary (K = 2), multiclass and ordinal; [B, K], each label on its own, for
     multilabel; for regression the predicted number [B], in the targets' unit. Free cumulative logits that
     rise with k are cut to the smallest so far, so that no class has a negative probability.
+
+    Args:
+        task: kind and classes.
+        evidence: logits less `learned_prior`, over the temperature: a temperature scales the evidence and
+            never the prior, or uncertain predictions would leave the classes' frequencies behind.
+        statistics: `label_statistics` of the training part.
     """
     if task.kind == "regression":
-        mean, deviation = _mean_and_deviation(statistics.to(logits.dtype))
-        return logits[:, 0] * deviation + mean
-    # The prior goes back in: o is trained so that o + log prior are the log odds of the training part.
-    adjusted = (logits + log_prior(task, statistics).to(logits.dtype)) / temperature
+        mean, deviation = _mean_and_deviation(statistics.to(evidence.dtype))
+        return evidence[:, 0] * deviation + mean
+    adjusted = evidence + log_prior(task, statistics).to(evidence.dtype)
     if task.kind == "multiclass":
         return adjusted.softmax(dim=-1)
     if task.kind == "multilabel":
@@ -165,20 +196,24 @@ def probabilities(
 
 @full_precision
 def decide(
-    task: TaskConfig, logits: Float[Tensor, "batch logits"], statistics: Statistics
+    task: TaskConfig, evidence: Float[Tensor, "batch logits"], statistics: Statistics
 ) -> Shaped[Tensor, "batch ..."]:
-    """Return the decision on o alone, as if all classes were equally frequent.
+    """Return decisions, int64 [B] (multilabel [B, K]); for regression the predicted number, float [B].
 
-    After logit adjustment this is the rule that minimises the balanced error (Menon et al. 2021, equation 8):
-    argmax o (multiclass), o > 0 (binary; multilabel, [B, K]), the number of o_k > 0 (ordinal). int64 [B]; for
-    regression the predicted number, float [B].
+    One rule per treatment of imbalance. `logit_adjustment` and `class_balanced` decide on evidence alone, as
+    if all classes were equally frequent, which minimises the balanced error (Menon et al. 2021, equation
+    8): a class is chosen where its odds are above those of its frequency. `none` and `focal` take the most
+    probable class. The rule is argmax (multiclass), above 0 (binary, multilabel), or the number of cuts
+    above 0 (ordinal).
     """
     if task.kind == "regression":
-        return probabilities(task, logits, statistics)
-    # Without prior or temperature: a temperature never changes which class is the largest.
+        return probabilities(task, evidence, statistics)
+    if task.imbalance in ("none", "focal"):
+        evidence = evidence + log_prior(task, statistics).to(evidence.dtype)
+    # No temperature matters here: it never changes which class is the largest.
     if task.kind == "multiclass":
-        return logits.argmax(dim=-1)
-    positive = (logits > 0).long()
+        return evidence.argmax(dim=-1)
+    positive = (evidence > 0).long()
     return positive if task.kind == "multilabel" else positive.sum(dim=1)
 
 

@@ -19,11 +19,12 @@ from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, from_dict, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Batch, Features, collate, eval_batches
+from hilbert_ray.model.heads import HeadWeights, describe_heads, head_shares, weigh_heads
 from hilbert_ray.model.network import ModalityOutput, Network, Output
 from hilbert_ray.storage import TensorFolderError, read_tensor_folder, write_tensor_folder
 from hilbert_ray.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 """Of a published folder; a version of this package reads its own schema only."""
 
 
@@ -48,16 +49,17 @@ class Prediction:
     """What a model says of N documents, in their order, as NumPy.
 
     embeddings: a, t and j.
-    logits and probabilities: for each task float32 [N, K]; decisions: int64 [N] (float32 for regression,
-    int64 [N, K] for multilabel).
+    evidence and probabilities: for each task float32 [N, K], as `losses.probabilities` has them; decisions:
+    int64 [N] (float32 for regression, int64 [N, K] for multilabel).
     attention: for each modality and document float32 [segments], a mean over hops and networks, summing to 1;
     empty where the modality is absent.
     """
 
     embeddings: Embeddings
-    logits: Mapping[str, np.ndarray]
+    evidence: Mapping[str, np.ndarray]
     probabilities: Mapping[str, np.ndarray]
     decisions: Mapping[str, np.ndarray]
+    shares: Mapping[str, np.ndarray]
     attention: Mapping[Modality, Sequence[np.ndarray]]
 
 
@@ -65,7 +67,8 @@ class Prediction:
 class Published:
     """What a published folder's config.json holds, apart from the encoders' descriptions.
 
-    dims: width of each modality's features. networks: how many the weights are of. temperature: of each task.
+    dims: width of each modality's features. networks: how many the weights are of. heads: by task and by what
+    a document has, see `HeadWeights`.
     """
 
     schema: int
@@ -73,7 +76,7 @@ class Published:
     config: Config
     dims: Mapping[Modality, int]
     networks: int
-    temperature: Mapping[str, float]
+    heads: Mapping[str, Mapping[str, HeadWeights]]
 
     def __post_init__(self) -> None:
         if self.networks < 1:
@@ -83,19 +86,16 @@ class Published:
                 raise ConfigError(
                     f"`dims` gives {modality!r} width {dim}; it must give audio or text 1 or more"
                 )
-        for task, value in self.temperature.items():
-            if not 0 < value < math.inf:
-                raise ConfigError(f"`temperature` of task {task!r} is {value}; it must be finite and above 0")
 
 
 class Hilbert(nn.Module):
-    """The trained model: the networks of all seeds, and a temperature for each task."""
+    """The trained model: the networks of all seeds, and how much each head counts for each task."""
 
     def __init__(
         self,
         networks: Sequence[Network],
         config: Config,
-        temperature: Mapping[str, float],
+        heads: Mapping[str, Mapping[str, HeadWeights]],
         encoders: Mapping[str, Any],
     ) -> None:
         """Join networks that were trained on the same documents.
@@ -103,13 +103,14 @@ class Hilbert(nn.Module):
         Args:
             networks: one for each seed.
             config: the resolved settings they were trained with.
-            temperature: divides the logits of each task; tasks without one count as 1.
+            heads: weights of the heads and temperature, by task and by what a document has; all count alike
+                where there are none.
             encoders: description of each modality's encoder, as the store holds it; `predict` accepts no
                 features of another.
         """
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.config, self.temperature, self.encoders = config, dict(temperature), dict(encoders)
+        self.config, self.heads, self.encoders = config, dict(heads), dict(encoders)
 
     @property
     def dims(self) -> dict[Modality, int]:
@@ -136,6 +137,7 @@ class Hilbert(nn.Module):
             text=text,
             joint=_side_by_side([output.joint for output in outputs]),
             logits=_mean_by_task([output.logits for output in outputs]),
+            scores=_mean_by_task([output.scores for output in outputs]),
         )
 
     def embed(self, features: Features) -> Embeddings:
@@ -155,35 +157,59 @@ class Hilbert(nn.Module):
         Raises:
             ModelError: when a modality's features have another width than those the model was trained on.
         """
-        self._check_widths(features)
-        self.eval()
-        device = self._members()[0].logit_scale.device
-        visited = list(eval_batches(len(features), features.lengths))
-        outputs: list[Output] = [self(collate(features, indices).to(device)) for indices in visited]
+        visited, outputs = self._outputs(features)
         # Batches go from long to short documents: `back` restores the order of `features`.
         back = np.argsort(np.concatenate(visited))
 
         def in_order(by_batch: Sequence[Tensor]) -> Tensor:
             return torch.cat(list(by_batch)).cpu()[back]
 
-        logits = {task: in_order([output.logits[task] for output in outputs]) for task in self.config.tasks}
-        probabilities, decisions = {}, {}
-        # Probabilities hold for the training part's class frequencies, decisions for balanced classes.
+        has_audio = in_order([output.audio.present for output in outputs])
+        has_text = in_order([output.text.present for output in outputs])
+        evidence, probabilities, decisions, shares = {}, {}, {}, {}
+        # Probabilities hold for the training part's class frequencies; `losses.decide` says what decides.
         for name, task in self.config.tasks.items():
-            statistics, temperature = self.labels[name].cpu(), self.temperature.get(name, 1.0)
-            probabilities[name] = losses.probabilities(task, logits[name], statistics, temperature).numpy()
-            decisions[name] = losses.decide(task, logits[name], statistics).numpy()
+            statistics = self.labels[name].cpu()
+            logits = in_order([output.logits[name] for output in outputs])
+            scores = in_order([output.scores[name] for output in outputs])
+            logits = logits - losses.learned_prior(task, statistics)
+            weighted = weigh_heads(logits, scores, self.heads.get(name, {}), has_audio, has_text)
+            evidence[name] = weighted.numpy()
+            shares[name] = head_shares(scores, self.heads.get(name, {}), has_audio, has_text).numpy()
+            probabilities[name] = losses.probabilities(task, weighted, statistics).numpy()
+            decisions[name] = losses.decide(task, weighted, statistics).numpy()
         return Prediction(
             embeddings=Embeddings(
                 audio=in_order([output.audio.embedding for output in outputs]).numpy(),
                 text=in_order([output.text.embedding for output in outputs]).numpy(),
                 joint=in_order([output.joint for output in outputs]).numpy(),
             ),
-            logits={name: values.numpy() for name, values in logits.items()},
+            evidence=evidence,
             probabilities=probabilities,
             decisions=decisions,
+            shares=shares,
             attention={m: _attention(m, features, visited, outputs) for m in MODALITIES},
         )
+
+    @torch.no_grad()
+    def score_heads(self, features: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return each task's logits, float32 [N, K], and scores by head, float32 [N, 3, W], see `Output`.
+
+        Before any weights of heads: what those are fitted on.
+        """
+        visited, outputs = self._outputs(features)
+        back = np.argsort(np.concatenate(visited))
+        logits = {n: torch.cat([o.logits[n] for o in outputs]).cpu()[back] for n in self.config.tasks}
+        scores = {n: torch.cat([o.scores[n] for o in outputs]).cpu()[back] for n in self.config.tasks}
+        return logits, scores
+
+    def _outputs(self, features: Features) -> tuple[list[np.ndarray], list[Output]]:
+        """Return which documents each batch has, longest first, and what comes of it; dropout is off."""
+        self._check_widths(features)
+        self.eval()
+        device = self._members()[0].logit_scale.device
+        visited = list(eval_batches(len(features), features.lengths))
+        return visited, [self(collate(features, indices).to(device)) for indices in visited]
 
     def _check_widths(self, features: Features) -> None:
         """Refuse features of another encoder, as far as their width tells."""
@@ -209,7 +235,7 @@ class Hilbert(nn.Module):
         """
         published = Published(
             schema=SCHEMA, version=__version__, config=self.config, dims=self.dims,
-            networks=len(self.networks), temperature=self.temperature,
+            networks=len(self.networks), heads=self.heads,
         )  # fmt: skip
         values = {**to_dict(published), "encoders": self.encoders}
         # Descriptions of encoders are free-form and travel outside of the typed record.
@@ -240,7 +266,7 @@ class Hilbert(nn.Module):
             )
         with torch.device("meta"):  # shapes alone: no memory, and no random number is drawn
             networks = [Network(published.config, published.dims) for _ in range(published.networks)]
-        model = cls(networks, published.config, published.temperature, encoders)
+        model = cls(networks, published.config, published.heads, encoders)
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         mistyped = [
             name for name, tensor in tensors.items() if tensor.dtype != dtypes.get(name, tensor.dtype)
@@ -264,11 +290,21 @@ class Hilbert(nn.Module):
             + "".join(f"\n  - {number}: {label}" for number, label in enumerate(task.classes))
             for name, task in self.config.tasks.items()
         )
+        probabilities = "\n".join(
+            f"- `{name}`: {describe_heads(self.heads.get(name, {}), task.kind != 'regression')}"
+            for name, task in self.config.tasks.items()
+        )
         encoders = "\n".join(
             f"- {m}: `{d.get('name')}`, fingerprint `{d.get('fingerprint')}`"
             for m, d in self.encoders.items()
         )
-        return CARD.format(tasks=tasks, encoders=encoders, networks=len(self.networks), version=__version__)
+        return CARD.format(
+            tasks=tasks,
+            probabilities=probabilities,
+            encoders=encoders,
+            networks=len(self.networks),
+            version=__version__,
+        )
 
 
 def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Tensor]]:
@@ -308,7 +344,7 @@ def _side_by_side(embeddings: Sequence[Tensor]) -> Tensor:
 
 def _mean_by_task(logits: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean over networks of each task's logits."""
-    # Of logits and not of probabilities: one temperature then fits the ensemble as it did each network.
+    # Of logits and not of probabilities: weights of heads and temperature are fitted on the same mean.
     return {task: torch.stack([by_task[task] for by_task in logits]).mean(0) for task in logits[0]}
 
 
@@ -348,11 +384,18 @@ def _attention(
 CARD = """# A HILBERT model
 
 Document embeddings and predictions from long recordings with transcripts, trained with hilbert_ray {version}.
-The mean of {networks} networks; probabilities are calibrated by one temperature per task, fitted out of fold.
+The mean of {networks} networks.
 
 ## Tasks and their labels
 
 {tasks}
+
+## How heads and probabilities are made
+
+The logits of the experts, the audio head and the text head are weighted for each task, and the temperature
+scales evidence, never the classes' frequencies. Both were fitted on held-out documents of inner folds.
+
+{probabilities}
 
 ## Encoders
 

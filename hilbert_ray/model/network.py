@@ -55,6 +55,8 @@ class Output:
     audio, text: what each modality gives alone.
     joint: float [B, D], the joint embedding j.
     logits: for each task float [B, K], from the experts' scores plus those of the single-modality heads.
+    scores: for each task float [B, 3, W], what the experts, the audio head and the text head add to the
+        logits, 0 where a head is missing or its modality absent. W is K, or 1 for an ordinal task.
     router_logits: float [B, tasks, experts], None without experts.
     scale: s, the contrastive scale.
     """
@@ -63,6 +65,7 @@ class Output:
     text: ModalityOutput
     joint: Float[Tensor, "batch dim"]
     logits: Mapping[str, Tensor]
+    scores: Mapping[str, Tensor]
     router_logits: Tensor | None
     scale: Float[Tensor, ""]
 
@@ -216,6 +219,13 @@ class Network(nn.Module):
         """The contrastive scale s = exp(logit_scale), at most `MAX_SCALE`."""
         return self.logit_scale.exp().clamp(max=MAX_SCALE)
 
+    @torch.no_grad()
+    def bound_scale(self) -> None:
+        """Put the logit of the scale back below its bound; to be called after each step."""
+        # Beyond the bound `clamp` has no gradient, and a scale that a step carried there would never return.
+        # A little below it, since exp(log(100)) in floating point is above 100.
+        self.logit_scale.clamp_(max=math.log(MAX_SCALE) - 1e-6)
+
     def fit_statistics(self, features: Features, indices: np.ndarray) -> None:
         """Take feature and label statistics from the documents at `indices`, the training part.
 
@@ -263,12 +273,10 @@ class Network(nn.Module):
         # Scores: the experts' see all three embeddings; each single-modality head adds its own, so that the
         # experts learn what neither modality tells alone. An absent modality's head adds nothing.
         document = torch.cat([embedding["audio"], embedding["text"], joint], 1)
-        scores, router_logits = self.experts(self.head_dropout(document))
+        by_expert, router_logits = self.experts(self.head_dropout(document))
         unimodal = {modality: self._unimodal_scores(modality, embedding[modality]) for modality in MODALITIES}
-        for modality, unimodal_scores in unimodal.items():
-            for task, score in unimodal_scores.items():
-                scores[task] = scores[task] + score * present[modality][:, None]
-        logits = self._logits(scores)
+        scores = {task: _by_head(score, task, unimodal, present) for task, score in by_expert.items()}
+        logits = self._logits({task: by_head.sum(1) for task, by_head in scores.items()})
         audio, text = (
             ModalityOutput(
                 embedding=embedding[modality],
@@ -279,8 +287,9 @@ class Network(nn.Module):
             for modality in MODALITIES
         )
         return Output(
-            audio=audio, text=text, joint=joint, logits=logits, router_logits=router_logits, scale=self.scale
-        )
+            audio=audio, text=text, joint=joint, logits=logits, scores=scores, router_logits=router_logits,
+            scale=self.scale,
+        )  # fmt: skip
 
     def _inputs(self, batch: Batch, modality: Modality) -> ModalityBatch:
         """Return one modality of the batch in the precision of the weights.
@@ -329,6 +338,21 @@ class Network(nn.Module):
             "audio": audio & ~(both & (draw < probability / 2)),
             "text": text & ~(both & (draw >= probability / 2) & (draw < probability)),
         }
+
+
+def _by_head(
+    by_expert: Tensor,
+    task: str,
+    unimodal: Mapping[Modality, Mapping[str, Tensor]],
+    present: Mapping[Modality, Tensor],
+) -> Float[Tensor, "batch 3 width"]:
+    """Return a task's scores by head: experts, audio, text."""
+    absent = torch.zeros_like(by_expert)
+    heads = [
+        unimodal[modality][task] * present[modality][:, None] if unimodal[modality] else absent
+        for modality in MODALITIES
+    ]
+    return torch.stack([by_expert, *heads], dim=1)
 
 
 def _single_modality_heads(widths: Mapping[str, int], model: ModelConfig) -> nn.ModuleList | None:

@@ -156,22 +156,27 @@ def _training(run: RunResults, config: Config) -> Html:
     phases = f"{fit.epochs} epochs" + (
         f" after {fit.align_epochs} without labels" if fit.align_epochs else ""
     )
-    temperature = (
-        f"One temperature per task was fitted on held-out predictions of {inner} inner folds of the training "
-        "documents"
+    heads = (
+        "The weights of the heads and a temperature for each task were fitted by log loss on held-out "
+        f"predictions of {inner} inner folds of the training documents"
         if inner
-        else "Probabilities were not recalibrated (no inner folds)"
+        else "All heads counted alike and probabilities were not recalibrated (no inner folds)"
     )
     # Each fold has temperatures of its own; only the published model has one to name.
-    fitted = (run.training or {}).get("temperature") or {}
-    published = ", ".join(f"{name} {value:.3f}" for name, value in fitted.items())
+    fitted = (run.training or {}).get("heads") or {}
+    temperatures = [
+        f"{task} {next(iter(weights.values()))['temperature']:.3f}"
+        for task, weights in fitted.items()
+        if weights
+    ]
+    published = f"; temperatures of the published model: {', '.join(temperatures)}" if temperatures else ""
     return paragraph(
         f"Networks were trained with AdamW for {phases} on batches of {fit.batch_size} documents (learning "
         f"rate {fit.learning_rate:g}, weight decay {fit.weight_decay:g}, gradient norm at most "
         f"{fit.clip_norm:g}); the logits of {fit.seeds} networks from seeds {fit.seed} to "
         f"{fit.seed + fit.seeds - 1} were averaged.",
-        f"{temperature}{f'; in the published model: {published}' if published else ''}.",
-        "Scaling, networks and temperatures were fitted on the training groups of each fold only.",
+        f"{heads}{published}.",
+        "Scaling, networks, weights and temperatures were fitted on the training groups of each fold only.",
     )
 
 

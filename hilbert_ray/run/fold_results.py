@@ -39,7 +39,7 @@ class FoldResult:
     test: np.ndarray
     probabilities: Mapping[str, np.ndarray]
     decisions: Mapping[str, np.ndarray]
-    temperature: Mapping[str, float]
+    heads: Mapping[str, Mapping[str, Mapping[str, float]]]
     embeddings: Mapping[str, np.ndarray]
     attention: Mapping[str, Sequence[np.ndarray]]
     trained_on: np.ndarray
@@ -64,9 +64,12 @@ class FoldResult:
 def write_fold_result(path: Path, result: FoldResult) -> None:
     """Write the numbers of a fold's result as one .npz file, whole or not at all."""
     arrays: dict[str, Any] = {"seconds": result.seconds}
-    for name in ("probabilities", "decisions", "temperature", "embeddings"):
+    for name in ("probabilities", "decisions", "embeddings"):
         # A flat name per array, since .npz has no nesting; task names may contain slashes, prefixes cannot.
         arrays |= {f"{name}/{key}": value for key, value in getattr(result, name).items()}
+    for task, by_modalities in result.heads.items():
+        for modalities, numbers in by_modalities.items():
+            arrays |= {f"heads/{modalities}/{name}/{task}": value for name, value in numbers.items()}
     for modality, predictions in result.subsets.items():
         for name in ("probabilities", "decisions"):
             by_task = getattr(predictions, name)
@@ -98,7 +101,7 @@ def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) 
         # The file has none of these: its name is a hash of them, so the caller knows them.
         variant=variant, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
         labels=labels, probabilities=under("probabilities/"), decisions=under("decisions/"),
-        temperature={task: float(value) for task, value in under("temperature/").items()},
+        heads=_heads(under("heads/")),
         embeddings=under("embeddings/"),
         attention={
             # Without the last boundary, which is the end of the array: it would add an empty row.
@@ -116,3 +119,13 @@ def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) 
             if under(f"subsets/{modality}/")
         },
     )  # fmt: skip
+
+
+def _heads(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the weights of heads by task, then by what a document has, from single numbers by name."""
+    heads: dict[str, dict[str, dict[str, float]]] = {}
+    for path, value in arrays.items():
+        # Task names are free text and come last.
+        modalities, name, task = path.split("/", 2)
+        heads.setdefault(task, {}).setdefault(modalities, {})[name] = value.item()
+    return heads

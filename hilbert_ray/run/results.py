@@ -128,9 +128,11 @@ def _scored_tasks(folder: Path, evaluation: Evaluation, saved: Mapping[str, Any]
     return {name: tasks[name] for name in evaluation.tasks}
 
 
-def write_training(run: Path, temperature: Mapping[str, float], last: Mapping[str, Any]) -> None:
-    """Write RUN/training.json: each task's fitted temperature, and the last epoch's record."""
-    _write_json(run / RunFile.TRAINING, {"temperature": temperature, "last": last})
+def write_training(
+    run: Path, heads: Mapping[str, Mapping[str, Mapping[str, float]]], last: Mapping[str, Any]
+) -> None:
+    """Write RUN/training.json: how much each head counts for each task, and the last epoch's record."""
+    _write_json(run / RunFile.TRAINING, {"heads": heads, "last": last})
 
 
 def write_tune(run: Path, summary: Mapping[str, Any], searches: Mapping[str, Sequence[Any]]) -> None:

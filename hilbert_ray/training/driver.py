@@ -36,14 +36,14 @@ ones."""
 class TrainSummary:
     """What `train` did.
 
-    model: path or URI of the published folder. documents: trained on. workers: ranks. temperature: of each
-    task. last: the record of the last epoch.
+    model: path or URI of the published folder. documents: trained on. workers: ranks. heads: by task and by
+    what a document has, the fields of `model.HeadWeights`. last: the record of the last epoch.
     """
 
     model: str
     documents: int
     workers: int
-    temperature: Mapping[str, float]
+    heads: Mapping[str, Mapping[str, Mapping[str, float]]]
     last: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _train(run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
         model=f"{run.uri}/{RunDir.MODEL}",
         documents=len(spec.indices),
         workers=settings.workers,
-        temperature=finished["temperature"],
+        heads=finished["heads"],
         last=finished["last"],
     )
 
@@ -238,4 +238,4 @@ def _train_rank(
     if run and writer:
         writer.close()
         trained.model(spec.encoders).save_pretrained(run.path / RunDir.MODEL)
-        write_training(run.path, trained.temperature, trained.history[-1])
+        write_training(run.path, trained.plain_heads(), trained.history[-1])

@@ -1,14 +1,14 @@
 """The training loop of one worker. Knows no Ray; with a process group it is one rank of DDP.
 
-`fit` trains networks one after another: on inner folds (their out-of-fold logits give the temperatures), then
-one for each seed (their logits are averaged). All randomness of an epoch comes from (seed, network, epoch,
-rank), so a run resumed after an epoch continues as if it had never stopped. The loop holds the order of a
-run; its formulas are in `objective`, `optimization`, `validation` and `loop_state`.
+`fit` trains networks one after another: on inner folds (their out-of-fold scores say how much each head
+counts), then one for each seed (their logits are averaged). All randomness of an epoch comes from (seed,
+network, epoch, rank), so a run resumed after an epoch continues as if it had never stopped. The loop holds
+the order of a run; its formulas are in `objective`, `optimization`, `validation` and `loop_state`.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from hilbert_ray.config import Config
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Features, documents_of_rank, epoch_batches
 from hilbert_ray.losses import Terms
-from hilbert_ray.model import Hilbert, Network
+from hilbert_ray.model import HeadWeights, Hilbert, Network
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import TrainingState
+from hilbert_ray.training.head_weights import HeldOut, fit_heads
 from hilbert_ray.training.loop_state import LoopState
 from hilbert_ray.training.networks import new_network, plan_networks
 from hilbert_ray.training.objective import backward, diagnostics
 from hilbert_ray.training.optimization import set_learning_rate
-from hilbert_ray.training.temperature import fit_temperatures
 from hilbert_ray.training.validation import validation_loss
 
 
@@ -56,17 +56,26 @@ Reporter = Callable[[EpochReport], None]
 class TrainedNetworks:
     """What `fit` returns: a network for each seed.
 
-    temperature: of each task. history: one record per epoch and network, those of the inner folds too.
+    heads: how much each counts, by task and by what a document has. held_out: the inner folds' evidence by
+    task, see `head_weights.Fusion`. history: one record per epoch and network, those of the inner folds too.
     """
 
     networks: Sequence[Network]
     config: Config
-    temperature: Mapping[str, float]
+    heads: Mapping[str, Mapping[str, HeadWeights]]
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    def plain_heads(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return `heads` as plain numbers, for files."""
+        return {
+            task: {modalities: asdict(weights) for modalities, weights in by_modalities.items()}
+            for task, by_modalities in self.heads.items()
+        }
 
     def model(self, encoders: Mapping[str, Any] | None = None) -> Hilbert:
         """Return the networks as one model; `encoders` are the descriptions it is published with."""
-        return Hilbert(self.networks, self.config, self.temperature, encoders or {}).eval()
+        return Hilbert(self.networks, self.config, self.heads, encoders or {}).eval()
 
 
 def fit(
@@ -108,12 +117,14 @@ def fit(
             state = LoopState.begin(config, jobs, number, network, finished, history, current)
             _train_network(state, features, report)
         finished[number] = network.eval()
-    # The networks of inner folds only give the temperatures; those of the seeds make the model.
+    # The networks of inner folds only say how the heads count; those of the seeds make the model.
     inner = [(job, finished[number]) for number, job in enumerate(jobs) if job.test is not None]
+    fusion = fit_heads(config, features, inner)
     return TrainedNetworks(
         networks=[finished[number] for number, job in enumerate(jobs) if job.test is None],
         config=config,
-        temperature=fit_temperatures(config, features, inner),
+        heads=fusion.heads,
+        held_out=fusion.held_out,
         history=history,
     )
 
@@ -121,13 +132,13 @@ def fit(
 def _train_network(state: LoopState, features: Features, report: Reporter | None) -> None:
     """Train one network in place: epochs, each of steps, a record, validation and a report."""
     config, job, network = state.config, state.job, state.network
-    lengths = features.lengths[job.train]
+    lengths, is_labelled = features.lengths[job.train], features.is_labelled[job.train]
     while not state.is_done:
         # Align first, then classify: the second phase weighs the terms differently, and may freeze streams.
         if state.begins_second_phase:
             state.enter_phase()
         started = time.perf_counter()
-        batches = epoch_batches(job.train, config.fit.batch_size, state.seed_epoch(), lengths)
+        batches = epoch_batches(job.train, config.fit.batch_size, state.seed_epoch(), lengths, is_labelled)
         network.train()
         sums: dict[str, float] = {}
         # The steps. Each is one global batch, whose documents the ranks divide.
@@ -143,6 +154,7 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
             if not torch.isfinite(loss) or not torch.isfinite(norm):
                 raise _not_finite(state, step, terms, loss, norm, features.doc_ids[batch])
             state.optimizer.step()
+            network.bound_scale()
             if state.average:
                 state.average.update_parameters(network)
             for name, value in {"loss": float(loss), **terms.values()}.items():

@@ -11,8 +11,10 @@ from hilbert_ray.folds import Fold, choose_strata, inner_folds
 from hilbert_ray.model import Network
 
 EARLY_STOPPING_FROM = 1000
-"""Documents of a training part from which early stopping is used: in smaller ones the validation loss would
-be that of a few cases of a rare class."""
+"""Labelled documents of each task from which early stopping is used: in smaller sets the validation loss
+would be that of a handful."""
+RAREST_FROM = 100
+"""Documents and groups of a task's rarest class from which it is used: a tenth of them are validated on."""
 VALIDATION_FOLDS = 10
 """One of this many group folds of a training part is held out for early stopping."""
 
@@ -22,7 +24,7 @@ class NetworkJob:
     """One network to train.
 
     name: in records and logs. seed: of its weights, batches and dropout. train: its documents, int64. test:
-    the documents that an inner fold holds out for the temperature; None for a network that is kept.
+    the documents that an inner fold holds out for the weights of the heads; None for a network that is kept.
     validation: the documents whose loss says when to stop, None without early stopping; nothing is fitted on
     them.
     """
@@ -50,8 +52,9 @@ def plan_networks(config: Config, features: Features, indices: np.ndarray) -> li
         return inner_folds(train, features.groups, strata, replace(config.folds, inner=count), seed)
 
     jobs = []
-    # Inner folds serve the temperatures, which regression has none of.
-    if config.folds.inner and any(task.kind != "regression" for task in config.tasks.values()):
+    # One network per inner fold, although the mean over seeds is what is published: three in each took twice
+    # the time and gave no better probabilities (bench/NOTES.md).
+    if config.folds.inner:
         for fold in group_folds(indices, config.folds.inner):
             jobs.append(NetworkJob(name=f"inner {fold.fold}", seed=seed, train=fold.train, test=fold.test))
     jobs += [
@@ -59,10 +62,31 @@ def plan_networks(config: Config, features: Features, indices: np.ndarray) -> li
     ]
     if config.fit.patience:
         for i, job in enumerate(jobs):
-            if len(job.train) >= EARLY_STOPPING_FROM:
+            if _can_stop_early(config, features, job.train):
                 fold = group_folds(job.train, VALIDATION_FOLDS)[0]
                 jobs[i] = replace(job, train=fold.train, validation=fold.test)
     return jobs
+
+
+def _can_stop_early(config: Config, features: Features, train: np.ndarray) -> bool:
+    """Return whether a tenth of a training part can tell when to stop, for each task."""
+    groups = features.groups[train]
+    for name, task in config.tasks.items():
+        targets = features.targets[name][train]
+        if task.kind == "regression":
+            classes = [np.isfinite(targets)]
+            labelled = classes[0]
+        elif task.kind == "multilabel":
+            classes = [side for column in targets.T for side in (column == 0, column == 1)]
+            labelled = np.isfinite(targets).any(1)
+        else:
+            classes = [targets == k for k in range(len(task.classes))]
+            labelled = targets >= 0
+        if labelled.sum() < EARLY_STOPPING_FROM:
+            return False
+        if any(len(np.unique(groups[members])) < RAREST_FROM for members in classes):
+            return False
+    return bool(config.tasks)
 
 
 def new_network(config: Config, features: Features, job: NetworkJob) -> Network:

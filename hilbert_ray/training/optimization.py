@@ -51,8 +51,11 @@ def set_learning_rate(
 
 
 def learning_rate_factor(config: Config, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate's factor: linear warm-up, then a cosine to 0, over both phases."""
-    steps = (config.fit.align_epochs + config.fit.epochs) * steps_per_epoch
+    """Return the learning rate's factor: in each phase a linear warm-up, then a cosine to 0."""
+    # The second phase trains heads that have not moved yet: at the tail of one cosine over both they would
+    # get half the rate, and no warm-up.
+    align = config.fit.align_epochs * steps_per_epoch
+    steps, step = (align, step) if step < align else (config.fit.epochs * steps_per_epoch, step - align)
     warmup = config.fit.warmup * steps
     if step < warmup:
         return (step + 1) / (warmup + 1)  # never 0: the first step should not be wasted

@@ -1,8 +1,10 @@
 """The linear baseline, against a plain implementation and on awkward data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
@@ -89,3 +91,49 @@ def test_one_training_group_or_groups_of_one_class_each_are_no_crash(groups: np.
     probabilities, decisions = logistic(features, Config(tasks=tasks), np.arange(40), np.arange(40))
     assert (probabilities["state"][y == 1, 1].mean()) > probabilities["state"][y == 0, 1].mean()
     assert (decisions["state"] == y).mean() > 0.8
+
+
+def test_the_linear_model_reads_the_modality_that_tells_the_task() -> None:
+    """An idle and much wider modality would hurt it: on inner folds it is left out, for each task anew."""
+    rng = np.random.default_rng(4)
+    heard, read = rng.integers(0, 2, 120), rng.integers(0, 2, 120)
+    lengths = np.full(120, 4)
+    features = replace(
+        make.features(120, groups=24, absent=0.0),
+        audio=make.ragged(lengths, 40, 0.8 * heard, rng),
+        text=make.ragged(lengths, 300, 0.8 * read, rng),
+        targets={"heard": heard, "read": read},
+    )
+    tasks = {name: TaskConfig(kind="binary", classes=("no", "yes")) for name in ("heard", "read")}
+    train, test = np.flatnonzero(features.groups < 16), np.flatnonzero(features.groups >= 16)
+    chosen, _ = logistic(features, Config(tasks=tasks), train, test)
+    for task, modality in (("heard", "audio"), ("read", "text")):
+        single, _ = logistic(features.only(modality), Config(tasks=tasks), train, test)  # type: ignore[arg-type]
+        np.testing.assert_allclose(chosen[task], single[task], atol=1e-6)
+
+
+def test_numbers_are_predicted_by_the_strength_with_the_least_error_on_inner_groups() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.normal(50, 10, 90).astype(np.float32)
+    y[3] = np.nan
+    audio = make.ragged(np.full(90, 4), 12, np.nan_to_num((y - 50) / 10), rng)
+    features = replace(make.features(90, groups=15, absent=0.0), audio=audio, text=None, targets={"score": y})
+    train, test = np.flatnonzero(features.groups < 12), np.flatnonzero(features.groups >= 12)
+    known = train[np.isfinite(y[train])]
+    x = audio.wide
+
+    def fitted(alpha: float, at: np.ndarray) -> tuple[StandardScaler, Ridge]:
+        scaler = StandardScaler().fit(x[at])
+        return scaler, Ridge(alpha).fit(scaler.transform(x[at]), y[at].astype(np.float64))
+
+    def error(alpha: float) -> float:
+        errors = []
+        for a, b in GroupKFold(3).split(known, groups=features.groups[known]):
+            scaler, model = fitted(alpha, known[a])
+            errors.append(np.square(model.predict(scaler.transform(x[known[b]])) - y[known[b]]).mean())
+        return float(np.mean(errors))
+
+    scaler, model = fitted(min(np.logspace(0, 5, 11), key=error), known)
+    expected = model.predict(scaler.transform(x[test]))
+    predicted, _ = logistic(features, Config(tasks={"score": TaskConfig(kind="regression")}), train, test)
+    np.testing.assert_allclose(predicted["score"], expected, rtol=1e-5)

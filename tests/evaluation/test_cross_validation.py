@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def same_result(first: FoldResult, second: FoldResult) -> None:
     assert (first.variant, first.repeat, first.fold) == (second.variant, second.repeat, second.fold)
-    assert (first.temperature, first.seconds) == (second.temperature, second.seconds)
+    assert (first.heads, first.seconds) == (second.heads, second.seconds)
     for name in ("probabilities", "decisions", "embeddings"):
         found, wanted = getattr(first, name), getattr(second, name)
         assert sorted(found) == sorted(wanted)
@@ -180,7 +180,7 @@ def test_what_is_tested_changes_nothing_that_is_fitted(name: str) -> None:
     half = FOLD.test[: len(FOLD.test) // 2]
     first = run_fold(FEATURES, variant(name), FOLD)
     second = run_fold(changed(FEATURES, half), variant(name), FOLD)
-    assert first.temperature == second.temperature
+    assert first.heads == second.heads
     others = ~np.isin(FOLD.test, half)
     for task, probabilities in first.probabilities.items():
         np.testing.assert_array_equal(probabilities[others], second.probabilities[task][others])
@@ -188,20 +188,20 @@ def test_what_is_tested_changes_nothing_that_is_fitted(name: str) -> None:
 
 
 @pytest.mark.parametrize("align_epochs", [0, 1])
-def test_scaler_priors_temperature_and_alignment_see_no_document_of_a_tested_group(align_epochs: int) -> None:
+def test_scaler_priors_heads_and_alignment_see_no_document_of_a_tested_group(align_epochs: int) -> None:
     """A fit of the training documents alone, of which the others are not even a part, is the same."""
     config = replace(TINY, fit=replace(TINY.fit, align_epochs=align_epochs))
     trained = FEATURES.take(FOLD.train)
     assert set(trained.doc_ids) == set(FEATURES.doc_ids) - set(FEATURES.doc_ids[FOLD.test])
     assert not set(trained.groups) & set(FEATURES.groups[FOLD.test])
     whole, alone = fit(config, FEATURES, FOLD.train), fit(config, trained, np.arange(len(trained)))
-    assert whole.temperature == alone.temperature
+    assert whole.heads == alone.heads
     found, wanted = whole.networks[0].state_dict(), alone.networks[0].state_dict()
     assert {"audio.scale.mean", "text.wide_scale.scale", "labels_0"} < set(wanted), "scaler and priors"
     for name, tensor in wanted.items():
         assert torch.equal(found[name], tensor), name
     result = run_fold(FEATURES, Variant(name="hilbert", config=config), FOLD)
-    assert result.temperature == alone.temperature
+    assert result.heads == alone.plain_heads()
     np.testing.assert_array_equal(result.trained_on, FOLD.train)
 
 
@@ -209,7 +209,7 @@ def test_what_is_trained_on_changes_what_is_fitted() -> None:
     """The counterpart of the test above: it would pass if nothing were read at all."""
     first = run_fold(FEATURES, variant("hilbert"), FOLD)
     second = run_fold(changed(FEATURES, FOLD.train[:4]), variant("hilbert"), FOLD)
-    assert first.temperature != second.temperature
+    assert first.heads != second.heads
     assert not np.allclose(first.probabilities["state"], second.probabilities["state"])
 
 
@@ -269,23 +269,40 @@ def test_a_variant_of_one_modality_never_reads_the_other() -> None:
         np.testing.assert_array_equal(probabilities, turned.probabilities[task])
 
 
-def test_late_fusion_is_the_mean_of_what_a_document_has() -> None:
+def test_late_fusion_weighs_both_networks_and_takes_the_one_that_a_document_has() -> None:
     assert FEATURES.audio is not None
     assert FEATURES.text is not None
     fused, audio, text = (
         run_fold(FEATURES, variant(name), FOLD) for name in ("late_fusion", "audio_only", "text_only")
     )
     heard, read = FEATURES.audio.lengths[FOLD.test] > 0, FEATURES.text.lengths[FOLD.test] > 0
-    assert (heard & read).any()
-    assert not (heard & read).all()
-    for task, found in fused.probabilities.items():
-        both = (audio.probabilities[task] + text.probabilities[task]) / 2
-        expected = np.where(
-            (heard & read)[:, None],
-            both,
-            np.where(heard[:, None], audio.probabilities[task], text.probabilities[task]),
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+    both = heard & read
+    assert 0 < both.sum() < len(both)
+    for task, probabilities in fused.probabilities.items():
+        single = np.where(heard[:, None], audio.probabilities[task], text.probabilities[task])
+        np.testing.assert_allclose(probabilities[~both], single[~both], atol=1e-6)
+        np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
+
+
+def test_late_fusion_of_a_binary_task_adds_weighted_log_odds() -> None:
+    """The evidence of both networks, each at its own temperature, is on one plane through the origin."""
+    fused, audio, text = (
+        run_fold(FEATURES, variant(name), FOLD) for name in ("late_fusion", "audio_only", "text_only")
+    )
+    assert FEATURES.audio is not None
+    assert FEATURES.text is not None
+    both = (FEATURES.audio.lengths[FOLD.test] > 0) & (FEATURES.text.lengths[FOLD.test] > 0)
+    heard = FEATURES.targets["heard"][FOLD.train]
+    prior = np.log((heard == 1).sum() / (heard == 0).sum())
+
+    def evidence(result: FoldResult) -> np.ndarray:
+        p = result.probabilities["heard"].astype(np.float64)[both, 1]
+        return np.asarray(np.log(p / (1 - p)) - prior)
+
+    members = np.stack([evidence(audio), evidence(text)], 1)
+    weights, *_ = np.linalg.lstsq(members, evidence(fused), rcond=None)
+    np.testing.assert_allclose(members @ weights, evidence(fused), atol=1e-3)
+    assert (weights >= -1e-4).all()
 
 
 def test_repeats_train_from_other_seeds() -> None:

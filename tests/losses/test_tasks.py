@@ -270,7 +270,8 @@ def test_the_loss_is_that_of_the_probabilities(kind: TaskKind, imbalance: Imbala
     """Cross-entropy of the truth under `probabilities` at T = 1 is the loss that was trained."""
     task = TaskConfig(kind=kind, classes=CLASSES[kind], imbalance=imbalance)
     logits, targets = drawn(task, 12, labelled=1.1)
-    p = losses.probabilities(task, logits, statistics(task))
+    evidence = logits - losses.learned_prior(task, statistics(task))
+    p = losses.probabilities(task, evidence, statistics(task))
     total, _ = losses.task_loss(task, logits, targets, statistics(task))
     if task.kind == "multilabel":
         expected = F.binary_cross_entropy(p, targets, reduction="sum")
@@ -284,9 +285,9 @@ def test_cumulative_probabilities_are_those_of_the_ordinal_loss(imbalance: Imbal
     task = TaskConfig(kind="ordinal", classes=("0", "1", "2", "3"), imbalance=imbalance)
     logits = drawn(task, 9)[0].detach().sort(dim=1, descending=True).values
     counts = doubles([10, 30, 20, 40])
-    p = losses.probabilities(task, logits, counts, temperature=1.7)
+    p = losses.probabilities(task, logits / 1.7, counts)
     torch.testing.assert_close(p.sum(dim=1), torch.ones(9, dtype=torch.float64))
-    above = ((logits + losses.log_prior(task, counts)) / 1.7).sigmoid()
+    above = (logits / 1.7 + losses.log_prior(task, counts)).sigmoid()
     falling = above.cummin(dim=1).values
     torch.testing.assert_close(p.flip(1).cumsum(1).flip(1)[:, 1:], falling)
 
@@ -298,7 +299,7 @@ def test_probabilities_lie_between_0_and_1_also_of_free_and_huge_logits(
 ) -> None:
     logits = size * drawn(task, 30)[0].detach()
     for temperature in (0.2, 1.0, 5.0):
-        p = losses.probabilities(task, logits, statistics(task), temperature)
+        p = losses.probabilities(task, logits / temperature, statistics(task))
         assert p.shape == (30, len(task.classes))
         assert ((p >= 0) & (p <= 1)).all()
         if task.kind != "multilabel":
@@ -327,9 +328,55 @@ def test_decisions_are_taken_on_logits_without_the_prior() -> None:
     assert losses.decide(multilabel, doubles([[0.1, -3.0]]), doubles([[9, 1], [9, 1]])).tolist() == [[1, 0]]
 
 
-def test_the_prior_is_zero_unless_logits_are_adjusted_and_counts_half_a_case_for_an_unseen_class() -> None:
-    counts = doubles([6.0, 2.0, 0.0])
+def test_rules_without_balancing_decide_for_the_most_probable_class() -> None:
+    logits, counts = doubles([[0.0, 0.1, -1.0]]), doubles([98.0, 1.0, 1.0])
     for imbalance in IMBALANCES:
         task = TaskConfig(kind="multiclass", classes=("a", "b", "c"), imbalance=imbalance)
-        expected = [math.log(n / 8.5) for n in (6, 2, 0.5)] if imbalance == "logit_adjustment" else [0.0]
-        assert losses.log_prior(task, counts).tolist() == pytest.approx(expected)
+        expected = 0 if imbalance in ("none", "focal") else 1
+        assert losses.decide(task, logits, counts).tolist() == [expected]
+
+
+PRIORS: dict[TaskKind, tuple[list[list[float]] | list[float], list[float]]] = {
+    "binary": ([6.0, 2.0], [2 / 6]),
+    "multiclass": ([6.0, 2.0, 0.0], [6 / 8.5, 2 / 8.5, 0.5 / 8.5]),
+    "ordinal": ([6.0, 2.0, 0.0], [2.5 / 6, 0.5 / 8]),
+    "multilabel": ([[6.0, 2.0], [3.0, 0.0]], [2 / 6, 0.5 / 3]),
+}
+"""Counts of classes, and the odds (probabilities for multiclass) by hand; an unseen class is half a case."""
+
+
+@pytest.mark.parametrize("kind", list(PRIORS))
+def test_training_adds_the_prior_or_leaves_it_to_be_learned(kind: TaskKind) -> None:
+    counts, odds = PRIORS[kind]
+    statistics, expected = doubles(counts), [math.log(each) for each in odds]
+    zeros = [0.0] * len(expected)
+    for imbalance in IMBALANCES:
+        task = TaskConfig(kind=kind, classes=CLASSES[kind], imbalance=imbalance)
+        assert losses.log_prior(task, statistics).tolist() == pytest.approx(expected)
+        is_added = imbalance == "logit_adjustment"
+        assert losses.added_prior(task, statistics).tolist() == pytest.approx(expected if is_added else zeros)
+        learned = losses.learned_prior(task, statistics).tolist()
+        if imbalance == "class_balanced":
+            assert max(map(abs, learned)) < max(map(abs, expected)), "weights even classes out"
+        else:
+            assert learned == pytest.approx(zeros if is_added else expected)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_a_temperature_moves_no_probability_away_from_the_frequencies(temperature: float) -> None:
+    """Evidence of 0 gives the frequencies of the classes, whatever it is divided by."""
+    task = TaskConfig(kind="multiclass", classes=("a", "b", "c"))
+    counts = doubles([89.0, 8.0, 3.0])
+    p = losses.probabilities(task, doubles([[0.0, 0.0, 0.0]]) / temperature, counts)
+    torch.testing.assert_close(p, (counts / counts.sum())[None])
+
+
+def test_balanced_weights_leave_probabilities_at_the_frequencies() -> None:
+    """A network that learned the weighted prior and nothing else says no more than the frequencies."""
+    for kind, (counts, _) in PRIORS.items():
+        task = TaskConfig(kind=kind, classes=CLASSES[kind], imbalance="class_balanced")
+        statistics = doubles(counts)
+        logits = losses.learned_prior(task, statistics)[None]
+        p = losses.probabilities(task, logits - losses.learned_prior(task, statistics), statistics)
+        expected = losses.probabilities(task, torch.zeros_like(logits), statistics)
+        torch.testing.assert_close(p, expected)

@@ -15,6 +15,7 @@ from torch import Tensor
 from hilbert_ray.config import Config, EncoderConfig, Modality, ModelConfig, MoEConfig, TaskConfig
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.batch import collate
+from hilbert_ray.model.heads import BOTH, HeadWeights
 from hilbert_ray.model.hilbert import Hilbert, ModelError
 from hilbert_ray.model.network import Network
 from tests import make
@@ -134,8 +135,16 @@ def test_every_switch_gives_a_working_network(config: ModelConfig) -> None:
     assert bool(output.audio.logits) == config.unimodal_heads
 
 
+WEIGHTS = {
+    "state": {
+        BOTH: HeadWeights(experts=0.3, audio=2.7, text=0.0, temperature=1.5, labels=40, cases=12),
+        "audio": HeadWeights(experts=0.8, audio=1.2, text=0.0, temperature=2.5, labels=40, cases=3),
+    }
+}
+
+
 def model() -> Hilbert:
-    return Hilbert([network(), network()], CONFIG, {"state": 1.5}, {"audio": {"name": "mfcc"}}).eval()
+    return Hilbert([network(), network()], CONFIG, WEIGHTS, {"audio": {"name": "mfcc"}}).eval()
 
 
 def test_a_published_folder_predicts_the_same(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_a_folder_of_another_version_or_with_missing_files_is_refused(tmp_path: 
     folder = model().save_pretrained(tmp_path / "model")
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"schema": 99}))
-    with pytest.raises(ModelError, match="has schema 99; this version reads schema 1"):
+    with pytest.raises(ModelError, match="has schema 99; this version reads schema 2"):
         Hilbert.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "model.safetensors").write_bytes(b"not tensors")
@@ -244,8 +253,9 @@ def test_weights_that_do_not_fit_the_settings_are_refused(
         ({"dims": {"audio": 10**12, "text": 20}}, "size mismatch for networks.0.audio"),
         ({"dims": {"audio": 12, "smell": 20}}, "`dims` gives 'smell' width 20; it must give audio or text"),
         ({"dims": [12]}, "`dims` is .*; it must be a mapping"),
-        ({"temperature": {"state": float("nan")}}, "`temperature` of task 'state' is nan; it must be finite"),
-        ({"temperature": {"state": 0.0}}, "`temperature` of task 'state' is 0.0"),
+        ({"heads": {"state": {"both": {"temperature": float("nan")}}}}, "heads.temperature is nan"),
+        ({"heads": {"state": {"both": {"temperature": 0.0}}}}, "temperature is 0.0; it must be"),
+        ({"heads": {"state": {"both": {"audio": -0.1}}}}, "audio is -0.1; it must be"),
         ({"encoders": None}, "`encoders` None; it must map"),
         ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be .*multiple of 2"),
         ({"config": {"model": {"width": 7}}}, r"unknown setting `config\.model\.width`"),
@@ -261,9 +271,7 @@ def test_damaged_settings_are_refused_with_the_rule(
         Hilbert.from_pretrained(path.parent)
 
 
-@pytest.mark.parametrize(
-    "name", ["schema", "version", "config", "dims", "networks", "temperature", "encoders"]
-)
+@pytest.mark.parametrize("name", ["schema", "version", "config", "dims", "networks", "heads", "encoders"])
 def test_every_setting_of_a_published_folder_is_demanded(tmp_path: Path, name: str) -> None:
     path = model().save_pretrained(tmp_path / "model") / "config.json"
     values = json.loads(path.read_text())

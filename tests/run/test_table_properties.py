@@ -41,6 +41,15 @@ def labelled(documents: int, seed: int) -> Features:
     )
 
 
+HEADS = {
+    "state": {
+        "both": {"experts": 0.1, "audio": 2.9, "text": 0.0, "temperature": 1.25, "labels": 7, "cases": 2},
+        "audio": {"experts": 1.0, "audio": 1.0, "text": 0.0, "temperature": 1.0, "labels": 0, "cases": 0},
+    },
+    "a/b": {"text": {"experts": 0.5, "audio": 0.0, "text": 1.5, "temperature": 3.0, "labels": 9, "cases": 4}},
+}
+
+
 def result_of(features: Features, fold: Fold, seed: int) -> FoldResult:
     """Return random predictions of one fold, with one weight a segment."""
     rng, rows = np.random.default_rng(seed), len(fold.test)
@@ -54,7 +63,7 @@ def result_of(features: Features, fold: Fold, seed: int) -> FoldResult:
     decisions |= {"signs": (p["signs"] > 0.5).astype(np.int64), "age": p["age"]}
     return FoldResult(
         variant=HILBERT, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
-        probabilities=p, decisions=decisions, temperature={"state": 1.25, "heard": float(rng.random())},
+        probabilities=p, decisions=decisions, heads=HEADS,
         embeddings={m: rng.normal(size=(rows, 5)).astype(np.float32) for m in ("audio", "text", "joint")},
         attention={
             modality: [rng.random(ragged.lengths[i]).astype(np.float32) for i in fold.test]
@@ -89,7 +98,7 @@ def test_a_fold_result_comes_back_to_the_last_bit(tmp_path: Path, documents: int
         found = read_fold_result(tmp_path / "fold.npz", HILBERT, fold)
         for name in ("probabilities", "decisions", "embeddings"):
             expect_equal(getattr(found, name), getattr(result, name))
-        assert found.temperature == pytest.approx(result.temperature, rel=1e-15)
+        assert found.heads == HEADS
         assert found.seconds == pytest.approx(result.seconds, rel=1e-15)
         for modality, weights in result.attention.items():
             assert [len(row) for row in found.attention[modality]] == [len(row) for row in weights]

@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     features = make.features(60)
     first, second = fit(CONFIG, features, TRAIN), fit(CONFIG, features, TRAIN)
     assert [r["loss"] for r in first.history] == [r["loss"] for r in second.history]
-    assert first.temperature == second.temperature
+    assert first.heads == second.heads
     p, q = (one.model().predict(features).probabilities["state"] for one in (first, second))
     np.testing.assert_array_equal(p, q)
 
@@ -78,7 +78,7 @@ def test_nothing_outside_the_training_part_changes_the_fit() -> None:
     )
     first, second = fit(CONFIG, features, TRAIN), fit(CONFIG, other, TRAIN)
     assert [r["loss"] for r in first.history] == [r["loss"] for r in second.history]
-    assert first.temperature == second.temperature
+    assert first.heads == second.heads
     for a, b in zip(first.networks, second.networks, strict=True):
         for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
             assert torch.equal(x, y), name
@@ -109,7 +109,7 @@ def test_a_resumed_run_ends_as_if_undisturbed(tmp_path: Path, config: Config, st
     resumed = fit(config, features, TRAIN, resume=read_state(tmp_path / "state"))
     for a, b in zip(resumed.history, whole.history, strict=True):
         assert a["loss"] == b["loss"]
-    assert resumed.temperature == whole.temperature
+    assert resumed.heads == whole.heads
     for x, y in zip(resumed.networks, whole.networks, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(x.parameters(), y.parameters(), strict=True))
 
@@ -124,7 +124,8 @@ EAGER = replace(
 @pytest.fixture
 def early_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks of 40 documents stop early."""
-    monkeypatch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 40)
+    monkeypatch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 30)
+    monkeypatch.setattr("hilbert_ray.training.networks.RAREST_FROM", 1)
 
 
 @pytest.mark.usefixtures("early_stopping")
@@ -447,7 +448,9 @@ def in_one_way(way: str) -> TrainedNetworks:
     train = TRAIN[:6] if WAYS[way].batch_size == 2 else TRAIN
     inner = FoldsConfig(inner=2 if way == "joint" else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 40 if way == STOPPING else 1000)
+        if way == STOPPING:
+            patch.setattr("hilbert_ray.training.networks.EARLY_STOPPING_FROM", 40)
+            patch.setattr("hilbert_ray.training.networks.RAREST_FROM", 1)
         return fit(replace(CONFIG, model=STILL, fit=WAYS[way], folds=inner), make.features(60), train)
 
 

@@ -1,6 +1,5 @@
-"""What the loop is made of, without the loop: schedule, phases, early stopping, temperatures, plans."""
+"""What the loop is made of, without the loop: schedule, phases, early stopping, plans."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,6 @@ from hilbert_ray.training.optimization import (
     phase_weights,
     set_learning_rate,
 )
-from hilbert_ray.training.temperature import HeldOut, _log_loss
 from tests import make
 
 TASKS = {
@@ -59,14 +57,17 @@ def test_the_learning_rate_warms_up_in_a_line_and_falls_as_a_cosine(
     epochs: int, align_epochs: int, per_epoch: int, warmup: float
 ) -> None:
     config = replace(CONFIG, fit=replace(CONFIG.fit, epochs=epochs, align_epochs=align_epochs, warmup=warmup))
-    total = (epochs + align_epochs) * per_epoch
-    factors = np.array([learning_rate_factor(config, step, per_epoch) for step in range(total)])
-    assert ((factors > 0) & (factors <= 1)).all()
-    rising = np.arange(total) < warmup * total
-    assert (np.diff(factors[rising]) > 0).all()
-    assert (np.diff(factors[~rising]) < 0).all()
-    progress = (np.arange(total)[~rising] - warmup * total) / (total - warmup * total)
-    np.testing.assert_allclose(factors[~rising], np.cos(np.pi * progress / 2) ** 2, atol=1e-12)
+    first = 0
+    for total in (align_epochs * per_epoch, epochs * per_epoch):  # each phase has its own
+        steps = range(first, first + total)
+        factors = np.array([learning_rate_factor(config, step, per_epoch) for step in steps])
+        assert ((factors > 0) & (factors <= 1)).all()
+        rising = np.arange(total) < warmup * total
+        assert (np.diff(factors[rising]) > 0).all()
+        assert (np.diff(factors[~rising]) < 0).all()
+        progress = (np.arange(total)[~rising] - warmup * total) / (total - warmup * total)
+        np.testing.assert_allclose(factors[~rising], np.cos(np.pi * progress / 2) ** 2, atol=1e-12)
+        first += total
 
 
 def test_the_learning_rate_is_set_for_all_weights() -> None:
@@ -157,7 +158,7 @@ def test_a_state_restored_from_its_checkpoint_is_the_same() -> None:
         assert all(torch.equal(tensor, expected[key]) for key, tensor in tensors.items()), name
 
 
-# Plans and temperatures
+# Plans
 
 
 def test_inner_folds_come_first_and_hold_out_each_training_document_once() -> None:
@@ -170,27 +171,3 @@ def test_inner_folds_come_first_and_hold_out_each_training_document_once() -> No
         assert sorted([*job.train, *job.test]) == indices.tolist()
         assert not set(features.groups[job.train]) & set(features.groups[job.test])
     assert all(job.test is None and job.train.tolist() == indices.tolist() for job in jobs[2:])
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 1000), temperature=st.floats(0.3, 4.0))
-def test_the_log_loss_at_a_temperature_equals_the_formula(seed: int, temperature: float) -> None:
-    rng = np.random.default_rng(seed)
-    task = replace(TASKS["state"], imbalance="logit_adjustment")
-    counts = rng.integers(1, 30, 4).astype(np.float64)
-    folds, total, labelled = [], 0.0, 0
-    for size in (3, 5):
-        logits, targets = rng.normal(size=(size, 4)), rng.integers(-1, 4, size)
-        folds.append(
-            HeldOut(
-                logits=torch.from_numpy(logits),
-                targets=torch.from_numpy(targets),
-                statistics=torch.from_numpy(counts),
-            )
-        )
-        for row, truth in zip(logits, targets, strict=True):
-            if truth >= 0:
-                adjusted = (row + np.log(counts / counts.sum())) / temperature
-                total += math.log(np.exp(adjusted).sum()) - adjusted[truth]
-                labelled += 1
-    assert _log_loss(task, folds, temperature) == pytest.approx(total / max(labelled, 1), rel=1e-9)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ def test_the_published_folder_predicts_and_names_its_encoders(trained: Trained) 
     model = Hilbert.from_pretrained(trained.run / "model")
     assert model.encoders == json.loads(json.dumps(trained.dataset.encoders))
     assert model.config == trained.dataset.config
-    assert model.temperature == trained.summary.temperature
+    heads = {task: {m: asdict(w) for m, w in of_task.items()} for task, of_task in model.heads.items()}
+    assert heads == trained.summary.heads
     prediction = model.predict(trained.dataset.features)
     for task, probabilities in prediction.probabilities.items():
         assert len(probabilities) == 32
@@ -182,7 +183,7 @@ def final_metrics(model: Hilbert, dataset: Dataset) -> dict[str, float]:
     prediction = model.predict(dataset.features)
     result = FoldResult(
         variant="hilbert", repeat=0, fold=0, test=everyone, probabilities=prediction.probabilities,
-        decisions=prediction.decisions, temperature=model.temperature, embeddings={}, attention={},
+        decisions=prediction.decisions, heads={}, embeddings={}, attention={},
         trained_on=everyone, seconds=0.0,
     )  # fmt: skip
     numbers: dict[str, float] = {}
@@ -197,7 +198,7 @@ def final_metrics(model: Hilbert, dataset: Dataset) -> dict[str, float]:
     for name, task in config.tasks.items():
         predictions = gather(dataset.features, task, name, [result])
         gather_numbers(name, metrics.evaluate_predictions(predictions, resamples=0))
-        gather_numbers(name, {"temperature": model.temperature[name]})
+        gather_numbers(name, {m: asdict(weights) for m, weights in model.heads[name].items()})
     return numbers
 
 
@@ -320,7 +321,11 @@ def test_a_driver_killed_midway_and_run_again_at_once_ends_as_an_undisturbed_one
     assert records[:2] == resumed.before[:2], "it started again from the first epoch"
     assert [r["loss"] for r in records] == [r["loss"] for r in resumed.plain.history]
     assert [(r["job"], r["epoch"]) for r in records] == [(job, epoch) for job, epoch in EPOCHS if epoch < 2]
-    assert resumed.summary.temperature == pytest.approx(resumed.plain.temperature, rel=1e-6)
+    plain = resumed.plain.plain_heads()
+    assert resumed.summary.heads.keys() == plain.keys()
+    for task, by_modalities in plain.items():
+        for modalities, numbers in by_modalities.items():
+            assert resumed.summary.heads[task][modalities] == pytest.approx(numbers, rel=1e-6)
     weights = load_file(resumed.run / "model" / "model.safetensors")
     for name, tensor in resumed.plain.model().state_dict().items():
         assert torch.equal(weights[name], tensor), name
