@@ -6,6 +6,7 @@ from hilbert_ray.metrics.evaluation import (
     decision_curves,
     evaluate_predictions,
     permutation_null,
+    permuted_headlines,
 )
 from hilbert_ray.metrics.intervals import resample_groups
 from hilbert_ray.metrics.partition import defined_mean, ratio
@@ -24,6 +25,7 @@ __all__ = [
     "headline",
     "holm",
     "permutation_null",
+    "permuted_headlines",
     "problems",
     "ratio",
     "reliability",

@@ -7,6 +7,7 @@ mean over repeats, then over classes. Results are plain values for metrics.json,
 defined.
 """
 
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -38,6 +39,13 @@ from hilbert_ray.metrics.significance import (
 CHUNK = 1 << 20
 # Neither 0 nor 1: the odds of acting are undefined at 1, and at 0 everyone is acted on.
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
+WIDENING = math.sqrt(2.0)
+"""Of the null of permuted labels, because predictions stay as they were learned. Let s = sum y_i A_ij y_j,
+where A_ij is the weight of training label j in the prediction of document i, and y is centred. Both A_ij and
+A_ji are in s, learned in different folds: var(s) = sum A_ij^2 + A_ij A_ji, at most twice the sum A_ij^2 that
+permuting y_i under fixed predictions shows, and twice it where influence is mutual, as in a kernel method.
+That cross-validated scores vary more than their parts suggest is known (Noirhomme et al. 2014);
+`bench/null.py` counts how often each null rejects."""
 Scores = dict[str, Any]
 
 
@@ -297,33 +305,26 @@ def compare_predictions(
 def permutation_null(
     predictions: Predictions, permutations: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the distribution of the headline (`within`) when labels are exchanged between documents.
+    """Return how the headline (`within`) varies when scores know nothing of labels.
 
-    A document keeps one label over all repeats, and documents of a group exchange labels with neighbours of
-    one group, so that labels stay as alike within groups as they are.
+    Labels are exchanged under the predictions as `shuffled_documents` says, by groups where all documents of
+    a group share their labels; a document keeps one label over all repeats. The null is then widened about
+    its mean by `WIDENING`, because networks are not trained again for the exchanged labels.
 
     Returns:
         `metric`, the observed `value`, `mean`, `low` and `high` (2.5 and 97.5 %) of the null, `p` of a value
-        at least as large (one-sided, (1 + hits) / (1 + permutations)), `permutations`.
+        at least as large (one-sided, (1 + hits) / (1 + permutations)), `permutations`, and `exchanged`:
+        `groups` where each group has one label, else `documents`.
     """
     predictions = _labelled(predictions)
-    generator = np.random.default_rng(seed)
     metric, test_sets = headline(predictions), predictions.test_sets()
     value = float(defined_mean(_within(metric, test_sets, np.ones((len(predictions.group), 1))))[0])
-    # Rows of a document (one per repeat) move together, or the null would average over repeats and come out
-    # too narrow.
-    firsts, document = np.unique(predictions.document, return_index=True, return_inverse=True)[1:]
-    group = predictions.group[firsts]
-    step = max(CHUNK // len(document), 1)
-    parts = []
-    for start in range(0, permutations, step):
-        taken = [shuffled_documents(group, generator) for _ in range(min(step, permutations - start))]
-        parts.append(_null_values(predictions, test_sets, np.stack([firsts[t][document] for t in taken], 1)))
-    null = np.concatenate(parts)
+    null, constant = permuted_headlines(predictions, permutations, seed)
     null = null[np.isfinite(null)]
+    null = null.mean() + WIDENING * (null - null.mean()) if len(null) else null
     # Equal shares of pairs can differ by rounding, and ties must count as hits.
     hits = int((null >= value - 1e-12).sum())
-    low, high = np.quantile(null, [0.025, 0.975]) if len(null) else (np.nan, np.nan)
+    low, high = np.quantile(null, [0.025, 0.975]).clip(0, 1) if len(null) else (np.nan, np.nan)
     return {
         "metric": metric.name,
         "value": _plain(value),
@@ -334,7 +335,41 @@ def permutation_null(
         # Smyth 2010).
         "p": (1 + hits) / (1 + len(null)),
         "permutations": len(null),
+        "exchanged": "groups" if constant else "documents",
     }
+
+
+def permuted_headlines(
+    predictions: Predictions, permutations: int = RESAMPLES, seed: int = 0
+) -> tuple[Float[np.ndarray, " permutations"], bool]:
+    """Return the headline of the same predictions under exchanged labels, and whether groups have one label.
+
+    The values are those of `permutation_null` before they are widened; NaN where not defined.
+    """
+    predictions = _labelled(predictions)
+    generator, test_sets = np.random.default_rng(seed), predictions.test_sets()
+    # Rows of a document (one per repeat) move together, or the null would average over repeats and come out
+    # too narrow.
+    firsts, document = np.unique(predictions.document, return_index=True, return_inverse=True)[1:]
+    group = predictions.group[firsts]
+    constant = _constant_within_groups(predictions.targets[firsts], group)
+    step = max(CHUNK // len(document), 1)
+    parts = [np.zeros(0)]
+    for start in range(0, permutations, step):
+        count = min(step, permutations - start)
+        taken = [shuffled_documents(group, constant, generator) for _ in range(count)]
+        parts.append(_null_values(predictions, test_sets, np.stack([firsts[t][document] for t in taken], 1)))
+    return np.concatenate(parts), constant
+
+
+def _constant_within_groups(targets: np.ndarray, group: np.ndarray) -> bool:
+    """Return whether the known labels of a group are all the same, in every column of a multilabel task."""
+    values = targets.reshape(len(targets), -1).astype(np.float64)
+    low, high = (np.full((int(group.max()) + 1, values.shape[1]), end) for end in (np.inf, -np.inf))
+    # These two pass over NaN, an unknown label of a document that has others.
+    np.fmin.at(low, group, values)
+    np.fmax.at(high, group, values)
+    return not (low < high).any()
 
 
 def _null_values(predictions: Predictions, test_sets: Partition, sources: np.ndarray) -> np.ndarray:

@@ -87,19 +87,34 @@ def smallest_detectable_difference(error: Error, power: float = 0.8, level: floa
 
 
 def shuffled_documents(
-    group: Int[np.ndarray, " documents"], generator: np.random.Generator
+    group: Int[np.ndarray, " documents"], constant: bool, generator: np.random.Generator
 ) -> Int[np.ndarray, " documents"]:
     """Return from which document each one takes its labels when scores know nothing of labels.
 
-    Documents of a group keep their order and stay neighbours on both sides, so that labels that are alike
-    within groups stay alike within groups; with one document a group this is a plain permutation.
+    Only what is exchangeable is exchanged (Winkler et al. 2015, "Multi-level block permutation"). Labels that
+    are constant within groups belong to groups: each group takes the label of another, of whatever size.
+    Otherwise each group takes the labels of one of about its size (1, 2 to 3, 4 to 7, ... documents), in
+    random order, repeated where the other has fewer: labels stay as alike within groups as they are, and with
+    groups of one size the test is exact. With one document a group both are a plain permutation.
+
+    Args:
+        group: of each document, numbered from 0 without gaps.
+        constant: whether all documents of a group have the same labels.
+        generator: source of randomness.
     """
-    # Two independent orders of whole groups, laid next to each other: groups differ in size, so they cannot
-    # be swapped one for one, but runs of one group's documents mostly meet runs of another's. Exchanging
-    # single documents would break the likeness within groups, and make the null too narrow.
-    sources, receivers = (
-        np.argsort(generator.permutation(int(group.max()) + 1)[group], kind="stable") for _ in range(2)
-    )
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    # Across all sizes, documents of a large group would take copies of few labels, and the null of labels
+    # that differ within groups would be far too wide. `frexp` gives the number of binary digits.
+    strata = np.zeros(len(sizes), np.int64) if constant else np.frexp(sizes)[1]
+    donor = np.empty(len(sizes), np.int64)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        donor[members] = generator.permutation(members)
+    receivers = np.argsort(group, kind="stable")
+    place = np.arange(len(group)) - starts[group[receivers]]
+    from_group = donor[group[receivers]]
+    shuffled = np.lexsort((generator.random(len(group)), group))
     taken = np.empty(len(group), np.int64)
-    taken[receivers] = sources
+    taken[receivers] = shuffled[starts[from_group] + place % sizes[from_group]]
     return taken

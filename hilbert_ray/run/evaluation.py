@@ -78,7 +78,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PermutationNull:
-    """The headline metric when labels are exchanged between documents: mean and 95 % range; `p` one-sided."""
+    """The headline metric when scores know nothing of labels: mean and 95 % range; `p` one-sided.
+
+    exchanged: `groups` where each group has one label and labels were exchanged between groups, `documents`
+    where labels differ within groups.
+    """
 
     metric: str
     value: float | None = None
@@ -87,6 +91,7 @@ class PermutationNull:
     high: float | None = None
     p: float | None = None
     permutations: int = 0
+    exchanged: str = "documents"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

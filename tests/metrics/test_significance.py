@@ -13,10 +13,12 @@ from hilbert_ray.metrics.evaluation import (
     compare_predictions,
     evaluate_predictions,
     permutation_null,
+    permuted_headlines,
 )
 from hilbert_ray.metrics.intervals import (
     Error,
 )
+from hilbert_ray.metrics.predictions import Predictions
 from hilbert_ray.metrics.significance import (
     bootstrap_t,
     corrected_resampled_t,
@@ -119,13 +121,117 @@ def test_the_t_of_the_bootstrap_is_difference_over_error() -> None:
 # Permutations.
 
 
-def test_labels_move_in_blocks_of_groups() -> None:
+@pytest.mark.parametrize("constant", [False, True])
+def test_groups_of_one_size_exchange_all_their_labels(constant: bool) -> None:
     group = np.repeat(np.arange(6), 3)
-    taken = shuffled_documents(group, np.random.default_rng(0))
+    taken = shuffled_documents(group, constant, np.random.default_rng(0))
     assert sorted(taken) == list(range(18))
-    assert (taken.reshape(6, 3) % 3 == [0, 1, 2]).all()
     assert all(len(set(group[row])) == 1 for row in taken.reshape(6, 3))
-    assert not np.array_equal(taken, np.arange(18))
+    assert not np.array_equal(group[taken], group)
+    assert not (taken.reshape(6, 3) % 3 == [0, 1, 2]).all(), "documents of a group are in random order"
+
+
+def test_labels_of_groups_stay_labels_of_groups_whatever_their_sizes() -> None:
+    """Groups of unequal size once exchanged labels document by document, which made the null too narrow."""
+    group, rng = np.repeat(np.arange(5), [1, 2, 3, 7, 20]), np.random.default_rng(0)
+    label = np.array([0, 1, 2, 3, 4])
+    seen = set()
+    for _ in range(50):
+        received = label[group][shuffled_documents(group, True, rng)]
+        by_group = [set(received[group == g]) for g in range(5)]
+        assert all(len(labels) == 1 for labels in by_group)
+        order = tuple(labels.pop() for labels in by_group)
+        assert sorted(order) == [0, 1, 2, 3, 4], "the group labels are permuted, none is lost"
+        seen.add(order)
+    assert len(seen) > 25
+
+
+def test_labels_that_differ_within_groups_come_from_one_group_of_about_the_size() -> None:
+    sizes = np.array([1, 1, 2, 3, 4, 7, 20])
+    group, rng = np.repeat(np.arange(7), sizes), np.random.default_rng(1)
+    donors = set()
+    for _ in range(100):
+        taken = shuffled_documents(group, False, rng)
+        for g, size in enumerate(sizes):
+            source = taken[group == g]
+            donor = group[source[0]]
+            assert (group[source] == donor).all()
+            assert sizes[donor].item().bit_length() == size.item().bit_length()
+            # A donor's document is not taken again before all of them are.
+            assert np.ptp(np.bincount(source, minlength=len(group))[group == donor]) <= 1
+            donors.add((g, int(donor)))
+    assert {(0, 1), (2, 3), (3, 2), (4, 5), (5, 4), (6, 6)} <= donors
+
+
+def noise(seed: int, shared: float) -> Predictions:
+    """Return the predictions of a nearest-mean classifier, cross-validated on noise that groups share.
+
+    `shared` is the share of documents that have their group's label.
+    """
+    rng = np.random.default_rng([seed, 7])
+    group = np.repeat(np.arange(20), rng.integers(1, 6, 20))
+    count = len(group)
+    x = rng.normal(size=(20, 10))[group] + rng.normal(size=(count, 10))
+    own, of_group = rng.random(count) < 0.4, (rng.random(20) < 0.4)[group]
+    y = np.where(rng.random(count) < shared, of_group, own).astype(np.int64)
+    fold, score = (rng.permutation(20) % 5)[group], np.zeros(count)
+    for k in range(5):
+        known = fold != k
+        means = [x[known & (y == label)].mean(0) for label in (0, 1)]
+        score[fold == k] = x[fold == k] @ (means[1] - means[0])
+    return Predictions(
+        kind="binary", classes=("no", "yes"), probabilities=special.expit(score),
+        decisions=np.zeros(count, np.int64), targets=y, fold=fold, repeat=np.zeros(count, np.int64),
+        group=group, document=np.arange(count),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shared", "exchanged"), [(0.0, "documents"), (1.0, "groups")])
+def test_the_null_of_labels_without_signal_keeps_its_level(shared: float, exchanged: str) -> None:
+    """Of 60 data sets 3 should reach p = 0.05; at that level more than 6 come with a probability of 3 %.
+
+    `bench/null.py` counts the same with the network.
+    """
+    found = [permutation_null(noise(seed, shared), permutations=39) for seed in range(60)]
+    assert {result["exchanged"] for result in found} == {exchanged}
+    p = np.array([result["p"] for result in found])
+    assert (p <= 0.05).sum() <= 6
+    assert 0.35 < p.mean() < 0.65
+    # What exchanging labels under fixed predictions shows is less than how far the score varies: a document's
+    # label is in its own test set and in the training part of all others.
+    nulls = [permuted_headlines(noise(seed, shared), permutations=39)[0] for seed in range(60)]
+    assert np.std([result["value"] for result in found]) > 1.1 * np.mean([null.std() for null in nulls])
+
+
+def test_exchanging_single_documents_would_reject_too_often() -> None:
+    """The null of labels that belong to groups was once that of documents, or nearly so."""
+    hits = 0
+    for seed in range(60):
+        predictions = noise(seed, 1.0)
+        alone = replace(predictions, group=predictions.document)
+        hits += permutation_null(alone, permutations=39)["p"] <= 0.05
+    assert hits > 6
+
+
+def test_the_null_is_the_permuted_headlines_widened_about_their_mean() -> None:
+    predictions = make_predictions("binary", documents=40, groups=8)
+    values, constant = permuted_headlines(predictions, permutations=80, seed=3)
+    result = permutation_null(predictions, permutations=80, seed=3)
+    assert not constant
+    widened = values.mean() + np.sqrt(2) * (values - values.mean())
+    assert result["mean"] == pytest.approx(values.mean())
+    assert [result["low"], result["high"]] == pytest.approx(np.quantile(widened, [0.025, 0.975]))
+    assert result["p"] == pytest.approx((1 + (widened >= result["value"]).sum()) / 81)
+
+
+def test_a_group_of_unknown_labels_is_no_group_of_several() -> None:
+    predictions = make_predictions("multilabel", documents=40, groups=8, repeats=1)
+    of_group = (np.arange(8)[:, None] >> np.arange(3)) % 2
+    targets = of_group[predictions.group].astype(np.float64)
+    targets[::3, 1] = np.nan
+    assert permuted_headlines(replace(predictions, targets=targets), 2)[1]
+    targets[0, 0] = 1 - targets[0, 0]
+    assert not permuted_headlines(replace(predictions, targets=targets), 2)[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,7 +262,7 @@ def test_the_null_equals_scores_of_predictions_with_exchanged_labels() -> None:
     firsts, document = np.unique(labelled.document, return_index=True, return_inverse=True)[1:]
     values = []
     for _ in range(5):
-        rows = firsts[shuffled_documents(labelled.group[firsts], rng)][document]
+        rows = firsts[shuffled_documents(labelled.group[firsts], False, rng)][document]
         shuffled = replace(labelled, targets=labelled.targets[rows])
         values.append(evaluate_predictions(shuffled, resamples=0)["auc"]["within"])
     assert result["mean"] == pytest.approx(np.mean(values), abs=1e-12)
