@@ -18,6 +18,9 @@ from hilbert_ray.metrics import calibration, decisions, ranking
 from hilbert_ray.metrics.intervals import IntervalScale
 from hilbert_ray.metrics.partition import Partition, defined_mean, ratio
 
+ROUNDING = 16 * float(np.finfo(np.float64).eps)
+"""Relative difference of two sums of probabilities that rounding can explain, a unit for each addition."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:
@@ -142,7 +145,7 @@ def problems(predictions: Predictions) -> list[Problem]:
         case "ordinal":
             # P(y >= k). Class against rest would ignore the order: a middle class is not monotonic in
             # severity.
-            above = np.cumsum(p[:, ::-1], 1)[:, ::-1]
+            above = _tied(np.cumsum(p[:, ::-1], 1, dtype=np.float64)[:, ::-1])
             columns = [
                 (f">= {name}", rows, above[:, k], y >= k) for k, name in enumerate(predictions.classes) if k
             ]
@@ -157,6 +160,20 @@ def problems(predictions: Predictions) -> list[Problem]:
     return [
         Problem(name=name, rows=at, score=score[at], positive=truth[at]) for name, at, score, truth in columns
     ]
+
+
+def _tied(sums: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
+    """Return sums in which those of a column that differ by rounding alone are equal."""
+    # 0.3 + 0.2 + 0.1 is not 0.6 in floating point, so that two documents of equal P(y >= k) would be ordered
+    # by how their classes below and above happened to round. Compared with the next smaller value of the
+    # column, as rounding to a grid would part equal values that lie at an edge of it.
+    sums = sums.copy()
+    for column in sums.T:
+        order = np.argsort(column, kind="stable")
+        ordered = column[order]
+        starts = np.diff(ordered, prepend=-1.0) > ROUNDING * ordered
+        column[order] = ordered[starts][np.cumsum(starts) - 1]
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,22 @@ def test_pooled_scores_equal_scikit_learn(kind: TaskKind) -> None:
             assert scores[name]["pooled"] == pytest.approx(np.mean(values), abs=1e-12), name
 
 
+def test_equal_ordinal_probabilities_are_ties_however_they_are_split() -> None:
+    """P(y >= k) is a sum of classes; 0.1 + 0.2 + 0.3 is above 0.6 by rounding, and won against its equal."""
+    rows = np.array([[0.4, 0.3, 0.2, 0.1], [0.4, 0.6, 0, 0], [0.4, 0.1, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]])
+    assert len(set(rows[:3, ::-1].cumsum(1)[:, 2])) > 1, "sums that rounding parts"
+    predictions = make_predictions("ordinal", documents=4, groups=4, repeats=1, classes=4)
+    for targets in ([1, 0, 2, 3], [0, 3, 1, 2], [2, 1, 0, 3]):
+        tied = replace(predictions, probabilities=rows, targets=np.array(targets), fold=np.zeros(4, np.int64))
+        score = problems(tied)[0].score
+        assert score[0] == score[1] == score[2] > score[3]
+        assert score[:3] == pytest.approx(0.6, abs=1e-15)
+    # What differs by more than rounding stays apart, however small it is.
+    small = np.array([1e-9, 1.0001e-9, 1e-300, 0.0])
+    apart = replace(tied, probabilities=np.stack([1 - small, small, 0 * small, 0 * small], 1))
+    assert problems(apart)[0].score.tolist() == small.tolist()
+
+
 @pytest.mark.parametrize("kind", ["multiclass", "ordinal"])
 def test_scores_of_each_class_equal_scikit_learn(kind: TaskKind) -> None:
     predictions = make_predictions(kind)
