@@ -329,6 +329,9 @@ class FoldsConfig:
     """Inner folds on whose held-out predictions the temperature is fitted. 0: the temperature stays 1."""
     stratify: str = ""
     """Task whose classes are spread evenly over the folds. Default: the task with the rarest class."""
+    # Off: joining changes what a group is, which is for whoever knows the documents to decide.
+    join_duplicates: bool = False
+    """Make groups one whose documents are near duplicates of each other, in audio or in text."""
     # For comparison with other programs on the very same folds.
     file: str = ""
     """Read the folds from this Parquet file instead of drawing them."""

@@ -1,43 +1,36 @@
-"""Known shortcuts: what may predict the labels although it has nothing to do with what they are about."""
+"""Known shortcuts: what may predict the labels although it has nothing to do with what they are about.
+
+Near duplicates across groups are one, too: a network that has seen the copy need not have learned anything.
+"""
 
 import logging
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import ray
 
 from hilbert_ray import metrics
 from hilbert_ray.config import EncoderConfig, SegmentConfig
-from hilbert_ray.document import Document, DocumentError, TextSegment, Utterance, load_text
+from hilbert_ray.document import TextSegment
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
 from hilbert_ray.evaluation.variants import Variant
-from hilbert_ray.features import Dataset, Features, Ragged, mean_std
+from hilbert_ray.features import Dataset, Features, Ragged, Transcript, mean_std
 from hilbert_ray.folds import Folds
 from hilbert_ray.run import SHORTCUT_LOW
 from hilbert_ray.segmentation import sentences
 
 log = logging.getLogger(__name__)
-Transcript: TypeAlias = str | tuple[Utterance, ...] | None
 LENGTH = "duration and number of turns"
+DUPLICATES_NAMED = 100
+"""Most pairs of near duplicates that metrics.json names; it counts all."""
 MIN_WORDS = 4
 """Shorter sentences, such as greetings, occur in several groups by chance."""
-
-
-def transcripts(documents: Sequence[Document]) -> list[Transcript]:
-    """Return each document's transcript; None where it has none or its file can no longer be read."""
-    texts: list[Transcript] = []
-    for document in documents:
-        try:
-            texts.append(load_text(document))
-        except DocumentError as error:
-            log.warning("shortcut checks skip a transcript: %s", error)
-            texts.append(None)
-    return texts
 
 
 def shortcuts(texts: Sequence[Transcript], features: Features, roles: Sequence[str]) -> dict[str, Features]:
@@ -142,12 +135,7 @@ def score_shortcuts(dataset: Dataset, folds: Folds) -> dict[str, Any]:
     warns of those that are clearly better than chance.
     """
     features, config = dataset.features, dataset.config
-    doc_ids = features.doc_ids.tolist()
-    # `dataset.documents` lack inline transcripts; the same snapshot of the store has them.
-    stored = {
-        item.document.doc_id: item.document for item in dataset.snapshot.documents(doc_ids=set(doc_ids))
-    }
-    texts = transcripts([stored[doc_id] for doc_id in doc_ids])
+    texts = dataset.transcripts
     values: dict[str, Any] = {}
     for name, shortcut_features in shortcuts(texts, features, config.segment.roles).items():
         variant = Variant(name=name, config=config, method="logistic")
@@ -178,3 +166,34 @@ def _exception(shortcut: str, roles: Sequence[str]) -> str:
     return (
         "; if the labels are about this speaker, this is expected: embed with segment.roles set to that role"
     )
+
+
+def describe_duplicates(dataset: Dataset) -> dict[str, Any]:
+    """Return the near duplicates across groups as metrics.json holds them; warn unless they are joined."""
+    found = dataset.near_duplicates()
+    ids = dataset.features.doc_ids
+    involved = np.unique(np.concatenate([found.first, found.second]))
+    pairs = [
+        {
+            "first": str(ids[first]),
+            "second": str(ids[second]),
+            "audio": None if np.isnan(audio) else audio,
+            "text": None if np.isnan(text) else text,
+        }
+        for first, second, audio, text in islice(found.rows(), DUPLICATES_NAMED)
+    ]
+    is_joined = dataset.joined is not None
+    if pairs and not is_joined:
+        log.warning(
+            "%d pairs of documents of different groups are near duplicates, such as %s and %s: scores may be "
+            "too good; correct `group` in the manifest, or set folds.join_duplicates",
+            len(found), pairs[0]["first"], pairs[0]["second"],
+        )  # fmt: skip
+    return {
+        "found": len(found),
+        "documents": len(involved),
+        "groups": found.groups,
+        "are_joined": is_joined,
+        "checked": dict(found.checked),
+        "pairs": pairs,
+    }

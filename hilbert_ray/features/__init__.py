@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         eval_batches,
     )
     from hilbert_ray.features.dataset import Dataset, open_dataset
+    from hilbert_ray.features.duplicates import NearDuplicates
     from hilbert_ray.features.memory_map import BLOCK_ROWS, MappedRows, remove_maps
     from hilbert_ray.features.reading import read_features
+    from hilbert_ray.features.transcripts import Transcript
 
 __all__ = [
     "BLOCK_ROWS",
@@ -27,7 +29,9 @@ __all__ = [
     "Features",
     "MappedRows",
     "ModalityBatch",
+    "NearDuplicates",
     "Ragged",
+    "Transcript",
     "collate",
     "documents_of_rank",
     "epoch_batches",
@@ -59,11 +63,13 @@ __getattr__ = lazy_names(
             "Dataset",
             "open_dataset",
         ),
+        "duplicates": ("NearDuplicates",),
         "memory_map": (
             "BLOCK_ROWS",
             "MappedRows",
             "remove_maps",
         ),
         "reading": ("read_features",),
+        "transcripts": ("Transcript",),
     },
 )

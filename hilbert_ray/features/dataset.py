@@ -31,9 +31,11 @@ from hilbert_ray.config import (
 )
 from hilbert_ray.document import Document, infer_tasks
 from hilbert_ray.features.arrays import Features
+from hilbert_ray.features.duplicates import NearDuplicates, near_duplicates
 from hilbert_ray.features.memory_map import BLOCK_ROWS
 from hilbert_ray.features.reading import read_features
 from hilbert_ray.features.selection import without_held_out
+from hilbert_ray.features.transcripts import Transcript, read_transcripts, spoken
 from hilbert_ray.segmentation import cutting
 from hilbert_ray.store import Snapshot, Store
 
@@ -51,7 +53,8 @@ class Dataset:
     `quarantined` counts documents by the modality that could not be embedded, `pending` those whose modality
     is not embedded yet: both count as lacking it. `absent` counts documents of `features` whose manifest row
     has no such modality. `left_out` documents have no stored features at all, and are not in `features`.
-    `held_out` counts the documents that do not take part because of their split, by split.
+    `held_out` counts the documents that do not take part because of their split, by split. `joined` are the
+    near duplicates whose groups are one here (`folds.join_duplicates`); None where groups are the manifest's.
     """
 
     store: Store
@@ -64,7 +67,34 @@ class Dataset:
     pending: Mapping[Modality, int] = field(default_factory=dict)
     absent: Mapping[Modality, int] = field(default_factory=dict)
     left_out: int = 0
+    joined: NearDuplicates | None = None
     held_out: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def transcripts(self) -> list[Transcript]:
+        """What is said in each document, read from the store's manifest and the files that it names."""
+        return read_transcripts(self.snapshot, self.features.doc_ids.tolist())
+
+    def near_duplicates(self) -> NearDuplicates:
+        """Return the near duplicates across the groups that the manifest gives; reads all segments."""
+        if self.joined is not None:
+            return self.joined
+        texts = [spoken(transcript, self.config.segment.roles) for transcript in self.transcripts]
+        return near_duplicates(self.features.audio, texts, self.features.groups)
+
+    def with_joined_duplicates(self) -> "Dataset":
+        """Return the same documents, groups that near duplicates connect being one; log how many."""
+        found = self.near_duplicates()
+        before = [document.group for document in self.documents]
+        after = found.joined(before)
+        log.info(
+            "folds.join_duplicates: %d pairs of near duplicates; %d groups are now %d",
+            len(found), len(set(before)), len(set(after)),
+        )  # fmt: skip
+        documents = [replace(d, group=group) for d, group in zip(self.documents, after, strict=True)]
+        _, groups = np.unique(after, return_inverse=True)
+        features = replace(self.features, groups=groups.reshape(-1).astype(np.int64))
+        return replace(self, documents=documents, features=features, joined=found)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,7 +172,7 @@ def open_dataset(
     }
     _warn_of_missing(quarantined, "is quarantined (`hilbert-ray embed` lists why)")
     _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
-    return Dataset(
+    dataset = Dataset(
         store=opened,
         snapshot=snapshot,
         features=features,
@@ -155,6 +185,7 @@ def open_dataset(
         left_out=taking_part - len(documents),
         held_out=held_out_by_split,
     )
+    return dataset.with_joined_duplicates() if config.folds.join_duplicates else dataset
 
 
 def _warn_of_missing(counts: Mapping[Modality, int], why: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hilbert_ray.config import Config, TaskConfig
 from hilbert_ray.document.records import Document, Utterance
 from hilbert_ray.evaluation.baselines import logistic
-from hilbert_ray.evaluation.shortcuts import LENGTH, shared_sentences, shortcuts, transcripts
+from hilbert_ray.evaluation.shortcuts import LENGTH, shared_sentences, shortcuts
+from hilbert_ray.features.transcripts import transcripts
 from tests import make
 
 FEATURES = make.features(40, groups=8)

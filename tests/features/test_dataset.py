@@ -19,9 +19,11 @@ import torch
 
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig, from_dict, to_dict
 from hilbert_ray.document.labels import encode_labels
+from hilbert_ray.document.records import Utterance
 from hilbert_ray.document.splits import SplitError
 from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.evaluation.driver import evaluate
+from hilbert_ray.evaluation.shortcuts import describe_duplicates
 from hilbert_ray.features import dataset as datasets
 from hilbert_ray.features.batch import Batch, collate, epoch_batches
 from hilbert_ray.features.dataset import Dataset, open_dataset
@@ -296,6 +298,48 @@ def test_a_group_of_several_splits_is_refused_before_anything_runs(
     with pytest.raises(SplitError, match=re.escape(message)):
         command(uri, str(tmp_path / "run"), CONFIG)
     assert not (tmp_path / "run").exists()
+
+
+def test_near_duplicates_are_named_and_their_groups_joined_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = Utterance(text=" ".join(f"word{i}" for i in range(40)), role="guest")
+    uri = store_of(
+        tmp_path,
+        stored(
+            a={"group": "z", "text": (said,)},
+            b={"group": "y"},
+            c={"group": "x", "text": (Utterance(text="well"), said)},
+            d={"group": "z"},
+        ),
+    )
+    plain = open_dataset(uri, CONFIG)
+    described = describe_duplicates(plain)
+    assert described == {
+        "found": 1, "documents": 2, "groups": 2, "are_joined": False, "checked": {"audio": 4, "text": 2},
+        "pairs": [{"first": "a", "second": "c", "audio": None, "text": 1.0}],
+    }  # fmt: skip
+    assert "1 pairs of documents of different groups are near duplicates, such as a and c" in caplog.text
+    assert [d.group for d in plain.documents] == ["z", "y", "x", "z"]
+    caplog.clear()
+    joining = replace(CONFIG, folds=replace(CONFIG.folds, join_duplicates=True))
+    with caplog.at_level(logging.INFO):
+        joined = open_dataset(uri, joining)
+    assert "1 pairs of near duplicates; 3 groups are now 2" in caplog.text
+    assert [d.group for d in joined.documents] == ["x", "y", "x", "x"], "d is of the group of a"
+    assert joined.features.groups.tolist() == [0, 1, 0, 0]
+    assert joined.fingerprint != plain.fingerprint
+    caplog.clear()
+    assert describe_duplicates(joined) == {**described, "are_joined": True}
+    assert not caplog.records
+
+
+def test_joining_without_near_duplicates_changes_nothing(tmp_path: Path) -> None:
+    uri = store_of(tmp_path, stored())
+    joining = replace(CONFIG, folds=replace(CONFIG.folds, join_duplicates=True))
+    plain, joined = open_dataset(uri, CONFIG), open_dataset(uri, joining)
+    assert joined.fingerprint == plain.fingerprint
+    np.testing.assert_array_equal(joined.features.groups, plain.features.groups)
 
 
 def test_a_document_whose_recording_changed_makes_other_data(tmp_path: Path) -> None:
