@@ -1,6 +1,6 @@
 """Scores of out-of-fold predictions and embeddings, their intervals, and tests of differences."""
 
-from hilbert_ray.metrics.calibration import reliability
+from hilbert_ray.metrics.calibration import reliability, reliability_bins
 from hilbert_ray.metrics.evaluation import (
     compare_predictions,
     decision_curves,
@@ -29,6 +29,7 @@ __all__ = [
     "problems",
     "ratio",
     "reliability",
+    "reliability_bins",
     "resample_groups",
     "retrieval_ranks",
 ]

@@ -141,12 +141,17 @@ def decision_curve(
     return {"thresholds": thresholds.tolist(), "model": model.tolist(), "all": everyone.tolist()}
 
 
+def reliability_bins(probabilities: Float[np.ndarray, " rows"], bins: int = 10) -> Int[np.ndarray, " rows"]:
+    """Return the bin of equal width, from 0, that each probability falls into."""
+    # A probability of exactly 1 would fall into a bin of its own beyond the last.
+    return np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
+
+
 def reliability(
     probabilities: Float[np.ndarray, " rows"], positive: Bool[np.ndarray, " rows"], bins: int = 10
 ) -> dict[str, list[float]]:
     """Return mean `predicted` probability, `observed` share and `count` of each bin that has rows."""
-    # A probability of exactly 1 would fall into a bin of its own beyond the last.
-    cell = np.clip((probabilities * bins).astype(np.int64), 0, bins - 1)
+    cell = reliability_bins(probabilities, bins)
     count = np.bincount(cell, minlength=bins)
     used = count > 0
     predicted = np.bincount(cell, probabilities, bins)[used] / count[used]

@@ -7,12 +7,11 @@ folder proves; what is left says "to be stated".
 from collections.abc import Callable
 
 from hilbert_ray.config import BASELINE, HILBERT, MODALITIES
+from hilbert_ray.reporting.cautions import FEW_GROUPS
 from hilbert_ray.run import RunResults, headline_of, variant_name
 
 # None: this run lacks what the answer needs, and the item is left to the authors.
 Answer = Callable[[RunResults], str | None]
-FEW_GROUPS = 40
-"""Below this number of groups tests do not hold their level well, see `metrics.compare_predictions`."""
 
 
 def _objective(run: RunResults) -> str:

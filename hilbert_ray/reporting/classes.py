@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hilbert_ray.config import BASELINE, HILBERT
-from hilbert_ray.metrics import Predictions, decision_curves, problems, reliability
+from hilbert_ray.metrics import Predictions, decision_curves, problems
 from hilbert_ray.reporting import plots
+from hilbert_ray.reporting.cautions import low_recalls, recall_caution
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
@@ -14,24 +15,30 @@ from hilbert_ray.reporting.html import (
     facts,
     figure,
     figures,
+    fold,
     heading,
+    interval,
     join,
     missing,
+    note,
     number,
     paragraph,
     quoted,
     section,
     table,
+    warned,
 )
 from hilbert_ray.reporting.plot_data import (
     GRID,
+    LEAST_DOCUMENTS,
+    CalibrationBins,
     ClassCurve,
+    calibration_bins,
     confusion_counts,
-    pooled_reliability,
     precision_curves,
     roc_curves,
 )
-from hilbert_ray.reporting.plots import ForestRow, ReliabilityBins
+from hilbert_ray.reporting.plots import ForestRow
 from hilbert_ray.reporting.scores import CHANCE, forest_table, pooled, within
 from hilbert_ray.run import RunResults, Score
 
@@ -43,8 +50,12 @@ MOST_CURVES = 12
 """Classes drawn in one picture; more lines cannot be told apart. The tables hold all."""
 LONGEST_NAME = 16
 """Characters of a class name in a legend next to its score."""
-RANKING = ("Positives", "Groups with one", "AUC within folds", "AUC pooled", "PR-AUC", "PR-AUC of chance")
+RANKING = (
+    "Positives", "Groups with one", "AUC within folds", "AUC pooled", "PR-AUC pooled", "PR-AUC of chance"
+)  # fmt: skip
 DECIDING = ("Recall", "F1")
+LABEL_DECIDING = ("Balanced accuracy", "F1")
+"""A label's own recall is in its row of the confusion counts."""
 
 
 def classes_section(run: RunResults) -> Html:
@@ -69,21 +80,24 @@ def _task(run: RunResults, task: str) -> Html:
     absent = missing("The run has no predictions.parquet with this task, so there are no curves.")
     if kind == "regression":
         return join([title, absent if predictions is None else _numbers(run, task, predictions)])
-    # The order: how well classes are separated, what is decided, and whether acting on it pays off.
-    parts = [title, _per_class(run, task)]
+    caution = recall_caution(run, task)
+    remarks = [] if caution is None else [note(caution, kind="warning")]
+    parts = [title, *remarks, _per_class(run, task)]
     if predictions is None:
         return join([*parts, absent])
-    parts += [
-        heading(4, "Class separation"),
-        figures(_class_forest(run, task)),
-        figures(*_curves(run, task, predictions)),
+    # In sight: what is separated and whether probabilities hold. Folded: how, and whether acting pays off.
+    more = fold(
+        f"Decisions, curves and usefulness of {quoted(task)}",
         heading(4, "Decisions"),
         _confusion(task, predictions),
-        heading(4, "Calibration and usefulness"),
-        _calibration_facts(run, task),
-        figures(_reliability(task, predictions), _decision_curves(run, task, predictions)),
-    ]
-    return join(parts)
+        heading(4, "Curves"),
+        figures(*_curves(run, task, predictions)),
+        heading(4, "Usefulness"),
+        figures(_decision_curves(run, task, predictions)),
+        is_open=len(run.tasks) == 1,
+    )
+    both = figures(_class_forest(run, task), _reliability(task, predictions))
+    return join([*parts, _calibration_facts(run, task), both, more])
 
 
 def _per_class(run: RunResults, task: str) -> Html:
@@ -93,17 +107,26 @@ def _per_class(run: RunResults, task: str) -> Html:
     """
     scores = run.scores(task)[HILBERT]
     ranked = scores["auc"].classes
+    low = low_recalls(run, task)
+    names = {name: warned(name) if name in low else name for name in run.tasks[task].classes}
     ranked_name = {"binary": "The positive class", "ordinal": "Cut-points"}.get(run.tasks[task].kind)
     if ranked_name is None:
-        rows = [[name, *_ranking_cells(scores, name), *_deciding_cells(scores, name)] for name in ranked]
-        return table(f"Classes of {task} with 95 % intervals", ["Class", *RANKING, *DECIDING], rows)
+        rows = [
+            [names.get(name, name), *_ranking_cells(scores, name), *_deciding_cells(scores, name)]
+            for name in ranked
+        ]
+        deciding = LABEL_DECIDING if run.tasks[task].kind == "multilabel" else DECIDING
+        return table(f"Classes of {task} with 95 % intervals", ["Class", *RANKING, *deciding], rows)
     ranking = [[name, *_ranking_cells(scores, name)] for name in ranked]
     # Recall and F1 are of decisions, which are for classes and not for cut-points.
-    deciding = [[name, *_deciding_cells(scores, name)] for name in scores["balanced_accuracy"].classes]
+    deciding_rows = [
+        [names.get(name, name), *_deciding_cells(scores, name)]
+        for name in scores["balanced_accuracy"].classes
+    ]
     return join(
         [
             table(f"{ranked_name} of {task} with 95 % intervals", [ranked_name, *RANKING], ranking),
-            table(f"Classes of {task} with 95 % intervals", ["Class", *DECIDING], deciding),
+            table(f"Classes of {task} with 95 % intervals", ["Class", *DECIDING], deciding_rows),
         ]
     )
 
@@ -169,7 +192,14 @@ def _curve_figure(
     drawn = curves[:MOST_CURVES]
     labels = [_with_score(curve.name, score.classes[curve.name].pooled) for curve in drawn]
     alternative = f"{name} curves of {task}, one curve per class"
-    picture = plots.curves(alternative, drawn, labels, *axes, is_diagonal=name == "ROC")
+    picture = plots.curves(
+        alternative,
+        drawn,
+        labels,
+        *axes,
+        is_diagonal=name == "ROC",
+        title=f"pooled {score_name} of each class",
+    )
     caption = (
         f"{name} curves, each class against the rest, over all folds of a repeat, then averaged over "
         f"repeats. Next to each name: pooled {score_name}."
@@ -250,9 +280,9 @@ def _calibration_facts(run: RunResults, task: str) -> Html:
 
 def _reliability(task: str, predictions: Predictions) -> Html:
     # Classes alone have few rows per bin; together they show a bias that all share.
-    together = pooled_reliability(predictions)
-    by_class: dict[str, ReliabilityBins] = {
-        problem.name: reliability(problem.score.astype(np.float64), problem.positive)
+    together = calibration_bins(predictions)
+    by_class: dict[str, CalibrationBins] = {
+        problem.name: calibration_bins(predictions, problem)
         for problem in problems(predictions)
         # A class without a labelled row has no bins.
         if len(problem.rows)
@@ -261,17 +291,25 @@ def _reliability(task: str, predictions: Predictions) -> Html:
     picture = plots.reliability(
         f"Calibration of {task}: observed share by predicted probability", together, drawn
     )
-    rows: list[list[Cell]] = [
-        [name, number(p), number(o), int(n)]
-        for name, bins in {"all together": together, **by_class}.items()
-        for p, o, n in zip(bins["predicted"], bins["observed"], bins["count"], strict=True)
-    ]
-    numbers = table(f"Calibration of {task}", ["Class", "Mean predicted", "Observed share", "Rows"], rows)
+    rows: list[list[Cell]] = []
+    for name, bins in {"all together": together, **by_class}.items():
+        for k in range(len(bins.rows)):
+            p, o, low, high = (float(v[k]) for v in (bins.predicted, bins.observed, bins.low, bins.high))
+            # A bin within one group has no interval.
+            ends = (None, None) if np.isnan(low) else (low, high)
+            rows.append(
+                [name, number(p), number(o), interval(*ends), int(bins.documents[k]), int(bins.rows[k])]
+            )
+    head = ["Class", "Mean predicted", "Observed share", "95 % interval", "Documents", "Rows"]
+    few = int((~together.is_solid).sum())
+    left_out = f" Hollow: bins with fewer, {few} of {len(together.rows)}." if few else ""
     caption = (
         "Calibration in ten bins of predicted probability, each class against the rest, over all repeats. "
-        "On the dashed line predicted and observed agree. Below: rows in each bin."
+        "On the dashed line predicted and observed agree. Vertical lines: 95 % Wilson intervals, wider where "
+        "documents of a group are alike. Lines join neighbouring bins of at least "
+        f"{LEAST_DOCUMENTS} documents.{left_out} Below: rows in each bin."
     )
-    return figure(picture, caption, numbers)
+    return figure(picture, caption, table(f"Calibration of {task}", head, rows))
 
 
 def _decision_curves(run: RunResults, task: str, predictions: Predictions) -> Html:

@@ -1,10 +1,10 @@
 """What the run was evaluated on: documents, labels and folds."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from hilbert_ray.config import MODALITIES
+from hilbert_ray.config import HILBERT, MODALITIES
+from hilbert_ray.metrics import Predictions
+from hilbert_ray.reporting import plots
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
@@ -12,6 +12,7 @@ from hilbert_ray.reporting.html import (
     code,
     details,
     facts,
+    figure,
     heading,
     join,
     missing,
@@ -21,8 +22,9 @@ from hilbert_ray.reporting.html import (
     quoted,
     section,
     table,
+    warned,
 )
-from hilbert_ray.run import FoldCounts, RunResults
+from hilbert_ray.run import DataCounts, FoldCounts, RunResults
 
 
 def data_section(run: RunResults) -> Html:
@@ -32,8 +34,8 @@ def data_section(run: RunResults) -> Html:
         "data",
         "Data",
         facts(_counts(run)),
-        *([] if data is None else _quarantined(data.quarantined)),
-        blocks(*(_balance(run, task) for task in run.tasks)),
+        *([] if data is None else _modalities(data)),
+        blocks(*(_balance(run, task) for task in run.tasks), is_narrow=True),
         heading(3, "Folds"),
         *_folds(run.evaluation.folds),
     )
@@ -43,10 +45,8 @@ def _counts(run: RunResults) -> list[tuple[str, Cell]]:
     data = run.evaluation.data
     documents, groups = (None, None) if data is None else (data.documents, data.groups)
     counts: list[tuple[str, Cell]] = [("Documents", documents), ("Groups", groups)]
-    for modality in MODALITIES:
-        if data is not None and modality in data.documents_with:
-            counts.append((f"Documents with {modality}", data.documents_with[modality]))
-            counts.append((f"{modality.capitalize()} segments", data.segments[modality]))
+    if data is not None and data.left_out:
+        counts.append(("Left out: no features", warned(data.left_out)))
     # metrics.json counts each modality on its own; how many have both is only known by document.
     both = _documents_with_both(run)
     if both is not None:
@@ -59,15 +59,23 @@ def _counts(run: RunResults) -> list[tuple[str, Cell]]:
     return counts
 
 
-def _quarantined(counts: Mapping[str, int]) -> list[Html]:
-    """Return how many documents lack a modality only because it could not be embedded."""
-    sentences = [
-        f"{count} {'document has' if count == 1 else 'documents have'} {modality} that could not be "
-        "embedded; it counts as missing."
-        for modality, count in counts.items()
-        if count
-    ]
-    return [note(sentence, kind="bad") for sentence in sentences]
+def _modalities(data: DataCounts) -> list[Html]:
+    """Return how many documents have each modality, and why the others lack it."""
+    rows: list[list[Cell]] = []
+    for modality in MODALITIES:
+        if modality not in data.documents_with:
+            continue
+        # What a rerun could mend, and what was lost, is marked; what the manifest lacks is not a fault.
+        lacking: list[Cell] = [data.absent.get(modality), data.pending.get(modality)]
+        lacking.append(data.quarantined.get(modality))
+        marked = [lacking[0], *(warned(count) if count else count for count in lacking[1:])]
+        rows.append([modality, data.documents_with[modality], *marked, data.segments.get(modality)])
+    head = [
+        "Modality", "Documents that have it", "Absent: not in the manifest", "Pending: not embedded yet",
+        "Quarantined: could not be embedded", "Segments",
+    ]  # fmt: skip
+    caption = "Documents by modality; pending and quarantined ones may not be among those evaluated"
+    return [table(caption, head, rows)]
 
 
 def _documents_with_both(run: RunResults) -> int | None:
@@ -98,7 +106,7 @@ def _balance(run: RunResults, task: str) -> Html:
     unlabelled = data.documents - labels.labelled
     counts = f"{labels.labelled} of {data.documents} documents are labelled, {unlabelled} are not."
     if not labels.classes:
-        return join([title, paragraph(counts)])
+        return join([title, paragraph(counts), *_histogram(run, task)])
     rows: list[list[Cell]] = []
     # Relative to the largest class, not to all documents: with many classes every bar would be a stub. 1
     # avoids 0 / 0.
@@ -112,6 +120,35 @@ def _balance(run: RunResults, task: str) -> Html:
     noun = "Label" if kind == "multilabel" else "Class"
     head = [noun, "Documents", "% of labelled", "Balance"]
     return join([title, paragraph(counts), table(f"Documents per {noun.lower()}", head, rows)])
+
+
+def _histogram(run: RunResults, task: str) -> list[Html]:
+    """Return how the numbers of a regression task are distributed over documents."""
+    predictions = run.predictions.get((task, HILBERT))
+    # The labels are in the run next to their predictions, and nowhere else.
+    if predictions is None or not predictions.labelled.any():
+        return []
+    values = _numbers(predictions)
+    count, edges = np.histogram(values, bins=min(20, max(5, round(len(values) ** 0.5))))
+    quarters = [float(q) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]
+    names = ("Lowest", "First quarter", "Median", "Third quarter", "Highest")
+    rows: list[list[Cell]] = [
+        [Html(f"{number(float(low))} to {number(float(high))}"), int(n)]
+        for low, high, n in zip(edges[:-1], edges[1:], count, strict=True)
+    ]
+    picture = plots.histogram(f"Distribution of {task} over documents", edges, count, quarters[2], task)
+    caption = f"Documents by their {quoted(task)}. Dashed: median, {quarters[2]:.3g}."
+    return [
+        facts([(name, number(value)) for name, value in zip(names, quarters, strict=True)]),
+        figure(picture, caption, table(f"Documents by {task}", [task, "Documents"], rows)),
+    ]
+
+
+def _numbers(predictions: Predictions) -> np.ndarray:
+    """Return the label of each labelled document once, however many repeats there are."""
+    known = predictions[predictions.labelled]
+    _, first = np.unique(known.document, return_index=True)
+    return np.asarray(known.targets[first], np.float64)
 
 
 def _folds(folds: FoldCounts | None) -> list[Html]:

@@ -99,8 +99,25 @@ def missing(sentence: str) -> Html:
 
 
 def note(*sentences: str, kind: str = "plain") -> Html:
-    """Return a remark that must not be missed; `kind` is plain, good or bad."""
+    """Return a remark that must not be missed; `kind` is plain, good, bad or warning."""
     return Html(f'<p class="note {kind}">{join(sentences, " ")}</p>')
+
+
+def notes(title: str, items: Sequence[str], kind: str = "plain") -> Html:
+    """Return remarks as a list under a title, in one box; `kind` as in `note`."""
+    listed = "".join(f"<li>{text(item)}</li>" for item in items)
+    return Html(f'<div class="note {kind}"><strong>{text(title)}</strong><ul>{listed}</ul></div>')
+
+
+def link(section: str, words: str) -> Html:
+    """Return words that lead to a section of the page."""
+    return Html(f'<a href="#{section}">{text(words)}</a>')
+
+
+def warned(value: Cell) -> Html:
+    """Return a cell with the mark of what must be read with caution; its table or text says why."""
+    # The sign is read out as a word: colour and shape alone do not reach every reader.
+    return Html(f'<span class="warned" role="img" aria-label="caution">\u25b2</span> {cell(value)}')
 
 
 def cell(value: Cell) -> Html:
@@ -182,6 +199,12 @@ def details(summary: str, *parts: str) -> Html:
     return Html(f"<details><summary>{text(summary)}</summary>{join(parts)}</details>")
 
 
+def fold(summary: str, *parts: str, is_open: bool = False) -> Html:
+    """Return a larger part that can be folded away; unlike `details` it is printed in full."""
+    state = " open" if is_open else ""
+    return Html(f'<details class="part"{state}><summary>{text(summary)}</summary>{join(parts)}</details>')
+
+
 def figure(picture: str, caption: str, numbers: str, summary: str = "Numbers of this figure") -> Html:
     """Return a picture with its caption and, closed, the table of its numbers."""
     return Html(
@@ -197,9 +220,10 @@ def figures(*items: str) -> Html:
     return Html(f'<div class="figures">{join(items)}</div>')
 
 
-def blocks(*items: str) -> Html:
-    """Return pieces of any kind side by side where there is room."""
-    return figures(*(Html(f"<div>{text(item)}</div>") for item in items))
+def blocks(*items: str, is_narrow: bool = False) -> Html:
+    """Return pieces of any kind side by side where there is room; three of them where they are narrow."""
+    listed = join([Html(f"<div>{text(item)}</div>") for item in items])
+    return Html(f'<div class="figures{" narrow" if is_narrow else ""}">{listed}</div>')
 
 
 def facts(pairs: Sequence[tuple[str, Cell]]) -> Html:
@@ -216,9 +240,10 @@ def section(identifier: str, title: str, *parts: str) -> Html:
     )
 
 
-def heading(level: int, title: str) -> Html:
-    """Return a heading inside a section."""
-    return Html(f"<h{level}>{text(title)}</h{level}>")
+def heading(level: int, title: str, identifier: str = "") -> Html:
+    """Return a heading inside a section; links may lead to its identifier."""
+    anchor = f' id="{identifier}"' if identifier else ""
+    return Html(f"<h{level}{anchor}>{text(title)}</h{level}>")
 
 
 def page(title: str, top: str, sections: Sequence[tuple[str, str, Html]], foot: str) -> str:

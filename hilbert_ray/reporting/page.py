@@ -9,7 +9,9 @@ from pathlib import Path
 from hilbert_ray.reporting.classes import classes_section
 from hilbert_ray.reporting.data import data_section
 from hilbert_ray.reporting.embeddings import embeddings_section
+from hilbert_ray.reporting.fusion import fusion_section
 from hilbert_ray.reporting.html import page
+from hilbert_ray.reporting.learning import learning_section
 from hilbert_ray.reporting.methods import methods_section
 from hilbert_ray.reporting.scores import scores_section
 from hilbert_ray.reporting.search import search_section
@@ -42,16 +44,18 @@ def report(run: str | Path) -> str:
 
 
 def _page(run: RunResults) -> str:
-    search = search_section(run)
+    search, fusion, learning = search_section(run), fusion_section(run), learning_section(run)
     # In the order of a reader's questions: on what data, how good, for which class, why, and how it was made.
     sections = [
         ("data", "Data", data_section(run)),
         ("scores", "Scores", scores_section(run)),
+        # A run without one of these parts has no entry in the table of contents either.
+        *([("learning", "Labels", learning)] if learning else []),
+        *([("fusion", "Heads", fusion)] if fusion else []),
         ("classes", "Classes", classes_section(run)),
         ("embeddings", "Embeddings", embeddings_section(run)),
         ("training", "Training", training_section(run)),
         ("timelines", "Timelines", timelines_section(run)),
-        # A run without a search has no entry in the table of contents either.
         *([("search", "Search", search)] if search else []),
         ("methods", "Methods", methods_section(run)),
         ("settings", "Settings", settings_section(run)),

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import t as student_t
 
-from hilbert_ray.metrics import Predictions, Problem, problems, reliability
+from hilbert_ray.metrics import Predictions, Problem, problems, reliability, reliability_bins
 
 # Steps of 0.01 are 4 units of a drawing's 400: finer ones would not be seen.
 GRID = np.linspace(0, 1, 101)
 """Where curves are evaluated, so that those of several repeats can be averaged."""
+LEAST_DOCUMENTS = 5
+"""Of a bin of probabilities: with fewer, its share of positives is close to anything."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +91,75 @@ def confusion_counts(
     return counts
 
 
-def pooled_reliability(predictions: Predictions) -> Mapping[str, list[float]]:
-    """Return the reliability of all one-vs-rest probabilities together."""
-    all_problems = problems(predictions)
-    # A document counts once for each class here: the bins hold probabilities, not documents.
-    score = np.concatenate([problem.score for problem in all_problems]).astype(np.float64)
-    return reliability(score, np.concatenate([problem.positive for problem in all_problems]))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationBins:
+    """Ten bins of predicted probability, those with rows: the share that is positive, and how sure that is.
+
+    predicted: mean probability. observed: share of positives, with its 95 % interval from low to high; NaN
+    where one group has all of a bin. documents, rows: distinct documents, and rows over classes and repeats.
+    number: of the bin, from 0.
+    """
+
+    predicted: Float[np.ndarray, " bins"]
+    observed: Float[np.ndarray, " bins"]
+    low: Float[np.ndarray, " bins"]
+    high: Float[np.ndarray, " bins"]
+    documents: Int[np.ndarray, " bins"]
+    rows: Int[np.ndarray, " bins"]
+    number: Int[np.ndarray, " bins"]
+
+    @property
+    def is_solid(self) -> np.ndarray:
+        """Which bins have enough documents to be believed, bool [bins]."""
+        return self.documents >= LEAST_DOCUMENTS
+
+    def stretches(self) -> list[np.ndarray]:
+        """Return the indices of solid bins in runs of neighbours: a line must not leap over a gap."""
+        solid = np.flatnonzero(self.is_solid)
+        gaps = np.flatnonzero(np.diff(self.number[solid]) > 1) + 1
+        return [run for run in np.split(solid, gaps) if len(run)]
+
+
+def calibration_bins(predictions: Predictions, problem: Problem | None = None) -> CalibrationBins:
+    """Return the calibration of one problem of a task, or of all its one-vs-rest probabilities together.
+
+    The interval is Wilson's (1927) with the effective number of documents in place of the number of rows: the
+    variance of the share between groups says how many independent documents a bin is worth, which is at least
+    its groups and at most its documents (Korn and Graubard 1998; Dean and Pagano 2015).
+    """
+    of = [problem] if problem is not None else problems(predictions)
+    score = np.concatenate([one.score for one in of]).astype(np.float64)
+    positive = np.concatenate([one.positive for one in of])
+    rows = np.concatenate([one.rows for one in of])
+    bins, cell = reliability(score, positive), reliability_bins(score)
+    number = np.unique(cell)
+    intervals, documents = [], []
+    for k in number:
+        at = cell == k
+        group, document = predictions.group[rows[at]], predictions.document[rows[at]]
+        documents.append(len(np.unique(document)))
+        intervals.append(_share_interval(positive[at].astype(np.float64), group, documents[-1]))
+    low, high = np.array(intervals).reshape(-1, 2).T
+    return CalibrationBins(
+        predicted=np.array(bins["predicted"]), observed=np.array(bins["observed"]), low=low, high=high,
+        documents=np.array(documents, np.int64), rows=np.array(bins["count"], np.int64), number=number,
+    )  # fmt: skip
+
+
+def _share_interval(positive: np.ndarray, group: np.ndarray, documents: int) -> tuple[float, float]:
+    """Return the 95 % interval of the share of positive rows that come in groups; NaN with one group."""
+    share, groups = float(positive.mean()), len(np.unique(group))
+    if groups < 2:
+        return np.nan, np.nan
+    residual = np.bincount(np.unique(group, return_inverse=True)[1], positive - share)
+    variance = (residual**2).sum() / len(positive) ** 2 * groups / (groups - 1)
+    # Without a variance, as where all rows are positive, no more than the groups are independent.
+    effective = share * (1 - share) / variance if variance > 1e-12 else groups
+    n = min(max(effective, groups), max(documents, groups))
+    z2 = float(student_t.ppf(0.975, groups - 1)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

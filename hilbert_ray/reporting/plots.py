@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hilbert_ray.reporting.html import Html
-from hilbert_ray.reporting.plot_data import GRID, ClassCurve
+from hilbert_ray.reporting.plot_data import GRID, CalibrationBins, ClassCurve
 from hilbert_ray.reporting.svg import (
     ACCENT,
     INK,
@@ -27,6 +27,7 @@ from hilbert_ray.reporting.svg import (
     shorten,
     style,
 )
+from hilbert_ray.run import LearningPoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,9 +95,18 @@ def _rows_height(count: int) -> int:
 
 
 def curves(
-    label: str, drawn: Sequence[ClassCurve], names: Sequence[str], x_name: str, y_name: str, is_diagonal: bool
+    label: str,
+    drawn: Sequence[ClassCurve],
+    names: Sequence[str],
+    x_name: str,
+    y_name: str,
+    is_diagonal: bool,
+    title: str,
 ) -> Html:
-    """Draw curves over `GRID` in the unit square, such as ROC or precision against recall."""
+    """Draw curves over `GRID` in the unit square, such as ROC or precision against recall.
+
+    `names` are those of the legend, and `title` says what the numbers in them are.
+    """
 
     def paint(axes: Sequence[Axes]) -> None:
         (axis,) = axes
@@ -114,10 +124,10 @@ def curves(
                 label=shorten(name),
             )
         _unit_square(axis, x_name, y_name)
-        legend([axis])
+        legend([axis], title=title)
 
-    # A fixed part for the square, and one line of the legend for every two curves.
-    return draw(383 + 18 * ((len(drawn) + 1) // 2), label, paint)
+    # A fixed part for the square and the title, and one line of the legend for every two curves.
+    return draw(401 + 18 * ((len(drawn) + 1) // 2), label, paint)
 
 
 def _unit_square(axis: Axes, x_name: str, y_name: str) -> None:
@@ -128,12 +138,11 @@ def _unit_square(axis: Axes, x_name: str, y_name: str) -> None:
     axis.set_aspect("equal")
 
 
-ReliabilityBins = Mapping[str, Sequence[float]]
-"""By bin of predicted probability: mean `predicted`, share `observed`, and `count` of rows."""
+def reliability(label: str, pooled: CalibrationBins, by_class: Mapping[str, CalibrationBins]) -> Html:
+    """Draw observed shares against predicted probabilities: pooled in bold, each class thin; counts below.
 
-
-def reliability(label: str, pooled: ReliabilityBins, by_class: Mapping[str, ReliabilityBins]) -> Html:
-    """Draw observed shares against predicted probabilities: pooled in bold, each class thin; counts below."""
+    Only bins with enough documents are joined by lines, and only neighbours; the others are faint points.
+    """
 
     def paint(axes: Sequence[Axes]) -> None:
         axis, counts_axis = axes
@@ -141,32 +150,39 @@ def reliability(label: str, pooled: ReliabilityBins, by_class: Mapping[str, Reli
         # A single class is the pooled line again.
         if len(by_class) > 1:
             for k, (name, bins) in enumerate(by_class.items()):
-                axis.plot(
-                    bins["predicted"],
-                    bins["observed"],
-                    color=colour(k),
-                    linestyle=style(k),
-                    linewidth=1,
-                    alpha=0.75,
-                    label=shorten(name),
-                )
-        # Bins without rows have no mean and are left out, so that lines may span a gap.
-        axis.plot(pooled["predicted"], pooled["observed"], color=INK, label="all together")
+                look = {"color": colour(k), "linestyle": style(k), "linewidth": 1, "alpha": 0.75}
+                _solid_line(axis, bins, shorten(name), look | {"marker": "o", "markersize": 2.5})
+        # Under the points, and cut to the square by the axes.
+        solid = pooled.is_solid & np.isfinite(pooled.low)
+        x, low, high = (v[solid] for v in (pooled.predicted, pooled.low, pooled.high))
+        axis.vlines(x, low, high, color=INK, linewidth=1.4, alpha=0.55)
+        name = "all together" if len(by_class) > 1 else shorten(next(iter(by_class), ""))
+        _solid_line(axis, pooled, f"{name}, 95 % interval", {"color": INK})
         # A bin's point grows with its rows: those with few say little.
-        sizes = 12 + 80 * np.array(pooled["count"]) / max(pooled["count"])
-        axis.scatter(pooled["predicted"], pooled["observed"], s=sizes, color=INK, linewidths=0, zorder=3)
+        sizes = 12 + 80 * pooled.rows / max(pooled.rows.max(initial=1), 1)
+        for is_drawn, face, edge in ((pooled.is_solid, INK, INK), (~pooled.is_solid, "none", MUTED)):
+            x, y = pooled.predicted[is_drawn], pooled.observed[is_drawn]
+            axis.scatter(x, y, s=sizes[is_drawn], facecolors=face, edgecolors=edge, linewidths=1, zorder=3)
         _unit_square(axis, "", "observed share")
         # The counts below must line up with the bins, which a square would not allow.
         axis.set_aspect("auto")
         axis.tick_params(labelbottom=False)
         legend([axis])
         # Narrower than a bin (0.1) and centred on its mean, so that each bar is below its point.
-        counts_axis.bar(pooled["predicted"], pooled["count"], width=0.07, color=MUTED, alpha=0.6, linewidth=0)
+        counts_axis.bar(pooled.predicted, pooled.rows, width=0.07, color=MUTED, alpha=0.6, linewidth=0)
         counts_axis.set(xlim=(-0.02, 1.02), xlabel="predicted probability", ylabel="rows")
         counts_axis.yaxis.set_major_locator(MaxNLocator(2))
 
     legend_height = 17 * ((len(by_class) + 2) // 2)
     return draw(420 + legend_height, label, paint, rows=2, height_ratios=[4, 1])
+
+
+def _solid_line(axis: Axes, bins: CalibrationBins, name: str, look: Mapping[str, Any]) -> None:
+    """Draw one line through each stretch of neighbouring bins that have enough documents."""
+    # Without any, the class keeps its place in the legend.
+    for k, at in enumerate(bins.stretches() or [np.array([], np.int64)]):
+        x, y = bins.predicted[at], bins.observed[at]
+        axis.plot(x, y, label=name if k == 0 else None, **look)
 
 
 def decision_curves(
@@ -230,6 +246,84 @@ def scatter(label: str, true: np.ndarray, predicted: np.ndarray, name: str) -> H
         axis.set(xlabel=f"true {shorten(name)}", ylabel=f"predicted {shorten(name)}")
 
     return draw(400, label, paint)
+
+
+def histogram(label: str, edges: np.ndarray, count: np.ndarray, median: float, name: str) -> Html:
+    """Draw how many documents have a number in each bin; `median` is dashed."""
+
+    def paint(axes: Sequence[Axes]) -> None:
+        (axis,) = axes
+        axis.bar(edges[:-1], count, width=np.diff(edges), align="edge", color=ACCENT, alpha=0.75, linewidth=0)
+        axis.axvline(median, color=INK, linewidth=1, linestyle="--")
+        axis.set(xlabel=shorten(name, 40), ylabel="documents")
+        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.grid(axis="x", visible=False)
+
+    return draw(210, label, paint)
+
+
+def stacked(label: str, rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str]) -> Html:
+    """Draw shares that sum to 1 as parts of one bar per row, each part with its percentage where it fits."""
+
+    def paint(axes: Sequence[Axes]) -> None:
+        (axis,) = axes
+        left = np.zeros(len(rows))
+        for k, name in enumerate(names):
+            share = np.array([values[k] for _, values in rows])
+            axis.barh(
+                range(len(rows)), share, left=left, height=0.62, color=colour(k), label=name, linewidth=0
+            )
+            for y, (start, width) in enumerate(zip(left, share, strict=True)):
+                # Narrower parts have no room for the number, which the table has.
+                if width >= 0.09:
+                    middle = start + width / 2
+                    axis.text(middle, y, f"{width:.0%}", ha="center", va="center", color=PANEL, fontsize=11)
+            left = left + share
+        axis.set_yticks(range(len(rows)), [shorten(name, 20) for name, _ in rows])
+        axis.set(xlim=(0, 1))
+        axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+        _as_rows(axis, len(rows))
+        legend([axis], 3)
+
+    return draw(72 + 30 * len(rows), label, paint)
+
+
+def learning_curves(
+    label: str, curves: Mapping[str, Sequence[LearningPoint]], y_name: str, chance: float
+) -> Html:
+    """Draw scores with their intervals by number of labels, one line per variant."""
+    labels = [point.labels for points in curves.values() for point in points]
+    # Doubling the labels is the natural step where they span an order of magnitude.
+    is_log = min(labels, default=1) > 0 and max(labels, default=1) >= 5 * min(labels, default=1)
+
+    def paint(axes: Sequence[Axes]) -> None:
+        (axis,) = axes
+        axis.axhline(chance, color=MUTED, linewidth=1, linestyle="--")
+        span = max(labels, default=1) - min(labels, default=0)
+        for k, (name, points) in enumerate(curves.items()):
+            known = [point for point in points if point.within is not None]
+            x = np.array([point.labels for point in known], np.float64)
+            y = np.array([point.within for point in known], np.float64)
+            # Apart from each other, so that intervals at the same number of labels can be told apart.
+            step = k - (len(curves) - 1) / 2
+            x = x * 1.025**step if is_log else x + 0.008 * span * step
+            for at, point in zip(x, known, strict=True):
+                if point.low is not None and point.high is not None:
+                    axis.plot([at, at], [point.low, point.high], color=colour(k), linewidth=1, alpha=0.6)
+            axis.plot(
+                x, y, color=colour(k), linestyle=style(k), marker=MARKERS[k % len(MARKERS)], markersize=4.5,
+                label=shorten(name), linewidth=2.2 if k == 0 else 1.4,
+            )  # fmt: skip
+        ticks = sorted({round(value) for value in labels})
+        if is_log:
+            axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="labelled documents in training", ylabel=y_name)
+        axis.yaxis.set_major_locator(MaxNLocator(5))
+        legend([axis])
+
+    return draw(290 + 18 * ((len(curves) + 1) // 2), label, paint)
 
 
 def retrieval(label: str, rows: Sequence[ForestRow], chance: Sequence[float | None]) -> Html:

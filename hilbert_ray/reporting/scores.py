@@ -3,12 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from hilbert_ray.config import HILBERT
+from hilbert_ray.reporting.cautions import (
+    recall_caution,
+    shortcut_caution,
+    telling_shortcuts,
+)
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
+    blocks,
     estimate,
     figure,
     figures,
+    fold,
     heading,
     interval,
     join,
@@ -20,9 +27,11 @@ from hilbert_ray.reporting.html import (
     quoted,
     section,
     table,
+    warned,
 )
 from hilbert_ray.reporting.plots import ForestRow, forest
-from hilbert_ray.run import Comparison, RunResults, Score, headline_of, variant_name
+from hilbert_ray.reporting.summary import RIVALS
+from hilbert_ray.run import SHORTCUT_LOW, Comparison, RunResults, Score, headline_of, variant_name
 
 COLUMNS = {
     "r2": "R\u00b2",
@@ -34,10 +43,13 @@ COLUMNS = {
     "macro_f1": "Macro-F1",
     "mcc": "MCC",
     "ece": "ECE",
+    "log_loss": "Log loss",
     "brier": "Brier",
     "calibration_slope": "Calibration slope",
 }
 """Metrics next to the headline, in the order of the table; those that a kind of task lacks are left out."""
+CORE = (HILBERT, *RIVALS, "hilbert_audio", "hilbert_text")
+"""Variants that are always in sight; the others are HILBERT with something left out or changed."""
 CHANCE = 0.5
 """Of AUC and concordance, whatever the number of classes."""
 
@@ -47,25 +59,30 @@ def scores_section(run: RunResults) -> Html:
     return section(
         "scores",
         "Scores",
-        paragraph(
-            "The headline is computed within folds: concordant pairs within test sets divided by all pairs "
-            "within test sets, for each class, then averaged over classes. Scores of different networks are "
-            "never compared with each other.",
-            "\u201cMean of folds\u201d averages over the test sets where the metric is defined; "
-            "\u201cpooled\u201d uses all predictions of a repeat together, as do all other columns. "
-            "Intervals are 95 % intervals of a cluster bootstrap over groups.",
-        ),
-        paragraph(
-            "Differences are tested in two ways: by the corrected t test of Nadeau and Bengio over folds, "
-            "and by a paired bootstrap over groups. Holm\u2019s method adjusts the p-values over the rows of "
-            "a table. The smallest detectable difference is what a two-sided test at 5 % would find with "
-            "80 % power: a smaller true difference would probably be missed. With few groups the corrected "
-            "t test alone rejects too often: in simulated cohorts without any difference it did so in 5 to "
-            "16 % of cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
-        ),
+        _explanation(),
         *(_task(run, task) for task in run.tasks),
         *_shortcuts(run),
     )
+
+
+def _explanation() -> Html:
+    how = paragraph(
+        "The headline is computed within folds: concordant pairs within test sets divided by all pairs "
+        "within test sets, for each class, then averaged over classes. Scores of different networks are "
+        "never compared with each other.",
+        "\u201cMean of folds\u201d averages over the test sets where the metric is defined; "
+        "\u201cpooled\u201d uses all predictions of a repeat together, as do all other columns. "
+        "Intervals are 95 % intervals of a cluster bootstrap over groups.",
+    )
+    tests = paragraph(
+        "Differences are tested in two ways: by the corrected t test of Nadeau and Bengio over folds, "
+        "and by a paired bootstrap over groups. Holm\u2019s method adjusts the p-values over the rows of "
+        "a table. The smallest detectable difference is what a two-sided test at 5 % would find with "
+        "80 % power: a smaller true difference would probably be missed. With few groups the corrected "
+        "t test alone rejects too often: in simulated cohorts without any difference it did so in 5 to "
+        "16 % of cases with 10 or 20 groups, and in 2 to 5 % with 40 or 80."
+    )
+    return blocks(how, tests)
 
 
 def within(score: Score) -> Html:
@@ -90,41 +107,85 @@ def _shortcuts(run: RunResults) -> list[Html]:
     if shortcuts is None:
         return []
     shared = shortcuts.shared_sentences
+    telling = {task: telling_shortcuts(run, task) for task in run.tasks}
     rows: list[list[Cell]] = [
         # The same measure as the headline, since the question is whether that rests on a shortcut.
-        [name, *(within(by_task[task]) for task in run.tasks)]
+        [
+            warned(name) if any(name in found for found in telling.values()) else name,
+            *(_shortcut(by_task.get(task, Score()), name in telling[task]) for task in run.tasks),
+        ]
         for name, by_task in shortcuts.scores.items()
     ]
+    own: list[Cell] = [
+        within(run.scores(task)[HILBERT][headline_of(settings.kind)[0]])
+        for task, settings in run.tasks.items()
+    ]
     return [
-        heading(3, "Shortcuts"),
+        heading(3, "Shortcuts", "shortcuts"),
         paragraph(
             "Each row is something that should not predict the labels, alone in a logistic regression on the "
             "folds of the first repeat, scored within folds as above. If a shortcut comes close to "
             "HILBERT\u2019s score, that score may rest on it. Where all speakers are embedded (segment.roles "
             "is empty), the turns of the speaker whom the labels are about are listed too: they are not a "
             "shortcut.",
+            f"Marked are those whose interval lies above {SHORTCUT_LOW}, or that score as high as HILBERT.",
             f"Sentences of four words or more that several groups share: {shared.sentences}; "
             f"{shared.documents} of {shared.of} documents have one.",
         ),
-        table("What shortcuts alone predict", ["Shortcut", *run.tasks], rows),
+        table(
+            "What shortcuts alone predict", ["Shortcut", *run.tasks], [*rows, ["HILBERT", *own]], [len(rows)]
+        ),
     ]
 
 
+def _shortcut(score: Score, is_telling: bool) -> Html:
+    return warned(within(score)) if is_telling else within(score)
+
+
 def _task(run: RunResults, task: str) -> Html:
-    return join(
-        [
-            heading(3, f"{quoted(task)} ({run.tasks[task].kind})"),
-            _table(run, task),
-            figures(_forest(run, task), *_differences(run, task)),
-            *_tests(run, task),
-            _null(run, task),
-        ]
+    core = [name for name in run.scores(task) if name in CORE]
+    others = [name for name in run.scores(task) if name not in CORE]
+    cautions = (shortcut_caution(run, task), recall_caution(run, task))
+    parts = [
+        heading(3, f"{quoted(task)} ({run.tasks[task].kind})"),
+        *_few_groups(run, task),
+        *(note(caution, kind="warning") for caution in cautions if caution is not None),
+        _table(run, task, core, "Scores of"),
+        figures(_forest(run, task, core), *_differences(run, task, core)),
+    ]
+    if others:
+        parts.append(
+            fold(
+                f"HILBERT with parts left out or changed: {len(others)} variants of {quoted(task)}",
+                _table(run, task, others, "Scores of variants of HILBERT on"),
+                figures(_forest(run, task, [HILBERT, *others]), *_differences(run, task, others)),
+            )
+        )
+    # One task alone leaves room enough to show everything.
+    tests = fold(
+        f"Tests and permutation null of {quoted(task)}",
+        *_tests(run, task),
+        _null(run, task),
+        is_open=len(run.tasks) == 1,
     )
+    return join([*parts, tests])
 
 
-def _table(run: RunResults, task: str) -> Html:
+def _few_groups(run: RunResults, task: str) -> list[Html]:
+    """Return a remark where the tests of a task prove nothing; all its comparisons have the same groups."""
+    first = next(iter(_comparisons(run, task).values()), None)
+    if first is None or not first.exploratory:
+        return []
+    sentence = (
+        f"Exploratory: with {first.groups} groups (fewer than 40), neither test holds its level well. Read "
+        "the intervals, not the p-values."
+    )
+    return [note(sentence, kind="warning")]
+
+
+def _table(run: RunResults, task: str, variants: Sequence[str], caption: str) -> Html:
     """Return variants against metrics."""
-    kind, by_variant = run.tasks[task].kind, run.scores(task)
+    kind, by_variant = run.tasks[task].kind, _of(run, task, variants)
     metric, label = headline_of(kind)
     others = [name for name in COLUMNS if any(name in scores for scores in by_variant.values())]
     rows: list[list[Cell]] = [
@@ -142,12 +203,16 @@ def _table(run: RunResults, task: str) -> Html:
     ways = [f"{capitalised(label)} {way}" for way in ("within folds", "mean of folds", "pooled")]
     head = ["Variant", *ways, *(COLUMNS[name] for name in others), "Folds"]
     marked = [i for i, variant in enumerate(by_variant) if variant == HILBERT]
-    return table(f"Scores of {task} with 95 % intervals", head, rows, marked)
+    return table(f"{caption} {task} with 95 % intervals", head, rows, marked)
 
 
-def _forest(run: RunResults, task: str) -> Html:
-    """Return the figure of all variants' headlines, with the permutation null behind."""
-    kind, by_variant = run.tasks[task].kind, run.scores(task)
+def _of(run: RunResults, task: str, variants: Sequence[str]) -> dict[str, Mapping[str, Score]]:
+    return {name: scores for name, scores in run.scores(task).items() if name in variants}
+
+
+def _forest(run: RunResults, task: str, variants: Sequence[str]) -> Html:
+    """Return the figure of some variants' headlines, with the permutation null behind."""
+    kind, by_variant = run.tasks[task].kind, _of(run, task, variants)
     metric, label = headline_of(kind)
     rows = [
         ForestRow(
@@ -163,7 +228,7 @@ def _forest(run: RunResults, task: str) -> Html:
     null = run.evaluation.permutation.get(task)
     band = (null.low, null.high) if null and null.low is not None and null.high is not None else None
     picture = forest(
-        f"{label} of {task} within folds for each variant", rows, f"{label} within folds", CHANCE, band
+        f"{label} of {task} within folds by variant", rows, f"{label} within folds", CHANCE, band
     )
     caption = f"{capitalised(label)} within folds with 95 % intervals. Dashed: chance."
     if band:
@@ -184,9 +249,10 @@ def _comparisons(run: RunResults, task: str) -> Mapping[str, Comparison]:
     return {name: by_variant[name] for name in run.scores(task) if name in by_variant}
 
 
-def _differences(run: RunResults, task: str) -> list[Html]:
-    """Return the figure of HILBERT's differences, where there is something to compare with."""
-    kind, comparisons = run.tasks[task].kind, _comparisons(run, task)
+def _differences(run: RunResults, task: str, variants: Sequence[str]) -> list[Html]:
+    """Return the figure of HILBERT's differences from some variants, where they were compared."""
+    kind = run.tasks[task].kind
+    comparisons = {name: c for name, c in _comparisons(run, task).items() if name in variants}
     if not comparisons:
         return []
     label = headline_of(kind)[1]
@@ -224,20 +290,10 @@ def _tests(run: RunResults, task: str) -> list[Html]:
         for name, c in comparisons.items()
     ]
     head = [
-        "HILBERT minus", "Difference", "Corrected t", "p", "p, Holm", "p, paired bootstrap", "p, Holm",
-        "Smallest detectable difference",
+        "HILBERT minus", "Difference", "Corrected t", "p of corrected t", "p of corrected t, Holm",
+        "p of bootstrap", "p of bootstrap, Holm", "Smallest detectable difference",
     ]  # fmt: skip
-    parts = [table(f"HILBERT against each variant, {task}", head, rows)]
-    # All comparisons of a task have the same groups.
-    first = next(iter(comparisons.values()))
-    if first.exploratory:
-        parts.append(
-            note(
-                f"Exploratory: with {first.groups} groups (fewer than 40), neither test holds its level "
-                "well. Read the intervals, not the p-values."
-            )
-        )
-    return parts
+    return [table(f"HILBERT against each variant, {task}", head, rows)]
 
 
 def _null(run: RunResults, task: str) -> Html:

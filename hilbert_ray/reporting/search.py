@@ -95,8 +95,9 @@ def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:
     )
     head = ["Task", "Headline", "Searched", "Defaults", "Difference", "p", "Helped"]
     is_exploratory = any(compared.get("exploratory") for compared in tuned["comparison"].values())
-    few = ["With fewer than 40 groups, p-values are exploratory."] if is_exploratory else []
-    return [note(outer, inner, *few, kind="good" if helped else "plain"), table(caption, head, rows)]
+    few = ["Exploratory: with fewer than 40 groups, p-values prove nothing."] if is_exploratory else []
+    mood = "good" if helped and not is_exploratory else "plain"
+    return [note(*few, outer, inner, kind=mood), table(caption, head, rows)]
 
 
 def _importances(tuned: Mapping[str, Any]) -> list[Html]:

@@ -64,6 +64,7 @@ SETTINGS = {
     "ytick.major.size": 3,
     "legend.frameon": False,
     "legend.fontsize": 11.5,
+    "legend.title_fontsize": 11.5,
     "legend.handlelength": 1.6,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
@@ -195,8 +196,8 @@ def style(k: int) -> str:
     return STYLES[(k // len(SERIES)) % len(STYLES)]
 
 
-def legend(axes: Sequence[Axes], columns: int = 2, is_reversed: bool = False) -> None:
-    """Put one legend above all axes, each name once."""
+def legend(axes: Sequence[Axes], columns: int = 2, is_reversed: bool = False, title: str = "") -> None:
+    """Put one legend above all axes, each name once, under an optional title."""
     named: dict[str, Artist] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -205,4 +206,8 @@ def legend(axes: Sequence[Axes], columns: int = 2, is_reversed: bool = False) ->
     entries = list(named.items())[:: -1 if is_reversed else 1]
     names, handles = [name for name, _ in entries], [handle for _, handle in entries]
     # Above and not inside: no corner is free in every run.
-    axes[0].figure.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2)
+    box = axes[0].figure.legend(
+        handles, names, loc="outside upper left", ncols=columns, columnspacing=1.2, title=title or None
+    )
+    # Left, where the names start; matplotlib centres it.
+    box.set_alignment("left")

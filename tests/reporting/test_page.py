@@ -114,14 +114,15 @@ def test_scores_alone_make_a_report(run: Path, tmp_path: Path, metrics: dict[str
     (tmp_path / "metrics.json").write_text(json.dumps({"tasks": kept, "embedding": {}}))
     shown = Page(Path(report(tmp_path)).read_text(encoding="utf-8")).text
     for sentence in (
-        "This run has no comparison with the baseline",
+        "HILBERT has no rival in this run.",
         "The run has no description of its folds.",
         "The run does not compare HILBERT with anything on this task.",
         "The run has no permutation null for this task.",
         "Retrieval and geometry need test sets with documents that have both audio and text",
     ):
         assert sentence in shown
-    assert "Search over settings" not in shown
+    for section in ("Search over settings", "Learning curve", "How much each head counts"):
+        assert section not in shown
 
 
 def test_a_run_of_audio_alone_has_one_lane_and_no_retrieval(smaller: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_run_of_audio_alone_has_one_lane_and_no_retrieval(smaller: Path) -> No
     del settings["encoders"]["text"]
     (smaller / "config.json").write_text(json.dumps(settings))
     values = json.loads((smaller / "metrics.json").read_text())
-    for counts in (values["data"]["with"], values["data"]["segments"]):
+    for counts in (values["data"][name] for name in ("with", "segments", "absent", "pending")):
         del counts["text"]
     (smaller / "metrics.json").write_text(json.dumps({**values, "embedding": {}}))
     attention = pq.read_table(smaller / "attention.parquet")

@@ -17,9 +17,9 @@ from hilbert_ray.reporting.html import MINUS, confusion, number
 from hilbert_ray.reporting.plot_data import (
     GRID,
     by_epoch,
+    calibration_bins,
     confusion_counts,
     judge,
-    pooled_reliability,
     precision_curves,
     principal_plane,
     roc_curves,
@@ -88,15 +88,18 @@ def test_reliability_has_the_counts_and_means_of_a_histogram(rows: list[tuple[in
     rows = [(2 * (score // 2) + 1, truth) for score, truth in rows if score < 10]  # no score on a border
     assume(rows)
     p, truth = np.array(rows).T / np.array([[10.0], [1.0]])
-    pooled = pooled_reliability(binary(rows))
+    pooled = calibration_bins(binary(rows))
     edges = np.linspace(0, 1, 11) + np.linspace(-1e-6, 1e-6, 11) - 1e-6
     count, _ = np.histogram(p, edges)
     used = count > 0
-    assert pooled["count"] == count[used].tolist()
-    np.testing.assert_allclose(pooled["predicted"], np.histogram(p, edges, weights=p)[0][used] / count[used])
-    np.testing.assert_allclose(
-        pooled["observed"], np.histogram(p, edges, weights=truth)[0][used] / count[used]
-    )
+    assert pooled.rows.tolist() == pooled.documents.tolist() == count[used].tolist()
+    np.testing.assert_allclose(pooled.predicted, np.histogram(p, edges, weights=p)[0][used] / count[used])
+    np.testing.assert_allclose(pooled.observed, np.histogram(p, edges, weights=truth)[0][used] / count[used])
+    assert pooled.number.tolist() == np.flatnonzero(used).tolist()
+    has_interval = np.isfinite(pooled.low)
+    assert (has_interval == (pooled.documents > 1)).all()
+    inside = (pooled.low <= pooled.observed) & (pooled.observed <= pooled.high)
+    assert inside[has_interval].all()
 
 
 @settings(max_examples=20, deadline=None)
