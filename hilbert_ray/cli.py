@@ -157,6 +157,9 @@ class Evaluate(_Reading):
     """Add every baseline and ablation, on the same folds."""
     subsets: bool = False
     """Also score the network, trained on both modalities, on audio alone and on text alone."""
+    labels: tuple[float, ...] = ()
+    """Also draw a learning curve: with these shares of the labels, such as `0.1 0.25 0.5 1`, how good is it?
+    Whole training groups lose their labels and stay as unlabelled ones; test sets stay as they are."""
 
     def run(self, config: Config) -> CommandResult:
         """Return metrics.json of the run."""
@@ -170,6 +173,7 @@ class Evaluate(_Reading):
             text=self.text,
             compare=self.compare,
             subsets=self.subsets,
+            labels=self.labels,
         )
         return CommandResult(evaluation.to_dict(), evaluation.text())
 
@@ -191,7 +195,7 @@ class Train(_Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(_Reading):
-    """Search loss weights, or any named settings, on inner folds."""
+    """Search loss weights, or any named settings, on inner folds, and judge the search on outer folds."""
 
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)

@@ -8,6 +8,7 @@ import numpy as np
 from hilbert_ray import metrics
 from hilbert_ray.config import HILBERT
 from hilbert_ray.evaluation.cross_validation import gather
+from hilbert_ray.evaluation.withholding import is_labelled
 from hilbert_ray.features import Dataset
 from hilbert_ray.run import FoldResult
 
@@ -30,6 +31,7 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
         values["permutation"][task] = metrics.permutation_null(predictions[HILBERT])
     values["embedding"] = _score_embeddings(dataset, by_variant[HILBERT])
     values["data"] = describe(dataset)
+    values["labels"] = count_labelled(dataset)
     return values
 
 
@@ -71,6 +73,13 @@ def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[s
     )
     groups = features.groups[document[has_both]]
     return metrics.evaluate_embeddings(audio, text, joint, fold, repeat, groups)
+
+
+def count_labelled(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Return how many documents are labelled for each task, and how many are not."""
+    labelled = {task: int(is_labelled(dataset.features.targets[task]).sum()) for task in dataset.config.tasks}
+    total = len(dataset.features)
+    return {task: {"labelled": count, "unlabelled": total - count} for task, count in labelled.items()}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -78,11 +78,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PermutationNull:
-    """The headline metric when scores know nothing of labels: mean and 95 % range; `p` one-sided.
-
-    exchanged: `groups` where each group has one label and labels were exchanged between groups, `documents`
-    where labels differ within groups.
-    """
+    """The headline metric when labels are exchanged between documents: mean and 95 % range; `p` one-sided."""
 
     metric: str
     value: float | None = None
@@ -91,7 +87,6 @@ class PermutationNull:
     high: float | None = None
     p: float | None = None
     permutations: int = 0
-    exchanged: str = "documents"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,14 +196,13 @@ class FusionWeights:
     """How much each head counts in the logits of a task, as means over the networks of all folds.
 
     weights: not negative, by head (`experts`, `audio`, `text`, and other members of the sum). temperature:
-    what the evidence is divided by. labels: labelled documents that they were fitted on. cases: those of the
-    rarest class among them. is_fitted: False where labels were too few, and all heads count alike.
+    what the evidence is divided by. labels: labelled documents that they were fitted on. is_fitted: False
+    where those were too few, and all heads count alike.
     """
 
     weights: Mapping[str, float]
     temperature: float | None = None
     labels: float | None = None
-    cases: float | None = None
     is_fitted: bool = True
 
 
@@ -216,8 +210,8 @@ class FusionWeights:
 class LearningPoint:
     """The headline within folds of one variant that was trained on a share of the labels.
 
-    fraction: of the labels of the training groups. labels: labelled documents in a training part, in the
-    mean. within, low, high: the score with its 95 % interval.
+    fraction: of the labelled training groups. labels: labelled documents in a training part, in the
+    mean. within, low, high: the score with its 95 % interval. folds: test sets where it is defined.
     """
 
     fraction: float
@@ -225,6 +219,15 @@ class LearningPoint:
     within: float | None = None
     low: float | None = None
     high: float | None = None
+    folds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelling:
+    """Documents with and without a label of a task; the latter take part in terms that need no label."""
+
+    labelled: int
+    unlabelled: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -352,6 +355,12 @@ class Evaluation:
         return _record(Duplicates, {**values, "pairs": pairs})
 
     @cached_property
+    def labels(self) -> Mapping[str, Labelling]:
+        """How many documents are labelled, by task; empty where the file does not say."""
+        counts = self._values.get("labels") or {}
+        return {task: _record(Labelling, values) for task, values in counts.items()}
+
+    @cached_property
     def cost(self) -> RunCost | None:
         """What the run took; None where the file does not say."""
         values = self._values.get("run") or {}
@@ -374,7 +383,22 @@ class Evaluation:
                 bounds = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "no interval"
                 value = "n/a" if score.within is None else f"{score.within:.3f}"
                 lines.append(f"  {VARIANTS.get(variant, variant):<36} {value}   {bounds}")
+            lines += self._curve_lines(task)
         return "\n".join(lines)
+
+    def _curve_lines(self, task: str) -> list[str]:
+        """Return a task's learning curve as lines: a column for each number of labels."""
+        curve = self.learning_curve.get(task) or {}
+        if not curve:
+            return []
+        # All variants have the same numbers of labels, those of the same documents.
+        columns = [f"{point.labels:.0f}" for point in next(iter(curve.values()))]
+        rows = {"labelled documents to train on": columns}
+        for variant, points in curve.items():
+            scores = ["n/a" if point.within is None else f"{point.within:.3f}" for point in points]
+            rows[VARIANTS.get(variant, variant)] = scores
+        head = f"{task}: the same with fewer labels"
+        return [head, *(f"  {name:<36} " + "   ".join(f"{x:>5}" for x in row) for name, row in rows.items())]
 
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:
@@ -387,10 +411,8 @@ def _record(kind: type[R], values: Mapping[str, Any]) -> R:
 def _fusion_weights(values: Mapping[str, Any]) -> FusionWeights:
     # Whatever is not about the fit is a head: there may be more of them one day.
     about = {f.name for f in fields(FusionWeights)}
-    weights = {name: value for name, value in values.items() if name not in about and value is not None}
-    # Nothing can be fitted without labels, whether or not the file says so.
-    is_fitted = values.get("is_fitted", values.get("labels") != 0)
-    return _record(FusionWeights, {**values, "weights": weights, "is_fitted": is_fitted})
+    weights = {name: value for name, value in values.items() if name not in about}
+    return _record(FusionWeights, {**values, "weights": weights})
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:

@@ -366,3 +366,38 @@ def test_a_rerun_with_more_variants_runs_only_what_is_new(
         assert {"hilbert_audio", "hilbert_text"} < set(values["comparisons"][task])
     named = set(pq.read_table(run / "predictions.parquet")["variant"].to_pylist())
     assert {"hilbert_audio", "hilbert_text"} < named
+
+
+@pytest.mark.ray
+def test_a_learning_curve_has_the_scores_of_the_run_and_adds_no_rival(
+    embedded: make.Embedded, tmp_path: Path
+) -> None:
+    config = replace(
+        CONFIG,
+        fit=replace(CONFIG.fit, epochs=1),
+        folds=FoldsConfig(folds=2, repeats=1, inner=0),
+        tasks={"topic": TaskConfig(kind="binary", classes=("home", "work"))},
+    )
+    run = str(tmp_path / "run")
+    values = evaluate(embedded.store, run, config, text="none", labels=(1, 0.5)).to_dict()
+    names = ["hilbert", "mean_std_logistic"]
+    assert sorted(values["tasks"]["topic"]) == names
+    assert sorted(values["comparisons"]["topic"]) == names[1:]
+    assert {
+        row["variant"] for row in pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    } == set(names)
+    curve = values["learning_curve"]["topic"]
+    assert sorted(curve) == [*names, "task_only"]
+    for name in names:
+        few, whole = curve[name]
+        assert (few["fraction"], whole["fraction"]) == (0.5, 1)
+        assert few["labels"] < whole["labels"]
+        assert whole["within"] == values["tasks"]["topic"][name]["auc"]["within"]
+        assert few["folds"] == whole["folds"] == 2
+    labelled = values["labels"]["topic"]
+    assert labelled == {"labelled": values["data"]["labels"]["topic"]["labelled"], "unlabelled": 2}
+    # Two folds of each: HILBERT and the regression, the task loss alone, and all three with half the labels.
+    assert (values["run"]["fits"], values["run"]["reused"]) == (2 * (2 + 1 + 3), 0)
+    again = evaluate(embedded.store, run, config, text="none").to_dict()
+    assert (again["run"]["fits"], again["run"]["reused"]) == (0, 4)
+    assert (again["tasks"], again["learning_curve"]) == (values["tasks"], {})
