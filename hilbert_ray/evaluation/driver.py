@@ -15,7 +15,7 @@ from hilbert_ray.config import Config
 from hilbert_ray.evaluation.cross_validation import run_folds
 from hilbert_ray.evaluation.learning_curve import check_shares, choose_learners, score_curve
 from hilbert_ray.evaluation.scores import count_labelled, score
-from hilbert_ray.evaluation.shortcuts import score_shortcuts
+from hilbert_ray.evaluation.shortcuts import describe_duplicates, score_shortcuts
 from hilbert_ray.evaluation.variants import choose_variants
 from hilbert_ray.features import Dataset, open_dataset
 from hilbert_ray.folds import Folds, Strata, choose_strata, make_folds, read_folds, write_folds
@@ -103,6 +103,7 @@ def _evaluate(
     values = score(dataset, with_subsets)
     values["learning_curve"] = score_curve(features, config, folds, learners, results) if shares else {}
     values["shortcuts"] = score_shortcuts(dataset, folds)
+    values["duplicates"] = describe_duplicates(dataset)
     values["folds"] = folds.describe(strata.members, strata.names)
     values["splits"] = {"documents": len(dataset.documents), "held_out": dict(dataset.held_out)}
     # The only part of the file that differs between two runs of the same folds.

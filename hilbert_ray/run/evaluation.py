@@ -78,7 +78,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PermutationNull:
-    """The headline metric when labels are exchanged between documents: mean and 95 % range; `p` one-sided."""
+    """The headline metric when scores know nothing of labels: mean and 95 % range; `p` one-sided.
+
+    exchanged: `groups` where each group has one label and labels were exchanged between groups, `documents`
+    where labels differ within groups.
+    """
 
     metric: str
     value: float | None = None
@@ -87,6 +91,7 @@ class PermutationNull:
     high: float | None = None
     p: float | None = None
     permutations: int = 0
+    exchanged: str = "documents"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,13 +201,14 @@ class FusionWeights:
     """How much each head counts in the logits of a task, as means over the networks of all folds.
 
     weights: not negative, by head (`experts`, `audio`, `text`, and other members of the sum). temperature:
-    what the evidence is divided by. labels: labelled documents that they were fitted on. is_fitted: False
-    where those were too few, and all heads count alike.
+    what the evidence is divided by. labels: labelled documents that they were fitted on. cases: those of the
+    rarest class among them. is_fitted: False where labels were too few, and all heads count alike.
     """
 
     weights: Mapping[str, float]
     temperature: float | None = None
     labels: float | None = None
+    cases: float | None = None
     is_fitted: bool = True
 
 
@@ -411,8 +417,10 @@ def _record(kind: type[R], values: Mapping[str, Any]) -> R:
 def _fusion_weights(values: Mapping[str, Any]) -> FusionWeights:
     # Whatever is not about the fit is a head: there may be more of them one day.
     about = {f.name for f in fields(FusionWeights)}
-    weights = {name: value for name, value in values.items() if name not in about}
-    return _record(FusionWeights, {**values, "weights": weights})
+    weights = {name: value for name, value in values.items() if name not in about and value is not None}
+    # Nothing can be fitted without labels, whether or not the file says so.
+    is_fitted = values.get("is_fitted", values.get("labels") != 0)
+    return _record(FusionWeights, {**values, "weights": weights, "is_fitted": is_fitted})
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
