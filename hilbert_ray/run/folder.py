@@ -130,7 +130,7 @@ def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) ->
     if earlier["data"] != dataset.fingerprint:
         raise ConfigError(
             f"run folder {out} holds results on other data (fingerprint {earlier['data']}, now "
-            f"{dataset.fingerprint}): documents, labels or encoders have changed; {remedy}"
+            f"{dataset.fingerprint}): documents, groups, labels or encoders have changed; {remedy}"
         )
     settings = to_dict(dataset.config)
     # Others, such as folds or resources, may differ between the commands of one run.
