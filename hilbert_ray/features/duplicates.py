@@ -3,7 +3,8 @@
 A recording that was listed twice, converted, or cut into parts is in training and test set at once if its
 copies are of different groups. Both searches compare tokens of documents: hashes of features, and runs of
 words. Only documents that share a token are ever compared, so that time grows with the number of tokens. What
-many documents share (a script, silence) is no token.
+many documents share (a script, silence) is no token. A recording cut at other times has other windows: such
+copies are found by their text alone.
 """
 
 import math
@@ -35,8 +36,8 @@ CANDIDATE_SHARE = 0.01
 """Share of the hashes of the shorter recording above which two recordings are compared in full."""
 TOLERANCE = 0.5
 """Root mean square distance of two nearly identical segments, as a share of that of any two, where each
-recording's own mean and deviation are taken out, so that gain, channel and codec do not matter. With MFCC of
-synthetic speech, copies by MP3 and Opus are within 0.1 to 0.3, other recordings of one voice beyond 0.6."""
+recording's own mean and deviation are taken out, so that gain, channel and codec matter little. With MFCC of
+synthetic speech, copies by MP3 and Opus are within 0.1 to 0.3, other recordings beyond 0.6."""
 MIN_SEGMENTS, SHORT_TOLERANCE = 4, 0.1
 """Shorter recordings have no mean and deviation of their own; theirs are compared as they are, strictly."""
 MIN_DEVIATION = 0.05
