@@ -35,6 +35,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "training": "Training",
     "evaluate": "Folds",
     "coverage": "Intervals and tests",
+    "null": "Intervals and tests",
     "search": "Search",
     "scale": "How cost grows",
     "terms": "What the terms of the objective do",
