@@ -27,13 +27,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python examples/demo.py --out out/demo
 
-# Two processes, to which files are handed out in the order of tests/conftest.py.
-# Tests without Ray fill both cores. Those with Ray follow in one process: they share one cluster, and some start
-# another one, which Ray gives 30 s to come up; a third beside them would fail on two cores.
+# Tests with Ray run in one process: they share one cluster, and some start another one, which Ray gives 30 s to come
+# up. They often wait, and tests without Ray fill both cores meanwhile, at a low priority that leaves Ray its time.
 test: setup
 	@sh tests/install_system_packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not soak'
-	$(BIN)/python -m pytest -m 'ray and not soak'
+	@PYTEST="$(BIN)/python -m pytest" sh tests/run.sh
 
 soak: setup
 	@sh tests/install_system_packages.sh
