@@ -29,6 +29,7 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
         values["comparisons"][task] = _compare(predictions)
         # Of HILBERT only: the others are judged by their comparison with it.
         values["permutation"][task] = metrics.permutation_null(predictions[HILBERT])
+    values["fusion"] = {task: _mean_heads(task, by_variant[HILBERT]) for task in tasks}
     values["embedding"] = _score_embeddings(dataset, by_variant[HILBERT])
     values["data"] = describe(dataset)
     values["labels"] = count_labelled(dataset)
@@ -53,6 +54,18 @@ def adjust_p_values(comparisons: Mapping[str, dict[str, Any]]) -> None:
         p_values = [np.nan if values[key] is None else values[key] for values in comparisons.values()]
         for values, p in zip(comparisons.values(), metrics.holm(p_values), strict=True):
             values[f"{key}_holm"] = p if np.isfinite(p) else None
+
+
+def _mean_heads(task: str, results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
+    """Return how much each head counts for a task, means over folds, by what a document has."""
+    by_modalities: dict[str, list[Mapping[str, float]]] = {}
+    for result in results:
+        for modalities, weights in result.heads.get(task, {}).items():
+            by_modalities.setdefault(modalities, []).append(weights)
+    return {
+        modalities: {name: float(np.mean([weights[name] for weights in of_folds])) for name in of_folds[0]}
+        for modalities, of_folds in by_modalities.items()
+    }
 
 
 def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
