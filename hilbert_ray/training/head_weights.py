@@ -215,5 +215,5 @@ def _standardised(task: TaskConfig, targets: Tensor, statistics: Tensor) -> Tens
     """Return the targets; those of regression in the units of the network's scores, float64."""
     if task.kind != "regression":
         return targets
-    mean, deviation = statistics.double().tolist()
+    mean, deviation = (float(value) for value in statistics)
     return (targets.double() - mean) / (deviation if deviation > 0 else 1.0)
