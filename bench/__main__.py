@@ -21,6 +21,7 @@ BENCHMARKS = (
     "scale --documents 1000 10000 --minutes 1 10 60 --segments 10 100 1000 --actors 1 2 --hours 2",
     "coverage --datasets 10",
     "null --datasets 4",
+    "quality --seeds 1 --cohorts 2",
 )
 
 

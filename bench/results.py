@@ -36,6 +36,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "evaluate": "Folds",
     "coverage": "Intervals and tests",
     "null": "Intervals and tests",
+    "quality": "Predictions",
     "search": "Search",
     "scale": "How cost grows",
     "terms": "What the terms of the objective do",
