@@ -78,7 +78,8 @@ class TuneConfig:
     """The search for better settings."""
 
     trials: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
-    """Number of settings to try in each search; the first trial uses the current settings."""
+    """Number of settings to try in each search; the first trial uses the current settings. There is a search
+    for each outer fold, which judges it, and one on all documents, whose settings are in RUN/best.yaml."""
     algorithm: Literal["tpe", "random"] = "tpe"
     """How settings are proposed: by TPE (Optuna) from the earlier trials, or at random."""
     scheduler: Literal["asha", "hyperband", "none"] = "asha"
@@ -86,9 +87,13 @@ class TuneConfig:
     does, the others later or never), or nothing. Population-based schedulers such as PB2 are not offered:
     they copy weights between running trials, but here every inner fold trains from scratch."""
     objectives: tuple[Literal["score", "brier"], ...] = ("score",)
-    """What to optimise: the headline score alone, or `score brier`: among the trials within one standard
-    error of the best headline score, the one with the lowest Brier score. Two objectives need `scheduler:
-    none`."""
+    """What to optimise, on inner folds. `score`: the headline (AUC or concordance within test sets, mean over
+    tasks) of a single network, without the seeds, weights of heads and temperature that `evaluate` adds.
+    `score brier`: among the trials within one standard error of the best score, the one with the lowest Brier
+    score of its calibrated probabilities; calibration trains `folds.inner` more networks in each inner fold.
+    Two objectives need `scheduler: none`. The best of the trials that finished all inner folds replaces the
+    current settings if it is better by more than one standard error of theirs in one objective, and worse by
+    more in none; otherwise they stay. The best of many trials is partly lucky: the outer folds tell."""
     max_concurrent: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
     """Number of trials that run at once. 0: as many as the cluster has room for."""
     cpus_per_trial: Annotated[float, Meta(gt=0, le=10_000)] = 1.0

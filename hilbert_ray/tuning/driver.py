@@ -256,5 +256,9 @@ def _search_key(dataset: Dataset, outer_folds: Sequence[Fold]) -> str:
         del settings["tune"][name]
     # Documents and not the name of the folds file, whose content may change.
     tested = [fold.test.tolist() for fold in outer_folds]
-    facts = json.dumps([dataset.fingerprint, settings, tested], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+    facts = [dataset.fingerprint, settings, tested]
+    # Searches of version 0.1.0 judged probabilities before calibration: no trial of theirs is comparable.
+    if "brier" in dataset.config.tune.objectives:
+        facts.append("calibrated")
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

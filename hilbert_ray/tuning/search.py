@@ -124,10 +124,13 @@ def run_trial(
     torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
     is_default = dict(sample) == first
     settings = config if is_default else apply(config, sample)
-    # One network and no temperature: an ensemble and calibration cost more than they reveal about a setting.
+    # One network: an ensemble costs more than it reveals about a setting. So do the weights of heads and the
+    # temperature, unless probabilities are judged: then those that `evaluate` would give, as a setting must
+    # not be chosen for an overconfidence that calibration takes away.
+    inner = settings.folds.inner if "brier" in config.tune.objectives else 0
     settings = replace(
         settings,
-        folds=replace(settings.folds, inner=0, gpus=config.tune.gpus_per_trial),
+        folds=replace(settings.folds, inner=inner, gpus=config.tune.gpus_per_trial),
         fit=replace(settings.fit, seeds=1),
     )
     features: Features = ray.get(features_refs[0])

@@ -29,7 +29,8 @@ from hilbert_ray.tuning.space import Settings
 log = logging.getLogger(__name__)
 Trial = Mapping[str, Any]
 """A finished trial: `settings`, `score` and `brier` (means), `folds` and `briers` (of each inner fold that it
-finished), `is_default`, and where training diverged the `error`."""
+finished), `is_default`, and where training diverged the `error`. Brier scores are of calibrated probabilities
+where they are an objective, otherwise of one network as it is."""
 WORST = {"score": 0.0, "brier": 2.0}
 """Of a trial whose training diverged: the ends of both scales, so that Optuna avoids its settings."""
 SAVE_INTERVAL_S = 5.0

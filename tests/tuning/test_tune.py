@@ -124,7 +124,9 @@ def scores_of(
 ) -> tuple[list[float], list[float]]:
     """Return headline and Brier score on each fold, computed in this process."""
     changed = apply(dataset.config, settings)
-    plain = replace(changed, folds=replace(changed.folds, inner=0))
+    # Probabilities are calibrated where they are judged.
+    inner = changed.folds.inner if "brier" in changed.tune.objectives else 0
+    plain = replace(changed, folds=replace(changed.folds, inner=inner))
     results = [run_fold(dataset.features, Variant(name="trial", config=plain), fold) for fold in folds]
     return (
         [headline(dataset.features, plain, [result]) for result in results],
@@ -182,6 +184,24 @@ def test_the_scheduler_cannot_cut_the_defaults_short(
     assert [len(report["folds"]) for report in reports] == [2]
     run_trial({**DEFAULTS, "loss.cka": 1.0}, shared, dataset.config, folds, DEFAULTS)
     assert [len(report["folds"]) for report in reports] == [2, 1, 2]
+
+
+def test_brier_is_judged_on_calibrated_probabilities(
+    embedded: make.Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings were once chosen for how sure their networks are before calibration."""
+    dataset, folds = first_search(embedded)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray_tune, "report", reports.append)
+    shared = [ray.put(dataset.features)]
+    for objectives in (("score",), ("score", "brier")):
+        searching = replace(CONFIG.tune, objectives=objectives, scheduler="none")
+        config = replace(dataset.config, tune=searching)
+        run_trial(DEFAULTS, shared, config, folds, DEFAULTS)
+        judged = replace(dataset, config=config)
+        assert reports[-1]["briers"] == pytest.approx(scores_of(judged, {}, folds)[1], abs=1e-9)
+    plain, calibrated = (np.array(report["briers"]) for report in reports)
+    assert not np.allclose(plain, calibrated, atol=1e-4)
 
 
 def test_a_trial_that_diverges_ends_with_the_worst_score_and_says_why(
