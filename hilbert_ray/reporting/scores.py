@@ -302,9 +302,11 @@ def _null(run: RunResults, task: str) -> Html:
         return missing("The run has no permutation null for this task.")
     # One-sided: a score below chance is not evidence of a signal.
     label = headline_of(run.tasks[task].kind)[1]
+    units = "groups" if null.exchanged == "groups" else "documents"
     return paragraph(
         Html(
-            f"Permutation null: with labels permuted between documents ({number(null.permutations)} times), "
+            f"Permutation null: with labels permuted between {units} ({number(null.permutations)} "
+            "times; the range is widened, because networks are not trained again for each), "
             f"the {label} is {number(null.mean)} on average and lies between {number(null.low)} and "
             f"{number(null.high)} in 95&#8239;% of cases; HILBERT\u2019s {number(null.value)} has "
             f"{probability(null.p, 'p')} (one-sided)."
