@@ -1,12 +1,12 @@
 """How good are the predictions where HILBERT should help? Measured on generated documents with known truth.
 
-- idle: `heard` depends on audio alone, `read` (nearly trivial) on text alone, `both` on both. For each task the
-  AUC of HILBERT, with its heads weighted and with all counting alike, of networks of one modality, and of the
-  rivals.
-- labels: 60 documents have a label and 1,000 have none; both modalities share a small part, on which the label
-  depends. The AUC of the whole objective and of the task loss alone, and with other forms of contrast.
-- calibration: cohorts of 100 to 1,000 documents with prevalences of 0.05 to 0.5 and audio that says nothing to
-  much. Out of fold: log loss above that of the base rate, mean probability less prevalence, slope and AUC.
+- idle: `heard` depends on audio alone, `read` (nearly trivial) on text alone, `both` on both. For each task
+  the AUC of HILBERT, with its heads weighted and with all counting alike, of networks of one modality, and of
+  the rivals.
+- labels: 60 documents have a label and 1,000 have none; both modalities share a small part that the label
+  depends on. The AUC of the whole objective and of the task loss alone, and with other forms of contrast.
+- calibration: cohorts of 100 to 1,000 documents with prevalences of 0.05 to 0.5 and audio that says nothing
+  to much. Out of fold: log loss above that of the base rate, mean probability less prevalence, slope and AUC.
 
 Each seed draws new documents. The table shows medians and ranges over seeds.
 

@@ -1,5 +1,6 @@
 """Ragged arrays and batches against plain loops over documents, for any lengths and any world size."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,45 @@ def test_an_epoch_is_each_document_once_over_batches_and_ranks_whatever_the_worl
     sizes = [len(batch) for batch in alone]
     assert np.ptp(sizes) <= 1
     assert np.mean(sizes) == pytest.approx(count / max(round(count / size), 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    documents=st.integers(2, 400), share=st.floats(0, 1), batch_size=st.integers(2, 40),
+    has_buckets=st.booleans(), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_labelled_documents_are_spread_evenly_over_batches(
+    documents: int, share: float, batch_size: int, has_buckets: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    documents += 2001 if has_buckets else 0
+    indices, is_labelled = rng.permutation(3 * documents)[:documents], rng.random(documents) < share
+    lengths = rng.integers(0, 50, documents)
+    batches = epoch_batches(indices, batch_size, np.random.default_rng(seed), lengths, is_labelled)
+    assert sorted(np.concatenate(batches)) == sorted(indices)
+    sizes = [len(batch) for batch in batches]
+    labelled = [np.isin(batch, indices[is_labelled]).sum() for batch in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(labelled) - min(labelled) <= 1
+
+
+def test_batches_of_documents_that_are_all_labelled_are_those_drawn_without_looking_at_labels() -> None:
+    indices = np.arange(50)
+    plain = epoch_batches(indices, 8, np.random.default_rng(3))
+    labelled = epoch_batches(indices, 8, np.random.default_rng(3), None, np.ones(50, bool))
+    assert [batch.tolist() for batch in plain] == [batch.tolist() for batch in labelled]
+
+
+def test_a_document_is_labelled_if_any_task_has_a_label_of_it() -> None:
+    features = replace(
+        documents([(1, 1)] * 5),
+        targets={
+            "state": np.array([-1, 2, -1, -1, -1]),
+            "score": np.array([np.nan, np.nan, 3.5, np.nan, np.nan], np.float32),
+            "tags": np.array([[np.nan, np.nan]] * 3 + [[np.nan, 0.0]] + [[np.nan, np.nan]], np.float32),
+        },
+    )
+    assert features.is_labelled.tolist() == [False, True, True, True, False]
 
 
 @settings(max_examples=30, deadline=None)

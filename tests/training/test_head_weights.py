@@ -107,7 +107,7 @@ def test_the_fit_is_the_least_of_the_stated_loss(seed: int, documents: int) -> N
 
 
 def test_the_fewer_labels_the_more_even_are_the_weights() -> None:
-    """Between the heads that say nothing and the one that says all, as the labels give it and as it is shrunk."""
+    """Gaps are between the head that says all and those that say nothing."""
     gaps = []
     for documents in (6, 60, 6000):
         fitted = fit_weights(BINARY, drawn(documents, (0.0, 2.0, 0.0), 0.5, seed=5), ALL)

@@ -171,3 +171,31 @@ def test_inner_folds_come_first_and_hold_out_each_training_document_once() -> No
         assert sorted([*job.train, *job.test]) == indices.tolist()
         assert not set(features.groups[job.train]) & set(features.groups[job.test])
     assert all(job.test is None and job.train.tolist() == indices.tolist() for job in jobs[2:])
+
+
+@pytest.mark.parametrize(
+    ("labelled", "rare", "is_used"),
+    [(1200, 0.3, True), (1200, 0.05, False), (900, 0.3, False), (0, 0.0, False)],
+)
+def test_early_stopping_counts_labels_and_groups_of_the_rarest_class(
+    labelled: int, rare: float, is_used: bool
+) -> None:
+    """1,500 documents: it is judged by a tenth of the labelled ones, or there is none."""
+    heard = np.full(1500, -1)
+    heard[:labelled] = np.arange(labelled) < rare * labelled
+    ids = np.arange(1500)
+    features = replace(
+        make.features(4, absent=0.0), doc_ids=ids.astype(str), groups=ids, audio=None, text=None,
+        targets={"heard": heard},
+    )  # fmt: skip
+    config = replace(
+        CONFIG,
+        tasks={"heard": TaskConfig(kind="binary", classes=("no", "yes"))},
+        fit=FitConfig(seeds=1),
+        folds=FoldsConfig(inner=0),
+    )
+    [job] = plan_networks(config, features, ids)
+    assert (job.validation is not None) == is_used
+    if job.validation is not None:
+        assert (heard[job.validation] >= 0).sum() > 60
+        assert (heard[job.validation] == 1).sum() > 10
