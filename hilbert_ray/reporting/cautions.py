@@ -10,7 +10,7 @@ import numpy as np
 
 from hilbert_ray.config import HILBERT
 from hilbert_ray.metrics import Predictions
-from hilbert_ray.reporting.html import Html, interval, join, link, number, quoted, text
+from hilbert_ray.reporting.html import Html, code, interval, join, link, number, quoted, text
 from hilbert_ray.run import SHORTCUT_LOW, DataCounts, RunResults, Score, headline_of
 
 FEW_GROUPS = 40
@@ -29,8 +29,11 @@ def is_exploratory(run: RunResults) -> bool:
     return run.evaluation.data is not None and run.evaluation.data.groups < FEW_GROUPS
 
 
-def groups_of(run: RunResults) -> int | None:
-    """Return the number of groups, which comparisons know too."""
+def groups_of(run: RunResults, task: str | None = None) -> int | None:
+    """Return the number of groups, of those that are labelled for a task where the run compares it."""
+    of_task = next(iter(run.evaluation.comparisons.get(task or "", {}).values()), None)
+    if of_task is not None and of_task.groups:
+        return of_task.groups
     if run.evaluation.data is not None:
         return run.evaluation.data.groups
     counts = [c.groups for compared in run.evaluation.comparisons.values() for c in compared.values()]
@@ -51,7 +54,8 @@ def cautions(run: RunResults) -> list[Html]:
         shortcut = shortcut_caution(run, task)
         if shortcut is not None:
             found.append(shortcut)
-    found += [remark for remark in (_excuse(run), shared_caution(run)) if remark is not None]
+    remarks = (_excuse(run), shared_caution(run), duplicates_caution(run))
+    found += [remark for remark in remarks if remark is not None]
     lacking = [] if run.evaluation.data is None else missing_data(run.evaluation.data)
     if lacking:
         found.append(join(lacking, " "))
@@ -101,10 +105,13 @@ def shortcut_caution(run: RunResults, task: str) -> Html | None:
         ],
         ", ",
     )
+    best = max(score.within or 0.0 for score in telling.values())
+    # What is no higher than a shortcut alone has not been shown to hold anything else.
+    rests = f"may rest on {'it' if len(telling) == 1 else 'them'}"
+    verdict = rests if own.within is None or own.within > best else "is not higher"
     return Html(
         f"<strong>Shortcut</strong> for {text(quoted(task))}: {listed} alone, by {label} within folds. "
-        f"HILBERT\u2019s {number(own.within)} may rest on {'it' if len(telling) == 1 else 'them'}; see "
-        f"{link('shortcuts', 'Shortcuts')}."
+        f"HILBERT\u2019s {number(own.within)} {verdict}; see {link('shortcuts', 'Shortcuts')}."
     )
 
 
@@ -129,6 +136,19 @@ def shared_caution(run: RunResults) -> Html | None:
     return Html(
         f"<strong>Same words in several groups:</strong> {shared.documents} of {shared.of} documents have a "
         f"sentence of four words or more in common with another group; see {link('shortcuts', 'Shortcuts')}."
+    )
+
+
+def duplicates_caution(run: RunResults) -> Html | None:
+    """Return how many near duplicates lie in different groups; None without any, or where they are joined."""
+    duplicates = run.evaluation.duplicates
+    if duplicates is None or not duplicates.found or duplicates.are_joined:
+        return None
+    such = "".join(f", such as {code(p.first)} and {code(p.second)}" for p in duplicates.pairs[:1])
+    pairs = "1 pair" if duplicates.found == 1 else f"{duplicates.found} pairs"
+    return Html(
+        f"<strong>Near duplicates:</strong> {pairs} of documents of different groups{such}. Scores may be "
+        "too good: correct the groups in the manifest, or set folds.join_duplicates."
     )
 
 

@@ -85,18 +85,15 @@ def _task(run: RunResults, task: str) -> Html:
     parts = [title, *remarks, _per_class(run, task)]
     if predictions is None:
         return join([*parts, absent])
+    roc, precision = _curves(run, task, predictions)
     # In sight: what is separated and whether probabilities hold. Folded: how, and whether acting pays off.
     more = fold(
-        f"Decisions, curves and usefulness of {quoted(task)}",
-        heading(4, "Decisions"),
+        f"Decisions, precision and usefulness of {quoted(task)}",
         _confusion(task, predictions),
-        heading(4, "Curves"),
-        figures(*_curves(run, task, predictions)),
-        heading(4, "Usefulness"),
-        figures(_decision_curves(run, task, predictions)),
+        figures(precision, _decision_curves(run, task, predictions), _class_forest(run, task)),
         is_open=len(run.tasks) == 1,
     )
-    both = figures(_class_forest(run, task), _reliability(task, predictions))
+    both = figures(_reliability(task, predictions), roc)
     return join([*parts, _calibration_facts(run, task), both, more])
 
 

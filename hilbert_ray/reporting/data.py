@@ -47,6 +47,9 @@ def _counts(run: RunResults) -> list[tuple[str, Cell]]:
     counts: list[tuple[str, Cell]] = [("Documents", documents), ("Groups", groups)]
     if data is not None and data.left_out:
         counts.append(("Left out: no features", warned(data.left_out)))
+    splits = run.evaluation.splits
+    if splits is not None:
+        counts += [(f"Held out: split {name}", count) for name, count in splits.held_out.items() if count]
     # metrics.json counts each modality on its own; how many have both is only known by document.
     both = _documents_with_both(run)
     if both is not None:
@@ -131,7 +134,7 @@ def _histogram(run: RunResults, task: str) -> list[Html]:
     values = _numbers(predictions)
     count, edges = np.histogram(values, bins=min(20, max(5, round(len(values) ** 0.5))))
     quarters = [float(q) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]
-    names = ("Lowest", "First quarter", "Median", "Third quarter", "Highest")
+    names = ("Lowest", "Lower quartile", "Median", "Upper quartile", "Highest")
     rows: list[list[Cell]] = [
         [Html(f"{number(float(low))} to {number(float(high))}"), int(n)]
         for low, high, n in zip(edges[:-1], edges[1:], count, strict=True)

@@ -8,8 +8,11 @@ from hilbert_ray.reporting.checklist import ITEMS
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
+    blocks,
     code,
+    fold,
     heading,
+    join,
     paragraph,
     section,
     table,
@@ -33,19 +36,17 @@ def methods_section(run: RunResults) -> Html:
     return section(
         "methods",
         "Methods",
-        _features(run, config),
-        _model(config),
-        _objective(config),
-        _training(run, config),
-        _evaluation(run, config),
-        _software(run),
+        blocks(
+            join([_features(run, config), _model(config), _objective(config)]),
+            join([_training(run, config), _evaluation(run, config), _software(run)]),
+        ),
         heading(3, "TRIPOD+AI checklist"),
         paragraph(
             "Follows the items of the TRIPOD+AI statement (Collins et al., BMJ 2024;385:e078378) for "
             "clinical prediction models. What this software knows is filled in; only the authors can state "
             "the rest.",
         ),
-        checklist(run),
+        fold(f"All {len(ITEMS)} items", checklist(run)),
     )
 
 
@@ -191,9 +192,10 @@ def _evaluation(run: RunResults, config: Config) -> Html:
         # 1000 is `cross_validation.SEED_STEP`; evaluation lies above this room, so it cannot be imported.
         f"Evaluation: stratified group {count}-fold cross-validation{repeated} (seed {config.fit.seed}; the "
         f"networks' seeds increase by 1000 with each repeat), {distinct} distinct test sets.",
-        "The headline counts concordant pairs within test sets only. Intervals are t intervals of a "
-        "cluster bootstrap over groups; differences are tested by the corrected resampled t test (Nadeau "
-        "and Bengio 2003) and by a paired cluster bootstrap, with p-values adjusted by Holm's method.",
+        "The headline counts concordant pairs within test sets only. Its intervals are t intervals of a "
+        "cluster jackknife corrected for pairs (Efron and Stein 1981), those of other scores of a cluster "
+        "bootstrap; differences are tested by the corrected resampled t test (Nadeau and Bengio 2003) and by "
+        "a paired t test with the same jackknife, with p-values adjusted by Holm's method.",
     )
 
 

@@ -277,7 +277,9 @@ def stacked(label: str, rows: Sequence[tuple[str, Sequence[float]]], names: Sequ
                 # Narrower parts have no room for the number, which the table has.
                 if width >= 0.09:
                     middle = start + width / 2
-                    axis.text(middle, y, f"{width:.0%}", ha="center", va="center", color=PANEL, fontsize=11)
+                    axis.text(
+                        middle, y, f"{100 * width:.0f} %", ha="center", va="center", color=PANEL, fontsize=11
+                    )
             left = left + share
         axis.set_yticks(range(len(rows)), [shorten(name, 20) for name, _ in rows])
         axis.set(xlim=(0, 1))

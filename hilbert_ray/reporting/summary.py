@@ -64,7 +64,7 @@ def _line(run: RunResults, task: str) -> Html:
     kind, scores = run.tasks[task].kind, run.scores(task)
     metric, label = headline_of(kind)
     rival = best_rival(run, task)
-    few = groups_of(run) if is_exploratory(run) else None
+    few = groups_of(run, task) if is_exploratory(run) else None
     if rival is None:
         own = scores[HILBERT][metric]
         lead = f"Exploratory with {few} groups: o" if few is not None else "O"

@@ -5,7 +5,18 @@ from typing import Any
 
 from hilbert_ray.config import MODALITIES, LossConfig
 from hilbert_ray.reporting import plots
-from hilbert_ray.reporting.html import Cell, Html, figure, figures, missing, number, paragraph, section, table
+from hilbert_ray.reporting.html import (
+    Cell,
+    Html,
+    figure,
+    figures,
+    fold,
+    missing,
+    number,
+    paragraph,
+    section,
+    table,
+)
 from hilbert_ray.reporting.plot_data import by_epoch
 from hilbert_ray.reporting.plots import EpochCurve
 from hilbert_ray.run import RunResults
@@ -107,4 +118,5 @@ def _terms(run: RunResults, records: Sequence[Record]) -> Html:
         "The total loss and its terms before weighting, averaged over the steps of an epoch and over "
         "networks. A term that stays at 0 is switched off or had too few documents."
     )
-    return figures(figure(picture, caption, _epoch_table("Loss terms by epoch, mean of networks", curves)))
+    numbers = _epoch_table("Loss terms by epoch, mean of networks", curves)
+    return fold("Loss and its terms by epoch", figures(figure(picture, caption, numbers)))

@@ -127,6 +127,11 @@ def evaluated(run: Path) -> None:
     values["run"] = {"seconds": 1.0, "fold_seconds": 2.0, "fits": len(results)}
     values["fusion"] = FUSION
     values["learning_curve"] = {"state": LEARNING}
+    values["splits"] = {"documents": 48, "held_out": {"test": 7}}
+    values["duplicates"] = {
+        "found": 3, "documents": 4, "groups": 3, "are_joined": False, "checked": {"audio": 48},
+        "pairs": [{"first": "<b>01</b>", "second": "<b>02</b>", "audio": 0.9, "text": None}],
+    }  # fmt: skip
     values["shortcuts"] = {
         f"turns of {EVIL}": {
             task: {"within": 0.5 + k / 64, "within_low": 0.25, "within_high": 0.75}

@@ -46,6 +46,23 @@ def test_the_page_needs_nothing_from_elsewhere(source: str, page: Page) -> None:
     assert len(source) < 3_000_000
 
 
+def test_details_are_folded_and_printed_in_full(source: str, page: Page) -> None:
+    parts = [a for tag, a in page.tags if tag == "details" and a.get("class") == "part"]
+    assert len(parts) >= 2 * 4
+    assert not any("open" in attributes for attributes in parts)
+    # Several tasks: what is folded has its task in the summary, since headings may be out of sight.
+    assert "Tests and permutation null of \u201cstate\u201d" in page.text
+    printed = source.split("@media print")[1].split("</style>")[0]
+    assert "details.part::details-content { content-visibility: visible;" in printed
+
+
+def test_a_single_task_is_shown_unfolded(smaller: Path) -> None:
+    shown = Page(Path(report(smaller)).read_text(encoding="utf-8"))
+    parts = [a for tag, a in shown.tags if tag == "details" and a.get("class") == "part"]
+    assert sum("open" in attributes for attributes in parts) == 2
+    assert "HILBERT on \u201cstate\u201d: cross-validated results" in shown.headings[0][1]
+
+
 def test_no_path_and_no_transcript_is_shown(run: Path, source: str) -> None:
     for secret in ("/home", "somebody", str(run.parent), SECRET):
         assert secret not in source

@@ -162,6 +162,7 @@ def test_cautions_come_before_every_score_and_are_marked_in_their_tables(
         f"Shortcut for \u201clevel\u201d: \u201cturns of {EVIL}\u201d 0.950 (0.700 to 0.980) alone",
         "Turns of the speaker whom the labels are about are no shortcut",
         "5 of 48 documents have a sentence of four words or more in common with another group",
+        "Near duplicates: 3 pairs of documents of different groups, such as <b>01</b> and <b>02</b>.",
         "Left out: 1 document has no features at all",
         "Quarantined: 2 documents have audio that could not be embedded",
         "Pending: 3 documents have text that is not embedded yet",
