@@ -2,9 +2,14 @@
 
 Documents of a group share a disturbance, and labels belong to documents or to whole groups. Two linear
 classifiers of equal merit (each sees its own, equally good features) are cross-validated 5 x 5 as `evaluate`
-does. Their true AUC is that of the same fitted classifiers on many fresh documents; the true difference
-of the two methods is 0. The table shows how often the 95 % intervals contain the truth, how often percentile
-intervals of the same resamples do, and how often each test of the difference rejects at 5 %.
+does. Their true AUC is that of the fitted classifiers on fresh documents: what training adds by chance is
+part of the truth. The true difference of the two methods is 0: what training adds to it is chance, as a test
+of methods must see it. In the last cohort nothing is trained: both score with the best direction, and differ
+only by a little noise of their own, as two variants of one network do.
+
+The table shows how often the 95 % intervals contain the truth, their median width, and how often the tests
+of the difference reject at 5 %: those of today, and beside them ("boot") the cluster bootstrap of all scores,
+which AUC had before.
 
     python -m bench.coverage [--datasets 200] [--resamples 200] [--processes 2]
 """
@@ -23,11 +28,16 @@ from bench.measure import Record
 from hilbert_ray.config import FoldsConfig
 from hilbert_ray.folds import Folds, FoldsError, make_folds
 from hilbert_ray.metrics import (
+    Partition,
     Predictions,
+    bootstrap_error,
+    bootstrap_interval,
     compare_predictions,
     defined_mean,
     evaluate_predictions,
     headline,
+    paired_t,
+    problems,
     ratio,
     resample_groups,
 )
@@ -35,10 +45,11 @@ from hilbert_ray.metrics import (
 GROUPS = (10, 20, 40, 80)
 DIM = 5
 COLUMNS = {  # and the width of each in the table
-    "within": 8, "pooled": 8, "percentile": 12, "width": 8, "given": 8, "bootstrap": 12, "corrected t": 12,
+    "within": 8, "boot": 8, "pooled": 9, "boot pooled": 13, "width": 8, "boot width": 12, "given": 8,
+    "test": 8, "boot test": 11, "corrected t": 13,
 }  # fmt: skip
-FORMATS = {name: ".2f" if name in ("width", "given") else ".3f" for name in COLUMNS}
-FRESH = 6000  # documents to measure the truth on: enough for its error to be far below an interval's width
+FORMATS = {name: ".2f" if "width" in name or name == "given" else ".3f" for name in COLUMNS}
+FRESH = 3000  # documents to measure the truth of three classes on: its error is far below an interval's width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +57,8 @@ class Cohort:
     """A kind of data set.
 
     prior: class frequencies. distance: of the class means. shared_labels: how far groups share labels, from 0
-    to 1. disturbance: standard deviation of what the documents of a group share.
+    to 1. disturbance: standard deviation of what the documents of a group share. noise: None for classifiers
+    that are trained; else both score with the best direction plus noise of this standard deviation.
     """
 
     name: str
@@ -55,12 +67,16 @@ class Cohort:
     shared_labels: float
     group_size: int = 4
     disturbance: float = 0.6
+    noise: float | None = None
 
 
 COHORTS = (
     Cohort(name="2 classes, labels of documents", prior=(0.6, 0.4), distance=1.2, shared_labels=0.5),
     Cohort(name="3 classes, the rarest 10 %", prior=(0.7, 0.2, 0.1), distance=1.5, shared_labels=0.5),
     Cohort(name="2 classes, labels of groups", prior=(0.6, 0.4), distance=1.2, shared_labels=1.0),
+    Cohort(
+        name="2 classes, nearly the same scores", prior=(0.7, 0.3), distance=1.2, shared_labels=0.5, noise=0.3
+    ),
 )
 
 
@@ -72,8 +88,10 @@ class Outcome:
     truth_pooled: float
     within: tuple[float, float]
     pooled: tuple[float, float]
-    percentile: tuple[float, float]
-    p_bootstrap: float
+    boot_within: tuple[float, float]
+    boot_pooled: tuple[float, float]
+    p: float
+    p_boot: float
     p_corrected_t: float
 
 
@@ -128,6 +146,22 @@ def truths(
     networks: list[np.ndarray], cohort: Cohort, repeats: int, generator: np.random.Generator
 ) -> tuple[float, float]:
     """Return the mean AUC of the networks, and the AUC if a random one of a repeat scores each document."""
+    classes = len(cohort.prior)
+    if cohort.noise is not None:
+        spread = np.sqrt(1 + cohort.disturbance**2 + cohort.noise**2)
+        return (float(special.ndtr(cohort.distance / spread)),) * 2
+    if classes == 2:
+        # Scores of fresh documents are normal, so that an AUC is Phi of a difference of means over its
+        # spread.
+        low, high = cohort.distance * np.eye(2, DIM)
+        both = np.stack([n[:, 1] - n[:, 0] for n in networks]).reshape(repeats, -1, DIM + 1)
+        weights, bias = both[..., :-1], both[..., -1]
+        variance = (1 + cohort.disturbance**2) * (weights**2).sum(-1)
+        above, below = weights @ high + bias, weights @ low + bias
+        pairs = above[:, :, None] - below[:, None], np.sqrt(variance[:, :, None] + variance[:, None])
+        # A classifier that saw one class alone gives every document one score: an AUC of 1/2.
+        aucs = special.ndtr(np.divide(*pairs, out=np.zeros_like(pairs[0]), where=pairs[1] > 0))
+        return float(np.diagonal(aucs, axis1=1, axis2=2).mean()), float(aucs.mean())
     y, features = draw(cohort, np.arange(FRESH), generator)
     probabilities = np.stack([special.softmax(features[0] @ n[:-1] + n[-1], axis=1) for n in networks])
     by_repeat = probabilities.reshape(repeats, -1, FRESH, len(cohort.prior))
@@ -136,15 +170,40 @@ def truths(
     return float(np.mean([macro_auc(scores, y) for scores in probabilities])), float(np.mean(pooled))
 
 
-def percentile_interval(predictions: Predictions, resamples: int, seed: int) -> tuple[float, float]:
-    """Return the plain percentile interval of the AUC within folds, the baseline."""
-    metric, test_sets = headline(predictions), predictions.test_sets()
-    assert metric.pairs is not None
-    counts = resample_groups(int(predictions.group.max()) + 1, resamples, np.random.default_rng(seed))
-    concordant, pairs = metric.pairs(test_sets, counts[predictions.group])
-    aucs = defined_mean(ratio(concordant.sum(1), pairs.sum(1)))
-    low, high = np.nanquantile(aucs, [0.025, 0.975])
-    return float(low), float(high)
+def bootstrap(
+    first: Predictions, second: Predictions, resamples: int, seed: int
+) -> tuple[tuple[float, float], tuple[float, float], float]:
+    """Return what AUC had before: intervals `within` and pooled of the first, and the p-value of both.
+
+    The cluster bootstrap that other scores still have, from counts between groups: with a resample's number
+    of draws of each group, w, the counts of its pairs are w' C w.
+    """
+    metric, groups = headline(first), int(first.group.max()) + 1
+    needed = [
+        np.bincount(first.group[problem.rows[side]], minlength=groups) > 0
+        for problem in problems(first)
+        for side in (problem.positive, ~problem.positive)
+    ]
+    needed = [has for has in needed if has.any()]
+    draws = resample_groups(groups, resamples, np.random.default_rng(seed), np.array(needed))
+    documents = len(np.unique(first.document))
+
+    def shares(predictions: Predictions, partition: Partition) -> tuple[np.ndarray, np.ndarray]:
+        counts = headline(predictions).group_pairs
+        assert counts is not None
+        of_all = counts(partition, predictions.group, groups)
+        drawn = [((matrix @ draws) * draws).sum(1) for matrix in of_all]
+        return ratio(*(matrix.sum((1, 2)) for matrix in of_all)), ratio(*drawn)
+
+    def interval(partition: Partition) -> tuple[float, float]:
+        values, drawn = shares(first, partition)
+        ends = bootstrap_interval(values, drawn, metric.support, groups, documents, "share")
+        return ends.low, ends.high
+
+    ours, theirs = (shares(predictions, first.test_sets()) for predictions in (first, second))
+    error = bootstrap_error(ours[0] - theirs[0], ours[1] - theirs[1], metric.support, groups)
+    p = paired_t(float(defined_mean(ours[0] - theirs[0])), error).p
+    return interval(first.test_sets()), interval(first.repeats()), p
 
 
 def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
@@ -164,8 +223,13 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
     systems = []
     networks: list[list[np.ndarray]] = []
     for x in features:
-        probabilities, fitted = cross_validate(x, y, folds, classes)
-        networks.append(fitted)
+        if cohort.noise is None:
+            probabilities, fitted = cross_validate(x, y, folds, classes)
+            networks.append(fitted)
+        else:
+            noise = cohort.noise * generator.normal(size=(folds.repeats, len(y)))
+            above = special.expit((features[0][:, 1] - features[0][:, 0]) / np.sqrt(2) + noise)
+            probabilities = np.stack([1 - above, above], -1)
         rows = probabilities.reshape(-1, classes)
         systems.append(
             Predictions(
@@ -180,9 +244,10 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
                 document=np.tile(np.arange(len(y)), folds.repeats),
             )
         )
-    truth, truth_pooled = truths(networks[0], cohort, folds.repeats, generator)
-    auc = evaluate_predictions(systems[0], resamples, seed, only=("auc",))["auc"]
-    comparison = compare_predictions(systems[0], systems[1], resamples, seed)
+    truth, truth_pooled = truths(networks[0] if networks else [], cohort, folds.repeats, generator)
+    auc = evaluate_predictions(systems[0], only=("auc",))["auc"]
+    comparison = compare_predictions(systems[0], systems[1])
+    boot_within, boot_pooled, p_boot = bootstrap(systems[0], systems[1], resamples, seed)
 
     def number(value: float | None) -> float:
         return np.nan if value is None else value
@@ -192,8 +257,10 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
         truth_pooled=truth_pooled,
         within=(number(auc["within_low"]), number(auc["within_high"])),
         pooled=(number(auc["low"]), number(auc["high"])),
-        percentile=percentile_interval(systems[0], resamples, seed),
-        p_bootstrap=number(comparison["p_bootstrap"]),
+        boot_within=boot_within,
+        boot_pooled=boot_pooled,
+        p=number(comparison["p_bootstrap"]),
+        p_boot=p_boot,
         p_corrected_t=number(comparison["p_corrected_t"]),
     )
 
@@ -211,14 +278,19 @@ def concluded(outcomes: list[Outcome]) -> dict[str, float]:
         p = np.array([getattr(outcome, name) for outcome in outcomes])
         return float((p[np.isfinite(p)] < 0.05).mean())
 
-    ends = np.array([outcome.within for outcome in outcomes])
+    def width(name: str) -> float:
+        return float(np.nanmedian([np.diff(getattr(outcome, name)) for outcome in outcomes]))
+
     return {
         "within": coverage("within", "truth"),
+        "boot": coverage("boot_within", "truth"),
         "pooled": coverage("pooled", "truth_pooled"),
-        "percentile": coverage("percentile", "truth"),
-        "width": float(np.nanmedian(ends[:, 1] - ends[:, 0])),
-        "given": float(np.isfinite(ends).all(1).mean()),
-        "bootstrap": rejected("p_bootstrap"),
+        "boot pooled": coverage("boot_pooled", "truth_pooled"),
+        "width": width("within"),
+        "boot width": width("boot_within"),
+        "given": float(np.isfinite([outcome.within for outcome in outcomes]).all(1).mean()),
+        "test": rejected("p"),
+        "boot test": rejected("p_boot"),
         "corrected t": rejected("p_corrected_t"),
     }
 
@@ -239,7 +311,7 @@ def main() -> None:
     with ProcessPoolExecutor(settings.processes) as pool:
         for cohort in COHORTS:
             print(f"\n{cohort.name}")
-            print(f"{'':8}{'coverage of 95 %':>28}{'':16}{'rejected at 5 %':>24}")
+            print(f"{'':8}{'coverage of 95 %':>38}{'':28}{'rejected at 5 %':>32}")
             print(f"{'groups':<8}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
             rows = {}
             for groups in GROUPS:

@@ -8,15 +8,18 @@ from hilbert_ray.metrics.evaluation import (
     permutation_null,
     permuted_headlines,
 )
-from hilbert_ray.metrics.intervals import resample_groups
-from hilbert_ray.metrics.partition import defined_mean, ratio
+from hilbert_ray.metrics.intervals import bootstrap_error, bootstrap_interval, resample_groups
+from hilbert_ray.metrics.partition import Partition, defined_mean, ratio
 from hilbert_ray.metrics.predictions import Predictions, Problem, headline, problems
 from hilbert_ray.metrics.retrieval import evaluate_embeddings, retrieval_ranks
-from hilbert_ray.metrics.significance import holm
+from hilbert_ray.metrics.significance import holm, paired_t
 
 __all__ = [
+    "Partition",
     "Predictions",
     "Problem",
+    "bootstrap_error",
+    "bootstrap_interval",
     "compare_predictions",
     "decision_curves",
     "defined_mean",
@@ -24,6 +27,7 @@ __all__ = [
     "evaluate_predictions",
     "headline",
     "holm",
+    "paired_t",
     "permutation_null",
     "permuted_headlines",
     "problems",

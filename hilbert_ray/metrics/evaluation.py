@@ -8,7 +8,7 @@ defined.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,15 +21,18 @@ from hilbert_ray.metrics.intervals import (
     Error,
     bootstrap_error,
     bootstrap_interval,
+    jackknife_error,
+    pair_influence,
     resample_groups,
+    share_interval,
     t_interval,
 )
 from hilbert_ray.metrics.partition import Partition, defined_mean, ratio
 from hilbert_ray.metrics.predictions import Metric, Predictions, headline, metrics, problems
 from hilbert_ray.metrics.significance import (
     EXPLORATORY_GROUPS,
-    bootstrap_t,
     corrected_resampled_t,
+    paired_t,
     shuffled_documents,
     smallest_detectable_difference,
 )
@@ -37,6 +40,9 @@ from hilbert_ray.metrics.significance import (
 # Numbers in one [rows, draws] array: 8 MiB of float64, so that memory does not grow with the number of
 # resamples.
 CHUNK = 1 << 20
+# Shares of pairs of more groups take their error from the bootstrap: counts between groups need memory and
+# time by the square of their number, and with so many groups both errors agree.
+PAIR_GROUPS = 1000
 # Neither 0 nor 1: the odds of acting are undefined at 1, and at 0 everyone is acted on.
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 WIDENING = math.sqrt(2.0)
@@ -152,8 +158,15 @@ def _score(
     if metric.pairs is not None:
         score_functions = {"within": partial(_within, metric, test_sets)} | score_functions
     values = {name: score(ones)[:, 0] for name, score in score_functions.items()}
+    influences = {}
+    if metric.group_pairs is not None and num_groups <= PAIR_GROUPS and draws.shape[1] > 1:
+        for name, sets in (("within", test_sets), ("pooled", predictions.repeats())):
+            # Every repeat has the same pairs, so that their mean is the share of the pairs of all repeats.
+            influences[name] = pair_influence(*metric.group_pairs(sets, predictions.group, num_groups))
     resampled = {
-        name: _over_draws(score, predictions.group, draws) for name, score in score_functions.items()
+        name: _over_draws(score, predictions.group, draws)
+        for name, score in score_functions.items()
+        if name not in influences
     }
 
     def entry(parts: np.ndarray) -> Scores:
@@ -161,15 +174,15 @@ def _score(
         scores_of_parts: Scores = {name: _plain(defined_mean(value[parts])) for name, value in values.items()}
         scores_of_parts["mean"] = _plain(defined_mean(defined_mean(by_test_set[parts], 1)))
         scores_of_parts["folds"] = int(np.isfinite(by_test_set[parts]).any(0).sum())
-        for name, draws_of_parts in resampled.items():
-            around = bootstrap_interval(
-                values[name][parts],
-                draws_of_parts[parts],
-                metric.support[parts],
-                num_groups,
-                documents,
-                metric.scale,
-            )
+        support = metric.support[parts]
+        for name in values:
+            if name in influences:
+                around = share_interval(influences[name][parts], support, documents)
+            else:
+                drawn = resampled[name][parts]
+                around = bootstrap_interval(
+                    values[name][parts], drawn, support, num_groups, documents, metric.scale
+                )
             prefix = "" if name == "pooled" else "within_"
             scores_of_parts |= {f"{prefix}low": _plain(around.low), f"{prefix}high": _plain(around.high)}
         return scores_of_parts
@@ -246,11 +259,12 @@ def compare_predictions(
     """Compare two systems on the same rows by the headline (`within`): first minus second.
 
     Returns:
-        `metric`; `first`, `second` and their `difference`, with `low` and `high` (t interval of the paired
-        cluster bootstrap), `standard_error` and `df_bootstrap`; `p_bootstrap` of that; `t`, `df` and
+        `metric`; `first`, `second` and their `difference`, with `low` and `high` (t interval of its error
+        over groups), `standard_error` and `df_bootstrap`; `p_bootstrap` of that; `t`, `df` and
         `p_corrected_t` of the corrected resampled t test on the macro scores of folds; `groups`;
         `smallest_detectable_difference` at 80 % power and 5 % level; `exploratory`, true below 40 groups.
-        Adjust the p-values of a family with `holm`.
+        Adjust the p-values of a family with `holm`. The names of two of them are older than the method: the
+        error over groups is that of `jackknife_error`, and of the paired bootstrap only above `PAIR_GROUPS`.
 
     Raises:
         ValueError: when the two do not have the same targets, folds, repeats and groups row by row.
@@ -264,18 +278,14 @@ def compare_predictions(
                 "on the same folds and sort both by repeat and document"
             )
     first, second = _labelled(first), _labelled(second)
-    # One set of draws for both systems: the error of a paired difference lacks what the data's luck adds to
-    # both.
-    num_groups, draws = _draws(first, resamples, seed)
     ones, test_sets = np.ones((len(first.group), 1)), first.test_sets()
     both = [headline(predictions) for predictions in (first, second)]
     values = [_within(metric, test_sets, ones)[:, 0] for metric in both]
     by_fold = [defined_mean(metric.values(test_sets, ones)[..., 0]) for metric in both]
-    drawn = [_over_draws(partial(_within, metric, test_sets), first.group, draws) for metric in both]
-    support = both[0].support
-    error = bootstrap_error(values[0] - values[1], drawn[0] - drawn[1], support, num_groups)
+    num_groups = int(first.group.max()) + 1
+    error = _paired_error(first, both, resamples, seed)
     difference = float(defined_mean(values[0] - values[1]))
-    tested, around = bootstrap_t(difference, error), t_interval(difference, error)
+    tested, around = paired_t(difference, error), t_interval(difference, error)
     n_test = np.bincount(test_sets.index, minlength=test_sets.count)
     # A repeat partitions the labelled documents: what is not in a test set was trained on.
     totals = np.bincount(first.repeats().index)
@@ -300,6 +310,22 @@ def compare_predictions(
         "smallest_detectable_difference": _plain(smallest_detectable_difference(error)),
         "exploratory": num_groups < EXPLORATORY_GROUPS,
     }
+
+
+def _paired_error(first: Predictions, both: Sequence[Metric], resamples: int, seed: int) -> Error:
+    """Return the error of the difference of two headlines (`within`) on the rows of `first`."""
+    # The same groups are left out, or drawn, for both systems: the error of a paired difference lacks what
+    # the data's luck adds to both.
+    num_groups, test_sets, support = int(first.group.max()) + 1, first.test_sets(), both[0].support
+    counts = [metric.group_pairs for metric in both if metric.group_pairs is not None]
+    if len(counts) == 2 and num_groups <= PAIR_GROUPS and resamples > 1:
+        ours, theirs = (pair_influence(*count(test_sets, first.group, num_groups)) for count in counts)
+        return jackknife_error(ours - theirs, support)
+    _, draws = _draws(first, resamples, seed)
+    drawn = [_over_draws(partial(_within, metric, test_sets), first.group, draws) for metric in both]
+    ones = np.ones((len(first.group), 1))
+    values = [_within(metric, test_sets, ones)[:, 0] for metric in both]
+    return bootstrap_error(values[0] - values[1], drawn[0] - drawn[1], support, num_groups)
 
 
 def permutation_null(

@@ -224,6 +224,7 @@ class MacroPart(Protocol):
 P = TypeVar("P", bound=MacroPart)
 Values = Callable[[Partition, np.ndarray], np.ndarray]
 PairCounts = Callable[[Partition, np.ndarray], tuple[np.ndarray, np.ndarray]]
+GroupPairCounts = Callable[[Partition, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +234,8 @@ class Metric:
     values: gives [parts, sets, draws], NaN where not defined; the metric is the mean over parts.
     support: int64 [parts], the groups that carry each part: its intervals can be no better than these allow.
     pairs: for metrics that are a share of pairs, concordant and all pairs, each [parts, sets, draws].
+    group_pairs: the same as a function of partition, group of each row and number of groups, each [parts,
+        groups, groups], summed over sets.
     parts: names of what is averaged; empty where there is only one value.
     """
 
@@ -242,6 +245,7 @@ class Metric:
     values: Values
     parts: tuple[str, ...] = ()
     pairs: PairCounts | None = None
+    group_pairs: GroupPairCounts | None = None
 
 
 def _over(parts: Sequence[P], score: Callable[[P, Partition, np.ndarray], np.ndarray]) -> Values:
@@ -263,12 +267,20 @@ def _rarer_side(predictions: Predictions, rows: np.ndarray, positive: np.ndarray
 
 
 def _share_of_pairs(
-    name: str, parts: tuple[str, ...], support: Sequence[int], counts: Sequence[PairCounts]
+    name: str,
+    parts: tuple[str, ...],
+    support: Sequence[int],
+    counts: Sequence[PairCounts],
+    group_counts: Sequence[GroupPairCounts],
 ) -> Metric:
     # Numerator and denominator stay apart: `within` divides their sums over test sets, `mean` and `pooled`
     # divide first.
     def pairs(partition: Partition, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         concordant, compared = zip(*(count(partition, weights) for count in counts), strict=True)
+        return np.stack(concordant), np.stack(compared)
+
+    def group_pairs(partition: Partition, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+        concordant, compared = zip(*(count(partition, group, groups) for count in group_counts), strict=True)
         return np.stack(concordant), np.stack(compared)
 
     return Metric(
@@ -277,6 +289,7 @@ def _share_of_pairs(
         support=np.array(support),
         values=lambda partition, weights: ratio(*pairs(partition, weights)),
         pairs=pairs,
+        group_pairs=group_pairs,
         parts=parts,
     )
 
@@ -287,7 +300,11 @@ def headline(predictions: Predictions) -> Metric:
         rows, p, y = _numbers(predictions)
         support = [_groups(predictions, rows)]
         return _share_of_pairs(
-            "concordance", (), support, [lambda s, w: ranking.number_pairs(p, y, s[rows], w[rows])]
+            "concordance",
+            (),
+            support,
+            [lambda s, w: ranking.number_pairs(p, y, s[rows], w[rows])],
+            [lambda s, g, n: ranking.number_pairs_by_group(p, y, s[rows], g[rows], n)],
         )
 
     def counts(problem: Problem) -> PairCounts:
@@ -295,10 +312,15 @@ def headline(predictions: Predictions) -> Metric:
             problem.score, problem.positive, s[problem.rows], w[problem.rows]
         )
 
+    def group_counts(problem: Problem) -> GroupPairCounts:
+        return lambda s, g, n: ranking.class_pairs_by_group(
+            problem.score, problem.positive, s[problem.rows], g[problem.rows], n
+        )
+
     questions = problems(predictions)
     support = [_rarer_side(predictions, problem.rows, problem.positive) for problem in questions]
     names = tuple(problem.name for problem in questions)
-    return _share_of_pairs("auc", names, support, [counts(problem) for problem in questions])
+    return _share_of_pairs("auc", names, support, [*map(counts, questions)], [*map(group_counts, questions)])
 
 
 def metrics(predictions: Predictions) -> list[Metric]:

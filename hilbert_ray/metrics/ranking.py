@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from hilbert_ray.metrics.partition import Partition, ratio
 
 Pairs = tuple[Float[np.ndarray, "sets draws"], Float[np.ndarray, "sets draws"]]
+GroupPairs = tuple[Float[np.ndarray, "groups groups"], Float[np.ndarray, "groups groups"]]
 PAIR_ROWS = 512  # rows of the pair matrix of `number_pairs` that are in memory at once
+CELLS = 1 << 20  # numbers in one [rows, groups] array of `class_pairs_by_group`: 8 MiB
 
 
 def _keys(values: np.ndarray, partition: Partition) -> Int[np.ndarray, " rows"]:
@@ -88,6 +90,40 @@ def _pairs(
     return concordant, positives * np.diff(below[borders], axis=0)
 
 
+def class_pairs_by_group(
+    scores: Float[np.ndarray, " rows"],
+    positive: Bool[np.ndarray, " rows"],
+    partition: Partition,
+    group: Int[np.ndarray, " rows"],
+    groups: int,
+) -> GroupPairs:
+    """Return the counts of `class_pairs`, summed over sets, by the groups of the positive and the negative.
+
+    Entry [g, h] counts pairs of a positive of group g with a negative of group h. With a weight per group, w,
+    the counts are w' C w: one sort gives every resample and every score without a group.
+    """
+    low, high = np.flatnonzero(~positive), np.flatnonzero(positive)
+    keys = _keys(scores, partition)
+    low, high = (rows[np.argsort(keys[rows], kind="stable")] for rows in (low, high))
+    left, right = (np.searchsorted(keys[low], keys[high], side) for side in ("left", "right"))
+    start = np.searchsorted(partition.index[low], partition.index[high])
+    concordant = np.zeros((groups, groups))
+    of_positive = Partition(index=group[high], count=groups)
+    by_set = [
+        part.counts(group[rows], groups, np.ones((len(rows), 1)))[..., 0]
+        for part, rows in ((partition[high], high), (partition[low], low))
+    ]
+    compared = by_set[0].T @ by_set[1]
+    step = max(CELLS // max(len(scores), 1), 1)
+    for first in range(0, groups, step):
+        some = np.arange(first, min(first + step, groups))
+        # As in `_pairs`: what lies strictly below and what lies at or below, halved, so that ties count half.
+        below = _cumulated((group[low][:, None] == some).astype(float))
+        beaten = 0.5 * (below[left] + below[right]) - below[start]
+        concordant[:, some] = of_positive.sums(np.ones(len(high)), beaten)
+    return concordant, compared
+
+
 def average_precision(
     scores: Float[np.ndarray, " rows"],
     positive: Bool[np.ndarray, " rows"],
@@ -136,6 +172,31 @@ def number_pairs(
             agreement = 0.5 * above * (1.0 + np.sign(p[part, None] - p))
             concordant[number] += np.einsum("rd,rd->d", w[part], agreement @ w)
             pairs[number] += np.einsum("rd,rd->d", w[part], above.astype(float) @ w)
+    return concordant, pairs
+
+
+def number_pairs_by_group(
+    predictions: Float[np.ndarray, " rows"],
+    targets: Float[np.ndarray, " rows"],
+    partition: Partition,
+    group: Int[np.ndarray, " rows"],
+    groups: int,
+) -> GroupPairs:
+    """Return the counts of `number_pairs`, summed over sets, by the groups of both documents.
+
+    Entry [g, h] counts pairs whose larger target is of group g and whose smaller one is of group h.
+    """
+    concordant, pairs = np.zeros((2, groups, groups))
+    for number in range(partition.count):
+        rows = np.flatnonzero(partition.index == number)
+        p, y, of = predictions[rows], targets[rows], Partition(index=group[rows], count=groups)
+        for start in range(0, len(rows), PAIR_ROWS):
+            part = slice(start, start + PAIR_ROWS)
+            above = (y[part, None] > y).astype(float)
+            agreement = 0.5 * above * (1.0 + np.sign(p[part, None] - p))
+            for counts, values in ((concordant, agreement), (pairs, above)):
+                of_larger = of[np.arange(len(rows))[part]].sums(np.ones(len(values)), values)
+                counts += of.sums(np.ones(len(rows)), of_larger.T).T
     return concordant, pairs
 
 

@@ -1,6 +1,6 @@
 """Tests of differences between two systems on the same folds, and of one system against chance.
 
-The corrected resampled t test looks at differences of folds, the paired bootstrap at groups of documents.
+The corrected resampled t test looks at differences of folds, the paired t test at groups of documents.
 Neither is exact with few groups (the t test alone rejects too often there), so both are shown, and below
 `EXPLORATORY_GROUPS` groups their p-values are labelled exploratory.
 """
@@ -49,8 +49,8 @@ def corrected_resampled_t(differences: Float[np.ndarray, " folds"], n_train: flo
     return _t_test(float(values.mean()), error, df)
 
 
-def bootstrap_t(difference: float, error: Error) -> TTest:
-    """Test a difference against 0 with the error of its paired bootstrap."""
+def paired_t(difference: float, error: Error) -> TTest:
+    """Test a difference against 0 with its error over groups, that of `jackknife_error`."""
     if not np.isfinite(difference + error.value):
         return TTest(t=np.nan, df=0.0, p=np.nan)
     return _t_test(difference, error.value, error.df)

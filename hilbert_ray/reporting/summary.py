@@ -164,5 +164,5 @@ def _explanation() -> Html:
     return Html(
         '<p class="small">All scores are of groups not seen in training. The best rival is the one with the '
         "highest score on the same folds, which favours the rival. The interval of the difference decides; p "
-        f"is of the paired bootstrap and not adjusted: {link('scores', 'Scores')} has all comparisons.</p>"
+        f"is of the paired test over groups, unadjusted: {link('scores', 'Scores')} has all comparisons.</p>"
     )

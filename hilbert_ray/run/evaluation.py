@@ -22,7 +22,7 @@ is 0.5 for AUC and for concordance."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A metric of one variant, with 95 % intervals of a cluster bootstrap over groups; None: not defined.
+    """A metric of one variant, with 95 % intervals over groups; None: not defined.
 
     within, within_low, within_high: over concordant pairs within test sets (headline metrics only). mean:
     over test sets where the metric is defined, `folds` of them. pooled, low, high: over all predictions of a
@@ -52,9 +52,11 @@ class Score:
 class Comparison:
     """HILBERT (`first`) against another variant (`second`) by the headline metric, on the same folds.
 
-    low, high: 95 % t interval of the `difference` by a paired cluster bootstrap with `standard_error` and
-    `df_bootstrap`. t, df, p_corrected_t: corrected resampled t test. Names with `_holm`: adjusted over the
-    variants of a task. exploratory: fewer than 40 groups, where neither test holds its level.
+    low, high: 95 % t interval of the `difference` with its error over groups, `standard_error`, of
+    `df_bootstrap` degrees of freedom; p_bootstrap: its test. The two names are older than the cluster
+    jackknife that gives the error. t, df, p_corrected_t: corrected resampled t test. Names with `_holm`:
+    adjusted over the variants of a task. exploratory: fewer than 40 groups, where neither test holds its
+    level.
     """
 
     metric: str

@@ -20,9 +20,9 @@ from hilbert_ray.metrics.intervals import (
 )
 from hilbert_ray.metrics.predictions import Predictions
 from hilbert_ray.metrics.significance import (
-    bootstrap_t,
     corrected_resampled_t,
     holm,
+    paired_t,
     shuffled_documents,
     smallest_detectable_difference,
 )
@@ -111,11 +111,11 @@ def test_systems_on_other_rows_are_not_compared() -> None:
         compare_predictions(predictions, predictions[np.arange(60)])
 
 
-def test_the_t_of_the_bootstrap_is_difference_over_error() -> None:
-    result = bootstrap_t(0.1, Error(value=0.05, df=14.5))
+def test_the_paired_t_is_difference_over_error() -> None:
+    result = paired_t(0.1, Error(value=0.05, df=14.5))
     assert result.t == pytest.approx(2.0)
     assert result.p == pytest.approx(2 * stats.t.sf(2.0, 14.5))
-    assert np.isnan(bootstrap_t(0.1, Error(value=np.nan, df=14)).p)
+    assert np.isnan(paired_t(0.1, Error(value=np.nan, df=14)).p)
 
 
 # Permutations.
