@@ -54,11 +54,15 @@ _THREADS = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskReport:
-    """A task: its kind, whether it was inferred, and the number of documents and groups of each class."""
+    """A task: its kind, whether it was inferred, and the number of documents and groups of each class.
+
+    `unlabelled` documents take part in training all the same, in every term that needs no label.
+    """
 
     kind: str
     classes: tuple[str, ...]
     is_inferred: bool
+    labelled: int
     unlabelled: int
     documents: Mapping[str, int]
     groups: Mapping[str, int]
@@ -362,7 +366,9 @@ class _Counts:
             if name not in tasks:
                 self.undeclared[name] += 1
                 continue
-            self.labelled[name] += 1
+            # `{"art": null}` says only that nobody knows.
+            if not isinstance(label, Mapping) or any(value is not None for value in label.values()):
+                self.labelled[name] += 1
             for class_ in _classes_of(tasks[name], label):
                 self.classes[name, class_] += 1
                 self.groups_of.setdefault((name, class_), set()).add(document.group)
@@ -422,6 +428,7 @@ class _Counts:
                     kind=task.kind,
                     classes=task.classes,
                     is_inferred=is_inferred,
+                    labelled=self.labelled[name],
                     unlabelled=documents - self.labelled[name],
                     documents={class_: self.classes[name, class_] for class_ in task.classes},
                     groups={class_: len(self.groups_of.get((name, class_), ())) for class_ in task.classes},
@@ -494,13 +501,12 @@ def _lines(report: ValidationReport) -> Iterator[str]:
     )
     for name, task in report.tasks.items():
         origin = ", inferred from the labels" if task.is_inferred else ""
-        yield f"task {name} ({task.kind}{origin}): {task.unlabelled} unlabelled"
+        yield f"task {name} ({task.kind}{origin}): {task.labelled} labelled, {task.unlabelled} unlabelled"
         width = max((len(class_) for class_ in task.classes), default=0)
-        # Unlabelled documents say nothing about how frequent a class is.
-        labelled = max(1, report.documents - task.unlabelled)
         for class_ in task.classes:
             count = task.documents[class_]
-            prevalence, groups = count / labelled, task.groups[class_]
+            # Unlabelled documents say nothing about how frequent a class is.
+            prevalence, groups = count / max(1, task.labelled), task.groups[class_]
             yield f"  {class_:{width}}  {count:6d} documents {prevalence:6.1%}  in {groups} groups"
     yield from (f"warning: {warning}" for warning in report.warnings)
     yield from (

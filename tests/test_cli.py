@@ -178,6 +178,10 @@ REFUSED = {
         ["train", "--store", "S", "--out", "R", "--config", "outside.yaml"],
         "document 'd1', task `topic`: unknown class 'home', expected one of work, garden",
     ),
+    "a share of labels in per cent": (
+        ["evaluate", "--store", "S", "--out", "R", "--labels", "0.5", "25"],
+        "labels is 25; each value is a share of the labelled training groups, above 0 and at most 1",
+    ),
     "missing model": (
         ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
         "model folder NO does not exist or is empty",

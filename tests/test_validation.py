@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hilbert_ray.config import Config, ConfigError, SegmentConfig, TaskConfig
 from hilbert_ray.document import manifest as manifests
-from hilbert_ray.document.labels import infer_tasks
+from hilbert_ray.document.labels import encode_label, infer_tasks
 from hilbert_ray.document.manifest import ManifestError
 from hilbert_ray.document.records import Document, Label
 from hilbert_ray.validation import _DIGEST, _digest, _draw, _shared, validate
@@ -36,14 +36,12 @@ def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: P
     assert (report.groups, report.largest_group) == (5, 2)
     assert report.splits == {"none": 4, "test": 2}
     topic = report.tasks["topic"]
-    assert (topic.kind, topic.classes, topic.is_inferred, topic.unlabelled) == (
-        "binary",
-        ("home", "work"),
-        True,
-        1,
-    )
+    assert (topic.kind, topic.classes, topic.is_inferred) == ("binary", ("home", "work"), True)
+    assert (topic.labelled, topic.unlabelled) == (5, 1)
     assert (topic.documents, topic.groups) == ({"home": 2, "work": 3}, {"home": 2, "work": 3})
-    assert json.loads(json.dumps(report.to_dict()))["tasks"]["topic"]["documents"] == {"home": 2, "work": 3}
+    written = json.loads(json.dumps(report.to_dict()))["tasks"]["topic"]
+    assert (written["labelled"], written["unlabelled"]) == (5, 1)
+    assert written["documents"] == {"home": 2, "work": 3}
 
 
 def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
@@ -54,7 +52,7 @@ def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     assert "  audio        3 documents, 0.00 h" in lines
     assert "  durations    2.0 s to 2.0 s, median 2.0 s" in lines
     assert "  groups       3, the largest with 1 documents" in lines
-    assert "task topic (binary, inferred from the labels): 0 unlabelled" in lines
+    assert "task topic (binary, inferred from the labels): 3 labelled, 0 unlabelled" in lines
     assert "  work       2 documents  66.7%  in 2 groups" in lines
     assert "warning: task `topic`: class 'home' occurs in 1 group; cross-validation needs at" in lines[-3]
     assert "warning: the manifest has only 3 groups; folds keep groups together" in lines[-2]
@@ -301,3 +299,23 @@ def test_labels_of_several_types_are_refused_and_named() -> None:
         ConfigError, match=r"task `task` has labels of several types \(int, str\), so its kind"
     ):
         infer_tasks(iter(labelled("a", 1)))
+
+
+def test_labels_of_which_none_is_known_do_not_make_a_document_labelled(tmp_path: Path) -> None:
+    """As in training: a document counts for a task when at least one of its labels is known."""
+    labels: list[Any] = [
+        {"themes": {"art": 1, "law": None}},
+        {"themes": {"art": None, "law": None}},
+        {"themes": []},
+        {"themes": ["law"], "age": 3.5},
+        {"themes": None},
+    ]
+    records = [{"doc_id": f"d{i}", "text": "some words", "labels": each} for i, each in enumerate(labels)]
+    report = validate(make.manifest(tmp_path / "m.jsonl", records))
+    themes = report.tasks["themes"]
+    assert (themes.labelled, themes.unlabelled) == (3, 2)
+    assert themes.documents == {"art": 1, "law": 1}
+    task = TaskConfig(kind="multilabel", classes=("art", "law"))
+    # What training reads of each label that is there.
+    known = [np.isfinite(encode_label(task, each["themes"])).any() for each in labels[:4]]
+    assert known == [True, False, True, True]
