@@ -72,11 +72,12 @@ def _explanation() -> Html:
         "never compared with each other.",
         "\u201cMean of folds\u201d averages over the test sets where the metric is defined; "
         "\u201cpooled\u201d uses all predictions of a repeat together, as do all other columns. "
-        "Intervals are 95 % intervals of a cluster bootstrap over groups.",
+        "Intervals are 95 % intervals over groups: of a cluster jackknife for AUC and concordance, of a "
+        "cluster bootstrap for the rest.",
     )
     tests = paragraph(
         "Differences are tested in two ways: by the corrected t test of Nadeau and Bengio over folds, "
-        "and by a paired bootstrap over groups. Holm\u2019s method adjusts the p-values over the rows of "
+        "and by a paired t test over groups. Holm\u2019s method adjusts the p-values over the rows of "
         "a table. The smallest detectable difference is what a two-sided test at 5 % would find with "
         "80 % power: a smaller true difference would probably be missed. With few groups the corrected "
         "t test alone rejects too often: in simulated cohorts without any difference it did so in 5 to "
@@ -291,7 +292,7 @@ def _tests(run: RunResults, task: str) -> list[Html]:
     ]
     head = [
         "HILBERT minus", "Difference", "Corrected t", "p of corrected t", "p of corrected t, Holm",
-        "p of bootstrap", "p of bootstrap, Holm", "Smallest detectable difference",
+        "p over groups", "p over groups, Holm", "Smallest detectable difference",
     ]  # fmt: skip
     return [table(f"HILBERT against each variant, {task}", head, rows)]
 
