@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ from hilbert_ray.features.reading import read_features
 from hilbert_ray.features.selection import without_held_out
 from hilbert_ray.features.transcripts import Transcript, read_transcripts, spoken
 from hilbert_ray.segmentation import cutting
-from hilbert_ray.store import Snapshot, Store
+from hilbert_ray.store import Snapshot, Store, StoredFeatures
 
 log = logging.getLogger(__name__)
 # Control groups of version 2 and 1. Total memory alone would be that of the host, not of the container.
@@ -139,11 +139,10 @@ def open_dataset(
     """
     opened = Store.open(store)
     snapshot = opened.snapshot()
-    encoders: dict[Modality, Mapping[str, Any]] = {}
-    for modality, choice in zip(MODALITIES, (audio, text), strict=True):
-        description = _choose_encoder(opened, snapshot, modality, choice)
-        if description is not None:
-            encoders[modality] = description
+    chosen = {
+        m: _choose_encoder(opened, snapshot, m, choice) for m, choice in (("audio", audio), ("text", text))
+    }
+    encoders = {modality: described for modality, described in chosen.items() if described is not None}
     # By id, not by bucket: results must not depend on how many buckets the store has.
     rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
     documents = [row.document for row in rows]
@@ -163,15 +162,8 @@ def open_dataset(
     with_features = set(features.doc_ids.tolist())
     documents = [document for document in documents if document.doc_id in with_features]
     _check_labels(tasks, documents)
-    quarantined = {modality: features_of.quarantined for modality, features_of in stored.items()}
     having = {modality: {row.document.doc_id for row in rows if row.has(modality)} for modality in stored}
-    # What the manifest has and the store neither holds nor refused: a run of `embed` that is not finished.
-    pending = {
-        modality: len(having[modality]) - len(features_of.locations) - quarantined[modality]
-        for modality, features_of in stored.items()
-    }
-    _warn_of_missing(quarantined, "is quarantined (`hilbert-ray embed` lists why)")
-    _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
+    quarantined, pending = _count_missing(stored, having)
     dataset = Dataset(
         store=opened,
         snapshot=snapshot,
@@ -186,6 +178,26 @@ def open_dataset(
         held_out=held_out_by_split,
     )
     return dataset.with_joined_duplicates() if config.folds.join_duplicates else dataset
+
+
+def _count_missing(
+    stored: Mapping[Modality, StoredFeatures], having: Mapping[Modality, Collection[str]]
+) -> tuple[dict[Modality, int], dict[Modality, int]]:
+    """Return how many documents each modality lacks because they were refused, or are still to be embedded.
+
+    Args:
+        stored: where features are, by modality.
+        having: documents of the manifest that have the modality.
+    """
+    quarantined = {modality: features_of.quarantined for modality, features_of in stored.items()}
+    # What the manifest has and the store neither holds nor refused: a run of `embed` that is not finished.
+    pending = {
+        modality: len(having[modality]) - len(features_of.locations) - quarantined[modality]
+        for modality, features_of in stored.items()
+    }
+    _warn_of_missing(quarantined, "is quarantined (`hilbert-ray embed` lists why)")
+    _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
+    return quarantined, pending
 
 
 def _warn_of_missing(counts: Mapping[Modality, int], why: str) -> None:
