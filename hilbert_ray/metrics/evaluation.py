@@ -50,8 +50,8 @@ WIDENING = math.sqrt(2.0)
 where A_ij is the weight of training label j in the prediction of document i, and y is centred. Both A_ij and
 A_ji are in s, learned in different folds: var(s) = sum A_ij^2 + A_ij A_ji, at most twice the sum A_ij^2 that
 permuting y_i under fixed predictions shows, and twice it where influence is mutual, as in a kernel method.
-That cross-validated scores vary more than their parts suggest is known (Noirhomme et al. 2014);
-`bench/null.py` counts how often each null rejects."""
+An upper bound, so that the test is conservative where little is learned: `bench/null.py` counts. That
+cross-validated scores vary more than their parts suggest is known (Noirhomme et al. 2014)."""
 Scores = dict[str, Any]
 
 
