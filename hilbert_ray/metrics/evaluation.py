@@ -41,7 +41,7 @@ from hilbert_ray.metrics.significance import (
 # resamples.
 CHUNK = 1 << 20
 # Shares of pairs of more groups take their error from the bootstrap: counts between groups need memory and
-# time by the square of their number, and with so many groups both errors agree.
+# time by the square of their number, and with so many groups both errors nearly agree.
 PAIR_GROUPS = 1000
 # Neither 0 nor 1: the odds of acting are undefined at 1, and at 0 everyone is acted on.
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
