@@ -139,10 +139,7 @@ def open_dataset(
     """
     opened = Store.open(store)
     snapshot = opened.snapshot()
-    chosen = {
-        m: _choose_encoder(opened, snapshot, m, choice) for m, choice in (("audio", audio), ("text", text))
-    }
-    encoders = {modality: described for modality, described in chosen.items() if described is not None}
+    encoders = _choose_encoders(opened, snapshot, audio, text)
     # By id, not by bucket: results must not depend on how many buckets the store has.
     rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
     documents = [row.document for row in rows]
@@ -178,6 +175,18 @@ def open_dataset(
         held_out=held_out_by_split,
     )
     return dataset.with_joined_duplicates() if config.folds.join_duplicates else dataset
+
+
+def _choose_encoders(
+    store: Store, snapshot: Snapshot, audio: str | None, text: str | None
+) -> dict[Modality, Mapping[str, Any]]:
+    """Return the descriptions of the encoders to use, by modality."""
+    encoders: dict[Modality, Mapping[str, Any]] = {}
+    for modality, choice in zip(MODALITIES, (audio, text), strict=True):
+        description = _choose_encoder(store, snapshot, modality, choice)
+        if description is not None:
+            encoders[modality] = description
+    return encoders
 
 
 def _count_missing(
