@@ -145,9 +145,7 @@ def open_dataset(
     documents = [row.document for row in rows]
     # From all of them: what the classes are must not depend on which documents are held out.
     tasks = config.tasks or _inferred_tasks(store, documents)
-    held_out_by_split: Mapping[str, int] = {}
-    if not held_out:
-        documents, held_out_by_split = without_held_out(store, documents)
+    documents, left_out_by_split = (documents, {}) if held_out else without_held_out(store, documents)
     taking_part = len(documents)
     stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
@@ -172,7 +170,7 @@ def open_dataset(
         pending=pending,
         absent={modality: len(with_features - ids) for modality, ids in having.items()},
         left_out=taking_part - len(documents),
-        held_out=held_out_by_split,
+        held_out=left_out_by_split,
     )
     return dataset.with_joined_duplicates() if config.folds.join_duplicates else dataset
 
