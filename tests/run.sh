@@ -4,10 +4,10 @@
 log=$(mktemp) || exit 1
 trap 'kill "$others" 2>/dev/null; rm -f "$log"' EXIT
 # Files are handed out to two processes in the order of tests/conftest.py; a low priority stretches their time limit.
-nice -n 15 $PYTEST -n 2 --dist loadfile -m 'not ray and not soak' --timeout 900 > "$log" 2>&1 &
+nice -n 15 $PYTEST --durations 10 -n 2 --dist loadfile -m 'not ray and not soak' --timeout 900 > "$log" 2>&1 &
 others=$!
 echo "tests without Ray run in the background; their results follow"
-$PYTEST -m 'ray and not soak'
+$PYTEST --durations 25 -m 'ray and not soak'
 with_ray=$?
 wait "$others"
 without_ray=$?
