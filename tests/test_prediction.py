@@ -166,13 +166,24 @@ def test_the_file_has_a_column_for_each_embedding_decision_probability_and_fault
         "topic": ("home", "work"),
     }  # fmt: skip
     fields = [("doc_id", pa.string()), ("audio", vectors), ("text", vectors), ("joint", vectors)]
-    fields.append(("age", pa.float32()))
+    heads = pa.struct([(head, pa.float32()) for head in ("experts", "audio", "text")])
+    fields += [("age", pa.float32()), ("age_heads", heads)]
     for task, labels in classes.items():
         fields.append((task, pa.list_(pa.string()) if task == "themes" else pa.string()))
         fields += [(f"{task}.{label}", pa.float32()) for label in labels]
+        fields.append((f"{task}_heads", heads))
     spans = [(f"{m}_{what}", vectors) for m in MODALITIES for what in ("start", "end", "weight")]
     expected = pa.schema([*fields, *spans, ("fault", pa.string())])
     assert pq.read_schema(predicted.out).equals(expected)
+
+
+def test_how_much_each_head_counted_sums_to_one_and_leaves_out_what_is_absent(predicted: Predicted) -> None:
+    for row in predicted.rows.values():
+        for task in ("age", "mood", "place", "themes", "topic"):
+            shares = row[f"{task}_heads"]
+            assert sum(shares.values()) == pytest.approx(1.0, abs=1e-5)
+            for modality in MODALITIES:
+                assert shares[modality] == 0 or row[modality] is not None
 
 
 def test_a_document_with_one_broken_modality_is_predicted_with_its_fault(predicted: Predicted) -> None:

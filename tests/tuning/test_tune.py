@@ -325,7 +325,7 @@ def plan_of(config: Config, folder: Path, name: str) -> SearchPlan:
 
 def test_outer_folds_are_drawn_where_no_file_is_given(embedded: make.Embedded, given: Config) -> None:
     for config in (replace(CONFIG, folds=replace(CONFIG.folds, repeats=3)), given):
-        dataset = open_dataset(embedded.store, config)
+        dataset = open_dataset(embedded.store, config, held_out=False)
         features, once = dataset.features, replace(config.folds, repeats=1)
         strata = choose_strata(dataset.config.tasks, features.targets, features.groups, once)
         found = [fold.test.tolist() for fold in _outer_folds(dataset, strata)]
