@@ -218,7 +218,8 @@ def _inferred_tasks(store: str, documents: Sequence[Document]) -> Mapping[str, T
     tasks = infer_tasks(iter(documents))
     if not tasks:
         raise ConfigError(
-            f"no document of store {store} has a label; add labels to the manifest and embed it again"
+            f"the documents of store {store} have no label, or the same one wherever a task has any, from "
+            "which nothing can be learned; add labels to the manifest and embed it again"
         )
     log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
     return tasks

@@ -158,7 +158,7 @@ def test_a_label_outside_its_task_is_refused_by_document_label_and_classes(tmp_p
 
 def test_a_store_without_labels_or_without_those_of_a_declared_task_is_refused(tmp_path: Path) -> None:
     nothing = [make.stored(doc_id, row=row, labels={}) for row, doc_id in enumerate("ab", start=1)]
-    with pytest.raises(ConfigError, match=r"no document of store .* has a label; add labels"):
+    with pytest.raises(ConfigError, match=r"the documents of store .* have no label, .*; add labels"):
         opened(tmp_path / "none", *nothing)
     config = replace(CONFIG, tasks={"topics": TaskConfig(kind="binary", classes=("home", "work"))})
     with pytest.raises(
