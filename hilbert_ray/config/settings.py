@@ -283,8 +283,8 @@ class FitConfig:
     """Gradients are clipped to this norm."""
     patience: Annotated[int, Meta(ge=0, le=100_000, description="0: off")] = 5
     """Stop after this many epochs without a smaller loss on a held-out tenth of the groups, and keep the best
-    weights. 0: train all epochs on all documents. Below 1,000 documents that is always so, because a handful
-    of rare cases cannot show when to stop."""
+    weights. 0: train all epochs on all documents. With fewer than 1,000 labelled documents of a task, or 100
+    groups of its rarest class, that is always so, because a handful of cases cannot show when to stop."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the network in training. `auto`: bf16 on GPUs, else float32. Losses are always
     float32."""
@@ -326,7 +326,8 @@ class FoldsConfig:
     repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
     """Repeats, each with another random assignment of groups to folds."""
     inner: Annotated[int, Meta(ge=0, le=10_000, description="0: off")] = 3
-    """Inner folds on whose held-out predictions the temperature is fitted. 0: the temperature stays 1."""
+    """Inner folds on whose held-out predictions the weights of the heads and the temperature are
+    fitted. 0: all heads count alike, and the temperature is 1."""
     stratify: str = ""
     """Task whose classes are spread evenly over the folds. Default: the task with the rarest class."""
     # Off: joining changes what a group is, which is for whoever knows the documents to decide.

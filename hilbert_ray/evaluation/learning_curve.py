@@ -14,8 +14,8 @@ from hilbert_ray import metrics
 from hilbert_ray.config import BASELINE, HILBERT, Config, require
 from hilbert_ray.evaluation.cross_validation import gather
 from hilbert_ray.evaluation.variants import Variant, choose_variants
-from hilbert_ray.evaluation.withholding import is_labelled, withhold
-from hilbert_ray.features import Features
+from hilbert_ray.evaluation.withholding import withhold
+from hilbert_ray.features import Features, is_labelled
 from hilbert_ray.folds import Fold
 from hilbert_ray.run import FoldResult
 

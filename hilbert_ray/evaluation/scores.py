@@ -8,8 +8,7 @@ import numpy as np
 from hilbert_ray import metrics
 from hilbert_ray.config import HILBERT
 from hilbert_ray.evaluation.cross_validation import gather
-from hilbert_ray.evaluation.withholding import is_labelled
-from hilbert_ray.features import Dataset
+from hilbert_ray.features import Dataset, is_labelled
 from hilbert_ray.run import FoldResult
 
 

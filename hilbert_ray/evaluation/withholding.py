@@ -15,15 +15,6 @@ from hilbert_ray.features import Features
 from hilbert_ray.folds import Fold
 
 
-def is_labelled(targets: np.ndarray) -> Bool[np.ndarray, " documents"]:
-    """Return which documents have a label of a task, from its targets as `Features` has them."""
-    if np.issubdtype(targets.dtype, np.integer):
-        return np.asarray(targets >= 0)
-    known = np.isfinite(targets)
-    # Of several labels, one that is known is enough.
-    return np.asarray(known.any(1) if known.ndim == 2 else known)
-
-
 def withhold(
     features: Features, tasks: Mapping[str, TaskConfig], fold: Fold, share: float, seed: int
 ) -> Features:
@@ -43,10 +34,7 @@ def withhold(
     """
     if share >= 1:
         return features
-    labelled = np.zeros(len(features), bool)
-    for name in tasks:
-        labelled |= is_labelled(features.targets[name])
-    train = fold.train[labelled[fold.train]]
+    train = fold.train[features.is_labelled[fold.train]]
     if not len(train):
         return features
     _, group = np.unique(features.groups[train], return_inverse=True)

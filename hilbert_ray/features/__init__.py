@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hilbert_ray.features.arrays import Features, Ragged, mean_std
+    from hilbert_ray.features.arrays import Features, Ragged, is_labelled, mean_std
     from hilbert_ray.features.batch import (
         LENGTH_BUCKETS_FROM,
         Batch,
@@ -36,6 +36,7 @@ __all__ = [
     "documents_of_rank",
     "epoch_batches",
     "eval_batches",
+    "is_labelled",
     "mean_std",
     "open_dataset",
     "read_features",
@@ -48,6 +49,7 @@ __getattr__ = lazy_names(
         "arrays": (
             "Features",
             "Ragged",
+            "is_labelled",
             "mean_std",
         ),
         "batch": (

@@ -102,8 +102,7 @@ class Features:
         """Which documents have a label of any task, bool [B]."""
         labelled = np.zeros(len(self), bool)
         for targets in self.targets.values():
-            known = np.isfinite(targets) if targets.dtype.kind == "f" else targets >= 0
-            labelled |= known.reshape(len(self), -1).any(1)
+            labelled |= is_labelled(targets)
         return labelled
 
     @property
@@ -117,6 +116,13 @@ class Features:
         """Segments of a document's longer sequence, audio or text, int64 [B]: what padding costs."""
         lengths = [ragged.lengths for ragged in self.by_modality.values()]
         return np.asarray(np.maximum.reduce([np.zeros(len(self), np.int64), *lengths]))
+
+
+def is_labelled(targets: np.ndarray) -> np.ndarray:
+    """Return which documents have a label of a task, bool [B], from its targets as `Features` has them."""
+    known = np.isfinite(targets) if targets.dtype.kind == "f" else targets >= 0
+    # Of several labels, one that is known is enough.
+    return np.asarray(known.reshape(len(targets), -1).any(1))
 
 
 def mean_std(values: np.ndarray) -> np.ndarray:

@@ -75,14 +75,21 @@ def weigh_heads(
         has_audio: which documents have audio.
         has_text: which documents have text.
     """
-    weighted = evidence.clone()
+    by_head, temperature = _by_document(scores, weights, has_audio, has_text)
+    # Logits are linear in the scores, thresholds of an ordinal task included: only the change is added.
+    return (evidence + (scores * (by_head - 1)[:, :, None]).sum(1)) / temperature
+
+
+def _by_document(
+    scores: Tensor, weights: Mapping[str, HeadWeights], has_audio: Tensor, has_text: Tensor
+) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, "batch 1"]]:
+    """Return the weights and the temperature of each document; even ones where nothing was fitted."""
+    by_head, temperature = scores.new_ones(len(scores), len(HEADS)), scores.new_ones(len(scores), 1)
     for name, documents in modalities_of(has_audio, has_text).items():
         of_these = weights.get(name, EVEN)
-        # Logits are linear in the scores, thresholds of an ordinal task included: only the change is added.
-        change = scores.new_tensor(of_these.values()) - 1
-        changed = evidence + (scores * change[:, None]).sum(1)
-        weighted = torch.where(documents[:, None], changed / of_these.temperature, weighted)
-    return weighted
+        by_head[documents] = scores.new_tensor(of_these.values())
+        temperature[documents] = of_these.temperature
+    return by_head, temperature
 
 
 def head_shares(
@@ -96,11 +103,8 @@ def head_shares(
     Rows sum to 1; the arguments are those of `weigh_heads`. Thresholds and priors do not count: they are the
     same for all documents.
     """
-    amounts = scores.abs().mean(2)
-    weighted = amounts.clone()
-    for name, documents in modalities_of(has_audio, has_text).items():
-        by_head = scores.new_tensor(weights.get(name, EVEN).values())
-        weighted = torch.where(documents[:, None], amounts * by_head, weighted)
+    by_head, _ = _by_document(scores, weights, has_audio, has_text)
+    weighted = scores.abs().mean(2) * by_head
     total = weighted.sum(1, keepdim=True)
     # All scores may be exactly 0, with weights of 0 on the heads that are left.
     return torch.where(total > 0, weighted / total.clamp_min(torch.finfo(total.dtype).tiny), 1 / len(HEADS))

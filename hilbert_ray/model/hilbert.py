@@ -5,7 +5,7 @@ Axes: N documents, M networks, D model width, K outputs of a task.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,12 +158,7 @@ class Hilbert(nn.Module):
             ModelError: when a modality's features have another width than those the model was trained on.
         """
         visited, outputs = self._outputs(features)
-        # Batches go from long to short documents: `back` restores the order of `features`.
-        back = np.argsort(np.concatenate(visited))
-
-        def in_order(by_batch: Sequence[Tensor]) -> Tensor:
-            return torch.cat(list(by_batch)).cpu()[back]
-
+        in_order = _restorer(visited)
         has_audio = in_order([output.audio.present for output in outputs])
         has_text = in_order([output.text.present for output in outputs])
         evidence, probabilities, decisions, shares = {}, {}, {}, {}
@@ -198,9 +193,9 @@ class Hilbert(nn.Module):
         Before any weights of heads: what those are fitted on.
         """
         visited, outputs = self._outputs(features)
-        back = np.argsort(np.concatenate(visited))
-        logits = {n: torch.cat([o.logits[n] for o in outputs]).cpu()[back] for n in self.config.tasks}
-        scores = {n: torch.cat([o.scores[n] for o in outputs]).cpu()[back] for n in self.config.tasks}
+        in_order = _restorer(visited)
+        logits = {task: in_order([output.logits[task] for output in outputs]) for task in self.config.tasks}
+        scores = {task: in_order([output.scores[task] for output in outputs]) for task in self.config.tasks}
         return logits, scores
 
     def _outputs(self, features: Features) -> tuple[list[np.ndarray], list[Output]]:
@@ -337,6 +332,12 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
     return published, encoders, tensors
 
 
+def _restorer(visited: Sequence[np.ndarray]) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Return what joins tensors of batches in the order of the features; batches go from long to short."""
+    back = np.argsort(np.concatenate(visited))
+    return lambda by_batch: torch.cat(list(by_batch)).cpu()[back]
+
+
 def _side_by_side(embeddings: Sequence[Tensor]) -> Tensor:
     """Return M networks' embeddings [B, D] as one [B, M D], see `Embeddings`."""
     return torch.cat([F.normalize(x, dim=1) for x in embeddings], 1) / math.sqrt(len(embeddings))
@@ -393,7 +394,8 @@ The mean of {networks} networks.
 ## How heads and probabilities are made
 
 The logits of the experts, the audio head and the text head are weighted for each task, and the temperature
-scales evidence, never the classes' frequencies. Both were fitted on held-out documents of inner folds.
+scales evidence, never the classes' frequencies. Where they were fitted, it was on held-out documents of inner
+folds, by what a document has.
 
 {probabilities}
 

@@ -68,7 +68,7 @@ def _modalities(data: DataCounts) -> list[Html]:
     for modality in MODALITIES:
         if modality not in data.documents_with:
             continue
-        # What a rerun could mend, and what was lost, is marked; what the manifest lacks is not a fault.
+        # What a rerun could fix, and what was lost, is marked; what the manifest lacks is not a fault.
         lacking: list[Cell] = [data.absent.get(modality), data.pending.get(modality)]
         lacking.append(data.quarantined.get(modality))
         marked = [lacking[0], *(warned(count) if count else count for count in lacking[1:])]

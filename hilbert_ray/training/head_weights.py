@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, TaskConfig
-from hilbert_ray.features import Features
+from hilbert_ray.features import Features, is_labelled
 from hilbert_ray.model import BOTH, HEADS, HeadWeights, Hilbert, Network
 from hilbert_ray.training.networks import NetworkJob
 
@@ -113,7 +113,7 @@ def _score(
         logits, scores = model.score_heads(features.take(test))
         for name, task in config.tasks.items():
             targets = torch.from_numpy(features.targets[name][test])
-            kept = _is_labelled(targets) & torch.from_numpy(eligible[test])
+            kept = torch.from_numpy(is_labelled(features.targets[name][test]) & eligible[test])
             statistics = model.labels[name].cpu()
             own = scores[name][kept].double()
             rest = logits[name][kept].double() - own.sum(1) - losses.learned_prior(task, statistics)
@@ -189,12 +189,6 @@ def _log_loss(task: TaskConfig, logits: Tensor, targets: Tensor) -> Tensor:
     plain = replace(task, imbalance="none")
     loss, _ = losses.task_loss(plain, logits, targets, logits.new_zeros(losses.statistics_shape(task)))
     return loss
-
-
-def _is_labelled(targets: Tensor) -> Tensor:
-    """Return which documents have a label of the task, bool [N]."""
-    known = ~targets.isnan() if targets.is_floating_point() else targets >= 0
-    return torch.as_tensor(known.reshape(len(known), -1).any(1))
 
 
 def _rarest(task: TaskConfig, targets: Tensor) -> int:

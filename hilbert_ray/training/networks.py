@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hilbert_ray.config import Config
-from hilbert_ray.features import Features
+from hilbert_ray.features import Features, is_labelled
 from hilbert_ray.folds import Fold, choose_strata, inner_folds
 from hilbert_ray.model import Network
 
@@ -14,7 +14,7 @@ EARLY_STOPPING_FROM = 1000
 """Labelled documents of each task from which early stopping is used: in smaller sets the validation loss
 would be that of a handful."""
 RAREST_FROM = 100
-"""Documents and groups of a task's rarest class from which it is used: a tenth of them are validated on."""
+"""Groups of a task's rarest class from which it is used: a tenth of them are validated on."""
 VALIDATION_FOLDS = 10
 """One of this many group folds of a training part is held out for early stopping."""
 
@@ -73,15 +73,13 @@ def _can_stop_early(config: Config, features: Features, train: np.ndarray) -> bo
     groups = features.groups[train]
     for name, task in config.tasks.items():
         targets = features.targets[name][train]
+        labelled = is_labelled(targets)
         if task.kind == "regression":
-            classes = [np.isfinite(targets)]
-            labelled = classes[0]
+            classes = [labelled]
         elif task.kind == "multilabel":
             classes = [side for column in targets.T for side in (column == 0, column == 1)]
-            labelled = np.isfinite(targets).any(1)
         else:
             classes = [targets == k for k in range(len(task.classes))]
-            labelled = targets >= 0
         if labelled.sum() < EARLY_STOPPING_FROM:
             return False
         if any(len(np.unique(groups[members])) < RAREST_FROM for members in classes):

@@ -94,7 +94,7 @@ def test_one_training_group_or_groups_of_one_class_each_are_no_crash(groups: np.
 
 
 def test_the_linear_model_reads_the_modality_that_tells_the_task() -> None:
-    """An idle and much wider modality would hurt it: on inner folds it is left out, for each task anew."""
+    """An idle and much wider modality would hurt it: inner folds leave it out, for each task by itself."""
     rng = np.random.default_rng(4)
     heard, read = rng.integers(0, 2, 120), rng.integers(0, 2, 120)
     lengths = np.full(120, 4)

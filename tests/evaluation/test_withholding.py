@@ -8,8 +8,9 @@ import pytest
 
 from hilbert_ray.config import TaskConfig
 from hilbert_ray.evaluation.cross_validation import run_fold
-from hilbert_ray.evaluation.withholding import is_labelled, withhold
+from hilbert_ray.evaluation.withholding import withhold
 from hilbert_ray.features import Features
+from hilbert_ray.features.arrays import is_labelled
 from hilbert_ray.folds.records import Fold
 from tests import make
 from tests.evaluation.cases import FEATURES, FOLD, TASKS, TINY, variant

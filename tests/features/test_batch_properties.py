@@ -18,7 +18,7 @@ pairs_of_lengths = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min
 
 
 def documents(lengths: list[tuple[int, int]]) -> Features:
-    """Return documents with so many segments of audio (width 3) and text (width 4)."""
+    """Return documents with these numbers of segments of audio (width 3) and text (width 4)."""
     rng, signal = np.random.default_rng(len(lengths)), np.zeros(len(lengths), np.float32)
     audio, text = np.array(lengths).T
     return Features(

@@ -44,7 +44,7 @@ def test_the_balance_of_few_groups_is_the_best_of_all_partitions(seed: int) -> N
 
 @pytest.mark.parametrize(("size", "seed"), list(product((4, 6), range(3))))
 def test_repeats_use_up_all_even_halves_before_one_comes_back(size: int, seed: int) -> None:
-    """Of 2 n equal groups there are (2 n over n) halves, two to a partition: so many test sets, no more."""
+    """Of 2 n equal groups there are (2 n over n) halves, two to a partition: as many test sets."""
     halves = {frozenset(half) for half in combinations(range(size), size // 2)}
     folds = drawn(np.arange(size), np.full(size, -1), 2, len(halves) // 2 + 2, seed)
     assert {frozenset(fold.test.tolist()) for fold in folds} == halves

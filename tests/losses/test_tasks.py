@@ -371,12 +371,30 @@ def test_a_temperature_moves_no_probability_away_from_the_frequencies(temperatur
     torch.testing.assert_close(p, (counts / counts.sum())[None])
 
 
-def test_balanced_weights_leave_probabilities_at_the_frequencies() -> None:
-    """A network that learned the weighted prior and nothing else says no more than the frequencies."""
-    for kind, (counts, _) in PRIORS.items():
-        task = TaskConfig(kind=kind, classes=CLASSES[kind], imbalance="class_balanced")
-        statistics = doubles(counts)
-        logits = losses.learned_prior(task, statistics)[None]
-        p = losses.probabilities(task, logits - losses.learned_prior(task, statistics), statistics)
-        expected = losses.probabilities(task, torch.zeros_like(logits), statistics)
-        torch.testing.assert_close(p, expected)
+@pytest.mark.parametrize("kind", list(PRIORS))
+@pytest.mark.parametrize("imbalance", ["none", "class_balanced"])
+def test_a_constant_that_training_finds_is_the_learned_prior(kind: TaskKind, imbalance: Imbalance) -> None:
+    """Without a feature the loss is least at logits that hold the prior and no evidence."""
+    task = TaskConfig(kind=kind, classes=CLASSES[kind], imbalance=imbalance)
+    if kind == "multilabel":
+        counts = [[30.0, 10.0], [5.0, 35.0], [20.0, 20.0]]
+        columns = [torch.tensor([0.0] * int(no) + [1.0] * int(yes)) for no, yes in counts]
+        targets = torch.stack(columns, 1)
+    else:
+        counts = [40.0, 9.0, 6.0, 3.0][: len(task.classes)]  # type: ignore[assignment]
+        targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts).long())
+    statistics = doubles(counts)
+    width = len(losses.log_prior(task, statistics))
+    constant = torch.zeros(width, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([constant], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss, _ = losses.task_loss(task, constant.expand(len(targets), width), targets, statistics)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    evidence = constant.detach()[None] - losses.learned_prior(task, statistics)
+    expected = losses.probabilities(task, torch.zeros_like(evidence), statistics)
+    torch.testing.assert_close(losses.probabilities(task, evidence, statistics), expected, atol=1e-5, rtol=0)
