@@ -15,7 +15,7 @@ from hilbert_ray.document import manifest as manifests
 from hilbert_ray.document.labels import encode_label, infer_tasks
 from hilbert_ray.document.manifest import ManifestError
 from hilbert_ray.document.records import Document, Label
-from hilbert_ray.validation import _DIGEST, _digest, _draw, _shared, validate
+from hilbert_ray.validation.driver import _DIGEST, _digest, _draw, _shared, validate
 from tests import make
 
 

@@ -1,0 +1,91 @@
+"""The check of one document: its files if they are opened, its transcript, its labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hilbert_ray import audio
+from hilbert_ray.config import TaskConfig
+from hilbert_ray.document import (
+    Document,
+    DocumentError,
+    InvalidRow,
+    Label,
+    Seconds,
+    Utterance,
+    check_text_kind,
+    check_times,
+    encode_label,
+    load_text,
+)
+
+
+class ValidationError(DocumentError):
+    """A document that can be read but contradicts itself or the settings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What a document holds; None if it takes a file that was not opened to know."""
+
+    duration_s: Seconds | None
+    utterances: int | None
+    words: int | None
+
+
+def check_document(
+    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str], is_opened: bool
+) -> Contents | InvalidRow:
+    """Check a document, including the content of its files if `is_opened`."""
+    duration: Seconds | None = None
+    text: str | tuple[Utterance, ...] | None = None
+    is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
+    stage = "audio"
+    try:
+        # Audio first: the transcript's times are checked against its length.
+        if is_opened and document.audio is not None:
+            duration = audio.probe(document.audio).duration_s
+        stage = "text"
+        check_text_kind(document)
+        if is_read:
+            text = load_text(document)
+        utterances = text if isinstance(text, tuple) else ()
+        if duration is not None:
+            check_times(document, utterances, duration)
+        if is_read:
+            _check_roles(document, utterances, roles)
+        stage = "labels"
+        for name, label in document.labels.items():
+            if name in tasks:
+                _check_label(document, name, tasks[name], label)
+    except (DocumentError, OSError) as error:
+        # Other exceptions are bugs, which must show their traceback.
+        return InvalidRow(
+            row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
+        )
+    words = len(text.split()) if isinstance(text, str) else sum(len(turn.text.split()) for turn in utterances)
+    return Contents(
+        duration_s=duration,
+        utterances=len(utterances) if is_read else None,
+        words=words if is_read else None,
+    )
+
+
+def _check_roles(document: Document, utterances: Sequence[Utterance], roles: Sequence[str]) -> None:
+    if not roles or not document.has_text:
+        return
+    present = sorted({turn.role for turn in utterances if turn.role is not None})
+    # One of the roles is enough: not every recording has all speakers, but one with none has nothing to
+    # embed.
+    if set(roles) & set(present):
+        return
+    raise ValidationError(
+        f"document {document.doc_id!r} has no utterance of segment.roles = {list(roles)}; its roles are "
+        f"{present or 'unknown'}: name roles that it has, or remove the document"
+    )
+
+
+def _check_label(document: Document, name: str, task: TaskConfig, label: Label) -> None:
+    try:
+        encode_label(task, label)
+    except ValueError as error:
+        raise ValidationError(f"document {document.doc_id!r}, task `{name}`: {error}") from None

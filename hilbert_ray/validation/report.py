@@ -1,0 +1,101 @@
+"""What `validate` found: counts of a manifest, warnings and invalid rows, as plain values and as text."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hilbert_ray.config import to_dict
+from hilbert_ray.document import InvalidRow, Seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskReport:
+    """A task: its kind, whether it was inferred, and the number of documents and groups of each class.
+
+    `unlabelled` documents take part in training all the same, in every term that needs no label.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    is_inferred: bool
+    labelled: int
+    unlabelled: int
+    documents: Mapping[str, int]
+    groups: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationReport:
+    """What a manifest holds. Counts are of valid documents; times are in seconds; `faults` are invalid rows.
+
+    `unopened` documents have files that were not opened. If there are any, hours, utterances and words are
+    estimates from the others, a random sample, and shortest, median and longest are those of the sample. A
+    value that no sampled file allows to estimate is None.
+    """
+
+    manifest: str
+    rows: int
+    documents: int
+    unopened: int
+    with_audio: int
+    with_text: int
+    with_both: int
+    audio_s: Seconds | None
+    shortest_s: Seconds
+    median_s: Seconds
+    longest_s: Seconds
+    utterances: int | None
+    words: int | None
+    groups: int
+    largest_group: int
+    splits: Mapping[str, int]
+    tasks: Mapping[str, TaskReport]
+    warnings: tuple[str, ...]
+    faults: tuple[InvalidRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return to_dict(self)
+
+    def text(self) -> str:
+        """Return the report as text for a terminal."""
+        return "\n".join(_lines(self))
+
+
+def _lines(report: ValidationReport) -> Iterator[str]:
+    """Yield the lines of `ValidationReport.text`."""
+    about, sample = ("about ", ", of the sample") if report.unopened else ("", "")
+    hours = "unknown" if report.audio_s is None else f"{about}{report.audio_s / 3600:.2f}"
+    utterances, words = (
+        "unknown" if count is None else f"{about}{count}" for count in (report.utterances, report.words)
+    )
+    yield (
+        f"{report.manifest}: {report.rows} rows, {report.documents} valid documents, "
+        f"{len(report.faults)} invalid rows"
+    )
+    yield f"  audio        {report.with_audio} documents, {hours} h"
+    if report.with_audio:
+        yield (
+            f"  durations    {report.shortest_s:.1f} s to {report.longest_s:.1f} s, median "
+            f"{report.median_s:.1f} s{sample}"
+        )
+    yield f"  text         {report.with_text} documents, {utterances} utterances, {words} words"
+    yield f"  both         {report.with_both} documents"
+    yield f"  groups       {report.groups}, the largest with {report.largest_group} documents"
+    yield "  splits       " + (
+        ", ".join(f"{name} {count}" for name, count in report.splits.items()) or "none"
+    )
+    for name, task in report.tasks.items():
+        origin = ", inferred from the labels" if task.is_inferred else ""
+        yield f"task {name} ({task.kind}{origin}): {task.labelled} labelled, {task.unlabelled} unlabelled"
+        width = max((len(class_) for class_ in task.classes), default=0)
+        for class_ in task.classes:
+            count = task.documents[class_]
+            # Unlabelled documents say nothing about how frequent a class is.
+            prevalence, groups = count / max(1, task.labelled), task.groups[class_]
+            yield f"  {class_:{width}}  {count:6d} documents {prevalence:6.1%}  in {groups} groups"
+    yield from (f"warning: {warning}" for warning in report.warnings)
+    yield from (
+        f"invalid row {row.row}, {row.doc_id!r} ({row.stage}, {row.error}): {row.message}"
+        for row in report.faults
+    )
