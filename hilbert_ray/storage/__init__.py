@@ -6,6 +6,7 @@ from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hilbert_ray.storage.files import TEMPORARY, Entry, Files, StorageError
+    from hilbert_ray.storage.regular import irregular
     from hilbert_ray.storage.tensor_folder import (
         WEIGHTS,
         TensorFolderError,
@@ -26,6 +27,7 @@ __all__ = [
     "Workspace",
     "absolute",
     "file_versions",
+    "irregular",
     "is_local",
     "is_uri",
     "local_path",
@@ -41,6 +43,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "files": ("TEMPORARY", "Entry", "Files", "StorageError"),
+        "regular": ("irregular",),
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),
         "versions": ("file_versions", "missing_files"),

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from hilbert_ray.storage.regular import kind_of
 from hilbert_ray.storage.uri import is_s3, local_path
 
 _REQUESTS_AT_ONCE = 16
@@ -28,13 +28,13 @@ def file_version(uri: str, content_hash: bool = False) -> str:
         content_hash: use the SHA-256 of a local file instead of its size and modification time.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        FileNotFoundError: when there is no such file, or it is a folder, a pipe or a device.
     """
     path = local_path(uri)
     if path is not None:
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise FileNotFoundError(f"{uri} is a folder")
+        if (kind := kind_of(status.st_mode)) is not None:
+            raise FileNotFoundError(f"{uri} is {kind}")
         if not content_hash:
             return f"{status.st_size}-{status.st_mtime_ns}"
         with open(path, "rb") as file:
