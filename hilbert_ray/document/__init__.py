@@ -1,4 +1,4 @@
-"""What a document is, its manifest and transcript readers, and its labels."""
+"""What a document is, its manifest reader, and its labels."""
 
 from hilbert_ray.document.labels import LabelSurvey, class_name, encode_label, encode_labels, infer_tasks
 from hilbert_ray.document.manifest import (
@@ -19,10 +19,10 @@ from hilbert_ray.document.records import (
     Seconds,
     Segment,
     TextSegment,
+    TimesError,
     Utterance,
 )
 from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, is_held_out, split_of
-from hilbert_ray.document.transcript import check_text_kind, check_times, load_text
 
 __all__ = [
     "AudioSegment",
@@ -39,10 +39,9 @@ __all__ = [
     "SplitError",
     "SplitSurvey",
     "TextSegment",
+    "TimesError",
     "Utterance",
     "check_splits",
-    "check_text_kind",
-    "check_times",
     "class_name",
     "duplicate_row",
     "encode_label",
@@ -50,7 +49,6 @@ __all__ = [
     "files_of",
     "infer_tasks",
     "is_held_out",
-    "load_text",
     "map_blocks",
     "split_of",
     "straddling_row",

@@ -26,12 +26,11 @@ from hilbert_ray.document import (
     Hertz,
     Seconds,
     Utterance,
-    check_times,
-    load_text,
 )
 from hilbert_ray.embedding.plan import version_or_absent
 from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
 from hilbert_ray.store import Quarantined, StoredDocument
+from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
 
 SEGMENTS_AHEAD = 64
 """Audio segments that wait for the encoder; of 10 s at 16 kHz, they take 41 MB."""
@@ -60,6 +59,7 @@ class Transcript:
     """The whole text of a document, still to be cut, which needs the encoder's tokenizer."""
 
     text: str | tuple[Utterance, ...]
+    flaws: tuple[Flaw, ...] = ()
 
 
 DocumentPart: TypeAlias = AudioSegment | Transcript | DocumentEnd | Quarantined
@@ -204,7 +204,7 @@ def _read_audio(
     uri = document.audio or ""
     # Only then: windows must not fail because of a transcript that they do not need.
     if config.segment.audio == "turns" or config.segment.roles:
-        document = replace(document, text=_read_transcript(entry, config), text_file=None)
+        document = replace(document, text=_read_transcript(entry, config).text, text_file=None)
     recording = CountedBlocks(audio.stream(uri, rate_hz))
     yield from audio_segments(document, recording, rate_hz, config.segment)
     # After the last byte: a file replaced while it was read would give segments of both versions.
@@ -219,9 +219,9 @@ def _read_text(entry: StoredDocument, rate_hz: Hertz, config: Config) -> Iterato
     Raises:
         DocumentError: when the transcript is invalid, or changed after planning.
     """
-    text = _read_transcript(entry, config) or ""
-    _check_times(entry.document, text)
-    yield Transcript(text=text)
+    loaded = _within_recording(entry.document, _read_transcript(entry, config))
+    text = loaded.text or ""
+    yield Transcript(text=text, flaws=loaded.flaws)
     turns = (Utterance(text=text),) if isinstance(text, str) else text
     # A plain string has no roles to select by, so all of it counts.
     roles = () if isinstance(text, str) else config.segment.roles
@@ -229,27 +229,33 @@ def _read_text(entry: StoredDocument, rate_hz: Hertz, config: Config) -> Iterato
     yield DocumentEnd(expected=characters(selected), timed=turns[0].start is not None)
 
 
-def _check_times(document: Document, text: str | tuple[Utterance, ...]) -> None:
-    """Check a transcript's times against the length that its recording's header states."""
-    if isinstance(text, str) or text[0].start is None or document.audio is None:
-        return
+def _within_recording(document: Document, loaded: LoadedText) -> LoadedText:
+    """Return a transcript clipped to the length that its recording's header states.
+
+    Raises:
+        TimesError: when it is no transcript of this recording by its times.
+    """
+    turns = loaded.utterances
+    if not turns or turns[0].start is None or document.audio is None:
+        return loaded
     try:
         duration_s = audio.probe(document.audio).duration_s
     except (DocumentError, OSError):  # embedding the audio reports this
-        return
-    check_times(document, text, duration_s)
+        return loaded
+    clipped, flaws = clip(document, turns, duration_s)
+    return LoadedText(clipped, loaded.flaws + flaws)
 
 
-def _read_transcript(entry: StoredDocument, config: Config) -> str | tuple[Utterance, ...] | None:
+def _read_transcript(entry: StoredDocument, config: Config) -> LoadedText:
     """Return the transcript, if there is one.
 
     Raises:
         ChangedError: when its file has changed since the run was planned.
     """
-    text = load_text(entry.document)
+    loaded = load_text(entry.document)
     if entry.document.text_file is not None:
         _check_version(entry, entry.document.text_file, entry.text_version, config)
-    return text
+    return loaded
 
 
 def _check_version(entry: StoredDocument, uri: str, planned: str | None, config: Config) -> None:

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from hilbert_ray.document import Document, DocumentError, Utterance, load_text
+from hilbert_ray.document import Document, DocumentError, Utterance
 from hilbert_ray.store import Snapshot
+from hilbert_ray.transcript import load_text
 
 log = logging.getLogger(__name__)
 Transcript: TypeAlias = str | tuple[Utterance, ...] | None
@@ -23,7 +24,7 @@ def transcripts(documents: Sequence[Document]) -> list[Transcript]:
     texts: list[Transcript] = []
     for document in documents:
         try:
-            texts.append(load_text(document))
+            texts.append(load_text(document).text)
         except DocumentError as error:
             log.warning("a transcript is not checked for shortcuts and duplicates: %s", error)
             texts.append(None)

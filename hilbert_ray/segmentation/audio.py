@@ -15,11 +15,11 @@ from hilbert_ray.document import (
     Samples,
     Seconds,
     Utterance,
-    check_times,
 )
 from hilbert_ray.segmentation.buffer import Buffer, CountedBlocks
 from hilbert_ray.segmentation.pauses import cut_at_pauses
 from hilbert_ray.segmentation.vad import require_vad
+from hilbert_ray.transcript import check_times
 
 
 def audio_segments(

@@ -43,7 +43,7 @@ def text_segments(
 
     Args:
         document: names the document.
-        text: what `document.load_text` returned.
+        text: what `transcript.load_text` returned.
         encoder: counts and splits tokens.
         config: how to cut.
 

@@ -12,11 +12,9 @@ from hilbert_ray.document import (
     Label,
     Seconds,
     Utterance,
-    check_text_kind,
-    check_times,
     encode_label,
-    load_text,
 )
+from hilbert_ray.transcript import Flaw, LoadedText, check_text_kind, clip, load_text
 
 
 class ValidationError(DocumentError):
@@ -30,6 +28,7 @@ class Contents:
     duration_s: Seconds | None
     utterances: int | None
     words: int | None
+    flaws: tuple[Flaw, ...] = ()
 
 
 def check_document(
@@ -37,7 +36,7 @@ def check_document(
 ) -> Contents | InvalidRow:
     """Check a document, including the content of its files if `is_opened`."""
     duration: Seconds | None = None
-    text: str | tuple[Utterance, ...] | None = None
+    loaded = LoadedText(None)
     is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
     stage = "audio"
     try:
@@ -47,12 +46,12 @@ def check_document(
         stage = "text"
         check_text_kind(document)
         if is_read:
-            text = load_text(document)
-        utterances = text if isinstance(text, tuple) else ()
+            loaded = load_text(document)
+        flaws = loaded.flaws
         if duration is not None:
-            check_times(document, utterances, duration)
+            flaws += clip(document, loaded.utterances, duration)[1]
         if is_read:
-            _check_roles(document, utterances, roles)
+            _check_roles(document, loaded.utterances, roles)
         stage = "labels"
         for name, label in document.labels.items():
             if name in tasks:
@@ -62,11 +61,12 @@ def check_document(
         return InvalidRow(
             row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
         )
-    words = len(text.split()) if isinstance(text, str) else sum(len(turn.text.split()) for turn in utterances)
+    texts = [loaded.text] if isinstance(loaded.text, str) else [turn.text for turn in loaded.utterances]
     return Contents(
         duration_s=duration,
-        utterances=len(utterances) if is_read else None,
-        words=words if is_read else None,
+        utterances=len(loaded.utterances) if is_read else None,
+        words=sum(len(text.split()) for text in texts) if is_read else None,
+        flaws=flaws,
     )
 
 

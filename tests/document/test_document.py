@@ -22,7 +22,6 @@ from hilbert_ray.document.manifest import (
     read_manifest,
 )
 from hilbert_ray.document.records import Document, DocumentError, Utterance, parse_document, resolve
-from hilbert_ray.document.transcript import load_text
 from tests import make
 
 GOOD: dict[str, Any] = {"doc_id": "d1", "audio": "a.wav"}
@@ -352,67 +351,6 @@ def test_the_fault_of_a_shared_id_lists_all_its_rows() -> None:
     assert fault.message == "doc_id 'd1' is in rows 1, 3; ids must be unique: give each document its own"
     many = duplicate_row(3, "d1", list(range(1, 1001)))
     assert "is in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 990 more; ids must be unique" in many.message
-
-
-VTT = "WEBVTT\n\n1\n00:01.000 --> 00:02.500\n<v Ann>hello <b>you</b>\n\n01:00:00.000 --> 01:00:01.000\nbye\n"
-SRT = "1\n00:00:01,000 --> 00:00:02,500\nhello\nyou\n\n2\n01:00:00,000 --> 01:00:01,000\nbye\n"
-WHISPER = json.dumps({"segments": [{"text": " hi", "start": 0.5, "end": 1, "speaker": "S0", "words": []}]})
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        (
-            "t.vtt",
-            VTT,
-            (
-                Utterance(text="hello you", start=1.0, end=2.5, role="Ann"),
-                Utterance(text="bye", start=3600.0, end=3601.0),
-            ),
-        ),
-        (
-            "t.srt",
-            SRT,
-            (
-                Utterance(text="hello you", start=1.0, end=2.5),
-                Utterance(text="bye", start=3600.0, end=3601.0),
-            ),
-        ),
-        ("t.json", WHISPER, (Utterance(text=" hi", start=0.5, end=1.0, role="S0"),)),
-        ("t.json", '["one", "two"]', (Utterance(text="one"), Utterance(text="two"))),
-        ("t.txt", "just words\nand more", "just words\nand more"),
-    ],
-)
-def test_transcripts_are_read_by_their_kind(
-    tmp_path: Path, name: str, content: str, expected: object
-) -> None:
-    (tmp_path / name).write_text(content)
-    assert load_text(Document(doc_id="d1", text_file=str(tmp_path / name))) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("t.txt", None, "document 'd1': there is no text_file "),
-        ("t.doc", b"", "ends in .doc; use .txt, .json, .vtt or .srt"),
-        ("t.txt", b"\xff\xfe", "is not UTF-8 text"),
-        ("t.json", b"{", "is not valid JSON"),
-        ("t.vtt", b"WEBVTT\n", "has no cues; write null"),
-        (
-            "t.srt",
-            b"1\nsoon --> later\nhello\n",
-            "has an invalid cue time 'soon --> later'; write it as in 00:00:01.000",
-        ),
-    ],
-)
-def test_a_transcript_that_cannot_be_read_says_why(
-    tmp_path: Path, name: str, content: bytes | None, message: str
-) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DocumentError) as caught:
-        load_text(Document(doc_id="d1", text_file=str(tmp_path / name)))
-    assert message in str(caught.value)
 
 
 def test_a_row_nested_beyond_reason_is_a_fault_and_its_neighbour_is_read(tmp_path: Path) -> None:

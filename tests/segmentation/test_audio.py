@@ -152,9 +152,10 @@ def test_a_last_turn_may_reach_a_little_beyond_the_recording_but_no_more() -> No
     assert [(s.start, s.end) for s in segments] == [(3.5, 4.0)]
     assert expected_seconds(document(utterance(3.5, 4.4)), config, 4.0) == 0.5
     with pytest.raises(
-        TimesError, match=r"'d7': utterance 0 ends at 4\.60 s, but the recording lasts 4\.00 s"
+        TimesError,
+        match=r"'d7': utterance 1 ends at 4\.70 s, but the recording lasts 4\.00 s",
     ):
-        cut(RECORDING, config, of=document(utterance(3.5, 4.6)))
+        cut(RECORDING, config, of=document(utterance(3.5, 4.6), utterance(4.6, 4.7)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import fsspec
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray.document.records import Document, DocumentError, TimesError, Utterance, parse_text
-from hilbert_ray.document.transcript import OVERHANG_S, check_times, load_text
+from hilbert_ray.transcript.reading import load_text
+from hilbert_ray.transcript.times import CLIPPED_S, OVERHANG_S, check_times, clip
 
 HOUR_MS = 3_600_000
 spans = st.lists(
@@ -21,7 +23,7 @@ def read(name: str, content: str) -> tuple[Utterance, ...]:
     uri = f"memory://transcripts/{name}"
     with fsspec.open(uri, "wt", encoding="utf-8") as file:
         file.write(content)
-    text = load_text(Document(doc_id="d", text_file=uri))
+    text = load_text(Document(doc_id="d", text_file=uri)).text
     assert isinstance(text, tuple)
     return text
 
@@ -34,6 +36,8 @@ def cue_time(milliseconds: int, point: str, with_hours: bool = True) -> str:
 
 
 def expect_times(utterances: tuple[Utterance, ...], milliseconds: list[tuple[int, int]]) -> None:
+    """Check times against starts and lengths as written; utterances come in the order of their starts."""
+    milliseconds = sorted(milliseconds, key=lambda span: span[0])
     assert [u.start for u in utterances] == pytest.approx(
         [start / 1000 for start, _ in milliseconds], abs=1e-9
     )
@@ -51,7 +55,8 @@ def test_times_of_webvtt_are_read_to_the_millisecond_with_and_without_hours(
     ]
     found = read("times.vtt", "WEBVTT\n\nNOTE made up\n\n" + "\n\n".join(blocks) + "\n")
     expect_times(found, cues)
-    assert [u.text for u in found] == [f"words {i}" for i in range(len(cues))]
+    by_start = sorted(range(len(cues)), key=lambda i: cues[i][0])
+    assert [u.text for u in found] == [f"words {i}" for i in by_start]
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,6 +96,7 @@ def test_times_of_whisper_are_taken_as_they_are(segments: list[tuple[float, floa
         for i, (start, length) in enumerate(segments)
     ]
     found = read("whisper.json", json.dumps({"text": " words", "segments": written, "language": "en"}))
+    segments.sort(key=lambda span: span[0])
     assert [u.start for u in found] == [start for start, _ in segments]
     assert [u.end for u in found] == pytest.approx([start + length for start, length in segments], rel=1e-15)
 
@@ -119,23 +125,31 @@ def test_times_are_taken_if_and_only_if_they_are_finite_rising_numbers_from_zero
             parse_text("d", row)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(-4, 4))
-def test_a_transcript_may_end_half_a_second_after_its_recording_and_no_later(
-    ends: list[int], later: int
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 200)), min_size=1, max_size=6),
+    st.integers(0, 400),
+)
+def test_an_end_past_the_recording_is_clipped_and_what_lies_outside_is_refused(
+    spans: list[tuple[int, int]], duration: int
 ) -> None:
     """In quarters of a second, which floats hold exactly."""
-    duration = max(ends) - later
-    utterances = [Utterance(text="a", start=0.0, end=end / 4) for end in ends]
+    assert (OVERHANG_S, CLIPPED_S) == (0.5, 30.0)
+    utterances = tuple(Utterance(text="a", start=s / 4, end=(s + n) / 4) for s, n in spans)
     document = Document(doc_id="d", audio="d.wav")
-    assert OVERHANG_S == 0.5
-    if later <= 2:
-        check_times(document, utterances, duration / 4)
-    else:
-        with pytest.raises(
-            TimesError, match=rf"utterance {ends.index(max(ends))} ends at {max(ends) / 4:.2f}"
-        ):
-            check_times(document, utterances, duration / 4)
+    late = [s + n > duration + 2 for s, n in spans]
+    out = [i for i, (s, n) in enumerate(spans) if late[i] and (s >= duration or s + n > duration + 120)]
+    if out:
+        message = rf"utterance {out[0]} ends at {sum(spans[out[0]]) / 4:.2f} s"
+        for check in check_times, clip:
+            with pytest.raises(TimesError, match=message):
+                check(document, utterances, duration / 4)
+        return
+    check_times(document, utterances, duration / 4)
+    clipped, flaws = clip(document, utterances, duration / 4)
+    assert [flaw.count for flaw in flaws] == [sum(late)] * any(late)
+    for one, before, is_late in zip(clipped, utterances, late, strict=True):
+        assert one == (replace(before, end=duration / 4) if is_late else before)
 
 
 @settings(max_examples=30, deadline=None)

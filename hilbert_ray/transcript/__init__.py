@@ -1,0 +1,15 @@
+"""Transcripts: readers of every format in one table, and the rules that repair what they read."""
+
+from hilbert_ray.transcript.cue import Flaw
+from hilbert_ray.transcript.reading import LoadedText, TranscriptError, check_text_kind, load_text
+from hilbert_ray.transcript.times import check_times, clip
+
+__all__ = [
+    "Flaw",
+    "LoadedText",
+    "TranscriptError",
+    "check_text_kind",
+    "check_times",
+    "clip",
+    "load_text",
+]

@@ -1,0 +1,6 @@
+"""Transcripts as plain text."""
+
+
+def read(text: str) -> str:
+    """Return the text as it is."""
+    return text
