@@ -54,7 +54,8 @@ def chosen_encoders(config: Config) -> dict[Modality, Encoder]:
     """Return the encoders that the settings name, by modality.
 
     Raises:
-        ConfigError: when one is unavailable, or audio is cut at pauses and none can be detected at its rate.
+        ConfigError: when one is unavailable, its weights would not load, or audio is cut at pauses and none
+            can be detected at its rate.
     """
     encoders = {
         modality: configured_encoder(config, modality)
@@ -63,6 +64,8 @@ def chosen_encoders(config: Config) -> dict[Modality, Encoder]:
     }
     if "audio" in encoders and config.segment.audio == "pause":
         require_vad(encoders["audio"].rate_hz)  # now, not when the first worker cuts the first recording
+    for encoder in encoders.values():
+        encoder.rehearse()  # now, in one message: later each worker would find the same fault
     return encoders
 
 

@@ -31,6 +31,7 @@ from hilbert_ray.embedding.reading import (
 )
 from hilbert_ray.embedding.remote_decoding import read_remotely
 from hilbert_ray.encoders import Encoder, build_encoder
+from hilbert_ray.errors import HilbertError
 from hilbert_ray.storage import StorageError
 from hilbert_ray.store import Commit, FeatureRow, Quarantined, Store
 from hilbert_ray.version import __version__
@@ -87,7 +88,12 @@ class EmbedUnits:
         self.snapshot = store.snapshot(snapshot)
         self.config = config
         self.fingerprints = fingerprints
-        self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
+        self.encoders: dict[Modality, Encoder] = {}
+        self._missing_encoder: str | None = None
+        try:
+            self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
+        except HilbertError as error:  # files that this node lacks: an actor whose constructor raises is
+            self._missing_encoder = f"on node {platform.node()}: {error}"  # restarted for ever
         self.decoding_tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
@@ -98,6 +104,8 @@ class EmbedUnits:
         Checked when the first units come, so that a death while loading counts as an attempt at them, and
         attempts are bounded: an actor that dies in its constructor is restarted forever.
         """
+        if self._missing_encoder is not None:
+            return self._missing_encoder
         for modality, encoder in self.encoders.items():
             planned = self.fingerprints[modality]
             if encoder.fingerprint != planned:
@@ -247,7 +255,7 @@ def loading_error(encoder: Encoder) -> str | None:
     try:
         # No segments: this loads what is loaded lazily, and nothing a document holds can be the cause.
         encoder.encode([])
-    except (ImportError, OSError, RuntimeError, ValueError) as error:  # libraries, files, memory, weights
+    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:  # also files, weights
         return (
             f"{encoder.modality} encoder {encoder.name} cannot load its libraries or weights on node "
             f"{platform.node()} ({type(error).__name__}: {error}); fix the cause and rerun to resume, "

@@ -90,6 +90,9 @@ class Mfcc:
         # Without Bessel's correction, which is NaN for a segment of a single frame.
         return torch.cat([frames.mean(1), frames.std(1, correction=0)]).numpy()
 
+    def rehearse(self) -> None:
+        """There are no weights that might not load."""
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Audio has no tokens."""
         raise TypeError("mfcc encodes audio; it has no tokens")
@@ -148,6 +151,9 @@ class Hashing:
             return np.zeros((0, self.dim), np.float32)
         texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
         return np.hstack([vectorizer.transform(texts).toarray() for vectorizer in vectorizers])
+
+    def rehearse(self) -> None:
+        """There are no weights that might not load."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many words, separated by white space, each text has."""

@@ -1,8 +1,18 @@
 """From `hf:<id or folder>[@revision]` to the encoder class for its architecture."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import transformers
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.encoders.folder import (
+    check_extractor_files,
+    check_folder,
+    check_layers,
+    check_tokenizer_files,
+    reading,
+)
 from hilbert_ray.encoders.protocol import Encoder
 from hilbert_ray.encoders.speech import WAVEFORM_TYPES, WaveformEncoder, WhisperEncoder
 from hilbert_ray.encoders.text import TextEncoder
@@ -15,7 +25,8 @@ def build_transformer(
 ) -> Encoder:
     """Return the encoder for `hf:<id or folder>[@revision]`; see `registry.build_encoder`."""
     folder = fetch(spec)
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    values = check_folder(folder, spec)
+    config = _read_config(folder, spec, modality, values, options)
     model_type = str(config.model_type)
     pretrained = Pretrained(spec=spec, folder=folder, config=config, options=options, segment=segment)
     is_speech = model_type in WAVEFORM_TYPES or model_type == "whisper"
@@ -25,6 +36,8 @@ def build_transformer(
                 f"text encoder {spec} is a speech model ({model_type}); use it as the audio encoder "
                 f"(--audio {spec}), or name a text model"
             )
+        if not options.trust_remote_code:  # such code may have a tokenizer of its own
+            check_tokenizer_files(folder, spec)
         return TextEncoder(pretrained)
     # Any architecture may encode text, but audio needs code that knows its input: only these have it.
     if not is_speech:
@@ -32,4 +45,26 @@ def build_transformer(
             f"audio encoder {spec} is a model of type {model_type!r}, expected one of "
             f"{', '.join(WAVEFORM_TYPES)}, whisper; name one of these"
         )
+    check_extractor_files(folder, spec)
     return WhisperEncoder(pretrained) if model_type == "whisper" else WaveformEncoder(pretrained)
+
+
+def _read_config(
+    folder: str, spec: str, modality: Modality, values: Mapping[str, Any], options: EncoderConfig
+) -> Any:  # noqa: ANN401 - transformers has a class for each model
+    """Return a model's configuration.
+
+    Raises:
+        ConfigError: when transformers does not know such a model, or its code is not allowed to run.
+    """
+    model_type = values.get("model_type")
+    needs_code = "AutoConfig" in (values.get("auto_map") or {})
+    if needs_code and model_type not in transformers.CONFIG_MAPPING and not options.trust_remote_code:
+        raise ConfigError(
+            f"{modality} encoder {spec} is a model of type {model_type!r}, which is defined by Python code "
+            f"that comes with its weights; if you trust that code, allow it with "
+            f"--{modality}-encoder.trust-remote-code, or name a model that transformers knows"
+        )
+    check_layers(values, spec)
+    with reading("config.json", spec, "name a model that the installed transformers knows"):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)

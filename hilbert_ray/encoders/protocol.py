@@ -37,6 +37,13 @@ class Encoder(Protocol):
         keeps them from loading is raised before any document is read, and no document is blamed for it.
         """
 
+    def rehearse(self) -> None:
+        """Check that the weights would load, without holding them: in the driver, before a run begins.
+
+        Raises:
+            ConfigError: naming what is wrong with them and what to do.
+        """
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without special tokens."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hilbert_ray.config import ConfigError, Modality
 from hilbert_ray.document import AudioSegment, Samples, Segment
+from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
 
 WAVEFORM_TYPES = (
@@ -32,6 +33,7 @@ BATCH_S = {"cpu": 10, "cuda": 60}
 """Most padded seconds of audio in a batch, by device: a GPU needs many, the caches of a CPU hold few."""
 OVERHEAD_S = 0.5
 """The fixed cost of a batch, as the seconds of audio that take as long."""
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 192_000
 WHISPER_S = 30
 """What Whisper was trained on: it pads or cuts every input to 30 s."""
 
@@ -48,8 +50,14 @@ class _Speech(Transformer):
                 "mean or mean_std"
             )
         super().__init__(pretrained)
-        self.extractor = transformers.AutoFeatureExtractor.from_pretrained(pretrained.folder)
-        self.rate_hz = int(self.extractor.sampling_rate)
+        with reading("preprocessor_config.json", self.name):
+            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(pretrained.folder)
+            self.rate_hz = int(self.extractor.sampling_rate)
+        if not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ:
+            raise ConfigError(
+                f"audio encoder {self.name}: preprocessor_config.json has sampling_rate {self.rate_hz}; it "
+                f"must be {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz: use the file that belongs to these weights"
+            )
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
         return [segment.samples for segment in segments if isinstance(segment, AudioSegment)]
@@ -69,7 +77,8 @@ class WaveformEncoder(_Speech):
         norm = getattr(self.config, "feat_extract_norm", "group")
         self.pads = self.config.model_type in PADDABLE_TYPES and norm == "layer"
         self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
-        self.shortest = self._samples_of_one_frame()
+        with reading("config.json", self.name):
+            self.shortest = self._samples_of_one_frame()
 
     def _samples_of_one_frame(self) -> Samples:
         """Return the fewest samples from which the convolutions compute a frame (400 for wav2vec2)."""
@@ -128,6 +137,12 @@ class WhisperEncoder(_Speech):
                 f"{longest} s; set segment.{setting} to at most {WHISPER_S}"
             )
         super().__init__(pretrained)
+        bins, expected = getattr(self.extractor, "feature_size", None), self.config.num_mel_bins
+        if bins != expected:
+            raise ConfigError(
+                f"audio encoder {self.name}: preprocessor_config.json makes {bins} mel bins, but the network "
+                f"takes {expected}; use the file that belongs to these weights"
+            )
         self.longest = WHISPER_S * self.rate_hz
         # Log-mel frames are far fewer than samples, so more seconds fit: 1 segment on a CPU, 8 on a GPU.
         self.budget = 4 * BATCH_S[self.device.type] * self.rate_hz

@@ -1,6 +1,8 @@
 """Text encoders from transformers: BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, the encoder half of T5."""
 
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor
 
 from hilbert_ray.config import ConfigError, Modality
 from hilbert_ray.document import Segment, TextSegment
+from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
 
+logger = logging.getLogger("hilbert_ray.encoders")
 BATCH_TOKENS = 8192
 """Most padded tokens in a batch."""
 BATCH_OVERHEAD = 32
@@ -24,6 +28,9 @@ NO_LIMIT = 100_000
 DEFAULT_TOKENS = 512
 """What a model takes that states no limit: what nearly all text encoders were trained on."""
 
+LETTERS = "the and of to in a e i o n s 0 1 2 . , а е и о н α ε ا ل न ㄱ 가 の 的 一"  # noqa: RUF001
+"""Words, letters and digits of several scripts: every real vocabulary knows some of them."""
+
 
 class TextEncoder(Transformer):
     """Token states, pooled over the real tokens; nothing is ever truncated."""
@@ -34,17 +41,7 @@ class TextEncoder(Transformer):
 
     def __init__(self, pretrained: Pretrained) -> None:
         super().__init__(pretrained)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            pretrained.folder, trust_remote_code=pretrained.options.trust_remote_code
-        )
-        if not tokenizer.is_fast:
-            raise ConfigError(
-                f"text encoder {self.name} has no fast tokenizer, which splitting long texts needs; use a "
-                "model that has a tokenizer.json"
-            )
-        # Any token pads as well as another, since the mask hides it; GPT-like tokenizers have none for it.
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer = self._read_tokenizer()
         # The Rust tokenizer itself, without the wrapper: faster, and nothing of the wrapper's settings
         # applies.
         self.pad_id = int(tokenizer.pad_token_id)
@@ -54,6 +51,57 @@ class TextEncoder(Transformer):
         # Its file may enable both; here nothing may be cut off, and `_encode` pads.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+
+    def _read_tokenizer(self) -> Any:  # noqa: ANN401 - transformers has a class for each model
+        """Return the tokenizer that comes with the weights.
+
+        Raises:
+            ConfigError: when it cannot be read, does not fit the network, or knows no letters.
+        """
+        with reading("tokenizer", self.name):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self.pretrained.folder, trust_remote_code=self.pretrained.options.trust_remote_code
+            )
+        if not tokenizer.is_fast:
+            raise ConfigError(
+                f"text encoder {self.name} has no fast tokenizer, which splitting long texts needs; use a "
+                "model that has a tokenizer.json"
+            )
+        # Any token pads as well as another, since the mask hides it; GPT-like tokenizers have none for it.
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                f"text encoder {self.name}: its tokenizer names none of pad_token, eos_token and unk_token, "
+                "with which short texts are filled up; name one in its "
+                'tokenizer_config.json, such as "pad_token": "<pad>"'
+            )
+        self._check_vocabulary(tokenizer)
+        return tokenizer
+
+    def _check_vocabulary(self, tokenizer: Any) -> None:  # noqa: ANN401
+        """Check that a tokenizer has words, and that the network has a vector for each of its tokens."""
+        with reading("tokenizer", self.name):
+            found = set(tokenizer.backend_tokenizer.encode(LETTERS, add_special_tokens=False).ids)
+            ids = [*tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values()]
+            ids += tokenizer("")["input_ids"]
+        if not found - {tokenizer.unk_token_id}:
+            raise ConfigError(
+                f"text encoder {self.name}: to its tokenizer, which has {len(ids)} tokens, all letters and "
+                "digits are unknown, so all texts would look alike; fetch the tokenizer again"
+            )
+        rows = getattr(self.config, "vocab_size", None)
+        if isinstance(rows, int) and max(ids) >= rows:
+            raise ConfigError(
+                f"text encoder {self.name}: its tokenizer has tokens up to number {max(ids)}, but the "
+                f"network has vectors for {rows}; use the tokenizer that belongs to these weights"
+            )
+        if isinstance(rows, int) and len(ids) < rows / 2:
+            logger.warning(
+                "text encoder %s: its tokenizer has %d tokens, but the network has vectors for %d; if the "
+                "tokenizer's files are cut off or of another model, texts are not read as they should be",
+                self.name, len(ids), rows,
+            )  # fmt: skip
 
     def _limit(self, tokenizer_limit: int) -> int:
         """Return the longest input with special tokens: the lower limit of tokenizer and positions."""

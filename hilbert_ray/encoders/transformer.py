@@ -3,7 +3,7 @@
 `speech` and `text` define what the input for a segment is and how inputs may share a batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -11,21 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
+from hilbert_ray.encoders.folder import reading
+from hilbert_ray.encoders.loading import load, rehearse
 from hilbert_ray.encoders.protocol import fingerprint_of
-from hilbert_ray.encoders.weights import has_safetensors, resolve_precision, weights_hash
+from hilbert_ray.encoders.weights import resolve_precision, weights_hash
 from hilbert_ray.segmentation import segmentation
-
-UNUSED = {"masked_spec_embed", "num_batches_tracked", "pooler"}
-"""Parts of networks that no feature depends on, so weights may lack them: what only training uses, and the
-head on top of a text encoder."""
-ENCODER_OF_TWO = ("t5", "mt5", "umt5")
-"""Model types with a decoder of which `AutoModelForTextEncoding` gives the encoder half."""
 
 
 class SegmentTooLongError(DocumentError):
@@ -41,6 +35,11 @@ class Pretrained:
     config: Any
     options: EncoderConfig
     segment: SegmentConfig
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the network is defined by code that comes with the weights, which may be run."""
+        return self.options.trust_remote_code and bool(getattr(self.config, "auto_map", None))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,8 +72,9 @@ class Transformer:
         self.dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[self.precision]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.pooling = pretrained.options.pooling
-        self.layers = self._layers()
-        width = int(self.config.hidden_size)
+        with reading("config.json", self.name):
+            self.layers = self._layers()
+            width = int(self.config.hidden_size)
         self.dim = 2 * width if self.pooling == "mean_std" else width
         self.fingerprint = fingerprint_of(self._facts())
         self.padding = PaddingCount()
@@ -127,37 +127,18 @@ class Transformer:
         Raises:
             ConfigError: when the weights cannot be read or lack what the network computes with.
         """
-        transformers.utils.logging.disable_progress_bar()  # it would fill the logs of every worker
-        is_encoder_of_two = self.config.model_type in ENCODER_OF_TWO
-        auto_class = transformers.AutoModelForTextEncoding if is_encoder_of_two else transformers.AutoModel
-        try:
-            loaded = auto_class.from_pretrained(
-                self.pretrained.folder,
-                use_safetensors=has_safetensors(self.pretrained.folder),
-                trust_remote_code=self.pretrained.options.trust_remote_code,
-                output_loading_info=True,
-            )
-        except SafetensorError as error:
-            raise ConfigError(
-                f"the weights of encoder {self.name} cannot be read: {error}; they may be truncated: fetch "
-                "them again"
-            ) from error
-        if not isinstance(loaded, tuple):  # remote code may load its weights itself and report nothing
-            return loaded
-        model, report = loaded
-        self._check_weights(report["missing_keys"])
-        return model
+        options, folder = self.pretrained.options, self.pretrained.folder
+        return load(folder, self.name, self.config, options.trust_remote_code)
 
-    def _check_weights(self, missing: Iterable[str]) -> None:
-        """Check that no tensor that features depend on is missing: transformers would draw it at random."""
-        unused = UNUSED | ({"decoder"} if self.config.model_type == "whisper" else set())
-        needed = sorted(name for name in missing if not unused & set(name.split(".")))
-        if needed:
-            raise ConfigError(
-                f"the weights of encoder {self.name} lack {len(needed)} of the tensors that a network of "
-                f"type {self.config.model_type} computes with, the first {needed[0]}; they would be random: "
-                "use weights that belong to this config.json, or fetch them again"
-            )
+    def rehearse(self) -> None:
+        """Check that the weights would load, in about a second and without holding them.
+
+        Raises:
+            ConfigError: when they cannot be read or lack what the network computes with.
+        """
+        # What remote code does with its weights is known once it runs, and it is run where it is used.
+        if not self.pretrained.runs_code:
+            rehearse(self.pretrained.folder, self.name, self.config)
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, dim]; how they are batched depends on the segments alone.

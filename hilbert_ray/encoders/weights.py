@@ -19,6 +19,8 @@ _READ = {
 }  # fmt: skip
 """What features depend on besides the weights. Other files of a folder, such as a README, may change."""
 _HASHED_AT_ONCE = 4 * 2**20
+FETCH_AGAIN = "the file may be cut off: fetch it again"
+"""Advice for a file of a model that is there but cannot be what it should be."""
 
 
 def pin_revision(spec: str) -> str:
@@ -85,6 +87,15 @@ def _parse(spec: str) -> tuple[str, str | None]:
 def weights_hash(folder: str) -> str:
     """Return the SHA-256 over the files that features depend on."""
     return _hash(folder, _stamps(folder))
+
+
+def features_depend_on(folder: str) -> list[str]:
+    """Return the names of the files in a folder that features depend on, weights first.
+
+    Raises:
+        ConfigError: when there are no weights.
+    """
+    return [name for name, _, _ in _stamps(folder)]
 
 
 def has_safetensors(folder: str) -> bool:
