@@ -14,6 +14,11 @@ import fsspec
 import numpy as np
 import soxr
 
+from hilbert_ray.audio.adts import ADTS
+from hilbert_ray.audio.amr import AMR
+from hilbert_ray.audio.asf import ASF
+from hilbert_ray.audio.au import AU
+from hilbert_ray.audio.caf import CAF
 from hilbert_ray.audio.errors import (
     CONVERT,
     FETCH_AGAIN,
@@ -32,14 +37,30 @@ from hilbert_ray.audio.mp3 import MP3
 from hilbert_ray.audio.mp4 import MP4
 from hilbert_ray.audio.ogg import OGG
 from hilbert_ray.audio.riff import RIFF
+from hilbert_ray.audio.sphere import SPHERE
 from hilbert_ray.audio.tags import end_of_leading_tags
+from hilbert_ray.audio.w64 import W64
 from hilbert_ray.document import Hertz, Samples, Seconds
 from hilbert_ray.storage import local_path
 
-FORMATS: Sequence[AudioFormat] = (RIFF, OGG, FLAC, MP4, MATROSKA, MP3)
+FORMATS: Sequence[AudioFormat] = (
+    RIFF,
+    W64,
+    OGG,
+    FLAC,
+    CAF,
+    AU,
+    SPHERE,
+    MP4,
+    MATROSKA,
+    ASF,
+    AMR,
+    ADTS,
+    MP3,
+)
 """The formats that can be read, in the order in which they are tried.
 
-MP3 comes last: its files have no signature, and the bytes that begin one may occur anywhere.
+MP3 and AAC come last: their files have no signature, and the bytes that begin one may occur anywhere.
 """
 _FETCH_BYTES = 4 * 2**20
 """How much is fetched from an object store at a time: few requests, yet little is wasted on a header."""

@@ -75,9 +75,9 @@ def damaged(uri: str, problem: str) -> CorruptAudioError:
     return CorruptAudioError(f"{uri} {problem}; it is damaged: {FETCH_AGAIN}")
 
 
-def unfinished(uri: str, problem: str) -> UnfinishedAudioError:
+def unfinished(uri: str, problem: str, remedy: str | None = None) -> UnfinishedAudioError:
     """Return the error for a file whose writer did not finish; `problem` completes a sentence as above."""
     return UnfinishedAudioError(
         f"{uri} {problem}: it was streamed live or its writer did not finish, so it may be truncated; if you "
-        f"know that it is complete, {REPACK}"
+        f"know that it is complete, {remedy or REPACK}"
     )

@@ -1,7 +1,8 @@
 """FLAC: libsndfile checks its frames, but is confused by tags around them."""
 
+from hilbert_ray.audio.byte_range import ByteRange
 from hilbert_ray.audio.format import AudioFormat, AudioSource
-from hilbert_ray.audio.libsndfile import ByteRange, LibsndfileDecoder
+from hilbert_ray.audio.libsndfile import LibsndfileDecoder
 from hilbert_ray.audio.tags import start_of_trailing_tags
 
 

@@ -14,12 +14,16 @@ MOST_CHANNELS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioInfo:
-    """What the header says: `frames` samples per channel at `rate_hz`, in a `format` such as `WAV`."""
+    """What the header says: `frames` samples per channel at `rate_hz`, in a `format` such as `WAV`.
+
+    Of several sound `tracks`, the first is read.
+    """
 
     rate_hz: Hertz
     channels: int
     frames: Samples
     format: str
+    tracks: int = 1
 
     @property
     def duration_s(self) -> Seconds:

@@ -1,12 +1,11 @@
 """Decoding with libsndfile: WAV, AIFF, FLAC, Ogg and MP3."""
 
-import io
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
+from hilbert_ray.audio.byte_range import ByteRange
 from hilbert_ray.audio.errors import (
     CONVERT,
     FETCH_AGAIN,
@@ -21,53 +20,6 @@ from hilbert_ray.document import Samples
 
 _UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile says where the header does not state the length (`SF_COUNT_MAX`)."""
-
-
-class ByteRange:
-    """Bytes `begin` to `end` of a file as libsndfile reads them; carries errors past the C library.
-
-    An exception inside a callback of libsndfile would be printed and then read as the end of the file.
-    `stated_size` makes the range look longer than it is; what lies behind its end reads as zeros.
-    """
-
-    def __init__(self, file: BinaryIO, begin: int, end: int, stated_size: int | None = None) -> None:
-        self.file = file
-        self.error: BaseException | None = None
-        self._begin, self._size = begin, end - begin
-        self._stated_size = self._size if stated_size is None else stated_size
-        self._position = 0
-
-    def tell(self) -> int:
-        """Return the position inside the range."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, as files do."""
-        # Beyond the end too, as files allow: `readinto` then returns nothing, or zeros up to `stated_size`.
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._stated_size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a cffi buffer
-        """Fill a buffer; return how many bytes there were."""
-        try:
-            # Before every read: the checks of a format move in the same file.
-            self.file.seek(self._begin + self._position)
-            if self._size < self._position < self._stated_size:  # libsndfile looks for a tag there
-                data = bytes(len(buffer))
-            else:
-                data = self.file.read(max(0, min(len(buffer), self._size - self._position)))
-        except BaseException as error:
-            self.error = error
-            return 0
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def raise_error(self) -> None:
-        """Raise what went wrong while libsndfile was reading."""
-        if self.error is not None:
-            raise self.error
 
 
 class LibsndfileDecoder:

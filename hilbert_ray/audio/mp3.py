@@ -1,14 +1,28 @@
 """MP3: walked frame by frame, because only the frames show its length and whether it is complete."""
 
 import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import BinaryIO, Literal, NamedTuple
 
-from hilbert_ray.audio.errors import CONVERT, LengthError, damaged, truncated
-from hilbert_ray.audio.format import AudioFormat, AudioSource
+import numpy as np
+
+from hilbert_ray.audio.byte_range import ByteRange
+from hilbert_ray.audio.errors import (
+    CONVERT,
+    FETCH_AGAIN,
+    CorruptAudioError,
+    LengthError,
+    UnsupportedAudioError,
+    damaged,
+    truncated,
+)
+from hilbert_ray.audio.format import AudioFormat, AudioSource, Decoder
 from hilbert_ray.audio.header import check_unchanged
-from hilbert_ray.audio.libsndfile import ByteRange, LibsndfileDecoder
-from hilbert_ray.audio.tags import start_of_trailing_tags
+from hilbert_ray.audio.libsndfile import LibsndfileDecoder
+from hilbert_ray.audio.sizes import is_padding
+from hilbert_ray.audio.tags import end_of_leading_tags, start_of_trailing_tags
 from hilbert_ray.document import Hertz, Samples
 
 _BIT_RATES = (
@@ -23,6 +37,14 @@ _STATED_SIZE_FACTOR = 64
 from the bit rate of the first frame and stops there; bit rates differ by a factor of at most 20."""
 _MOST_TRIMMED: Samples = 2 * 4095
 """What a LAME header can take off both ends together: the encoder's delay and padding, 12 bits each."""
+_MOST_PARTS = 1000
+"""Joined files in one; more are no recording."""
+_MOST_JUNK = 2**16
+"""Bytes behind the last counted frame that are no frames: left by editors, players and failed downloads."""
+_SIDE_INFORMATION = {(1152, 1): 17, (1152, 2): 32, (576, 1): 9, (576, 2): 17}
+"""Bytes between the header of a frame and its sound, by its samples and channels."""
+_HEADER_AND_SIDE_INFORMATION = 4 + 32 + 4
+"""Bytes from the start of a frame that show whether it is a Xing or Info header."""
 Index = Literal["Xing", "Info", "VBRI", ""]
 """The kinds of header that the first frame may hold in place of sound; "" where it is sound."""
 
@@ -54,28 +76,107 @@ def parse_frame(header: bytes) -> Mp3Frame | None:
     return Mp3Frame(size, samples, rate_hz, channels=1 if header[3] >> 6 == 3 else 2)
 
 
-def _open(source: AudioSource) -> LibsndfileDecoder:
-    """Walk the frames of an MP3, then open it."""
-    file, uri, begin = source.file, source.uri, source.begin
-    end = start_of_trailing_tags(file, source.size)
-    samples, is_counted = _walk(file, begin, end, uri)
-    if not is_counted:
-        stated_size = (end - begin) * _STATED_SIZE_FACTOR
-        return LibsndfileDecoder(ByteRange(file, begin, end, stated_size), uri, frames=samples)
-    decoder = LibsndfileDecoder(ByteRange(file, begin, end), uri)
-    if not 0 <= samples - decoder.info.frames <= _MOST_TRIMMED:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One of the MP3 files that a file was joined from; mostly the only one.
+
+    It begins and ends at these bytes, `holes` are the tags between its frames, `samples` are in its frames,
+    and `is_counted` says whether a Xing or Info header counts them.
+    """
+
+    begin: int
+    end: int
+    holes: tuple[tuple[int, int], ...]
+    samples: Samples
+    is_counted: bool
+
+
+class JoinedDecoder:
+    """MP3 files one behind the other in one file, as podcasts with inserted advertisements are.
+
+    Each is decoded by itself, so that what its header takes off both its ends is taken off.
+    """
+
+    tolerance: Samples = 0
+
+    def __init__(self, source: AudioSource, parts: Sequence[Part]) -> None:
+        self._source, self._parts = source, parts
+        infos = [_open_part(source, part).info for part in parts]
+        for part, info in zip(parts, infos, strict=True):
+            check_unchanged(info.rate_hz, info.channels, infos[0], f"at byte {part.begin}", source.uri)
+        self.info = replace(infos[0], frames=sum(info.frames for info in infos))
+
+    def decode(self, block: Samples) -> Iterator[np.ndarray]:
+        """Yield float32 [samples, channels] blocks of at most `block` samples."""
+        for part in self._parts:
+            decoder, decoded = _open_part(self._source, part), 0
+            for samples in decoder.decode(block):
+                decoded += len(samples)
+                yield samples
+            # Together they might agree although one has too many and another too few.
+            if decoded != decoder.info.frames:
+                raise damaged(
+                    self._source.uri,
+                    f"holds {decoder.info.frames} samples from byte {part.begin} on, of which {decoded} "
+                    "could be decoded",
+                )
+
+
+def _open(source: AudioSource) -> Decoder:
+    return open_frames(source, source.begin, start_of_trailing_tags(source.file, source.size))
+
+
+def open_frames(source: AudioSource, begin: int, end: int) -> Decoder:
+    """Walk the frames between two bytes of a file, then open them.
+
+    Raises:
+        AudioError: when they are not complete; the class says why.
+    """
+    parts = _parts(source.file, begin, end, source.uri)
+    return _open_part(source, parts[0]) if len(parts) == 1 else JoinedDecoder(source, parts)
+
+
+def _open_part(source: AudioSource, part: Part) -> LibsndfileDecoder:
+    file, uri = source.file, source.uri
+    if not part.is_counted:
+        stated_size = (part.end - part.begin) * _STATED_SIZE_FACTOR
+        content = ByteRange(file, part.begin, part.end, stated_size, part.holes)
+        return LibsndfileDecoder(content, uri, frames=part.samples)
+    decoder = LibsndfileDecoder(ByteRange(file, part.begin, part.end, holes=part.holes), uri)
+    if not 0 <= part.samples - decoder.info.frames <= _MOST_TRIMMED:
         raise LengthError(
-            f"{uri} holds {samples} samples but its header states {decoder.info.frames}; they may differ by "
-            f"at most {_MOST_TRIMMED}: {CONVERT}"
+            f"{uri} holds {part.samples} samples but its header states {decoder.info.frames}; they may "
+            f"differ by at most {_MOST_TRIMMED}: {CONVERT}"
         )
     return decoder
 
 
-def _walk(file: BinaryIO, begin: int, end: int, uri: str) -> tuple[Samples, bool]:
-    """Return the samples in the frames of an MP3, and whether a Xing or Info header counts the frames.
+def _parts(file: BinaryIO, begin: int, end: int, uri: str) -> list[Part]:
+    """Return the MP3 files that a file consists of.
+
+    Raises:
+        CorruptAudioError, TruncatedAudioError, LengthError, RateError, ChannelError: see `_walk`.
+        UnsupportedAudioError: when there are more than can be one recording.
+    """
+    parts: list[Part] = []
+    position: int | None = begin
+    while position is not None:
+        if len(parts) == _MOST_PARTS:
+            raise UnsupportedAudioError(
+                f"{uri} consists of more than {_MOST_PARTS} MP3 files, joined: {CONVERT}"
+            )
+        part, position = _walk(file, position, end, uri)
+        parts.append(part)
+    return parts
+
+
+def _walk(file: BinaryIO, begin: int, end: int, uri: str) -> tuple[Part, int | None]:
+    """Walk the frames of one MP3 file; return it, and where the next one begins if others were joined to it.
 
     Each frame must begin where the last one ended, be like the first, and end within the file: decoders skip
-    what they cannot read and take the end of the file for the end of the recording.
+    what they cannot read and take the end of the file for the end of the recording. Only tags may lie between
+    frames, and padding after the last one. Another file begins with a Xing or Info header, or behind a tag
+    where all frames that were stated have been seen.
 
     Raises:
         CorruptAudioError: when something else than a frame lies between frames.
@@ -85,20 +186,37 @@ def _walk(file: BinaryIO, begin: int, end: int, uri: str) -> tuple[Samples, bool
     """
     file.seek(begin)
     first = parse_frame(file.read(4))
-    assert first is not None  # or the file would not have been recognised
+    if first is None:
+        raise _no_frame(uri, begin)
     index, stated = _frame_count(file.read(first.size - 4))
     # Decoders skip a Xing or Info frame, which holds no sound; it does not count itself either.
     position = begin if index in ("", "VBRI") else begin + first.size
     frames = samples = 0
+    holes: list[tuple[int, int]] = []
+    next_part: int | None = None
     while position < end:
         file.seek(position)
-        frame = parse_frame(file.read(4))
-        if frame is None:
-            raise damaged(uri, f"has no MPEG frame at byte {position}, where one should begin")
-        check_unchanged(frame.rate_hz, frame.channels, first, f"at byte {position}", uri)
-        frames += 1
-        samples += frame.samples
-        position += frame.size
+        header = file.read(_HEADER_AND_SIDE_INFORMATION)
+        frame = parse_frame(header[:4])
+        if frame is not None and position > begin and _is_index(header, frame):
+            next_part = position
+            break
+        if frame is not None:
+            check_unchanged(frame.rate_hz, frame.channels, first, f"at byte {position}", uri)
+            frames += 1
+            samples += frame.samples
+            position += frame.size
+            continue
+        is_complete = stated is not None and frames >= stated
+        behind = _end_of_tags(file, position, end)
+        if behind == position or behind >= end:
+            _check_padding(file, behind, end, uri, is_complete)
+            break
+        if is_complete:
+            next_part = behind
+            break
+        holes.append((position, behind))
+        position = behind
     if position > end:
         raise truncated(uri, f"ends {position - end} bytes before its last MPEG frame does")
     if stated is not None and stated > frames:
@@ -108,7 +226,49 @@ def _walk(file: BinaryIO, begin: int, end: int, uri: str) -> tuple[Samples, bool
         raise LengthError(
             f"{uri} states {stated} MPEG frames but holds {frames}, as if files had been joined: {CONVERT}"
         )
-    return samples, stated is not None and index != "VBRI"
+    is_counted = stated is not None and index != "VBRI"
+    part = Part(begin=begin, end=position, holes=tuple(holes), samples=samples, is_counted=is_counted)
+    return part, next_part
+
+
+def _is_index(header: bytes, frame: Mp3Frame) -> bool:
+    """Whether a frame is a Xing or Info header: the mark in its place, behind side information of zeros."""
+    side = _SIDE_INFORMATION[frame.samples, frame.channels]
+    return header[4 + side : 8 + side] in (b"Xing", b"Info") and not any(header[4 : 4 + side])
+
+
+def _end_of_tags(file: BinaryIO, position: int, end: int) -> int:
+    """Return where the tags between frames end that begin at a position; the position where none do."""
+    while True:
+        behind = end_of_leading_tags(file, position)
+        file.seek(behind)
+        start = file.read(32)
+        if start[:3] == b"TAG" and behind + 128 <= end:
+            behind += 128
+        elif start[:8] == b"APETAGEX" and len(start) == 32:
+            # The stated size includes the footer but not this header.
+            behind += 32 + int(struct.unpack_from("<I", start, 12)[0])
+        if behind == position:
+            return min(behind, end)
+        position = behind
+
+
+def _check_padding(file: BinaryIO, position: int, end: int, uri: str, is_complete: bool) -> None:
+    """Check what follows the last frame: zeros, or anything short if all frames that were stated are there.
+
+    Raises:
+        CorruptAudioError: when it may be sound.
+    """
+    if is_padding(file, position, end) or (is_complete and end - position <= _MOST_JUNK):
+        return
+    raise _no_frame(uri, position)
+
+
+def _no_frame(uri: str, position: int) -> CorruptAudioError:
+    return CorruptAudioError(
+        f"{uri} has no MPEG frame at byte {position}, where one should begin; it is damaged, or files were "
+        f"joined: {FETCH_AGAIN}, or, if it plays to its end, {CONVERT}"
+    )
 
 
 def _frame_count(body: bytes) -> tuple[Index, int | None]:

@@ -5,19 +5,33 @@ import zlib
 from functools import partial
 from typing import BinaryIO
 
+from hilbert_ray.audio.byte_range import ByteRange
 from hilbert_ray.audio.errors import CONVERT, UnsupportedAudioError, damaged, truncated, unfinished
-from hilbert_ray.audio.format import AudioFormat, AudioSource
-from hilbert_ray.audio.libsndfile import ByteRange, LibsndfileDecoder
+from hilbert_ray.audio.format import AudioFormat, AudioSource, Decoder
+from hilbert_ray.audio.libsndfile import LibsndfileDecoder
+from hilbert_ray.audio.pyav import FfmpegDecoder
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HEADER_BYTES = 27
 _LAST_PAGE = 4
 """The flag of a page that ends its stream (RFC 3533, section 6)."""
 
+_FIRST_PACKET = 28
+"""Where the first packet begins, which names the codec: its page has one segment."""
+_BY_FFMPEG = {b"\x7fFLAC": "Ogg FLAC", b"Speex   ": "Ogg Speex"}
+"""What libsndfile does not decode, by the mark of its first packet, though FFmpeg does."""
 
-def _open(source: AudioSource) -> LibsndfileDecoder:
+
+def _open(source: AudioSource) -> Decoder:
     # Every page must be read to be checked, which is too much for `probe`, so it is done before decoding.
     check = partial(check_pages, source.file, source.uri)
+    source.file.seek(0)
+    start = source.file.read(_FIRST_PACKET + 8)[_FIRST_PACKET:]
+    for mark, name in _BY_FFMPEG.items():
+        if start.startswith(mark):
+            # A range, which moves to its own place before each read: the check reads the same file.
+            content = ByteRange(source.file, 0, source.size)
+            return FfmpegDecoder(source, name, demuxer="ogg", content=content, check_before_decoding=check)
     return LibsndfileDecoder(ByteRange(source.file, 0, source.size), source.uri, check_before_decoding=check)
 
 
@@ -68,4 +82,8 @@ def check_pages(file: BinaryIO, uri: str) -> None:
         raise unfinished(uri, "ends without a closing Ogg page")
 
 
-OGG = AudioFormat(names="Ogg Vorbis, Opus", recognises=lambda start: start[:4] == b"OggS", open=_open)
+OGG = AudioFormat(
+    names="Ogg (Vorbis, Opus; FLAC and Speex with the extra `video`)",
+    recognises=lambda start: start[:4] == b"OggS",
+    open=_open,
+)

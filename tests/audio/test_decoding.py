@@ -246,5 +246,6 @@ def test_every_file_is_recognised_by_one_format_only(kind: str) -> None:
 
 def test_the_list_of_formats_names_each_with_what_it_needs() -> None:
     assert supported_formats() == (
-        "WAV, AIFF, Ogg Vorbis, Opus, FLAC, MP3, and, with the extra `video`, M4A, MP4, MOV, MKV, WebM"
+        "WAV, AIFF, W64, Ogg (Vorbis, Opus; FLAC and Speex with the extra `video`), FLAC, CAF, AU, SPHERE, "
+        "MP3, and, with the extra `video`, M4A, MP4, MOV, MKV, WebM, WMA, WMV, AMR, AAC"
     )

@@ -26,6 +26,7 @@ from hilbert_ray.audio.tags import end_of_leading_tags, start_of_trailing_tags
 from tests.audio.recordings import (
     assert_refused,
     decoded_at_once,
+    encode,
     half,
     id3,
     id3v1,
@@ -34,6 +35,7 @@ from tests.audio.recordings import (
     noise,
     patched,
     sample,
+    signal,
     streamed,
     written,
 )
@@ -63,6 +65,19 @@ def vbri(frames: list[bytes]) -> bytes:
 
 
 WHOLE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "an MP3 followed by zeros": (lambda: sample("mp3") + bytes(5000), "mp3"),
+    "an MP3 without a count followed by zeros": (lambda: sample("vbr") + bytes(5000), "vbr"),
+    "a counted MP3 followed by noise": (lambda: sample("mp3") + noise(), "mp3"),
+    "an MP3 with a tag between frames": (
+        lambda: b"".join([*mp3_frames(sample("vbr"))[:50], id3(2000), *mp3_frames(sample("vbr"))[50:]]),
+        "vbr",
+    ),
+    "an MP3 with other tags between frames": (
+        lambda: b"".join(
+            [*mp3_frames(sample("vbr"))[:50], id3v1(), ape(), *mp3_frames(sample("vbr"))[50:], id3v1()]
+        ),
+        "vbr",
+    ),
     "an MP3 behind two ID3 tags": (lambda: id3() + id3(70000) + sample("mp3"), "mp3"),
     "an MP3 before all kinds of tags": (
         lambda: sample("mp3") + ape() + lyrics() + id3v1(),
@@ -117,20 +132,30 @@ FAULTS: dict[str, tuple[Callable[[], bytes], type[AudioError], str]] = {
         CorruptAudioError,
         "no MPEG frame at byte",
     ),
-    "an MP3 with a tag between frames": (
-        lambda: b"".join([*mp3_frames(sample("vbr"))[:50], id3(2000), *mp3_frames(sample("vbr"))[50:]]),
+    "an MP3 followed by noise that may be sound": (
+        lambda: sample("vbr") + noise(),
+        CorruptAudioError,
+        "no MPEG frame at byte .* or files were joined",
+    ),
+    "an MP3 without a count followed by many zeros": (
+        lambda: sample("vbr") + bytes(2**17),
         CorruptAudioError,
         "no MPEG frame at byte",
     ),
-    "an MP3 followed by zeros": (
-        lambda: sample("mp3") + bytes(5000),
-        CorruptAudioError,
-        "no MPEG frame at byte",
-    ),
-    "an MP3 of two files": (
-        lambda: sample("mp3") * 2,
+    "an MP3 with frames that are not counted": (
+        lambda: sample("mp3") + b"".join(mp3_frames(sample("vbr"))),
         LengthError,
         r"states \d+ MPEG frames but holds \d+, as if files had been joined",
+    ),
+    "an MP3 of two files, the second cut off": (
+        lambda: sample("mp3") + sample("mp3")[: half("mp3")],
+        TruncatedAudioError,
+        "before its last MPEG frame does",
+    ),
+    "an MP3 of two files of two rates": (
+        lambda: sample("mp3") + encode("mp3", signal(1.0, 8000), 8000),
+        RateError,
+        "changes from 16000 to 8000 Hz at byte",
     ),
     "an MP3 of two rates": (
         lambda: mp3() + mp3(rate_hz=8000),
@@ -155,6 +180,23 @@ FAULTS: dict[str, tuple[Callable[[], bytes], type[AudioError], str]] = {
 def test_an_incomplete_or_damaged_file_is_refused_with_its_own_error(name: str, tmp_path: Path) -> None:
     make_faulty, error, message = FAULTS[name]
     assert_refused(written(tmp_path, make_faulty(), f"{name}.wav"), error, message)
+
+
+@pytest.mark.parametrize("between", [b"", id3(), id3v1() + id3(), ape(100)], ids=["", "ID3", "both", "APE"])
+def test_joined_mp3s_are_one_after_the_other(between: bytes, tmp_path: Path) -> None:
+    """As podcasts with inserted advertisements are: each with a header of its own, trimmed by itself."""
+    first, second = sample("mp3"), encode("mp3", signal(1.5), 16000)
+    uri = written(tmp_path, first + between + second + id3v1())
+    expected = np.concatenate([streamed(written(tmp_path, part, "part")) for part in (first, second)])
+    np.testing.assert_array_equal(streamed(uri), expected)
+    assert audio.probe(uri).frames == len(expected)
+
+
+def test_an_mp3_without_a_count_before_one_with_a_count_is_joined(tmp_path: Path) -> None:
+    """Even between counted ones: where a file begins, its header says so."""
+    parts = [sample("mp3"), id3() + sample("vbr"), sample("mp3")]
+    expected = [streamed(written(tmp_path, part, "part")) for part in parts]
+    np.testing.assert_array_equal(streamed(written(tmp_path, b"".join(parts))), np.concatenate(expected))
 
 
 def test_an_mp3_of_changing_bit_rate_without_a_count_is_decoded_to_its_end(tmp_path: Path) -> None:
