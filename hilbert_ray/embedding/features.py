@@ -103,6 +103,7 @@ def segments_of(
     """Return a part as segments: audio is one already, a transcript is cut here; none if that fails."""
     if isinstance(part, AudioSegment):
         return [part]
+    document.flaws = part.flaws
     cut = partial(text_segments, document.entry.document, part.text, encoder, config.segment)
     segments = run_or_quarantine(document.entry, document.source, "read", cut)
     if isinstance(segments, Quarantined):

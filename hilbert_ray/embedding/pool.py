@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from itertools import groupby
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from hilbert_ray.embedding.plan import EmbedPlan, Unit, single_document_units
 from hilbert_ray.embedding.resolve import takes_gpus
 from hilbert_ray.embedding.worker import MAX_DEATHS, EmbedUnits, UnitResult
 from hilbert_ray.store import Quarantined, Snapshot, Store
+from hilbert_ray.transcript import Flaw, FlawCounts
 
 logger = logging.getLogger("hilbert_ray.embed")
 MIN_FAILURES = 20
@@ -73,6 +75,7 @@ def run_units(
                 if result.error is not None or remaining.pop(result.unit_id, None) is not None:
                     progress.add(result)
         if not remaining:
+            progress.log_flaws()
             return progress.results
         logger.warning(
             "%d units were lost with their workers; embedding their documents again, one by one",
@@ -181,6 +184,7 @@ class _RunProgress:
         self._seconds_done = 0.0
         self._documents_done = 0
         self._failures: list[Quarantined] = []
+        self._flaws = FlawCounts()
         self._hours_done = 0.0
         self._hours_planned = sum(unit.seconds for unit in units if unit.modality == "audio") / 3600
         self._started = self._last_logged = time.monotonic()
@@ -207,11 +211,18 @@ class _RunProgress:
         for failure in result.quarantined:
             logger.warning("quarantined %s (%s): %s", failure.doc_id, failure.error, failure.message)
         self._failures += result.quarantined
+        for doc_id, flaws in groupby(result.flaws, key=lambda flaw: flaw[0]):
+            self._flaws.add(doc_id, [Flaw(kind, count) for _, kind, count in flaws])
         self._check_failures()
         now = time.monotonic()
         if now - self._last_logged >= _PROGRESS_S or self._documents_done == self.planned:
             self._last_logged = now
             logger.info(self._line(now - self._started))
+
+    def log_flaws(self) -> None:
+        """Log what was odd or repaired in transcripts, once for each kind."""
+        for line in self._flaws.lines():
+            logger.warning("%s", line)
 
     def _check_failures(self) -> None:
         failed = len(self._failures)

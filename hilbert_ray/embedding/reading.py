@@ -67,7 +67,7 @@ DocumentPart: TypeAlias = AudioSegment | Transcript | DocumentEnd | Quarantined
 
 @dataclass(kw_only=True, slots=True)
 class DocumentProgress:
-    """A document being embedded: its segments' times, texts and features so far, and how it ended.
+    """A document being embedded: its segments' times, texts and features so far, flaws, and how it ended.
 
     unit: index of the document's unit among those that are read together. entry: the document with the
     versions that its files should have. source: its source hash in the plan.
@@ -80,6 +80,7 @@ class DocumentProgress:
     features: list[np.ndarray] = field(default_factory=list)
     end: DocumentEnd | None = None
     failure: Quarantined | None = None
+    flaws: tuple[Flaw, ...] = ()
 
 
 DocumentWithPart: TypeAlias = tuple[DocumentProgress, DocumentPart]

@@ -48,8 +48,9 @@ many seconds, gets more decoding tasks."""
 class UnitResult:
     """What a worker reports of one unit.
 
-    seconds: the unit's weight in the plan. stored: documents. amount: the seconds or tokens stored. error:
-    why the whole run must end: the store cannot be written, or the encoder is the wrong one or does not load.
+    seconds: the unit's weight in the plan. stored: documents. amount: the seconds or tokens stored. flaws:
+    (doc_id, kind, count) of what was repaired in transcripts. error: why the whole run must end: the store
+    cannot be written, or the encoder is the wrong one or does not load.
     """
 
     modality: Modality
@@ -58,6 +59,7 @@ class UnitResult:
     stored: int = 0
     amount: float = 0.0
     quarantined: tuple[Quarantined, ...] = ()
+    flaws: tuple[tuple[str, str, int], ...] = ()
     error: str | None = None
 
     def to_json(self) -> str:
@@ -68,9 +70,9 @@ class UnitResult:
     def from_json(cls, text: str) -> "UnitResult":
         """Return the result that `to_json` wrote."""
         values = json.loads(text)
-        return cls(
-            **{**values, "quarantined": tuple(Quarantined(**fields) for fields in values["quarantined"])}
-        )
+        quarantined = tuple(Quarantined(**fields) for fields in values["quarantined"])
+        flaws = tuple((doc_id, kind, count) for doc_id, kind, count in values["flaws"])
+        return cls(**{**values, "quarantined": quarantined, "flaws": flaws})
 
 
 class EmbedUnits:
@@ -94,6 +96,8 @@ class EmbedUnits:
             self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
         except HilbertError as error:  # files that this node lacks: an actor whose constructor raises is
             self._missing_encoder = f"on node {platform.node()}: {error}"  # restarted for ever
+        self.flaws: dict[str, tuple[tuple[str, str, int], ...]] = {}
+        """Flaws by unit, until the unit's result is reported."""
         self.decoding_tasks = 0
         """Ray tasks that decode ahead; none as long as this actor's own thread keeps up."""
 
@@ -133,6 +137,7 @@ class EmbedUnits:
                     stored=len(commit.stored),
                     amount=commit.amount,
                     quarantined=commit.quarantined,
+                    flaws=self.flaws.pop(unit.unit_id, ()),
                 )
                 yield {"result": [result.to_json()]}
         # Reported as a result: Ray would retry a task that raises, and log its traceback from every worker.
@@ -167,7 +172,9 @@ class EmbedUnits:
             documents = self._documents(0, unit)
             parts = read(documents, self._reader(unit.modality))
             encoder = self.encoders[unit.modality]
-            commit = self._commit(unit, *encode_parts(documents, parts, encoder, self.config))
+            rows, quarantined = encode_parts(documents, parts, encoder, self.config)
+            self.flaws[unit.unit_id] = _flaws(documents)
+            commit = self._commit(unit, rows, quarantined)
         # After the commit: if this process dies in between, the commit is found and the notes only remain.
         self.store.clear_attempts(*_address(unit))
         return commit
@@ -188,7 +195,9 @@ class EmbedUnits:
             # Every document has at least one part, its end or its failure, so no unit is skipped.
             for number, unit_parts in groupby(parts, key=lambda pair: pair[0].unit):
                 encoder = self.encoders[modality]
-                rows, quarantined = encode_parts(documents.pop(number), unit_parts, encoder, self.config)
+                read_now = documents.pop(number)
+                rows, quarantined = encode_parts(read_now, unit_parts, encoder, self.config)
+                self.flaws[units[number].unit_id] = _flaws(read_now)
                 # One unit is written at a time, so at most two units of features are in memory.
                 if writing is not None:
                     yield writing[0], writing[1].result()
@@ -240,6 +249,16 @@ class EmbedUnits:
             versions=_library_versions(),
             threads=self.config.embed.threads,
         )
+
+
+def _flaws(documents: Sequence[DocumentProgress]) -> tuple[tuple[str, str, int], ...]:
+    """Return (doc_id, kind, count) of the flaws in documents that did not fail."""
+    return tuple(
+        (one.entry.document.doc_id, flaw.kind, flaw.count)
+        for one in documents
+        if one.failure is None
+        for flaw in one.flaws
+    )
 
 
 def _address(unit: Unit) -> tuple[Modality, str, int, str]:

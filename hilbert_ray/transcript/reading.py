@@ -17,6 +17,8 @@ from hilbert_ray.transcript.registry import (
     reader_of,
 )
 from hilbert_ray.transcript.repair import CHARACTERS, clean_text, repair
+from hilbert_ray.transcript.rolling import unroll
+from hilbert_ray.transcript.speakers import take_speakers
 
 MAX_BYTES = 256 * 2**20
 """The largest file that is read: a day of speech in the wordiest format takes less than 100 MB."""
@@ -120,7 +122,18 @@ def _loaded(content: str | Sequence[Cue], found: Format) -> LoadedText:
         return LoadedText(text, (Flaw(CHARACTERS),) if text != content else ())
     if not content:
         raise FormatError(f"is {found.name} without utterances; write null if there is no transcript")
-    return LoadedText(*repair(content))
+    flaws: tuple[Flaw, ...] = ()
+    if found.is_caption:
+        content, flaws = _plain_captions(content)
+    utterances, repairs = repair(content)
+    return LoadedText(utterances, flaws + repairs)
+
+
+def _plain_captions(cues: Sequence[Cue]) -> tuple[Sequence[Cue], tuple[Flaw, ...]]:
+    """Return captions as cues of other formats are: each word once, speakers apart, on one line."""
+    cues, rolled = unroll(cues)
+    cues, named = take_speakers(cues)
+    return [replace(cue, words=cue.words.replace("\n", " ")) for cue in cues], rolled + named
 
 
 def _read_bytes(path: str) -> bytes:

@@ -46,13 +46,16 @@ def repair(cues: Sequence[Cue]) -> tuple[tuple[Utterance, ...], tuple[Flaw, ...]
         raise FormatError("has no words; write null if there is no transcript")
     cues = [_checked(index, cue, counts) for index, cue in enumerate(cues)]
     timed = sum(cue.start_s is not None or cue.end_s is not None for cue in cues)
+    if not timed and NOT_A_TIME in counts:
+        raise FormatError("has no time that is a finite number; write seconds, or leave the times out")
     if timed:
         if 2 * timed < len(cues):
             raise FormatError(
                 f"has times for {timed} of {len(cues)} utterances; missing times are filled in where at "
                 "least half have some: add times, or remove them all"
             )
-        cues = _filled(_ordered(cues, counts), counts)
+        # Once more, as ends alone may have given starts before those of earlier cues.
+        cues = _ordered(_filled(_ordered(cues, counts), counts), counts)
         _count_overlaps(cues, counts)
     utterances = tuple(
         Utterance(text=cue.words, start=cue.start_s, end=cue.end_s, role=cue.speaker) for cue in cues
@@ -102,7 +105,7 @@ def _checked(index: int, cue: Cue, counts: dict[str, int]) -> Cue:
         _count(counts, BACKWARDS)
     elif start is None and end is not None:
         end = max(end, 0.0)
-    return cue if (start, end) == (cue.start_s, cue.end_s) else replace(cue, start_s=start, end_s=end)
+    return Cue(cue.words, start, end, cue.speaker)
 
 
 def _finite(value: Seconds | None) -> Seconds | None:

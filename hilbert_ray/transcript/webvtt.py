@@ -1,31 +1,37 @@
-"""WebVTT."""
+"""WebVTT (https://www.w3.org/TR/webvtt1/), also as Zoom, Teams, YouTube and Whisper write it."""
 
-import re
+from hilbert_ray.transcript.captions import cues_of, split_captions
+from hilbert_ray.transcript.cue import Cue, Flaw, Reading
 
-from hilbert_ray.transcript.cue import Cue, FormatError
-
-# Hours are optional in WebVTT; before milliseconds, WebVTT has a point and SubRip a comma.
-_CUE = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})")
-_VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
+BETWEEN = "paragraphs without times below an utterance, taken as its words"
+BEFORE = "paragraphs before the first times, left out"
 
 
-def read(text: str) -> list[Cue]:
-    """Return the cues of a file; `<v Speaker>` becomes the speaker, other tags are dropped."""
-    cues = []
-    for block in re.split(r"\n\s*\n", text):
-        lines = block.strip().splitlines()
-        times_line = next((i for i, line in enumerate(lines) if "-->" in line), None)
-        if times_line is None:
-            continue
-        match = _CUE.search(lines[times_line])
-        if match is None:
-            raise FormatError(
-                f"has an invalid cue time {lines[times_line]!r}; write it as in 00:00:01.000 --> 00:00:02.500"
-            )
-        parts = [int(part or 0) for part in match.groups()]
-        start, end = (3600 * h + 60 * m + s + ms / 1000 for h, m, s, ms in (parts[:4], parts[4:]))
-        body = " ".join(lines[times_line + 1 :])
-        voice = _VOICE.search(body)
-        words = re.sub(r"<[^>]*>", "", body).strip()
-        cues.append(Cue(words, start, end, voice.group(1).strip() if voice else None))
-    return cues
+def read(text: str) -> Reading:
+    """Return the cues of a WebVTT file, `<v Name>` as the speaker.
+
+    Dropped without a word: the header, comments (`NOTE`), `STYLE`, `REGION`, names of cues and settings.
+
+    Raises:
+        FormatError: when no times can be read.
+    """
+    head, captions = split_captions(text, has_names=True)
+    left_out = sum(not _is_aside(one) for one in head)
+    # The header is the first paragraph, and it may go on below its signature.
+    left_out -= bool(head) and head[0][0].lstrip().startswith("WEBVTT")
+    cues: list[Cue] = []
+    between = 0
+    for caption in captions:
+        first, *rest = caption.paragraphs or [[]]
+        # An empty line ends a cue; yet tools write cues with some inside, and their words are said.
+        more = [one for one in rest if not _is_aside(one)]
+        between += len(more)
+        cues += cues_of(caption, [*first, *(line for one in more for line in one)])
+    flaws = (Flaw(BETWEEN, between), Flaw(BEFORE, left_out))
+    return Reading(cues, tuple(flaw for flaw in flaws if flaw.count))
+
+
+def _is_aside(paragraph: list[str]) -> bool:
+    """Whether a paragraph is a comment, a style sheet or a region."""
+    first = paragraph[0].split(maxsplit=1)[0]
+    return first == "NOTE" or (first in ("STYLE", "REGION") and paragraph[0].strip() == first)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from hilbert_ray.config import FoldsConfig, TaskConfig
 from hilbert_ray.document import Document, InvalidRow, Label, Seconds, class_name
+from hilbert_ray.transcript import FlawCounts
 from hilbert_ray.validation.checks import Contents
 from hilbert_ray.validation.report import TaskReport, ValidationReport
 
@@ -16,7 +17,7 @@ class Counts:
     """Counts over valid documents, and the invalid rows (`faults`); the counts of all blocks are merged.
 
     `inline` and `filed` count the transcripts that were read and their utterances and words, by where they
-    are; `unread` counts those in files that were not opened.
+    are; `unread` counts those in files that were not opened; `flaws`, what was odd in those read.
     """
 
     audio: int = 0
@@ -26,6 +27,7 @@ class Counts:
     unread: int = 0
     inline: Counter[str] = field(default_factory=Counter)
     filed: Counter[str] = field(default_factory=Counter)
+    flaws: FlawCounts = field(default_factory=FlawCounts)
     # All lengths, for the median: no more than the sample, unless all files are opened.
     durations: list[Seconds] = field(default_factory=list)
     groups: Counter[str] = field(default_factory=Counter)
@@ -53,6 +55,7 @@ class Counts:
             transcripts["documents"] += 1
             transcripts["utterances"] += contents.utterances or 0
             transcripts["words"] += contents.words
+        self.flaws.add(document.doc_id, contents.flaws)
         self.groups[document.group] += 1
         self.splits[document.split or "none"] += 1
         for name, label in document.labels.items():
@@ -75,6 +78,8 @@ class Counts:
                 setattr(self, attribute.name, mine + others)
             elif isinstance(mine, list):
                 mine.extend(others)
+            elif isinstance(mine, FlawCounts):
+                mine.merge(others)
             elif isinstance(mine, Counter):
                 mine.update(others)
             else:
@@ -141,6 +146,7 @@ class Counts:
                 f"words are estimates from the other {opened}, a random sample, and damage inside the "
                 "unopened files is not detected; `--probe all` opens all files"
             )
+        yield from self.flaws.lines()
         for name, count in sorted(self.undeclared.items()):
             reason = "all its labels are the same" if is_inferred else "the settings do not declare it"
             yield f"task `{name}` ({count} labels) is ignored: {reason}"

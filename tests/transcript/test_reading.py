@@ -55,7 +55,7 @@ def test_transcripts_are_read_by_their_kind(
         (
             "t.srt",
             b"1\nsoon --> later\nhello\n",
-            "has an invalid cue time 'soon --> later'; write it as in 00:00:01.000",
+            "has no times that can be read, the first in line 2; write them as in 00:00:01.000",
         ),
     ],
 )
