@@ -14,13 +14,13 @@ import ray
 from hilbert_ray import audio, metrics
 from hilbert_ray.config import Config, EmbedConfig, FitConfig, FoldsConfig, from_dict, load_file
 from hilbert_ray.config.presets import ablations
-from hilbert_ray.document.manifest import read_manifest
 from hilbert_ray.document.records import Document
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
 from hilbert_ray.evaluation.variants import Variant
 from hilbert_ray.features.dataset import open_dataset
 from hilbert_ray.folds.draw import choose_strata, make_folds
+from hilbert_ray.manifest import read_manifest
 from hilbert_ray.store.store import Store
 from hilbert_ray.validation import validate
 

@@ -16,7 +16,7 @@ ROWS: Sequence[Sequence[str]] = (
     ("config", "storage", "doctor"),
     ("document", "folds", "losses", "metrics"),
     ("transcript",),
-    ("segmentation",),
+    ("segmentation", "manifest"),
     ("audio", "encoders", "store"),
     ("features", "validation"),
     ("model", "cluster"),

@@ -1,15 +1,21 @@
-"""What a document is, its manifest reader, and its labels."""
+"""What a document is, its labels and its attributes."""
 
-from hilbert_ray.document.labels import LabelSurvey, class_name, encode_label, encode_labels, infer_tasks
-from hilbert_ray.document.manifest import (
-    Block,
-    InvalidRow,
-    duplicate_row,
-    files_of,
-    map_blocks,
-    straddling_row,
+from hilbert_ray.document.attributes import Attribute, doubtful_name, misspelt
+from hilbert_ray.document.faults import InvalidRow, duplicate_row, straddling_row
+from hilbert_ray.document.labels import (
+    LabelSurvey,
+    class_name,
+    encode_label,
+    encode_labels,
+    infer_tasks,
+    is_labelled,
+    label_classes,
+    number_of,
+    with_labels_of,
 )
 from hilbert_ray.document.records import (
+    FIELDS,
+    MISSING,
     AudioSegment,
     Document,
     DocumentError,
@@ -21,12 +27,17 @@ from hilbert_ray.document.records import (
     TextSegment,
     TimesError,
     Utterance,
+    below,
+    group_of,
+    parse_document,
 )
 from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, is_held_out, split_of
 
 __all__ = [
+    "FIELDS",
+    "MISSING",
+    "Attribute",
     "AudioSegment",
-    "Block",
     "Document",
     "DocumentError",
     "Hertz",
@@ -41,15 +52,22 @@ __all__ = [
     "TextSegment",
     "TimesError",
     "Utterance",
+    "below",
     "check_splits",
     "class_name",
+    "doubtful_name",
     "duplicate_row",
     "encode_label",
     "encode_labels",
-    "files_of",
+    "group_of",
     "infer_tasks",
     "is_held_out",
-    "map_blocks",
+    "is_labelled",
+    "label_classes",
+    "misspelt",
+    "number_of",
+    "parse_document",
     "split_of",
     "straddling_row",
+    "with_labels_of",
 ]

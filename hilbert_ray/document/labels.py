@@ -1,12 +1,40 @@
 """Labels to targets: the numbers that training reads, and tasks inferred from the labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
 from hilbert_ray.config import ConfigError, TaskConfig
-from hilbert_ray.document.records import Document, Label
+from hilbert_ray.document.records import MISSING, Document, Label
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def number_of(text: str) -> int | float | None:
+    """Return the finite number that a text writes in full, whole if written so; None if it writes none."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    # Beyond 18 digits, whole numbers are rather ids, and beyond 4300 Python does not read them.
+    if text.lstrip("+-").isdigit():
+        return int(text) if len(text) <= 18 else None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def with_labels_of(document: Document, tasks: Collection[str]) -> Document:
+    """Return the document with its attributes that are named as a declared task as labels.
+
+    Where settings declare the task `phq`, a plain column `phq` is its label.
+    """
+    if not document.attributes or document.attributes.keys().isdisjoint(tasks):
+        return document
+    found = {name: value for name, value in document.attributes.items() if name in tasks}
+    others = {name: value for name, value in document.attributes.items() if name not in tasks}
+    return replace(document, labels={**found, **document.labels}, attributes=others)
 
 
 def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) -> np.ndarray:
@@ -27,21 +55,25 @@ def encode_labels(name: str, task: TaskConfig, documents: Sequence[Document]) ->
         label = document.labels.get(name)
         if label is not None:
             try:
-                targets[i] = encode_label(task, label)
+                target = encode_label(task, label)
             except ValueError as error:
                 raise ConfigError(f"document {document.doc_id!r}, task `{name}`: {error}") from None
+            if target is not None:
+                targets[i] = target
     return targets
 
 
-def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
-    """Return one label as a target.
+def encode_label(task: TaskConfig, label: Label) -> int | float | list[float] | None:
+    """Return one label as a target; None for a word like NA that stands for a missing label (`MISSING`).
 
     A multilabel task takes a list of the labels that apply, or a mapping of label to 0, 1 or null
-    (unlabelled).
+    (unlabelled). A class is found by its name, and a number by its value: 1, 1.0 and "1" are the same class.
 
     Raises:
         ValueError: if the task has no such label.
     """
+    if _is_missing(label) and label not in task.classes:
+        return None
     if task.kind == "regression":
         # To Python, true is the number 1; as a regression label it is rather a mistake.
         if isinstance(label, bool) or not isinstance(label, int | float) or not np.isfinite(label):
@@ -49,19 +81,62 @@ def encode_label(task: TaskConfig, label: Label) -> int | float | list[float]:
         return float(label)
     if task.kind == "multilabel":
         return _encode_multilabel(task, label)
-    name = class_name(label)
+    name = _class_of(task, label)
     if name not in task.classes:
         raise ValueError(f"unknown class {name!r}, expected one of {', '.join(task.classes)}")
     return task.classes.index(name)
+
+
+def label_classes(task: TaskConfig, label: Label) -> list[str]:
+    """Return the classes of a task that a label names; none for a number, or where it is missing."""
+    if _is_missing(label) and label not in task.classes:
+        return []
+    if isinstance(label, list):
+        return [_class_of(task, item) for item in label]
+    if isinstance(label, (dict, Mapping)):
+        return [_class_of(task, key) for key, value in label.items() if value and value == value]
+    return [_class_of(task, label)] if task.classes else []
+
+
+def is_labelled(task: TaskConfig, label: Label) -> bool:
+    """Whether a label says anything: not one like `NA`, or `{"art": null}`."""
+    if isinstance(label, Mapping):
+        return any(value is not None and value == value for value in label.values())
+    return not _is_missing(label) or label in task.classes
+
+
+def _is_missing(label: object) -> bool:
+    return isinstance(label, str) and (label in MISSING or not label.strip())
+
+
+def _class_of(task: TaskConfig, label: object) -> str:
+    """Return the name of the class that a label means; its own name if the task has no such class."""
+    name = class_name(label)
+    return name if name in task.classes else _by_value(task.classes).get(_value_of(name), name)
+
+
+@lru_cache(maxsize=256)
+def _by_value(classes: tuple[str, ...]) -> Mapping[str | float, str]:
+    """Return the classes by the number or truth value that their names write, where only one writes it."""
+    values = [_value_of(name) for name in classes]
+    return {value: name for value, name in zip(values, classes, strict=True) if values.count(value) == 1}
+
+
+def _value_of(name: str) -> str | float:
+    number = number_of(name)
+    if number is not None:
+        return float(number)
+    return name.lower() if name.lower() in ("true", "false") else name
 
 
 def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
     held: Mapping[str, object]
     # A list is complete, so what it leaves out is 0; a mapping leaves out what nobody labelled.
     if isinstance(label, list):
-        held = {**dict.fromkeys(task.classes, 0), **{class_name(item): 1 for item in label}}
+        held = {**dict.fromkeys(task.classes, 0), **{_class_of(task, item): 1 for item in label}}
     elif isinstance(label, Mapping):
-        held = {class_name(key): value for key, value in label.items()}
+        # NaN, as tables write that nobody knows, is what differs from itself.
+        held = {_class_of(task, key): value if value == value else None for key, value in label.items()}
     else:
         held = {class_name(label): None}
     unknown = sorted(set(held) - set(task.classes))
@@ -82,7 +157,10 @@ def _encode_multilabel(task: TaskConfig, label: Label) -> list[float]:
 def class_name(label: object) -> str:
     """Return the name under which a label is listed among a task's classes."""
     # As JSON writes it: classes are named in the settings, where `true` is what people type.
-    return str(label).lower() if isinstance(label, bool) else str(label)
+    if isinstance(label, bool):
+        return str(label).lower()
+    # Tables make whole numbers decimal where a label is missing.
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 # Rating scales have up to about 10 levels. More distinct whole numbers are counts, ages or sums of scores,
@@ -96,7 +174,8 @@ def infer_tasks(documents: Iterable[Document]) -> dict[str, TaskConfig]:
 
     Booleans, two distinct strings or two whole numbers make a binary task (the last in order is the positive
     class); more strings a multiclass task, 3 to 10 whole numbers an ordinal one, other numbers a regression,
-    lists and mappings a multilabel one. A task whose labels are all the same is left out.
+    lists and mappings a multilabel one. A task whose labels are all the same is left out. 1.0 is the whole
+    number 1, and beside numbers so is the string "1"; words like `NA` (`MISSING`) are no labels.
 
     Raises:
         ConfigError: if the labels of one task are of several types.
@@ -117,8 +196,13 @@ class LabelSurvey:
     def add(self, document: Document) -> None:
         """Add the labels of a document."""
         for name, label in document.labels.items():
-            sort = _sort_of(label)
-            self._hold(name, {sort}, label if sort == "list" else [label])  # type: ignore[arg-type]
+            if _is_missing(label):
+                continue
+            if isinstance(label, list | dict | Mapping):
+                self._hold(name, {"list"}, label)
+            else:
+                value = _whole(label)
+                self._hold(name, {type(value).__name__}, [value])
 
     def merge(self, other: "LabelSurvey") -> None:
         """Add what another survey collected."""
@@ -137,24 +221,45 @@ class LabelSurvey:
         tasks = {}
         # Sorted: neither the order of rows nor which process finishes first may change the order of heads.
         for name in sorted(self.values):
-            sorts = self.sorts[name]
+            sorts, values = _of_one_sort(self.sorts[name], self.values[name])
             # Whole numbers among decimals are decimals written in short form.
             kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
             if len(kinds) > 1:
                 raise ConfigError(
                     f"task `{name}` has labels of several types ({', '.join(sorted(sorts))}), so its kind "
-                    "cannot be inferred; use one type, or declare the task in the settings"
+                    f"cannot be inferred{_odd_one(values)}; use one type, write null or an empty cell where "
+                    "there is no label, or declare the task in the settings"
                 )
-            task = _infer_task("float" if "float" in sorts else kinds.pop(), self.values[name])
+            task = _infer_task("float" if "float" in sorts else kinds.pop(), values)
             if task is not None:
                 tasks[name] = task
         return tasks
 
 
-def _sort_of(label: Label) -> str:
-    if isinstance(label, (list, dict, Mapping)):
-        return "list"
-    return type(label).__name__
+def _whole(label: Label) -> Label:
+    return int(label) if isinstance(label, float) and label.is_integer() else label
+
+
+def _of_one_sort(sorts: set[str], values: set[Label]) -> tuple[set[str], set[Label]]:
+    """Return types and values, strings being numbers or truth values where others are and all can be."""
+    if "str" not in sorts or len(sorts) < 2:
+        return sorts, values
+    texts = [value for value in values if isinstance(value, str)]
+    others = {value for value in values if not isinstance(value, str)}
+    if sorts <= {"str", "int", "float"}:
+        numbers = [number_of(text) for text in texts]
+        if None not in numbers:
+            read = {_whole(number) for number in numbers if number is not None}
+            return (sorts - {"str"}) | {type(number).__name__ for number in read}, others | read
+    if sorts == {"str", "bool"} and all(text.lower() in ("true", "false") for text in texts):
+        return {"bool"}, {*others, *(text.lower() == "true" for text in texts)}
+    return sorts, values
+
+
+def _odd_one(values: set[Label]) -> str:
+    """Return the first string among numbers, as what a message names: it is likely the odd one."""
+    texts = sorted(value for value in values if isinstance(value, str) and number_of(value) is None)
+    return f" (one label is {texts[0][:40]!r})" if texts else ""
 
 
 def _infer_task(sort: str, values: set[Label]) -> TaskConfig | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hilbert_ray.document.attributes import Attribute, misspelt, parse_attributes
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.storage import is_uri
 
@@ -15,10 +16,19 @@ Seconds: TypeAlias = float
 Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
-# A closed list: with a misspelt `lables` a document would pass as unlabelled.
-FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split")
+FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split", "attributes")
 _FIELDS = frozenset(FIELDS)
+_NOTHING: Mapping[str, Any] = {}
+_NO_IDS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})
+"""What programs write for a missing id; `NA` may be someone's initials."""
 SPLITS = ("train", "validation", "test")
+MISSING = frozenset(
+    (
+        "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+        "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+    )
+)  # fmt: skip
+"""Words that stand for a missing value, as pandas reads them; the empty string is another."""
 
 
 class DocumentError(HilbertError, ValueError):
@@ -45,7 +55,8 @@ class Document:
 
     `audio` and `text_file` are absolute paths or URIs. `text` is one string (later split into sentences) or a
     sequence of utterances. Documents of one `group`, such as those of one speaker, are never split between
-    training and test. A task without an entry in `labels` is unlabelled.
+    training and test. A task without an entry in `labels` is unlabelled. `attributes` are whatever else is
+    known of it, such as age, sex, site or device: no features depend on them.
     """
 
     doc_id: str
@@ -55,6 +66,7 @@ class Document:
     group: str = ""
     labels: Mapping[str, Label] = field(default_factory=dict)
     split: str | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     @property
     def has_text(self) -> bool:
@@ -87,7 +99,8 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     """Check one manifest row and return its document. No message repeats what people said.
 
     Args:
-        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split.
+        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split, attributes; what
+            else it holds becomes attributes too.
         folder: the folder that relative paths are relative to.
         roots: folders and URI prefixes under which files must be; empty: no restriction.
 
@@ -95,21 +108,15 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         DocumentError: if the row is invalid, naming the document, the field, the value and the rule.
     """
     doc_id = record.get("doc_id")
-    if not isinstance(doc_id, str) or not doc_id.strip():
-        raise DocumentError(f"doc_id is {doc_id!r}; it must be a non-empty string")
-    if not _FIELDS.issuperset(record):
-        unknown = sorted(set(record) - _FIELDS)
+    if not isinstance(doc_id, str) or not doc_id.strip() or doc_id in _NO_IDS:
+        others = [name for name in record if isinstance(name, str) and name not in _FIELDS]
+        hint = None if doc_id is not None else misspelt(others, FIELDS[1:])
         raise DocumentError(
-            f"document {doc_id!r} has unknown fields {', '.join(unknown)}; the fields are {', '.join(FIELDS)}"
+            f"doc_id is {doc_id!r}; it must be a non-empty string" + (f"; {hint}" if hint else "")
         )
-    audio, text_file = record.get("audio"), record.get("text_file")
-    for name, value in ("audio", audio), ("text_file", text_file):
-        # `open` raises a plain ValueError for a zero byte, which nothing that reads files expects.
-        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
-            raise DocumentError(
-                f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null"
-            )
+    audio, text_file = (_parse_path(doc_id, name, record.get(name)) for name in ("audio", "text_file"))
     text = parse_text(doc_id, record.get("text"))
+    attributes = _parse_attributes(doc_id, record)
     if text is not None and text_file is not None:
         raise DocumentError(f"document {doc_id!r} has both text and text_file; give one of them")
     if audio is None and text is None and text_file is None:
@@ -120,7 +127,6 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
-    group = record.get("group")
     audio, text_file = (None if path is None else resolve(path, folder) for path in (audio, text_file))
     # Only once joined with the folder does a path with `..` show where it leads.
     for name, path in ("audio", audio), ("text_file", text_file):
@@ -131,11 +137,65 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         audio=audio,
         text=text,
         text_file=text_file,
-        # Without a group, a document is its own. As text, since CSV and JSON may write speaker 7 differently.
-        group=doc_id if group is None else str(group),
-        labels={str(task): value for task, value in labels.items() if value is not None},
+        group=_parse_group(doc_id, record.get("group")),
+        # NaN is how tables write that there is no number.
+        labels={str(task): value for task, value in labels.items() if value is not None and value == value},
         split=split,
+        attributes=attributes,
     )
+
+
+def _parse_path(doc_id: str, name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    # `open` raises a plain ValueError for a zero byte, which nothing that reads files expects.
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise DocumentError(f"document {doc_id!r}: {name} is {value!r}; it must be a path, a URI, or null")
+    if value in MISSING:
+        raise DocumentError(
+            f"document {doc_id!r}: {name} is {value!r}, which stands for a missing value; write null, or "
+            "leave "
+            "the cell empty"
+        )
+    return value
+
+
+def _parse_group(doc_id: str, value: object) -> str:
+    """Return the group as text, since CSV and JSON may write speaker 7 differently; without one, the id."""
+    if value is None:
+        return doc_id
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # a table makes whole numbers decimal where one is missing
+    if isinstance(value, str | int | float) and (group := str(value)).strip() and group not in MISSING:
+        return group
+    # All documents that lack a group would become one.
+    raise DocumentError(
+        f"document {doc_id!r}: group is {value!r}; it must be text or a number, or null for a group of its "
+        "own"
+    )
+
+
+def group_of(doc_id: str, value: object) -> str:
+    """Return the group that `parse_document` gives a row, without refusing any."""
+    try:
+        return _parse_group(doc_id, value)
+    except DocumentError:
+        return ""
+
+
+def _parse_attributes(doc_id: str, record: Mapping[str, Any]) -> dict[str, Attribute]:
+    given, others = record.get("attributes"), _NOTHING
+    if not _FIELDS.issuperset(record):
+        others = {name: value for name, value in record.items() if name not in _FIELDS}
+        present = [name for name in FIELDS if record.get(name) is not None]
+        if (message := misspelt(others, present)) is not None:
+            raise DocumentError(f"document {doc_id!r}: {message}")
+    elif not given:
+        return {}
+    attributes, message = parse_attributes(given, others)
+    if message is not None:
+        raise DocumentError(f"document {doc_id!r}: {message}")
+    return attributes
 
 
 def resolve(path: str, folder: str) -> str:
@@ -188,6 +248,11 @@ def parse_text(doc_id: str, text: object) -> str | tuple[Utterance, ...] | None:
     if isinstance(text, str):
         if not text.strip():
             raise DocumentError(f"document {doc_id!r}: text is empty; write null if there is no transcript")
+        if text in MISSING:
+            raise DocumentError(
+                f"document {doc_id!r}: text is a word that stands for a missing value; write null, or leave "
+                "the cell empty, if there is no transcript"
+            )
         return text
     if not isinstance(text, list) or not text:
         # The type and not the text: messages end up in logs, and transcripts may be confidential.

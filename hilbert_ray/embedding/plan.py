@@ -17,16 +17,8 @@ import msgspec
 
 from hilbert_ray import audio
 from hilbert_ray.config import Modality
-from hilbert_ray.document import (
-    Block,
-    Document,
-    DocumentError,
-    InvalidRow,
-    Seconds,
-    Utterance,
-    files_of,
-    map_blocks,
-)
+from hilbert_ray.document import Document, DocumentError, InvalidRow, Seconds, Utterance
+from hilbert_ray.manifest import Block, files_of, map_blocks
 from hilbert_ray.storage import file_versions, is_local
 from hilbert_ray.store import (
     RowBlock,

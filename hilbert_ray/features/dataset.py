@@ -29,7 +29,7 @@ from hilbert_ray.config import (
     from_dict,
     to_dict,
 )
-from hilbert_ray.document import Document, infer_tasks
+from hilbert_ray.document import Document, infer_tasks, with_labels_of
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.duplicates import NearDuplicates, near_duplicates
 from hilbert_ray.features.memory_map import BLOCK_ROWS
@@ -142,7 +142,7 @@ def open_dataset(
     encoders = _choose_encoders(opened, snapshot, audio, text)
     # By id, not by bucket: results must not depend on how many buckets the store has.
     rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
-    documents = [row.document for row in rows]
+    documents = [with_labels_of(row.document, config.tasks) for row in rows]
     # From all of them: what the classes are must not depend on which documents are held out.
     tasks = config.tasks or _inferred_tasks(store, documents)
     documents, left_out_by_split = (documents, {}) if held_out else without_held_out(store, documents)

@@ -39,8 +39,11 @@ SCHEMA = pa.schema(
         ("audio_version", pa.string()),
         ("text_version", pa.string()),
         ("turns_version", pa.string()),
+        ("attributes", pa.string()),
     ]
 )
+OPTIONAL = ("attributes",)
+"""Columns that a file has only where a document needs them: manifests without them keep their bytes."""
 _VERSION_COLUMNS = ("audio_version", "text_version", "turns_version")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 _footers: dict[str, pq.FileMetaData] = {}
@@ -209,6 +212,8 @@ class Snapshot:
         # Transcripts are most of the bytes of a manifest that has them inline.
         columns = [name for name in SCHEMA.names if with_text or name != "text"]
         with self._open() as parquet:
+            # A column that no document needs is absent, and so in snapshots older than the column.
+            columns = [name for name in columns if name in parquet.schema_arrow.names]
             for number in numbers:
                 if doc_ids is None:
                     table = parquet.read_row_group(number, columns=columns)
@@ -332,6 +337,7 @@ def to_row(stored: StoredDocument) -> tuple[Any, ...]:
         stored.audio_version,
         stored.text_version,
         stored.turns_version,
+        _SORTED_ENCODER.encode(document.attributes) if document.attributes else None,
     )
 
 
@@ -351,6 +357,7 @@ def _from_row(values: dict[str, Any]) -> StoredDocument:
             group=values["group"],
             labels=json.loads(values["labels"]),
             split=values["split"],
+            attributes=json.loads(values.get("attributes") or "{}"),
         ),
         row=values["row"],
         audio_version=values["audio_version"],

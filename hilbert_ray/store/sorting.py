@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from hilbert_ray.document import InvalidRow, duplicate_row
 from hilbert_ray.store.snapshot import (
+    OPTIONAL,
     ROW_GROUP_ROWS,
     SCHEMA,
     Snapshot,
@@ -102,10 +103,14 @@ def write_snapshot(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """A temporary file of rows, one record batch per bucket; `batches` has each bucket's batch number."""
+    """A temporary file of rows, one record batch per bucket; `batches` has each bucket's batch number.
+
+    `unused` are the optional columns that none of its rows needs.
+    """
 
     path: str
     batches: Mapping[int, int]
+    unused: frozenset[str]
 
 
 def _sort_into_runs(
@@ -141,7 +146,8 @@ def _write_run(tables: Sequence[pa.Table], buckets: int, path: str) -> _Run:
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for start, end in pairwise([*starts.tolist(), table.num_rows]):
             writer.write_table(table.slice(start, end - start))
-    return _Run(path=path, batches={owner: i for i, owner in enumerate(present.tolist())})
+    unused = frozenset(name for name in OPTIONAL if table[name].null_count == table.num_rows)
+    return _Run(path=path, batches={owner: i for i, owner in enumerate(present.tolist())}, unused=unused)
 
 
 def _merge(
@@ -156,7 +162,9 @@ def _merge(
             faults_of.setdefault(bucket_of(fault.doc_id, buckets), []).append(fault)
     row_groups: list[tuple[int, int]] = []
     all_faults = [fault for fault in faults if not fault.doc_id]
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
+    unused = frozenset(OPTIONAL).intersection(*(run.unused for run in runs))
+    schema = pa.schema([column for column in SCHEMA if column.name not in unused])
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
         for bucket in range(buckets):
             # One bucket is in memory at a time: of each run only its batch is read.
             batches = [
@@ -164,7 +172,7 @@ def _merge(
                 for reader, run in zip(readers, runs, strict=True)
                 if bucket in run.batches
             ]
-            table = pa.Table.from_batches(batches, schema=SCHEMA)
+            table = pa.Table.from_batches(batches, schema=SCHEMA).select(schema.names)
             # By id, whatever the order in the manifest: the same documents give the same file.
             table = table.sort_by([("doc_id", "ascending"), ("row", "ascending")])
             table, bucket_faults = _without_duplicates(table.combine_chunks(), faults_of.get(bucket, []))

@@ -2,14 +2,25 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from hilbert_ray.config import FoldsConfig, TaskConfig
-from hilbert_ray.document import Document, InvalidRow, Label, Seconds, class_name
+from hilbert_ray.document import (
+    Document,
+    InvalidRow,
+    Seconds,
+    doubtful_name,
+    is_labelled,
+    label_classes,
+)
 from hilbert_ray.transcript import FlawCounts
 from hilbert_ray.validation.checks import Contents
-from hilbert_ray.validation.report import TaskReport, ValidationReport
+from hilbert_ray.validation.report import AttributeReport, TaskReport, ValidationReport
+
+VALUES_COUNTED = 1000
+"""Distinct values of an attribute that are counted; more are ids or measurements rather than subgroups."""
+_CLASSES_NAMED = 3
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +48,10 @@ class Counts:
     classes: Counter[tuple[str, str]] = field(default_factory=Counter)
     # Sets and not numbers, since a group may have documents in several blocks.
     groups_of: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    attributes: Counter[str] = field(default_factory=Counter)
+    # At most one more than is counted of each.
+    values_of: dict[str, set[str]] = field(default_factory=dict)
+    grouped: int = 0
     faults: list[InvalidRow] = field(default_factory=list)
 
     def add(self, document: Document, contents: Contents, tasks: Mapping[str, TaskConfig]) -> None:
@@ -58,14 +73,18 @@ class Counts:
         self.flaws.add(document.doc_id, contents.flaws)
         self.groups[document.group] += 1
         self.splits[document.split or "none"] += 1
+        self.grouped += document.group != document.doc_id
+        for name, value in document.attributes.items():
+            self.attributes[name] += 1
+            values = self.values_of.setdefault(name, set())
+            if len(values) <= VALUES_COUNTED:
+                values.add(str(value))
         for name, label in document.labels.items():
             if name not in tasks:
                 self.undeclared[name] += 1
                 continue
-            # `{"art": null}` says only that nobody knows.
-            if not isinstance(label, Mapping) or any(value is not None for value in label.values()):
-                self.labelled[name] += 1
-            for class_ in _classes_of(tasks[name], label):
+            self.labelled[name] += is_labelled(tasks[name], label)
+            for class_ in label_classes(tasks[name], label):
                 self.classes[name, class_] += 1
                 self.groups_of.setdefault((name, class_), set()).add(document.group)
 
@@ -97,9 +116,14 @@ class Counts:
         return self.inline[unit] + round(self.filed[unit] * (1 + unread_per_read))
 
     def report(
-        self, manifest: str, rows: int, tasks: Mapping[str, TaskConfig], is_inferred: bool
+        self,
+        manifest: str,
+        rows: int,
+        tasks: Mapping[str, TaskConfig],
+        is_inferred: bool,
+        notes: Sequence[str] = (),
     ) -> ValidationReport:
-        """Return the report of a manifest of `rows` rows."""
+        """Return the report of a manifest of `rows` rows; its first warnings are the `notes`."""
         documents = sum(self.groups.values())
         audio_s = None
         # The opened files are a random sample, so the sum scales by number; it is exact if all were opened.
@@ -134,7 +158,15 @@ class Counts:
                 )
                 for name, task in tasks.items()
             },
-            warnings=tuple(self._warnings(tasks, is_inferred)),
+            attributes={
+                name: AttributeReport(
+                    documents=self.attributes[name],
+                    missing=documents - self.attributes[name],
+                    values=len(values) if len(values) <= VALUES_COUNTED else None,
+                )
+                for name, values in sorted(self.values_of.items())
+            },
+            warnings=(*notes, *self._warnings(tasks, is_inferred)),
             faults=tuple(self.faults),
         )
 
@@ -151,26 +183,49 @@ class Counts:
             reason = "all its labels are the same" if is_inferred else "the settings do not declare it"
             yield f"task `{name}` ({count} labels) is ignored: {reason}"
         for name, task in tasks.items():
-            for class_ in task.classes:
-                groups = len(self.groups_of.get((name, class_), ()))
-                # With one group, the class is either trained on or tested, never both.
-                if groups < 2:
-                    yield (
-                        f"task `{name}`: class {class_!r} occurs in {groups} group"
-                        f"{'' if groups == 1 else 's'}; cross-validation needs at least 2, one to train on "
-                        "and one to test"
-                    )
+            yield from self._class_warnings(name, task)
+            if is_inferred and task.kind == "regression":
+                yield (
+                    f"task `{name}` is inferred as a regression, since its labels are many numbers; if they "
+                    "are classes, declare the task in the settings"
+                )
+        # What no document has: a column may be there and be empty.
+        absent = [] if self.grouped else ["group"]
+        absent += [] if set(self.splits) - {"none"} else ["split"]
+        for name in sorted(self.attributes):
+            doubt = doubtful_name(name, absent)
+            if doubt is not None:
+                yield doubt
         if len(self.groups) < FoldsConfig().folds:
             yield (
                 f"the manifest has only {len(self.groups)} groups; folds keep groups together, so there "
                 "cannot be more folds than groups"
             )
 
-
-def _classes_of(task: TaskConfig, label: Label) -> list[str]:
-    """Return the classes that a label counts for; none for a number."""
-    if isinstance(label, list):
-        return [class_name(item) for item in label]
-    if isinstance(label, (dict, Mapping)):
-        return [class_name(key) for key, value in label.items() if value]
-    return [class_name(label)] if task.classes else []
+    def _class_warnings(self, name: str, task: TaskConfig) -> Iterator[str]:
+        """Yield what is wrong with the classes of a task: too few groups, and names that are alike."""
+        rare = {
+            class_: groups
+            for class_ in task.classes
+            # With one group, the class is either trained on or tested, never both.
+            if (groups := len(self.groups_of.get((name, class_), ()))) < 2
+        }
+        needed = "cross-validation needs at least 2, one to train on and one to test"
+        if len(rare) <= _CLASSES_NAMED:
+            for class_, groups in rare.items():
+                plural = "" if groups == 1 else "s"
+                yield f"task `{name}`: class {class_!r} occurs in {groups} group{plural}; {needed}"
+        else:
+            named = ", ".join(map(repr, [*rare][:_CLASSES_NAMED]))
+            yield (
+                f"task `{name}`: {len(rare)} of {len(task.classes)} classes (such as {named}) occur in fewer "
+                f"than 2 groups; {needed}. If they are numbers or free text, declare the task in the "
+                "settings, or name the column otherwise"
+            )
+        alike: dict[str, list[str]] = {}
+        for class_ in task.classes:
+            alike.setdefault(" ".join(class_.lower().split()), []).append(class_)
+        for names in alike.values():
+            if len(names) > 1:
+                listed = " and ".join(map(repr, names))
+                yield f"task `{name}`: the classes {listed} differ in case or spaces only; are they one?"

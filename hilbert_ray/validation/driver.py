@@ -18,16 +18,15 @@ import numpy as np
 
 from hilbert_ray.config import Config, ConfigError, TaskConfig
 from hilbert_ray.document import (
-    Block,
     Document,
     InvalidRow,
     LabelSurvey,
     SplitSurvey,
     duplicate_row,
-    files_of,
-    map_blocks,
     straddling_row,
+    with_labels_of,
 )
+from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
 from hilbert_ray.storage import missing_files
 from hilbert_ray.validation.checks import Contents, check_document
 from hilbert_ray.validation.counts import Counts
@@ -82,7 +81,7 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
     counts = Counts()
     for block_counts in map_blocks(check, manifest, roots):
         counts.merge(block_counts)
-    return counts.report(manifest, rows, declared, not tasks)
+    return counts.report(manifest, rows, declared, not tasks, manifest_notes(manifest))
 
 
 # 128 bits: among a billion ids, two have the same digest with a chance of 1e-21; that would report valid rows
@@ -103,7 +102,7 @@ def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey, S
     if not is_labelled:
         for doc_id, group, split in block.places():
             digests.append(_digest(doc_id))
-            if doc_id:
+            if group:
                 splits.add(group, split)
         return np.array(digests, _DIGEST), labels, splits
     for _, item in block.rows():
@@ -154,7 +153,7 @@ def _check_block(
         elif item.group in straddling:
             counts.faults.append(straddling_row(row, item, straddling[item.group]))
         else:
-            documents.append((row, item))
+            documents.append((row, with_labels_of(item, tasks)))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
     # By block, because whole folders are listed: a request per file would take hours on a network disk.
     missing = missing_files(files_of(unopened))

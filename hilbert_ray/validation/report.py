@@ -25,6 +25,15 @@ class TaskReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AttributeReport:
+    """An attribute: the documents that have it and those that lack it, and its values (None: above 1000)."""
+
+    documents: int
+    missing: int
+    values: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
     """What a manifest holds. Counts are of valid documents; times are in seconds; `faults` are invalid rows.
 
@@ -50,6 +59,7 @@ class ValidationReport:
     largest_group: int
     splits: Mapping[str, int]
     tasks: Mapping[str, TaskReport]
+    attributes: Mapping[str, AttributeReport]
     warnings: tuple[str, ...]
     faults: tuple[InvalidRow, ...]
 
@@ -94,6 +104,10 @@ def _lines(report: ValidationReport) -> Iterator[str]:
             # Unlabelled documents say nothing about how frequent a class is.
             prevalence, groups = count / max(1, task.labelled), task.groups[class_]
             yield f"  {class_:{width}}  {count:6d} documents {prevalence:6.1%}  in {groups} groups"
+    for name, attribute in report.attributes.items():
+        values = "more than 1000" if attribute.values is None else attribute.values
+        plural = "" if attribute.values == 1 else "s"
+        yield f"attribute {name}: {values} value{plural}, missing in {attribute.missing} documents"
     yield from (f"warning: {warning}" for warning in report.warnings)
     yield from (
         f"invalid row {row.row}, {row.doc_id!r} ({row.stage}, {row.error}): {row.message}"

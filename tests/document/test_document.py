@@ -12,16 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray.document import manifest as manifest
-from hilbert_ray.document.manifest import (
-    InvalidRow,
-    ManifestError,
-    _blocks,
-    duplicate_row,
-    map_blocks,
-    read_manifest,
-)
+from hilbert_ray.document.faults import InvalidRow, duplicate_row
 from hilbert_ray.document.records import Document, DocumentError, Utterance, parse_document, resolve
+from hilbert_ray.manifest import blocks as manifest
+from hilbert_ray.manifest.blocks import _blocks, map_blocks, read_manifest
+from hilbert_ray.manifest.rows import ManifestError
 from tests import make
 
 GOOD: dict[str, Any] = {"doc_id": "d1", "audio": "a.wav"}
@@ -123,7 +118,18 @@ def test_a_bad_row_is_a_fault_with_its_row_and_the_next_one_is_read(tmp_path: Pa
     [
         ({"doc_id": " "}, "doc_id is ' '; it must be a non-empty string"),
         ({"doc_id": 7}, "doc_id is 7; it must be a non-empty string"),
-        ({"audoi": "a"}, "document 'd1' has unknown fields audoi; the fields are doc_id, audio"),
+        (
+            {"audio": None, "audoi": "a", "text": "words"},
+            "document 'd1': `audoi` looks like the field `audio`, which is absent: rename it to `audio`",
+        ),
+        ({"age": [3]}, "document 'd1': `age` is of type list, and attributes are text, numbers or true"),
+        ({"attributes": "old"}, "document 'd1': attributes is of type str; it must map names to values"),
+        ({"group": float("nan")}, "document 'd1': group is nan; it must be text or a number, or null for"),
+        ({"group": "NaN"}, "document 'd1': group is 'NaN'; it must be text or a number, or null for"),
+        ({"group": " "}, "document 'd1': group is ' '; it must be text or a number, or null for"),
+        ({"audio": "nan"}, "document 'd1': audio is 'nan', which stands for a missing value; write null"),
+        ({"text": "NaN"}, "document 'd1': text is a word that stands for a missing value; write null"),
+        ({"doc_id": "nan"}, "doc_id is 'nan'; it must be a non-empty string"),
         ({"audio": 3}, "document 'd1': audio is 3; it must be a path, a URI, or null"),
         ({"text_file": "a\0.txt"}, r"document 'd1': text_file is 'a\x00.txt'; it must be a path, a URI"),
         ({"text": "a", "text_file": "b.txt"}, "document 'd1' has both text and text_file"),
@@ -151,7 +157,7 @@ def test_each_fault_of_a_row_is_named(changes: dict[str, Any], message: str) -> 
     ("name", "content", "message"),
     [
         ("m.jsonl", None, "there is no manifest "),
-        ("m.xlsx", b"", "ends in .xlsx; the formats are .jsonl, .csv and .parquet"),
+        ("m.xlsx", b"", "ends in .xlsx; the formats are .jsonl, .csv, .tsv and .parquet"),
         ("m.parquet", b"no parquet", "cannot be read as Parquet"),
         ("m.jsonl", b"\xff\xfe\x00", "cannot be read as .jsonl"),
     ],
@@ -189,6 +195,10 @@ def test_a_manifest_cut_into_blocks_of_any_size_has_the_same_rows(
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder, "m.jsonl")
         path.write_bytes(content)
+        if not any(line.strip() for line, _ in lines):
+            with pytest.raises(ManifestError, match="has no rows"):
+                list(read_manifest(str(path)))
+            return
         whole = list(read_manifest(str(path)))
         assert [row for row, _ in whole] == list(range(1, 1 + sum(bool(line.strip()) for line, _ in lines)))
         patch.setattr(manifest, "_BLOCK_BYTES", size)

@@ -88,7 +88,7 @@ def test_a_snapshot_made_by_many_processes_is_that_of_one(
     one, other = Store.create(str(tmp_path / "one"), 4), Store.create(str(tmp_path / "other"), 4)
     plain = write_snapshot(one, versioned_rows(manifest, content_hash=False))
     assert [fault.row for fault in plain.faults] == [5, 6, 8]
-    monkeypatch.setattr("hilbert_ray.document.manifest._BLOCK_BYTES", 2000)
+    monkeypatch.setattr("hilbert_ray.manifest.blocks._BLOCK_BYTES", 2000)
     monkeypatch.setattr("hilbert_ray.store.sorting._RUN_BYTES", 3000)
     assert write_snapshot(other, versioned_rows(manifest, content_hash=False)) == plain
     assert one.files.read(plain.file) == other.files.read(plain.file)

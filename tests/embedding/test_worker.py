@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from hilbert_ray.config import Config, Modality, SegmentConfig
-from hilbert_ray.document.manifest import read_manifest
 from hilbert_ray.document.records import AudioSegment, Document
 from hilbert_ray.embedding.plan import (
     EncodingJob,
@@ -21,6 +20,7 @@ from hilbert_ray.embedding.plan import (
     single_document_units,
 )
 from hilbert_ray.embedding.worker import MAX_DEATHS, EmbedUnits, UnitResult, configured_encoder
+from hilbert_ray.manifest import read_manifest
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make, models

@@ -1,0 +1,1 @@
+"""Manifests: what is read of tables and of the files of other programs."""
