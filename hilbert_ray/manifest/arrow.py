@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from hilbert_ray.manifest.cells import plain_value
 from hilbert_ray.manifest.columns import Columns
-from hilbert_ray.manifest.rows import BadRow, Contents, Record
+from hilbert_ray.manifest.rows import RECORD_BYTES, BadRow, Contents, Record
 
 _ROWS = 1024
 """Rows that are read at a time: each may hold a whole transcript."""
@@ -97,7 +97,7 @@ def read_batches(batches: Iterator[pa.RecordBatch], content: Batches, block_byte
     held: list[pa.RecordBatch] = []
     for part in (part for batch in batches for part in _parts(batch, block_bytes)):
         held.append(part)
-        size += part.nbytes
+        size += _size(part)
         if size >= block_bytes:
             yield row, _packed(held, content)
             row, size, held = row + sum(each.num_rows for each in held), 0, []
@@ -107,8 +107,12 @@ def read_batches(batches: Iterator[pa.RecordBatch], content: Batches, block_byte
 
 def _parts(batch: pa.RecordBatch, block_bytes: int) -> Iterator[pa.RecordBatch]:
     """Yield a batch in parts of about a block: its rows may be long transcripts."""
-    rows = max(1, batch.num_rows * block_bytes // max(1, batch.nbytes))
+    rows = max(1, batch.num_rows * block_bytes // max(1, _size(batch)))
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+
+
+def _size(batch: pa.RecordBatch) -> int:
+    return int(batch.nbytes) + RECORD_BYTES * int(batch.num_rows)
 
 
 def _packed(batches: list[pa.RecordBatch], content: Batches) -> Batches:

@@ -53,16 +53,18 @@ def read_lines(manifest: str, chunks: Iterator[bytes]) -> Contents:
     for data in chunks:
         lines, end, rest = (rest + data).rpartition(b"\n")
         if end:
-            yield row, Lines(manifest=manifest, lines=lines)
             # Blank lines are no rows in `Lines.records`: row numbers must agree with it.
-            row += sum(1 for line in lines.splitlines() if line.strip())
+            rows = sum(1 for line in lines.splitlines() if line.strip())
+            if rows:
+                yield row, Lines(manifest=manifest, lines=lines)
+            row += rows
         elif len(rest) > LONGEST:
             raise ManifestError(
                 f"manifest {manifest}: row {row} is longer than {LONGEST // 2**20} MiB; write one row per "
                 "line, "
                 "and long transcripts into files that `text_file` names"
             )
-    if rest:
+    if rest.strip():
         yield row, Lines(manifest=manifest, lines=rest)
 
 
