@@ -259,7 +259,7 @@ def simulate(cohort: Cohort, groups: int, resamples: int, seed: int) -> Outcome:
         pooled=(number(auc["low"]), number(auc["high"])),
         boot_within=boot_within,
         boot_pooled=boot_pooled,
-        p=number(comparison["p_bootstrap"]),
+        p=number(comparison["p_paired_t"]),
         p_boot=p_boot,
         p_corrected_t=number(comparison["p_corrected_t"]),
     )

@@ -4,13 +4,15 @@
   the AUC of HILBERT, with its heads weighted and with all counting alike, of networks of one modality, and of
   the rivals.
 - labels: 60 documents have a label and 1,000 have none; both modalities share a small part that the label
-  depends on. The AUC of the whole objective and of the task loss alone, and with other forms of contrast.
+  depends on. The AUC of the whole objective and of the task loss alone.
+- contrast: the same with other widths and noise in turn (`SETTINGS`), and with other forms of the objective:
+  the AUC of each less that of the task loss alone, and retrieval of a document's text by its audio.
 - calibration: cohorts of 100 to 1,000 documents with prevalences of 0.05 to 0.5 and audio that says nothing
   to much. Out of fold: log loss above that of the base rate, mean probability less prevalence, slope and AUC.
 
 Each seed draws new documents. The table shows medians and ranges over seeds.
 
-    python -m bench.quality [--parts idle labels calibration] [--seeds 5] [--cohorts 20] [--processes 2]
+    python -m bench.quality [--parts idle labels contrast calibration] [--seeds 5] [--cohorts 20]
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -31,10 +34,13 @@ from hilbert_ray.config import HILBERT, Config, FitConfig, FoldsConfig, TaskConf
 from hilbert_ray.evaluation import Variant, run_fold
 from hilbert_ray.features import Features, Ragged, mean_std
 from hilbert_ray.folds import Fold, make_folds
+from hilbert_ray.metrics.retrieval import retrieval_ranks
 from hilbert_ray.model import Hilbert
 from hilbert_ray.training import fit
 
 YES_NO = ("no", "yes")
+TRAIN = 1060
+"""Documents to train on with few labels: 60 labelled, the others not."""
 Result = dict[str, float]
 
 
@@ -110,15 +116,23 @@ OBJECTIVES: Mapping[str, Callable[[Config], Config]] = {
         c, "contrastive", "cka", "balance", "load_balance", "router_z", "redundancy"
     ),
     "whole objective": lambda c: c,
-    "direct contrast": lambda c: replace(c, loss=replace(c.loss, direct=True)),
-    "without balance": lambda c: without(c, "balance"),
-    "without CKA": lambda c: without(c, "cka"),
 }
+FORMS: Mapping[str, Callable[[Config], Config]] = {
+    f"{contrast}{label}": partial(
+        lambda c, contrast, terms: without(replace(c, loss=replace(c.loss, contrast=contrast)), *terms),
+        contrast=contrast,
+        terms=terms,
+    )
+    for contrast in ("reciprocal", "direct", "both")
+    for label, terms in {"": (), ", no CKA": ("cka",), ", no balance": ("balance",)}.items()
+}
+# Widths of audio and text, and how noisy audio is: real encoders differ in both.
+SETTINGS = ((1024, 64, 1.5), (64, 1024, 1.5), (256, 256, 1.0), (1024, 64, 3.0), (128, 64, 0.5))
 
 
-def run_labels(seed: int) -> Result:
-    """Return the test AUC of each objective, with default settings but for one seed and no inner folds."""
-    rng, labelled, unlabelled, count = np.random.default_rng([3, seed]), 60, 1000, 1660
+def few_labels(seed: int, dims: tuple[int, int], audio_noise: float) -> tuple[Features, np.ndarray]:
+    """Return 60 labelled and 1,000 unlabelled documents, then 600 to test; and the truth of all."""
+    rng, labelled, count = np.random.default_rng([3, seed]), 60, TRAIN + 600
     shared = rng.normal(size=(count, 4))
     audio, text = (np.concatenate([shared, rng.normal(size=(count, 12))], 1) for _ in range(2))
     noise = rng.normal(size=count)
@@ -127,17 +141,46 @@ def run_labels(seed: int) -> Result:
     known[labelled:] = -1
     features = Features(
         doc_ids=np.array([f"d{i:04d}" for i in range(count)]), groups=np.arange(count),
-        audio=ragged(audio, 1024, 0.35, 1.5, rng), text=ragged(text, 64, 0.6, 1.0, rng),
+        audio=ragged(audio, dims[0], 0.35, audio_noise, rng), text=ragged(text, dims[1], 0.6, 1.0, rng),
         targets={"y": known},
     )  # fmt: skip
+    return features, y
+
+
+def fit_few_labels(features: Features, change: Callable[[Config], Config]) -> Hilbert:
+    """Return the model of default settings but for `change`, one seed and no inner folds."""
     task = TaskConfig(kind="binary", classes=YES_NO)
     config = Config(tasks={"y": task}, fit=FitConfig(seeds=1), folds=FoldsConfig(inner=0))
-    train, test = np.arange(labelled + unlabelled), np.arange(labelled + unlabelled, count)
+    return fit(change(config), features, np.arange(TRAIN)).model()
+
+
+def run_labels(seed: int) -> Result:
+    """Return the test AUC of each objective."""
+    features, y = few_labels(seed, (1024, 64), 1.5)
+    test = np.arange(TRAIN, len(y))
     tested, result = features.take(test), {}
     for name, change in OBJECTIVES.items():
-        model = fit(change(config), features, train).model()
+        model = fit_few_labels(features, change)
         result[name] = auc(model.predict(tested).probabilities["y"], y[test])
         result[f"{name}, audio alone"] = auc(model.predict(tested.only("audio")).probabilities["y"], y[test])
+    return result
+
+
+def run_contrast(seed: int) -> Result:
+    """Return what each form of the objective adds to the AUC of the task loss alone, and its retrieval."""
+    *dims, audio_noise = SETTINGS[seed % len(SETTINGS)]
+    features, y = few_labels(100 + seed, (dims[0], dims[1]), audio_noise)
+    test, result = np.arange(TRAIN, len(y)), {}
+    tested = features.take(test)
+    alone = fit_few_labels(features, OBJECTIVES["task loss alone"]).predict(tested)
+    for name, change in FORMS.items():
+        prediction = fit_few_labels(features, change).predict(tested)
+        result[f"AUC gained, {name}"] = auc(prediction.probabilities["y"], y[test]) - auc(
+            alone.probabilities["y"], y[test]
+        )
+        embeddings = prediction.embeddings
+        ranks = retrieval_ranks(embeddings.audio, embeddings.text)
+        result[f"MRR, {name}"] = float((1 / ranks).mean())
     return result
 
 
@@ -188,11 +231,12 @@ def run_cohort(number: int) -> Result:
 
 
 RUNS: Mapping[str, Callable[[int], Result]] = {
-    "idle": run_idle, "labels": run_labels, "calibration": run_cohort,
+    "idle": run_idle, "labels": run_labels, "contrast": run_contrast, "calibration": run_cohort,
 }  # fmt: skip
 TITLES = {
     "idle": "AUC on 600 test documents, 180 trained on: an idle modality and a trivial second task",
     "labels": "AUC on 600 test documents, 60 labelled and 1,000 unlabelled ones trained on",
+    "contrast": "Few labels in five settings: what forms of the objective add to the task loss alone",
     "calibration": "Probabilities out of fold, 4 folds, over generated cohorts",
 }
 

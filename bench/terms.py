@@ -46,7 +46,7 @@ VARIANTS: Mapping[str, Callable[[Config], Config]] = {
     ),
     "without cka": lambda config: without(config, "cka"),
     "without contrastive": lambda config: without(config, "contrastive"),
-    "direct contrast": lambda config: replace(config, loss=replace(config.loss, direct=True)),
+    "direct contrast": lambda config: replace(config, loss=replace(config.loss, contrast="direct")),
     "task alone": lambda config: without(config, "contrastive", "cka", "balance"),
 }
 

@@ -49,7 +49,10 @@ def small() -> Config:
 def paper() -> Config:
     """Return the published system: fusion, pooling, dual contrast, CKA, balance and experts."""
     # Wide paths and single-modality heads are this project's additions.
-    return Config(model=ModelConfig(wide=False, unimodal_heads=False), loss=LossConfig(unimodal=0.0))
+    return Config(
+        model=ModelConfig(wide=False, unimodal_heads=False),
+        loss=LossConfig(unimodal=0.0, contrast="reciprocal"),
+    )
 
 
 def large() -> Config:
@@ -93,7 +96,9 @@ def ablations(config: Config) -> dict[str, Config]:
             config, model=replace(config.model, wide=False, unimodal_heads=False), loss=published.loss
         ),
         # As CLIP has it: contrast between the modalities, and no other term between their embeddings.
-        "direct_contrast": without(replace(config, loss=replace(config.loss, direct=True)), "cka", "balance"),
+        "direct_contrast": without(
+            replace(config, loss=replace(config.loss, contrast="direct")), "cka", "balance"
+        ),
         "no_fusion": replace(config, model=replace(config.model, layers=0)),
         "mlp_head": replace(config, moe=replace(config.moe, kind="mlp")),
         "without_wide": replace(config, model=replace(config.model, wide=False)),

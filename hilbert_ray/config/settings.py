@@ -208,7 +208,7 @@ class LossConfig:
     task: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """Weight of the supervised task loss."""
     contrastive: Annotated[float, Meta(ge=0, le=1e6)] = 0.2
-    """Weight of the reciprocal dual contrastive loss (audio with joint, text with joint)."""
+    """Weight of the contrastive loss; see `contrast`."""
     cka: Annotated[float, Meta(ge=0, le=1e6)] = 0.4
     """Weight of the CKA structure loss."""
     balance: Annotated[float, Meta(ge=0, le=1e6)] = 7.5
@@ -221,8 +221,9 @@ class LossConfig:
     """Weight of the router z-loss."""
     redundancy: Annotated[float, Meta(ge=0, le=1e6)] = 0.001
     """Weight of the redundancy penalty of pooling."""
-    direct: bool = False
-    """Contrast audio with text directly (as CLIP does) instead of each with the joint embedding."""
+    contrast: Literal["reciprocal", "direct", "both"] = "reciprocal"
+    """What the contrastive loss compares: audio and text each with the joint embedding (`reciprocal`, as
+    published), audio with text (`direct`, as CLIP does), or the mean of the two."""
     group_negatives: bool = False
     """Use documents of the same group as negatives of each other."""
     # The biased estimator rises towards 1 where features outnumber a batch's documents, related or not.

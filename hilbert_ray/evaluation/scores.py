@@ -48,7 +48,7 @@ def _compare(predictions: Mapping[str, metrics.Predictions]) -> dict[str, dict[s
 
 def adjust_p_values(comparisons: Mapping[str, dict[str, Any]]) -> None:
     """Add p-values adjusted by Holm's method over the comparisons, under the names with `_holm`."""
-    for key in ("p_bootstrap", "p_corrected_t"):
+    for key in ("p_paired_t", "p_corrected_t"):
         # JSON has null where a test is not defined, `holm` NaN.
         p_values = [np.nan if values[key] is None else values[key] for values in comparisons.values()]
         for values, p in zip(comparisons.values(), metrics.holm(p_values), strict=True):

@@ -260,7 +260,7 @@ def compare_predictions(
 
     Returns:
         `metric`; `first`, `second` and their `difference`, with `low` and `high` (t interval of its error
-        over groups), `standard_error` and `df_bootstrap`; `p_bootstrap` of that; `t`, `df` and
+        over groups), `standard_error` and `df_paired_t`; `p_paired_t` of that; `t`, `df` and
         `p_corrected_t` of the corrected resampled t test on the macro scores of folds; `groups`;
         `smallest_detectable_difference` at 80 % power and 5 % level; `exploratory`, true below 40 groups.
         Adjust the p-values of a family with `holm`. The names of two of them are older than the method: the
@@ -301,8 +301,8 @@ def compare_predictions(
         "low": _plain(around.low),
         "high": _plain(around.high),
         "standard_error": _plain(error.value),
-        "df_bootstrap": _plain(error.df),
-        "p_bootstrap": _plain(tested.p),
+        "df_paired_t": _plain(error.df),
+        "p_paired_t": _plain(tested.p),
         "t": _plain(corrected.t),
         "df": corrected.df,
         "p_corrected_t": _plain(corrected.p),

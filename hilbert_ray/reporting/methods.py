@@ -132,11 +132,11 @@ def _objective(config: Config) -> Html:
     # Those of weight 0 too: a reader must see what was switched off.
     weights = ", ".join(f"{name.replace('_', ' ')} {getattr(loss, name):g}" for name in LossConfig.WEIGHTS)
     # The published objective has no direct term, so that a run with one must say that it departs from it.
-    contrast = (
-        "audio with text directly (not as published)"
-        if loss.direct
-        else "audio with joint and text with joint, never audio with text"
-    )
+    contrast = {
+        "reciprocal": "audio with joint and text with joint, never audio with text",
+        "direct": "audio with text directly (not as published)",
+        "both": "audio with joint, text with joint, and audio with text directly (not as published)",
+    }[loss.contrast]
     negatives = "are" if loss.group_negatives else "are not"
     # Tasks may differ in how they treat imbalance; a regression has no classes.
     imbalance = sorted(

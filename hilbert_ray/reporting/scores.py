@@ -284,8 +284,8 @@ def _tests(run: RunResults, task: str) -> list[Html]:
             # Unadjusted too: a reader who planned one comparison needs no adjustment.
             probability(c.p_corrected_t),
             probability(c.p_corrected_t_holm),
-            probability(c.p_bootstrap),
-            probability(c.p_bootstrap_holm),
+            probability(c.p_paired_t),
+            probability(c.p_paired_t_holm),
             number(c.smallest_detectable_difference),
         ]
         for name, c in comparisons.items()

@@ -131,7 +131,7 @@ def _difference(run: RunResults, task: str) -> Html:
     comparison = None if rival is None else run.comparison(task, rival)
     if comparison is None:
         return Html("no difference was computed.")
-    p = "" if comparison.p_bootstrap is None else f", {probability(comparison.p_bootstrap, 'p')}"
+    p = "" if comparison.p_paired_t is None else f", {probability(comparison.p_paired_t, 'p')}"
     return Html(
         f"difference {number(comparison.difference, signed=True)} "
         f"({interval(comparison.low, comparison.high, signed=True)}){p}."

@@ -53,10 +53,9 @@ class Comparison:
     """HILBERT (`first`) against another variant (`second`) by the headline metric, on the same folds.
 
     low, high: 95 % t interval of the `difference` with its error over groups, `standard_error`, of
-    `df_bootstrap` degrees of freedom; p_bootstrap: its test. The two names are older than the cluster
-    jackknife that gives the error. t, df, p_corrected_t: corrected resampled t test. Names with `_holm`:
-    adjusted over the variants of a task. exploratory: fewer than 40 groups, where neither test holds its
-    level.
+    `df_paired_t` degrees of freedom; p_paired_t: its test. t, df, p_corrected_t: corrected resampled t test.
+    Names with `_holm`: adjusted over the variants of a task. exploratory: fewer than 40 groups, where neither
+    test holds its level.
     """
 
     metric: str
@@ -66,9 +65,9 @@ class Comparison:
     low: float | None = None
     high: float | None = None
     standard_error: float | None = None
-    df_bootstrap: float | None = None
-    p_bootstrap: float | None = None
-    p_bootstrap_holm: float | None = None
+    df_paired_t: float | None = None
+    p_paired_t: float | None = None
+    p_paired_t_holm: float | None = None
     t: float | None = None
     df: float | None = None
     p_corrected_t: float | None = None

@@ -137,13 +137,15 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
     has_audio, has_text = gather(inputs["audio/present"]), gather(inputs["text/present"])
     # Documents of one group (a speaker) are alike for reasons other than their content: not negatives.
     group = None if settings.group_negatives else gather(inputs["group"])
-    # The CLIP-style baseline contrasts the modalities directly, on the documents that have both.
-    if settings.direct:
-        contrastive = losses.info_nce(audio, text, scale, group, present=has_audio & has_text)
-    else:
-        contrastive = losses.contrastive(
-            audio, text, joint, scale, group, audio_present=has_audio, text_present=has_text
+    contrasts = []
+    if settings.contrast != "direct":
+        contrasts.append(
+            losses.contrastive(
+                audio, text, joint, scale, group, audio_present=has_audio, text_present=has_text
+            )
         )
+    if settings.contrast != "reciprocal":  # the modalities directly, on the documents that have both
+        contrasts.append(losses.info_nce(audio, text, scale, group, present=has_audio & has_text))
     audio_reference, text_reference = audio, text
     if settings.cka_reference == "features":
         audio_reference, text_reference = gather(inputs["audio/reference"]), gather(inputs["text/reference"])
@@ -160,7 +162,7 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
     zero = joint.new_zeros(())
     return losses.Terms(
         task=_task_loss("logits", inputs, network, config),
-        contrastive=contrastive,
+        contrastive=torch.stack(contrasts).mean(),
         cka=cka,
         balance=balance,
         unimodal=_unimodal_loss(inputs, network, config),

@@ -133,7 +133,7 @@ def test_presets_and_ablations_differ_where_their_names_say() -> None:
     variants = ablations(base)
     assert variants["no_fusion"].model.layers == 0
     assert variants["mlp_head"].moe.kind == "mlp"
-    assert variants["direct_contrast"].loss.direct
+    assert variants["direct_contrast"].loss.contrast == "direct"
     for name, changed in variants.items():
         assert changed != base, name
         assert dataclasses.replace(changed, model=base.model, moe=base.moe, loss=base.loss) == base, name

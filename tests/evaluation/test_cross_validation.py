@@ -243,7 +243,7 @@ def test_an_ablation_changes_what_its_name_says_and_nothing_else() -> None:
     }
     for name, config in expected.items():
         assert variant(name).config == config, name
-    assert variant("direct_contrast").config.loss.direct
+    assert variant("direct_contrast").config.loss.contrast == "direct"
     assert variant("paper").config.model == replace(TINY.model, wide=False, unimodal_heads=False)
 
 

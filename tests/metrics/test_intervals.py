@@ -292,4 +292,4 @@ def test_many_groups_take_the_bootstrap_and_both_agree(monkeypatch: pytest.Monke
 def test_without_resamples_there_is_no_interval() -> None:
     predictions = make_predictions("binary")
     assert evaluate_predictions(predictions, resamples=0)["auc"]["within_low"] is None
-    assert compare_predictions(predictions, predictions, resamples=0)["p_bootstrap"] is None
+    assert compare_predictions(predictions, predictions, resamples=0)["p_paired_t"] is None

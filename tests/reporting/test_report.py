@@ -53,8 +53,8 @@ def test_scores_and_comparisons_are_those_of_metrics_json(
             given(c["t"]),
             given(c["p_corrected_t"]),
             given(c["p_corrected_t_holm"]),
-            given(c["p_bootstrap"]),
-            given(c["p_bootstrap_holm"]),
+            given(c["p_paired_t"]),
+            given(c["p_paired_t_holm"]),
             given(c["smallest_detectable_difference"]),
         ]
 

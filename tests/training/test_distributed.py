@@ -106,7 +106,8 @@ def each_term(own: np.ndarray) -> dict[str, Any]:
 def variants(own: np.ndarray) -> dict[str, Any]:
     """Return the step's results under every other form of the alignment terms."""
     changes: dict[str, dict[str, Any]] = {
-        "direct": {"direct": True, "group_negatives": True},
+        "direct": {"contrast": "direct", "group_negatives": True},
+        "both": {"contrast": "both", "group_negatives": True},
         "features, biased": {"cka_reference": "features", "cka_estimator": "biased"},
         "rbf, weaker, lin": {"cka_kernel": "rbf", "balance_gradient": "weaker", "penalty": "lin"},
         "smile": {"balance_estimator": "smile"},
