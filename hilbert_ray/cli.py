@@ -142,6 +142,9 @@ class _Reading(_Common):
     """Audio encoder whose features to use, or `none`; needed only if the store holds several."""
     text: str | None = None
     """Text encoder whose features to use, or `none`; needed only if the store holds several."""
+    allow_pending: bool = False
+    """Go on although `embed` has not finished: documents that are not embedded yet count as lacking what is
+    missing, and the results say how many."""
     model: ModelConfig = field(default_factory=ModelConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -174,6 +177,7 @@ class Evaluate(_Reading):
             compare=self.compare,
             subsets=self.subsets,
             labels=self.labels,
+            allow_pending=self.allow_pending,
         )
         return CommandResult(evaluation.to_dict(), evaluation.text())
 
@@ -189,7 +193,14 @@ class Train(_Reading):
         """Return where the model is and the last losses."""
         from hilbert_ray.training import train
 
-        summary = train(self.store, self.out, config, audio=self.audio, text=self.text)
+        summary = train(
+            self.store,
+            self.out,
+            config,
+            audio=self.audio,
+            text=self.text,
+            allow_pending=self.allow_pending,
+        )
         return CommandResult(summary.to_dict(), summary.text())
 
 
@@ -206,7 +217,15 @@ class Tune(_Reading):
         """Return the best settings and the defaults' score."""
         from hilbert_ray.tuning import tune
 
-        summary = tune(self.store, self.out, config, audio=self.audio, text=self.text, resume=self.resume)
+        summary = tune(
+            self.store,
+            self.out,
+            config,
+            audio=self.audio,
+            text=self.text,
+            resume=self.resume,
+            allow_pending=self.allow_pending,
+        )
         return CommandResult(summary.to_dict(), summary.text())
 
 
@@ -351,13 +370,17 @@ class StoreExport(_StoreCommand):
     --document); arrow: one file per modality and encoder."""
     document: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Export only this document (repeatable)."""
+    allow_pending: bool = False
+    """Export a store that `embed` has not finished, without the documents that are not embedded yet."""
 
     def run(self, config: Config) -> CommandResult:
         """Return how many documents were exported."""
         from hilbert_ray.store import Store, export_store
 
         form = self.format or ("numpy" if self.document else "huggingface")
-        count = export_store(Store.open(self.store), self.out, form, self.document)
+        count = export_store(
+            Store.open(self.store), self.out, form, self.document, allow_pending=self.allow_pending
+        )
         values = {"documents": count, "out": self.out, "format": form}
         return CommandResult(values, f"{count} documents exported to {self.out} ({form})")
 

@@ -42,6 +42,7 @@ def evaluate(
     compare: bool = False,
     subsets: bool = False,
     labels: Sequence[float] = (),
+    allow_pending: bool = False,
 ) -> Evaluation:
     """Cross-validate a store's documents and write the run's folder.
 
@@ -59,17 +60,21 @@ def evaluate(
         subsets: score the network of both modalities on audio alone and on text alone too.
         labels: shares of the training groups whose labels are kept, for a learning curve of HILBERT, the
             same network trained on the task loss alone, and the baselines; the folds stay the same.
+        allow_pending: go on although documents are not embedded yet, see `open_dataset`.
 
     Returns:
         The scores; `Evaluation.to_dict` is what metrics.json holds.
 
     Raises:
+        PendingError: when documents are not embedded yet, without `allow_pending`.
         ConfigError: for settings that do not fit the store, or a share of labels that is not in (0, 1].
         FoldsError: when groups or classes make the folds impossible.
         SplitError: when the documents of a group are of several splits.
     """
     shares = check_shares(labels)
-    dataset = open_dataset(store, config or Config(), audio, text, held_out=False)
+    dataset = open_dataset(
+        store, config or Config(), audio, text, held_out=False, allow_pending=allow_pending
+    )
     with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, NOT_COPIED) as run:
         return _evaluate(run, dataset, compare, subsets, shares)
 

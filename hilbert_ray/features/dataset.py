@@ -37,7 +37,7 @@ from hilbert_ray.features.reading import read_features
 from hilbert_ray.features.selection import without_held_out
 from hilbert_ray.features.transcripts import Transcript, read_transcripts, spoken
 from hilbert_ray.segmentation import cutting
-from hilbert_ray.store import Snapshot, Store, StoredFeatures
+from hilbert_ray.store import PendingError, Snapshot, Store, StoredFeatures
 
 log = logging.getLogger(__name__)
 # Control groups of version 2 and 1. Total memory alone would be that of the host, not of the container.
@@ -115,7 +115,13 @@ class Dataset:
 
 
 def open_dataset(
-    store: str, config: Config, audio: str | None = None, text: str | None = None, *, held_out: bool = True
+    store: str,
+    config: Config,
+    audio: str | None = None,
+    text: str | None = None,
+    *,
+    held_out: bool = True,
+    allow_pending: bool = False,
 ) -> Dataset:
     """Read what a run needs from a store.
 
@@ -130,8 +136,11 @@ def open_dataset(
             the store, if it has any.
         text: likewise.
         held_out: whether documents of splits validation and test are read.
+        allow_pending: take documents that are not embedded yet as lacking what is missing, instead of
+            refusing the store. They are counted in `Dataset.pending`.
 
     Raises:
+        PendingError: when documents are not embedded yet, without `allow_pending`.
         ConfigError: when an encoder is not in the store or must be chosen, when no document has a label (of
             a task), for a label outside its task, or when all documents are held out.
         SplitError: when documents are held out from a group that others are not, without `held_out`.
@@ -149,6 +158,11 @@ def open_dataset(
     taking_part = len(documents)
     stored = {m: opened.locate(m, encoder["fingerprint"], snapshot) for m, encoder in encoders.items()}
     memory_bytes = config.fit.memory_gib * 2**30 or _machine_memory() / 8
+    # Before features are read: a store that `embed` left unfinished would pass as a whole one of less data.
+    having = {modality: {row.document.doc_id for row in rows if row.has(modality)} for modality in stored}
+    quarantined, pending = _count_missing(stored, having)
+    if any(pending.values()) and not allow_pending:
+        raise PendingError(store, {str(modality): count for modality, count in pending.items()}, len(rows))
     features = read_features(opened, stored, tasks, documents, memory_bytes)
     if not len(features):
         raise ConfigError(
@@ -157,8 +171,6 @@ def open_dataset(
     with_features = set(features.doc_ids.tolist())
     documents = [document for document in documents if document.doc_id in with_features]
     _check_labels(tasks, documents)
-    having = {modality: {row.document.doc_id for row in rows if row.has(modality)} for modality in stored}
-    quarantined, pending = _count_missing(stored, having)
     dataset = Dataset(
         store=opened,
         snapshot=snapshot,

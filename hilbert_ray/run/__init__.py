@@ -16,6 +16,7 @@ from hilbert_ray.run.evaluation import (
     Score,
     ShortcutScores,
     SplitCounts,
+    pending_lines,
     read_metrics,
     write_metrics,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "SplitCounts",
     "TaskPredictions",
     "headline_of",
+    "pending_lines",
     "read_fold_result",
     "read_metrics",
     "read_run",

@@ -380,7 +380,7 @@ class Evaluation:
 
     def text(self) -> str:
         """Return each task's headline as a table for a terminal."""
-        lines = []
+        lines = pending_lines(self.data.pending) if self.data else []
         for task, by_variant in self.tasks.items():
             lines.append(f"{task}: headline within folds, with 95 % interval over groups")
             for variant, scores in by_variant.items():
@@ -406,6 +406,15 @@ class Evaluation:
             rows[VARIANTS.get(variant, variant)] = scores
         head = f"{task}: the same with fewer labels"
         return [head, *(f"  {name:<36} " + "   ".join(f"{x:>5}" for x in row) for name, row in rows.items())]
+
+
+def pending_lines(pending: Mapping[str, int]) -> list[str]:
+    """Return a line per modality that `embed` had not finished when the results were made."""
+    return [
+        f"incomplete: {count} documents count as having no {modality}, which was not embedded yet"
+        for modality, count in pending.items()
+        if count
+    ]
 
 
 def _record(kind: type[R], values: Mapping[str, Any]) -> R:

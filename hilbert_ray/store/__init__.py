@@ -2,7 +2,7 @@
 
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.current import DataLocation, StoredFeatures
-from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.store.errors import DamagedError, PendingError, StoreError
 from hilbert_ray.store.export import Format, export_store
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, encode_rows, sha256_of
 from hilbert_ray.store.maintenance import Problem, collect_garbage, compact_store, store_info, verify_store
@@ -18,6 +18,7 @@ __all__ = [
     "FeatureRow",
     "FileVersions",
     "Format",
+    "PendingError",
     "Problem",
     "Quarantined",
     "RowBlock",

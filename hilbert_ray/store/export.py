@@ -32,7 +32,7 @@ import yaml
 from hilbert_ray.config import MODALITIES, Modality
 from hilbert_ray.document import Document
 from hilbert_ray.storage import TEMPORARY, StorageError, is_uri
-from hilbert_ray.store.errors import StoreError
+from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.features import AMOUNT, FeatureRow
 from hilbert_ray.store.snapshot import Snapshot, bucket_of
 from hilbert_ray.store.store import Store
@@ -68,7 +68,12 @@ class ExportPart:
 
 
 def export_store(
-    store: Store, folder: str, format: Format = "huggingface", doc_ids: Collection[str] = ()
+    store: Store,
+    folder: str,
+    format: Format = "huggingface",
+    doc_ids: Collection[str] = (),
+    *,
+    allow_pending: bool = False,
 ) -> int:
     """Write the current features of all documents or some to a new folder; return how many documents.
 
@@ -77,8 +82,10 @@ def export_store(
         folder: local folder to write, absent or empty.
         format: what to write, see the module.
         doc_ids: only these documents; all where empty.
+        allow_pending: leave out documents that are not embedded yet, instead of refusing the store.
 
     Raises:
+        PendingError: when documents are not embedded yet, without `doc_ids` and `allow_pending`.
         StorageError: when the folder is not local, not empty, or cannot be written.
         StoreError: when a document of `doc_ids` is not in the newest manifest or has no features, or none
             has.
@@ -98,6 +105,8 @@ def export_store(
         for modality in MODALITIES
         for fingerprint, description in store.encoders(modality, snapshot).items()
     ]
+    if chosen is None and not allow_pending:
+        _require_all_embedded(parts, store, snapshot)
     with _new_folder(folder) as unfinished:
         for part in parts:
             _write_part(part, _rows_of(part, store, snapshot, chosen), format, unfinished)
@@ -113,6 +122,19 @@ def export_store(
         if format == "huggingface":
             _write_card(parts, store.uri, unfinished)
     return len(exported)
+
+
+def _require_all_embedded(parts: Sequence[ExportPart], store: Store, snapshot: Snapshot) -> None:
+    """Refuse a store that `embed` has not finished, before anything is written."""
+    pending = {
+        f"{part.modality} ({part.encoder})": sum(
+            len(block.sources) - len(block.owners) - len(block.failures)
+            for block in store.current_blocks(part.modality, part.fingerprint, snapshot)
+        )
+        for part in parts
+    }
+    if any(pending.values()):
+        raise PendingError(store.uri, pending, snapshot.num_documents)
 
 
 def _require_documents(store: Store, snapshot: Snapshot, doc_ids: Collection[str]) -> None:

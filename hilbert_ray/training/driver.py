@@ -18,7 +18,7 @@ import torch
 from hilbert_ray.cluster import connect, has_cluster, maps_removed_at_exit
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.features import Dataset, Features, open_dataset
-from hilbert_ray.run import RESUME_ONLY, RunDir, RunFile, write_run_config, write_training
+from hilbert_ray.run import RESUME_ONLY, RunDir, RunFile, pending_lines, write_run_config, write_training
 from hilbert_ray.storage import Workspace, absolute, open_workspace
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import Checkpoints
@@ -36,12 +36,14 @@ ones."""
 class TrainSummary:
     """What `train` did.
 
-    model: path or URI of the published folder. documents: trained on. workers: ranks. heads: by task and by
+    model: path or URI of the published folder. documents: trained on. pending: by modality, documents that
+    were not embedded yet and counted as lacking it. workers: ranks. heads: by task and by
     what a document has, the fields of `model.HeadWeights`. last: the record of the last epoch.
     """
 
     model: str
     documents: int
+    pending: Mapping[str, int]
     workers: int
     heads: Mapping[str, Mapping[str, Mapping[str, float]]]
     last: Mapping[str, Any]
@@ -53,9 +55,9 @@ class TrainSummary:
     def text(self) -> str:
         """Return lines for a terminal."""
         terms = ", ".join(f"{name} {self.last[name]:.3g}" for name in ("loss", *LossConfig.WEIGHTS))
-        return (
-            f"trained on {self.documents} documents with {self.workers} workers\n"
-            f"last epoch: {terms}\nmodel: {self.model}"
+        lines = [f"trained on {self.documents} documents with {self.workers} workers"]
+        return "\n".join(
+            [*lines, *pending_lines(self.pending), f"last epoch: {terms}", f"model: {self.model}"]
         )
 
 
@@ -75,7 +77,13 @@ class TrainingSpec:
 
 
 def train(
-    store: str, out: str, config: Config | None = None, *, audio: str | None = None, text: str | None = None
+    store: str,
+    out: str,
+    config: Config | None = None,
+    *,
+    audio: str | None = None,
+    text: str | None = None,
+    allow_pending: bool = False,
 ) -> TrainSummary:
     """Train on every document of a store that is not held out by its `split`, and publish.
 
@@ -89,8 +97,10 @@ def train(
         config: settings; None for the defaults.
         audio: which audio encoder, see `open_dataset`.
         text: which text encoder.
+        allow_pending: go on although documents are not embedded yet, see `open_dataset`.
 
     Raises:
+        PendingError: when documents are not embedded yet, without `allow_pending`.
         ConfigError: for settings that do not fit the store, when there is no document to train on, or when
             MLflow or a GPU is requested and cannot be used.
         SplitError: when the documents of a group are of several splits.
@@ -99,7 +109,7 @@ def train(
     config = config or Config()
     if config.train.mlflow:
         require_mlflow()  # before reading the store, which may take minutes
-    dataset = open_dataset(store, config, audio, text, held_out=False)
+    dataset = open_dataset(store, config, audio, text, held_out=False, allow_pending=allow_pending)
     with maps_removed_at_exit(dataset.features.mapped_files), open_workspace(out, RESUME_ONLY) as run:
         # The resolved settings of `dataset` hold no URI: they are saved, and it may hold a password.
         return _train(run, dataset, config.train.mlflow)
@@ -129,6 +139,7 @@ def _train(run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
     return TrainSummary(
         model=f"{run.uri}/{RunDir.MODEL}",
         documents=len(spec.indices),
+        pending={str(modality): count for modality, count in dataset.pending.items()},
         workers=settings.workers,
         heads=finished["heads"],
         last=finished["last"],

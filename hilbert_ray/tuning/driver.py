@@ -47,6 +47,7 @@ def tune(
     audio: str | None = None,
     text: str | None = None,
     resume: bool = False,
+    allow_pending: bool = False,
 ) -> TuneSummary:
     """Search `config.tune.space` and write RUN/best.yaml, RUN/trials.jsonl and RUN/tune.json.
 
@@ -59,8 +60,10 @@ def tune(
         text: which text encoder.
         resume: continue the searches in the folder: finished trials are not run again, and the scheduler
             compares new trials with each other only. Searches with other settings or data are not touched.
+        allow_pending: go on although documents are not embedded yet, see `open_dataset`.
 
     Raises:
+        PendingError: when documents are not embedded yet, without `allow_pending`.
         ConfigError: when the space names what cannot be searched or trained, without inner folds, and when
             the cluster cannot run the trials.
         FoldsError: when groups or classes make the folds impossible, or the file does not fit.
@@ -70,7 +73,7 @@ def tune(
     space = make_space(config)
     if not config.folds.inner:
         raise ConfigError("folds.inner is 0, but `tune` scores trials on inner folds; set it to at least 2")
-    dataset = open_dataset(store, config, audio, text, held_out=False)
+    dataset = open_dataset(store, config, audio, text, held_out=False, allow_pending=allow_pending)
     kinds = {task.kind for task in dataset.config.tasks.values()}
     # Only now: tasks may have been inferred from the labels.
     if "brier" in config.tune.objectives and kinds == {"regression"}:
@@ -203,6 +206,7 @@ def _summarise(
         comparison=comparison,
         helped={name: _helped(compared) for name, compared in comparison.items()},
         settings=defaults(config),
+        pending={str(modality): count for modality, count in dataset.pending.items()},
         space={name: asdict(searched) for name, searched in ranges.items()},
         objectives=config.tune.objectives,
         importances=shares,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hilbert_ray.run import pending_lines
 from hilbert_ray.tuning.importance import LEAST_TRIALS
 from hilbert_ray.tuning.space import Settings
 from hilbert_ray.tuning.trials import Trial
@@ -19,8 +20,9 @@ class TuneSummary:
     tuned, default: headline on outer folds, of searched and of default settings, by task. comparison: their
     difference with interval and tests, by task; p-values also adjusted for the number of tasks. helped: by
     task, whether the searched settings are better by the corrected test. settings: defaults of the searched
-    fields. space: what was searched. importances: share of each setting, from `important_trials` trials (see
-    `importances`). leading: the best trials of the last search. file: the settings to use, for `--config`.
+    fields. pending: by modality, documents that were not embedded yet and counted as lacking it. space: what
+    was searched. importances: share of each setting, from `important_trials` trials (see `importances`).
+    leading: the best trials of the last search. file: the settings to use, for `--config`.
     """
 
     best: Settings
@@ -31,6 +33,7 @@ class TuneSummary:
     comparison: Mapping[str, Any]
     helped: Mapping[str, bool]
     settings: Settings
+    pending: Mapping[str, int]
     space: Mapping[str, Any]
     objectives: Sequence[str]
     importances: Mapping[str, Mapping[str, float]]
@@ -47,6 +50,7 @@ class TuneSummary:
     def text(self) -> str:
         """Return lines for a terminal."""
         lines = [
+            *pending_lines(self.pending),
             f"best of {self.trials} trials (search over all documents, mean over inner folds)",
             *map(self._trial_line, self.leading),
             *self._importance_lines(),

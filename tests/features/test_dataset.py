@@ -33,6 +33,7 @@ from hilbert_ray.model.network import Network
 from hilbert_ray.run.folder import write_run_config
 from hilbert_ray.storage.files import Files, StorageError
 from hilbert_ray.storage.workspace import Workspace
+from hilbert_ray.store.errors import PendingError
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.snapshot import StoredDocument, bucket_of
 from hilbert_ray.store.sorting import write_snapshot
@@ -576,8 +577,10 @@ def test_what_is_not_embedded_yet_is_told_from_what_the_manifest_lacks(
         for n, doc_id in enumerate("ef")
     ]
     write_snapshot(Store.open(uri), iter([*items, *later]))
+    with pytest.raises(PendingError, match=r"of 6 documents, 2 have audio that is not embedded yet; rerun"):
+        open_dataset(uri, CONFIG)
     with caplog.at_level(logging.WARNING):
-        dataset = open_dataset(uri, CONFIG)
+        dataset = open_dataset(uri, CONFIG, allow_pending=True)
     assert dataset.pending["audio"] == 2
     assert dataset.left_out == 2
     assert len(dataset.features) == 4

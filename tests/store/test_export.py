@@ -61,6 +61,10 @@ def test_documents_that_cannot_be_exported_are_named_and_nothing_is_left(tmp_pat
         StorageError, match=r"document 'b' has no features in store .* pending or quarantined"
     ):
         export_store(store, str(out), "numpy", ["a", "b"])
+    with pytest.raises(
+        StorageError, match=r"of 2 documents, 1 have audio \(mfcc\) that is not embedded yet.*--allow-pending"
+    ):
+        export_store(store, str(out))
     with pytest.raises(StorageError, match=r"has no features to export; run `hilbert-ray embed` first"):
         export_store(Store.create(str(tmp_path / "empty")), str(out))
     with pytest.raises(StorageError, match=r"--out is s3://b/out; an export is written to a local folder"):
@@ -114,7 +118,7 @@ def test_hugging_face_datasets_reads_an_export_to_the_last_bit(
             bucket = bucket_of(doc_id, 4)
             store.commit(modality, FINGERPRINT, unit=doc_id, bucket=bucket, rows=[by_id[doc_id]])
     out = tmp_path / "out"
-    assert export_store(store, str(out)) == 8
+    assert export_store(store, str(out), allow_pending=True) == 8
     assert len(list((out / f"text-{FINGERPRINT}").iterdir())) > 1
     assert "| 8 | 1 |" in (out / "README.md").read_text()
     for modality in MODALITIES:
