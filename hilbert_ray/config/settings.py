@@ -125,7 +125,8 @@ class EmbedConfig:
     # Some broken files are normal among thousands; a systematic fault, such as a wrong folder, breaks all of
     # them and should stop the run early.
     max_quarantined: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    """Fraction of this run's documents that may fail before the run stops (not before 20 failures)."""
+    """Fraction of the documents with a modality that may be quarantined, always at least one document; with
+    more, `embed` fails, on reruns too. It stops early after 20 failures. 0: none may fail; 1: all may."""
     retry_quarantined: bool = False
     """Retry documents that an earlier run quarantined."""
     content_hash: bool = False

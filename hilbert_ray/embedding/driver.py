@@ -14,6 +14,7 @@ from typing import Any
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import InvalidRow, Seconds
+from hilbert_ray.embedding.errors import check_quarantined
 from hilbert_ray.embedding.plan import EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import run_units
 from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, require_documents, resolve_encoders
@@ -92,7 +93,8 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         StoreError: when the store cannot be read, or has another schema.
         EmbedError: when the manifest has no valid document, the store cannot be written, an encoder does
             not load, or workers keep dying.
-        TooManyQuarantinedError: when more documents fail than `config.embed.max_quarantined` allows.
+        TooManyQuarantinedError: when more documents are quarantined than `config.embed.max_quarantined`
+            allows, by this run or an earlier one.
     """
     # Not the wall clock, which a time server may set back during a run of days.
     started = time.monotonic()
@@ -116,7 +118,7 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         connect()
         results = run_units(target, snapshot, plans, config)
 
-    return EmbedSummary(
+    summary = EmbedSummary(
         documents=snapshot.num_documents,
         faults=snapshot.faults,
         modalities={
@@ -125,6 +127,11 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         },
         seconds=time.monotonic() - started,
     )
+    # The store and not the run: a job that is tried again has nothing left to embed, and must fail again.
+    for modality, part in summary.modalities.items():
+        having = snapshot.num_documents - part.absent
+        check_quarantined(modality, part.quarantined, having, config.embed.max_quarantined)
+    return summary
 
 
 def _summary(

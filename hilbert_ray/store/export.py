@@ -105,9 +105,9 @@ def export_store(
         for modality in MODALITIES
         for fingerprint, description in store.encoders(modality, snapshot).items()
     ]
-    if chosen is None and not allow_pending:
-        _require_all_embedded(parts, store, snapshot)
     with _new_folder(folder) as unfinished:
+        if chosen is None and not allow_pending:
+            _require_all_embedded(parts, store, snapshot)
         for part in parts:
             _write_part(part, _rows_of(part, store, snapshot, chosen), format, unfinished)
         exported = set().union(*(part.exported for part in parts))

@@ -1,11 +1,12 @@
 """Progress of a run: what it logs, and when too many failures stop it."""
 
 import logging
+from contextlib import nullcontext
 
 import pytest
 
 from hilbert_ray.document import Seconds
-from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError
+from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError, check_quarantined
 from hilbert_ray.embedding.plan import Unit
 from hilbert_ray.embedding.pool import MIN_FAILURES, _RunProgress, duration
 from hilbert_ray.embedding.worker import UnitResult
@@ -63,3 +64,26 @@ def test_the_last_line_of_the_log_says_how_much_was_embedded(caplog: pytest.LogC
         progress.add(failed(1))
     assert "embedding 2 recordings and transcripts (0.04 h of audio) in 2 units" in caplog.messages[0]
     assert "2 of 2 documents, 0.02 of 0.04 h of audio" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("failed_documents", "documents", "allowed", "is_refused"),
+    [
+        (0, 8, 0.0, False),
+        (1, 8, 0.0, True),
+        (1, 8, 0.05, False),
+        (2, 8, 0.05, True),
+        (1, 1, 0.05, True),
+        (5, 100, 0.05, False),
+        (6, 100, 0.05, True),
+        (8, 8, 1.0, False),
+    ],
+)
+def test_the_state_of_the_store_is_judged_also_with_few_documents(
+    failed_documents: int, documents: int, allowed: float, is_refused: bool
+) -> None:
+    quarantined = [failed(number).quarantined[0] for number in range(failed_documents)]
+    message = f"{failed_documents} of {documents} documents with audio are quarantined"
+    outcome = pytest.raises(TooManyQuarantinedError, match=message) if is_refused else nullcontext()
+    with outcome:
+        check_quarantined("audio", quarantined, documents, allowed)

@@ -89,11 +89,14 @@ def test_every_document_is_stored_or_quarantined_and_later_runs_do_what_changed(
     assert list(verify_store(Store.open(store))) == []
 
     began = time.monotonic()
-    again = embed(manifest, store, CONFIG)
+    again = embed(manifest, store, replace(CONFIG, embed=replace(CONFIG.embed, max_quarantined=1.0)))
     assert time.monotonic() - began < 3
     assert again.embedded == 0
     assert again.modalities["audio"].already_stored == 6
     assert again.modalities["audio"].quarantined == sound.quarantined
+    # By default four of ten are too many, also for a run that finds nothing left to embed.
+    with pytest.raises(TooManyQuarantinedError, match=r"4 of 10 documents with audio are quarantined \("):
+        embed(manifest, store, CONFIG)
     assert "nothing to embed" in again.text()
 
     before = rows_of(store)
