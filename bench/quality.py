@@ -34,7 +34,7 @@ from hilbert_ray.config import HILBERT, Config, FitConfig, FoldsConfig, TaskConf
 from hilbert_ray.evaluation import Variant, run_fold
 from hilbert_ray.features import Features, Ragged, mean_std
 from hilbert_ray.folds import Fold, make_folds
-from hilbert_ray.metrics.retrieval import retrieval_ranks
+from hilbert_ray.metrics import retrieval_ranks
 from hilbert_ray.model import Hilbert
 from hilbert_ray.training import fit
 
