@@ -252,6 +252,7 @@ def test_an_encoder_that_is_not_the_models_is_refused_before_anything_is_embedde
     values = json.loads((published / "config.json").read_text())
     here = values["encoders"]["text"]["fingerprint"]
     values["encoders"]["text"]["fingerprint"] = "0123456789abcdef"
+    del values["sha256"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
     with pytest.raises(ModelError) as caught:
         predict(str(tmp_path / "model"), predicted.manifest, str(tmp_path / "out.parquet"), CONFIG)

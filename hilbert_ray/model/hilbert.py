@@ -311,7 +311,7 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
     try:
         values, tensors = read_tensor_folder(path, "config.json", SCHEMA)
     except TensorFolderError as error:
-        raise ModelError(f"model folder {error}, as `hilbert-ray train` publishes them") from error
+        raise ModelError(f"model folder {error}") from error
     encoders = values.pop("encoders", None)
     try:
         published = from_dict(Published, values)

@@ -351,10 +351,14 @@ def _attempts_folder(modality: Modality, fingerprint: str, bucket: int, unit: st
 
 
 def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]:
-    """Return the rows of a data file."""
+    """Return the rows of a data file, whose name ends in the first digits of its SHA-256."""
+    # Hashing takes a small part of the time of reading; a flipped bit of a feature would go unseen otherwise.
+    sha256, recorded = sha256_of(data), file.rpartition("-")[2].removesuffix(".parquet")
     try:
+        if not sha256.startswith(recorded):
+            raise ValueError(f"its sha256 begins with {sha256[: len(recorded)]}, not with {recorded}")
         return decode_rows(modality, data)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(
             f"data file {file} is damaged ({error}); `hilbert-ray store verify` lists all such files, and "
             "with --repair makes `embed` write them again"

@@ -4,6 +4,7 @@ Random states need not be saved: each epoch seeds its own generators, see `LoopS
 """
 
 import json
+import logging
 import re
 import secrets
 import tempfile
@@ -20,6 +21,7 @@ from hilbert_ray.errors import HilbertError
 from hilbert_ray.run import RunDir
 from hilbert_ray.storage import WEIGHTS, Files, TensorFolderError, read_tensor_folder, write_tensor_folder
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 """Of a checkpoint; a version of this package reads its own schema only."""
 STATE_FILES = (WEIGHTS, "state.json")
@@ -152,8 +154,25 @@ class Checkpoints:
                 self._files.delete(listed.path)
 
     def newest(self) -> str:
-        """Return the name of the newest one; empty if there is none."""
-        return (_complete(self._list()) or [""])[-1]
+        """Return the name of the newest one that can be read; empty if there is none.
+
+        A damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: when there are some, and all are damaged.
+        """
+        unreadable: CheckpointError | None = None
+        for name in reversed(_complete(self._list())):
+            try:
+                self.read(name)
+            except CheckpointError as error:
+                log.warning("%s: resuming from the one before", error)
+                unreadable = unreadable or error
+            else:
+                return name
+        if unreadable:
+            raise unreadable
+        return ""
 
     def read(self, name: str) -> TrainingState:
         """Read one back.

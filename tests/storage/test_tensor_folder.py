@@ -151,6 +151,34 @@ def test_every_cut_of_the_weights_is_refused(folder: Path) -> None:
             read_tensor_folder(folder, "config.json", 1)
 
 
+def test_no_flipped_bit_of_either_file_is_read_as_other_values(folder: Path) -> None:
+    """One bit in every byte of both files: an error, or the values that were written."""
+    for name in ("config.json", "model.safetensors"):
+        whole = (folder / name).read_bytes()
+        for place in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << place % 8
+            (folder / name).write_bytes(flipped)
+            try:
+                values, tensors = read_tensor_folder(folder, "config.json", 1)
+            except TensorFolderError:
+                continue
+            assert {key: value for key, value in values.items() if key in VALUES} == VALUES, (name, place)
+            assert all(torch.equal(tensors[key], x) for key, x in TENSORS.items()), (name, place)
+        (folder / name).write_bytes(whole)
+
+
+def test_an_edit_is_accepted_once_its_hashes_are_deleted(folder: Path) -> None:
+    edited = json.loads((folder / "config.json").read_text())
+    edited["names"] = ["c"]
+    (folder / "config.json").write_text(json.dumps(edited))
+    with pytest.raises(TensorFolderError, match=r"config\.json is not what was written.*delete the entry"):
+        read_tensor_folder(folder, "config.json", 1)
+    del edited["sha256"]
+    (folder / "config.json").write_text(json.dumps(edited))
+    assert read_tensor_folder(folder, "config.json", 1)[0] == VALUES | {"names": ["c"]}
+
+
 # Training states
 
 

@@ -466,7 +466,16 @@ def test_the_newest_two_checkpoints_are_kept_and_an_incomplete_one_is_ignored(
     assert f"checkpoints/a/{checkpoints.newest()}" == newest, "its state.json was never written"
     files.put(f"{newest}.model.safetensors", b"damaged")
     with pytest.raises(CheckpointError, match=rf"{newest}.* cannot be read: .*delete it to start again"):
-        checkpoints.read(checkpoints.newest())
+        checkpoints.read(newest.rpartition("/")[2])
+    assert checkpoints.read(checkpoints.newest()).epoch == 3, "the one before, of the two that are kept"
+    before = f"checkpoints/a/{checkpoints.newest()}.model.safetensors"
+    flipped = bytearray(files.read(before))
+    flipped[-1] ^= 1
+    files.put(before, bytes(flipped))
+    with pytest.raises(CheckpointError, match=r"is not what was written: its sha256 differs"):
+        checkpoints.read(before.rpartition("/")[2].removesuffix(".model.safetensors"))
+    with pytest.raises(CheckpointError, match=rf"{newest}.* cannot be read"):
+        checkpoints.newest()
 
 
 def train_with_a_rank_killed(
