@@ -268,7 +268,7 @@ def test_a_manifest_with_faults_is_reported_whole_and_ends_with_code_1(tmp_path:
     shown = run("validate", make.manifest(tmp_path / "m.jsonl", records))
     assert shown.returncode == 1
     assert "2 rows, 1 valid documents, 1 invalid rows" in shown.stdout
-    assert "invalid row 2, 'lost' (audio, AudioNotFoundError): no audio file at" in shown.stdout
+    assert "  1 row (audio, AudioNotFoundError):\n    row 2, 'lost': no audio file at" in shown.stdout
 
 
 def test_no_command_looks_at_files_outside_the_roots(

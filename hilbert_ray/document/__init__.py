@@ -13,6 +13,7 @@ from hilbert_ray.document.labels import (
     number_of,
     with_labels_of,
 )
+from hilbert_ray.document.reasons import Fault, Reason, reason_lines, reason_of, reasons_of
 from hilbert_ray.document.records import (
     FIELDS,
     MISSING,
@@ -32,6 +33,7 @@ from hilbert_ray.document.records import (
     parse_document,
 )
 from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, is_held_out, split_of
+from hilbert_ray.document.unexpected import message_of
 
 __all__ = [
     "FIELDS",
@@ -40,10 +42,12 @@ __all__ = [
     "AudioSegment",
     "Document",
     "DocumentError",
+    "Fault",
     "Hertz",
     "InvalidRow",
     "Label",
     "LabelSurvey",
+    "Reason",
     "Samples",
     "Seconds",
     "Segment",
@@ -64,9 +68,13 @@ __all__ = [
     "is_held_out",
     "is_labelled",
     "label_classes",
+    "message_of",
     "misspelt",
     "number_of",
     "parse_document",
+    "reason_lines",
+    "reason_of",
+    "reasons_of",
     "split_of",
     "straddling_row",
     "with_labels_of",

@@ -13,7 +13,7 @@ from typing import Any
 
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import InvalidRow, Seconds
+from hilbert_ray.document import InvalidRow, Seconds, reason_lines
 from hilbert_ray.embedding.errors import check_quarantined
 from hilbert_ray.embedding.plan import EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import run_units
@@ -70,10 +70,14 @@ class EmbedSummary:
         """Return the summary as lines to read."""
         lines = [f"{self.documents} documents, {len(self.faults)} invalid manifest rows"]
         lines += [summary.text(modality) for modality, summary in self.modalities.items()]
-        lines += [f"  row {fault.row} ({fault.error}): {fault.message}" for fault in self.faults]
         for modality, summary in self.modalities.items():
-            for failure in summary.quarantined:
-                lines.append(f"  {failure.doc_id} ({modality}, {failure.error}): {failure.message}")
+            if summary.quarantined:
+                lines.append(f"quarantined, {modality}: {len(summary.quarantined)}; --json lists them all")
+                lines += reason_lines(summary.quarantined)
+        # Last, since the exit code does not say it: rows that are no documents are not embedded.
+        if self.faults:
+            lines.append(f"invalid rows, not embedded: {len(self.faults)}; --json lists them all")
+            lines += reason_lines(self.faults, "row")
         return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ import ray
 
 from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import InvalidRow, Seconds
+from hilbert_ray.document import InvalidRow, Seconds, reason_lines
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.plan import CHARACTERS_PER_S, EmbedPlan, versioned_rows
 from hilbert_ray.embedding.pool import duration, plan_pool
@@ -111,7 +111,9 @@ class Estimate:
         lines = [f"{self.documents} documents, {len(self.faults)} invalid manifest rows"]
         for modality, estimated in self.modalities.items():
             lines += estimated.lines(modality)
-        lines += [f"  row {fault.row} ({fault.error}): {fault.message}" for fault in self.faults]
+        if self.faults:
+            lines.append(f"invalid rows, not to embed: {len(self.faults)}; --json lists them all")
+            lines += reason_lines(self.faults, "row")
         return "\n".join(lines)
 
 

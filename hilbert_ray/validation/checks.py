@@ -13,6 +13,7 @@ from hilbert_ray.document import (
     Seconds,
     Utterance,
     encode_label,
+    message_of,
 )
 from hilbert_ray.transcript import Flaw, LoadedText, check_text_kind, clip, load_text
 
@@ -56,10 +57,12 @@ def check_document(
         for name, label in document.labels.items():
             if name in tasks:
                 _check_label(document, name, tasks[name], label)
-    except (DocumentError, OSError) as error:
-        # Other exceptions are bugs, which must show their traceback.
+    # All of them, and only here: a bug that one document brings to light must not keep the others from being
+    # checked.
+    except Exception as error:
+        message = message_of(error, document.doc_id)
         return InvalidRow(
-            row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=str(error)
+            row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=message
         )
     texts = [loaded.text] if isinstance(loaded.text, str) else [turn.text for turn in loaded.utterances]
     return Contents(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hilbert_ray.config import to_dict
-from hilbert_ray.document import InvalidRow, Seconds
+from hilbert_ray.document import InvalidRow, Seconds, reason_lines, reasons_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +63,14 @@ class ValidationReport:
     warnings: tuple[str, ...]
     faults: tuple[InvalidRow, ...]
 
+    @property
+    def ok(self) -> bool:
+        """Whether there are rows and all of them are valid."""
+        return self.rows > 0 and not self.faults
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return to_dict(self)
+        """Return the report as plain values; `reasons` counts the faults by what is wrong."""
+        return {**to_dict(self), "reasons": [reason.to_dict() for reason in reasons_of(self.faults)]}
 
     def text(self) -> str:
         """Return the report as text for a terminal."""
@@ -109,7 +114,8 @@ def _lines(report: ValidationReport) -> Iterator[str]:
         plural = "" if attribute.values == 1 else "s"
         yield f"attribute {name}: {values} value{plural}, missing in {attribute.missing} documents"
     yield from (f"warning: {warning}" for warning in report.warnings)
-    yield from (
-        f"invalid row {row.row}, {row.doc_id!r} ({row.stage}, {row.error}): {row.message}"
-        for row in report.faults
-    )
+    if report.faults:
+        yield f"invalid rows: {len(report.faults)} of {report.rows}; --json lists them all"
+        yield from reason_lines(report.faults, "row")
+    if not report.rows:
+        yield "nothing to embed: the manifest has no rows"

@@ -15,6 +15,8 @@ from hilbert_ray.document.labels import encode_label, infer_tasks
 from hilbert_ray.document.records import Document, Label
 from hilbert_ray.manifest import ManifestError
 from hilbert_ray.manifest import blocks as manifests
+from hilbert_ray.transcript import LoadedText, load_text
+from hilbert_ray.validation import checks
 from hilbert_ray.validation.driver import _DIGEST, _digest, _draw, _shared, validate
 from tests import make
 
@@ -54,9 +56,11 @@ def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     assert "  groups       3, the largest with 1 documents" in lines
     assert "task topic (binary, inferred from the labels): 3 labelled, 0 unlabelled" in lines
     assert "  work       2 documents  66.7%  in 2 groups" in lines
-    assert "warning: task `topic`: class 'home' occurs in 1 group; cross-validation needs at" in lines[-3]
-    assert "warning: the manifest has only 3 groups; folds keep groups together" in lines[-2]
-    assert lines[-1].startswith("invalid row 4, 'gone' (audio, ")
+    assert "warning: task `topic`: class 'home' occurs in 1 group; cross-validation needs at" in lines[-5]
+    assert "warning: the manifest has only 3 groups; folds keep groups together" in lines[-4]
+    assert lines[-3] == "invalid rows: 1 of 4; --json lists them all"
+    assert lines[-2] == "  1 row (audio, AudioNotFoundError):"
+    assert lines[-1].startswith("    row 4, 'gone': ")
     assert "gone.wav" in lines[-1]
 
 
@@ -320,3 +324,58 @@ def test_labels_of_which_none_is_known_do_not_make_a_document_labelled(tmp_path:
     targets = [encode_label(task, each["themes"]) for each in labels[:4]]
     known = [bool(np.isfinite(np.array(target, np.float64)).any()) for target in targets]
     assert known == [True, False, True, True]
+
+
+def test_faults_of_one_reason_are_shown_once_with_three_examples(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"doc_id": f"d{number:02d}", "text_file": f"gone{number}.vtt"} for number in range(28)
+    ]
+    records += [{"doc_id": f"e{number}", "text": ""} for number in range(2)]
+    report = validate(make.manifest(tmp_path / "m.jsonl", records))
+    assert len(report.faults) == 30
+    values = report.to_dict()
+    assert [(each["count"], each["examples"]) for each in values["reasons"]] == [
+        (28, ["d00", "d01", "d02"]),
+        (2, ["e0", "e1"]),
+    ]
+    assert len(values["faults"]) == 30
+    lines = report.text().splitlines()
+    shown = lines[lines.index("invalid rows: 30 of 30; --json lists them all") + 1 :]
+    assert shown == [
+        "  28 rows (text, TranscriptError), the first 3:",
+        f"    row 1, 'd00': there is no text_file {tmp_path}/gone0.vtt; correct the path or write null",
+        f"    row 2, 'd01': there is no text_file {tmp_path}/gone1.vtt",
+        f"    row 3, 'd02': there is no text_file {tmp_path}/gone2.vtt",
+        "  2 rows (manifest, DocumentError):",
+        "    row 29, 'e0': text is empty; write null if there is no transcript",
+        "    row 30, 'e1': text is empty",
+    ]
+
+
+def test_a_manifest_without_rows_is_not_ok(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text("\n")
+    report = validate(str(tmp_path / "m.jsonl"))
+    assert (report.rows, report.ok) == (0, False)
+    assert report.text().splitlines()[-1] == "nothing to embed: the manifest has no rows"
+
+
+def test_a_bug_that_one_document_brings_to_light_is_its_fault_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message names the place in the code, and nothing that the transcript says."""
+
+    def faulty(document: Document) -> LoadedText:
+        if document.doc_id == "odd":
+            raise TypeError("what somebody said")
+        return load_text(document)
+
+    monkeypatch.setattr(checks, "load_text", faulty)
+    records = [{"doc_id": doc_id, "text": "what somebody said"} for doc_id in ("a", "odd", "b")]
+    report = validate(make.manifest(tmp_path / "m.jsonl", records))
+    assert report.documents == 2
+    [fault] = report.faults
+    assert (fault.row, fault.doc_id, fault.stage, fault.error) == (2, "odd", "text", "TypeError")
+    assert (
+        "document 'odd' cannot be read: TypeError in hilbert_ray/validation/checks.py, line " in fault.message
+    )
+    assert "said" not in report.text()
