@@ -79,7 +79,7 @@ class Validate(_Common):
     """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
 
     def run(self, config: Config) -> CommandResult:
-        """Return the report; it is ok when there are rows and every one is valid."""
+        """Return the report; it is ok when every row is valid."""
         from hilbert_ray.validation import validate
 
         report = validate(self.manifest, config, probe=self.probe)

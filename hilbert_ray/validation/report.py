@@ -65,8 +65,8 @@ class ValidationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are rows and all of them are valid."""
-        return self.rows > 0 and not self.faults
+        """Whether all rows are valid."""
+        return not self.faults
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; `reasons` counts the faults by what is wrong."""
@@ -117,5 +117,3 @@ def _lines(report: ValidationReport) -> Iterator[str]:
     if report.faults:
         yield f"invalid rows: {len(report.faults)} of {report.rows}; --json lists them all"
         yield from reason_lines(report.faults, "row")
-    if not report.rows:
-        yield "nothing to embed: the manifest has no rows"

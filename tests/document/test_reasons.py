@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray.document import InvalidRow, reason_lines, reasons_of
@@ -65,6 +65,7 @@ def test_lines_stay_lines_whatever_a_file_is_called() -> None:
     assert heading == "  1 row (text, DocumentError):"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**6)), max_size=50))
 def test_every_fault_is_of_one_reason(kinds: list[tuple[str, int]]) -> None:
     faults = [fault(number, f"document ID: {kind} is wrong at {number}") for kind, number in kinds]

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hilbert_ray.config import Config, ConfigError, SegmentConfig, TaskConfig
@@ -149,6 +149,7 @@ def test_a_group_of_several_splits_is_found_across_blocks(
     assert "splits train and validation" in report.faults[0].message
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=12))
 def test_shared_ids_are_all_rows_of_ids_used_more_than_once(ids: list[str]) -> None:
     expected = {
@@ -350,13 +351,6 @@ def test_faults_of_one_reason_are_shown_once_with_three_examples(tmp_path: Path)
         "    row 29, 'e0': text is empty; write null if there is no transcript",
         "    row 30, 'e1': text is empty",
     ]
-
-
-def test_a_manifest_without_rows_is_not_ok(tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text("\n")
-    report = validate(str(tmp_path / "m.jsonl"))
-    assert (report.rows, report.ok) == (0, False)
-    assert report.text().splitlines()[-1] == "nothing to embed: the manifest has no rows"
 
 
 def test_a_bug_that_one_document_brings_to_light_is_its_fault_and_ends_nothing(
