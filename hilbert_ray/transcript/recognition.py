@@ -18,3 +18,13 @@ def is_subrip(text: str) -> bool:
 def is_json(text: str) -> bool:
     """Whether a text begins as a JSON object or a list of objects do, which speech never does."""
     return bool(re.match(r'\s{0,99}(?:\{\s{0,99}"|\[\s{0,99}\{\s{0,99}")', text))
+
+
+def is_textgrid(text: str) -> bool:
+    """Whether a text begins as Praat's files do."""
+    return text.startswith(('File type = "ooTextFile', '"ooTextFile', "ooBinaryFile"))
+
+
+def is_chat(text: str) -> bool:
+    """Whether a text begins with the headers of CHAT."""
+    return bool(re.match(r"(?:@UTF8|@Begin)\s", text))

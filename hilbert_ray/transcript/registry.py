@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from hilbert_ray.transcript.cue import BytesReader, FormatError, Reader
-from hilbert_ray.transcript.recognition import is_json, is_subrip, is_webvtt
+from hilbert_ray.transcript.recognition import is_chat, is_json, is_subrip, is_textgrid, is_webvtt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,28 @@ FORMATS: Sequence[Format] = (
         is_caption=True,
     ),
     Format(
-        name="JSON", endings=("json",), reader="hilbert_ray.transcript.json_lists:read", is_content=is_json
+        name="JSON",
+        endings=("json", "jsonl"),
+        reader="hilbert_ray.transcript.json_kinds:read",
+        is_content=is_json,
+    ),
+    Format(name="a table", endings=("csv", "tsv"), reader="hilbert_ray.transcript.tables:read"),
+    Format(name="ELAN", endings=("eaf",), reader="hilbert_ray.transcript.elan:read", takes="bytes"),
+    Format(
+        name="TextGrid",
+        endings=("textgrid",),
+        reader="hilbert_ray.transcript.textgrid:read",
+        is_content=is_textgrid,
+    ),
+    Format(name="CHAT", endings=("cha",), reader="hilbert_ray.transcript.chat:read", is_content=is_chat),
+    Format(name="STM", endings=("stm",), reader="hilbert_ray.transcript.nist:read_stm"),
+    Format(name="CTM", endings=("ctm",), reader="hilbert_ray.transcript.nist:read_ctm"),
+    Format(name="RTTM", endings=("rttm",), reader="hilbert_ray.transcript.nist:read_rttm"),
+    Format(
+        name="TTML",
+        endings=("ttml", "dfxp", "itt", "xml"),
+        reader="hilbert_ray.transcript.ttml:read",
+        takes="bytes",
     ),
     Format(name="plain text", endings=("txt",), reader="hilbert_ray.transcript.plain:read"),
 )
