@@ -48,7 +48,7 @@ def test_transcripts_are_read_by_their_kind(
     ("name", "content", "message"),
     [
         ("t.txt", None, "document 'd1': there is no text_file "),
-        ("t.doc", b"", "ends in .doc; use .vtt, .srt, .json or .txt"),
+        ("t.doc", b"", "ends in .doc; use .vtt, .srt, .json, "),
         ("t.txt", b"caf\xe9", "is not UTF-8 text: byte 3 is 0xE9; convert it"),
         ("t.json", b"{", "is not valid JSON"),
         ("t.vtt", b"WEBVTT\n", "is WebVTT without utterances; write null"),

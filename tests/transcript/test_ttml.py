@@ -36,11 +36,9 @@ def tt(body: str, more: str = "", head: str = "") -> bytes:
 )
 def test_every_time_expression_of_the_standard(expression: str, more: str, expected: float) -> None:
     (cue,) = ttml.read(tt(f'<div><p begin="{expression}" dur="1s">one</p></div>', more))
-    assert (cue.words, cue.start_s, cue.end_s) == (
-        "one",
-        pytest.approx(expected),
-        pytest.approx(expected + 1),
-    )
+    assert cue.words == "one"
+    assert cue.start_s == pytest.approx(expected)
+    assert cue.end_s == pytest.approx(expected + 1)
 
 
 def test_times_count_from_what_holds_them_and_end_with_it() -> None:
