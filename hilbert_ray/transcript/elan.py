@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 
 from hilbert_ray.document import Seconds
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
-from hilbert_ray.transcript.xml_tree import local, named, tree
 from hilbert_ray.transcript.words import by_start
+from hilbert_ray.transcript.xml_tree import local, named, tree
 
 UNITS: Mapping[str, Seconds] = {"milliseconds": 0.001, "PAL-frames": 0.04, "NTSC-frames": 1001 / 30000}
 TRANSCRIPTION = frozenset(

@@ -26,6 +26,11 @@ def objects(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def items_of(value: object) -> list[Any]:
+    """Return a list; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def inner(value: object) -> dict[str, Any]:
     """Return an object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
@@ -265,7 +270,7 @@ def watson(values: Item, flaws: list[Flaw]) -> list[Cue]:
     cues: list[Cue] = []
     for index, result in enumerate(objects(values["results"])):
         entries = [
-            one for one in best(result).get("timestamps", []) if isinstance(one, list) and len(one) == 3
+            one for one in items_of(best(result).get("timestamps")) if isinstance(one, list) and len(one) == 3
         ]
         words = [
             Word(

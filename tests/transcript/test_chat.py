@@ -36,7 +36,8 @@ def test_speakers_and_times_are_those_of_pylangacq() -> None:
         (cue.speaker, (round(1000 * (cue.start_s or 0)), round(1000 * (cue.end_s or 0)))) for cue in content
     ]
     theirs = pylangacq.CHAT.from_strs([INTERVIEW]).utterances()
-    assert ours == [(one.participant, tuple(one.time_marks)) for one in theirs]
+    # Headers between main lines are utterances without a participant to it.
+    assert ours == [(one.participant, one.time_marks) for one in theirs if one.participant is not None]
 
 
 @pytest.mark.parametrize(
