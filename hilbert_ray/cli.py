@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -70,7 +70,7 @@ class Validate(_Common):
     """Check a manifest: counts, durations, label balance, groups, and every invalid row with its reason."""
 
     manifest: Positional[str]
-    """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
+    """Manifest (.jsonl, .csv, .parquet, or that of another program), local or on any fsspec store."""
     # `validation.PROBED`, written out: importing it would load NumPy and the audio libraries.
     probe: int | Literal["all"] = 10_000
     """Open the files of at most this many documents, drawn at random (audio: headers only), or of `all`."""
@@ -386,6 +386,29 @@ class StoreExport(_StoreCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unpack(_Common):
+    """Write recordings that a table of Hugging Face `datasets` holds as files, with a manifest of them."""
+
+    manifest: Positional[str]
+    """Parquet or Arrow file, or the folder of a dataset (`save_to_disk`, or `data/` of the hub)."""
+    folder: Positional[str]
+    """Local folder to write to; it must be empty or absent."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Return what was written; it is ok when no row was left out."""
+        from hilbert_ray.manifest import unpack
+
+        unpacked = unpack(self.manifest, self.folder)
+        text = "\n".join(
+            [
+                f"{unpacked.manifest}: {unpacked.documents} documents, {unpacked.files} recordings",
+                *unpacked.faults,
+            ]
+        )
+        return CommandResult(asdict(unpacked), text, ok=not unpacked.faults)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor(_Common):
     """Print versions, devices, codecs and Ray resources, and how to fix what is wrong."""
 
@@ -420,6 +443,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "store compact": StoreCompact,
     "store gc": StoreGc,
     "store export": StoreExport,
+    "unpack": Unpack,
     "doctor": Doctor,
 }
 """By the words that call them, in the order in which a user meets them."""

@@ -31,6 +31,7 @@ from hilbert_ray.document.records import (
     below,
     group_of,
     parse_document,
+    resolve,
 )
 from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, is_held_out, split_of
 from hilbert_ray.document.unexpected import message_of
@@ -75,6 +76,7 @@ __all__ = [
     "reason_lines",
     "reason_of",
     "reasons_of",
+    "resolve",
     "split_of",
     "straddling_row",
     "with_labels_of",

@@ -99,10 +99,10 @@ def read_batches(batches: Iterator[pa.RecordBatch], content: Batches, block_byte
         held.append(part)
         size += _size(part)
         if size >= block_bytes:
-            yield row, _packed(held, content)
+            yield row, packed(held, content)
             row, size, held = row + sum(each.num_rows for each in held), 0, []
     if any(batch.num_rows for batch in held):
-        yield row, _packed(held, content)
+        yield row, packed(held, content)
 
 
 def _parts(batch: pa.RecordBatch, block_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -115,7 +115,8 @@ def _size(batch: pa.RecordBatch) -> int:
     return int(batch.nbytes) + RECORD_BYTES * int(batch.num_rows)
 
 
-def _packed(batches: list[pa.RecordBatch], content: Batches) -> Batches:
+def packed(batches: list[pa.RecordBatch], content: Batches) -> Batches:
+    """Return rows as `content` with them as its data."""
     # Written as a stream: a pickled slice of a batch would carry all of it.
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batches[0].schema) as writer:

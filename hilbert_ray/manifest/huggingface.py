@@ -24,6 +24,10 @@ _TEXTS = ("text", "transcription", "transcript", "sentence", "normalized_text", 
 _LABELS = ("label",)
 
 
+class EmbeddedAudioError(ManifestError):
+    """A table that holds the audio itself."""
+
+
 def renamed(names: Sequence[str], audio: str, classes: Sequence[str] = ()) -> dict[str, str]:
     """Return what the columns of an audio dataset are in a manifest, where their names differ.
 
@@ -90,9 +94,9 @@ def holds_bytes(file: pq.ParquetFile, column: str) -> bool:
     return False
 
 
-def unpack_first(manifest: str) -> ManifestError:
+def unpack_first(manifest: str) -> EmbeddedAudioError:
     """Return the error of a table that holds the audio itself."""
-    return ManifestError(
+    return EmbeddedAudioError(
         f"manifest {manifest} holds the audio itself, not paths of files, and recordings are decoded from "
         "files: "
         f"write them out with `hilbert-ray unpack {manifest} FOLDER`, then use FOLDER/manifest.jsonl"

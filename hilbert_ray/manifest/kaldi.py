@@ -90,7 +90,7 @@ def _table(folder: str, name: str) -> Iterator[tuple[str, str]]:
 def _audio(row: int, recording: str, source: str) -> str | BadRow:
     if source.endswith("|"):
         return BadRow(
-            f"row {row}: recording {recording!r} is made by a command in wav.scp, and commands are not "
+            f"line {row}: recording {recording!r} is made by a command in wav.scp, and commands are not "
             "executed; "
             "write its output to a file and name that file",
             recording,
@@ -98,7 +98,7 @@ def _audio(row: int, recording: str, source: str) -> str | BadRow:
     is_in_archive = source.rpartition(":")[2].isdigit() and ".ark" in source
     if not source or is_in_archive:
         what = "is in an archive" if is_in_archive else "has no file"
-        return BadRow(f"row {row}: recording {recording!r} {what}; name a file of audio", recording)
+        return BadRow(f"line {row}: recording {recording!r} {what}; name a file of audio", recording)
     return source
 
 
@@ -111,7 +111,7 @@ def _stretch(row: int, recording: str, utterance: str, times: str, text: str | N
         start, end = 1.0, 0.0
     if not 0 <= start <= end < float("inf"):
         return BadRow(
-            f"row {row}: utterance {utterance!r} of segments runs from and to {times!r}; times are seconds "
+            f"line {row}: utterance {utterance!r} of segments runs from and to {times!r}; times are seconds "
             "with "
             "0 <= start <= end",
             recording,

@@ -53,14 +53,16 @@ def _cut(number: int, row: Record) -> Iterator[_Part | BadRow]:
     if kind not in ("MonoCut", "MultiCut") or not isinstance(recording, dict):
         what = "has no recording" if kind in ("MonoCut", "MultiCut") else f"is a {kind}"
         yield BadRow(
-            f"row {number} {what}; a document is a recording: save the audio with `cuts.save_audios(...)` "
+            f"line {number} {what}; a document is a recording: save the audio with `cuts.save_audios(...)` "
             "first"
         )
         return
     audio = _audio(number, recording)
     start = row.get("start", 0)
     if isinstance(audio, BadRow) or not is_number(start):
-        yield audio if isinstance(audio, BadRow) else BadRow(f"row {number}: start is {start!r}, not seconds")
+        yield (
+            audio if isinstance(audio, BadRow) else BadRow(f"line {number}: start is {start!r}, not seconds")
+        )
         return
     supervisions = row.get("supervisions") or []
     custom = scalars(row.get("custom") or {}, ())
@@ -78,10 +80,10 @@ def _supervised(
     values = supervision if isinstance(supervision, dict) else {}
     start, duration = values.get("start"), values.get("duration")
     if not (is_number(start) and is_number(duration)):
-        return BadRow(f"row {number}: a supervision has no start and duration in seconds")
+        return BadRow(f"line {number}: a supervision has no start and duration in seconds")
     text, speaker = values.get("text"), values.get("speaker")
     if text is not None and not isinstance(text, str):
-        return BadRow(f"row {number}: the text of a supervision is of type {type(text).__name__}")
+        return BadRow(f"line {number}: the text of a supervision is of type {type(text).__name__}")
     # Not before the recording: a supervision may begin before its cut.
     begin = max(0.0, offset + float(start))  # type: ignore[arg-type]
     return Stretch(
@@ -100,14 +102,14 @@ def _audio(number: int, recording: Mapping[str, Any]) -> str | BadRow:
     kinds = [source.get("type") for source in sources if isinstance(source, dict)]
     if len(kinds) != 1 or kinds[0] not in ("file", "url"):
         return BadRow(
-            f"row {number}: recording {name!r} has the sources {kinds}; it must be one file (or url): save "
+            f"line {number}: recording {name!r} has the sources {kinds}; it must be one file (or url): save "
             "the "
             "audio as files first, with `cuts.save_audios(...)`",
             name,
         )
     if recording.get("transforms"):
         return BadRow(
-            f"row {number}: recording {name!r} has transforms, which are not applied here; save the audio "
+            f"line {number}: recording {name!r} has transforms, which are not applied here; save the audio "
             "with "
             "`cuts.save_audios(...)` first",
             name,

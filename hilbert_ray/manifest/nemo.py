@@ -34,19 +34,19 @@ def _stretch(number: int, row: Record) -> tuple[int, str, str | None, Stretch] |
     path = row.get("audio_filepath")
     if isinstance(path, list):
         return BadRow(
-            f"row {number} names several files in audio_filepath; a document is one recording: join them"
+            f"line {number} names several files in audio_filepath; a document is one recording: join them"
         )
     if not isinstance(path, str) or not path:
-        return BadRow(f"row {number}: audio_filepath is {path!r}; it must name a file")
+        return BadRow(f"line {number}: audio_filepath is {path!r}; it must name a file")
     offset, duration = row.get("offset"), row.get("duration")
     for name, value in ("offset", offset), ("duration", duration):
         if value is not None and (not is_number(value) or not 0 <= value < float("inf")):
-            return BadRow(f"row {number}: {name} is {value!r}; it must be seconds from 0 on", path)
+            return BadRow(f"line {number}: {name} is {value!r}; it must be seconds from 0 on", path)
     if offset is not None and duration is None and offset > 0:
-        return BadRow(f"row {number} has an offset and no duration; where its words end is unknown", path)
+        return BadRow(f"line {number} has an offset and no duration; where its words end is unknown", path)
     text = next((row[name] for name in _TEXTS if row.get(name) is not None), None)
     if text is not None and not isinstance(text, str):
-        return BadRow(f"row {number}: text is of type {type(text).__name__}; it must be a string", path)
+        return BadRow(f"line {number}: text is of type {type(text).__name__}; it must be a string", path)
     speaker = row.get("speaker", row.get("speaker_id"))
     start = end = None
     if offset is not None and duration is not None:

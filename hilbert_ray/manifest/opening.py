@@ -219,7 +219,7 @@ def _open_parquet(manifest: str, file: BinaryIO, head: bytes, block_bytes: int) 
     audio = huggingface.audio_column(schema)
     if audio is not None and huggingface.holds_bytes(parquet, audio):
         raise huggingface.unpack_first(manifest)
-    content, notes = _table(manifest, schema, audio)
+    content, notes = table_columns(manifest, schema, audio)
     contents = read_batches(parquet_batches(parquet, schema.names), content, block_bytes)
     return Source(contents=contents, folder=folder_of(manifest), notes=notes)
 
@@ -229,13 +229,13 @@ def _open_arrow(manifest: str, file: BinaryIO, head: bytes, block_bytes: int) ->
     audio = huggingface.audio_column(schema)
     if audio is not None:
         batches = huggingface.without_bytes(manifest, batches, audio)
-    content, notes = _table(manifest, schema, audio)
+    content, notes = table_columns(manifest, schema, audio)
     return Source(
         contents=read_batches(batches, content, block_bytes), folder=folder_of(manifest), notes=notes
     )
 
 
-def _table(manifest: str, schema: Any, audio: str | None) -> tuple[Batches, list[str]]:  # noqa: ANN401
+def table_columns(manifest: str, schema: Any, audio: str | None) -> tuple[Batches, list[str]]:  # noqa: ANN401
     """Return what the columns of a table are, without rows, and notes for the user."""
     names = list(schema.names)
     classes = class_names(schema)
@@ -273,15 +273,25 @@ def _open_folder(path: str, block_bytes: int) -> Source:
         )
     notes: list[str] = []
     for table, _, _ in tables:
-        with open_source(table, block_bytes) as source:
+        with _whole(folder), open_source(table, block_bytes) as source:
             notes += [note for note in source.notes if note not in notes]
-    return Source(contents=blocks_of(_rows_of(tables, block_bytes), block_bytes), folder=folder, notes=notes)
+    rows = _rows_of(folder, tables, block_bytes)
+    return Source(contents=blocks_of(rows, block_bytes), folder=folder, notes=notes)
 
 
-def _rows_of(tables: Sequence[tuple[str, str, str]], block_bytes: int) -> Iterator[Record]:
+@contextmanager
+def _whole(folder: str) -> Iterator[None]:
+    """Say of the whole folder that it holds audio, rather than of one of its tables."""
+    try:
+        yield
+    except huggingface.EmbeddedAudioError:
+        raise huggingface.unpack_first(folder) from None
+
+
+def _rows_of(folder: str, tables: Sequence[tuple[str, str, str]], block_bytes: int) -> Iterator[Record]:
     """Yield the rows of several tables, with the split that their names tell."""
     for table, below, split in tables:
-        with open_source(table, block_bytes) as source:
+        with _whole(folder), open_source(table, block_bytes) as source:
             for row, content in source.contents:
                 for record in content.records(row):
                     yield record if isinstance(record, BadRow) else _placed(record, below, split)

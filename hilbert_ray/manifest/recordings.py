@@ -6,6 +6,7 @@ utterances as a timed transcript.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from hilbert_ray.manifest.rows import BadRow, Record
@@ -50,7 +51,7 @@ def document(doc_id: str, row: int, audio: str | None, stretches: list[Stretch])
     spoken = [each for each in stretches if each.text is not None and each.text.strip() not in ("", "-")]
     timed = [each for each in spoken if each.start is not None]
     if timed and len(timed) < len(spoken):
-        return BadRow(f"row {row}: some stretches of {doc_id!r} have times, and others have none", doc_id)
+        return BadRow(f"line {row}: some stretches of {doc_id!r} have times, and others have none", doc_id)
     if timed:
         # Parts of a recording that overlap list the same utterance twice.
         once = {(each.start, each.end, each.speaker, each.text): each for each in timed}
@@ -70,7 +71,7 @@ def document(doc_id: str, row: int, audio: str | None, stretches: list[Stretch])
         for task, value in each.labels.items():
             if labels.setdefault(task, value) != value:
                 return BadRow(
-                    f"row {row}: stretches of {doc_id!r} differ in the label `{task}`, and a document is a "
+                    f"line {row}: stretches of {doc_id!r} differ in the label `{task}`, and a document is a "
                     "whole "
                     "recording; give each stretch a file of its own",
                     doc_id,
@@ -92,29 +93,19 @@ def joined(parts: Iterator[tuple[int, str, str | None, Stretch] | BadRow]) -> It
     passes for the whole.
     """
     seen: set[str] = set()
-    held: list[Stretch] = []
-    at: tuple[int, str, str | None] | None = None
-    for part in parts:
-        if isinstance(part, BadRow):
-            if at is not None:
-                yield document(at[1], at[0], at[2], held)
-                at, held = None, []
-            yield part
+    for doc_id, run in groupby(parts, key=lambda part: None if isinstance(part, BadRow) else part[1]):
+        if doc_id is None:
+            yield from (part for part in run if isinstance(part, BadRow))
             continue
-        row, doc_id, audio, stretch = part
-        if at is not None and at[1] != doc_id:
-            yield document(at[1], at[0], at[2], held)
-            at, held = None, []
-        if at is None:
-            at = (row, doc_id, audio)
-            if doc_id in seen:
-                yield BadRow(
-                    f"row {row}: the rows of recording {doc_id!r} are not next to each other; sort the "
-                    "manifest by "
-                    "recording",
-                    doc_id,
-                )
-            seen.add(doc_id)
-        held.append(stretch)
-    if at is not None:
-        yield document(at[1], at[0], at[2], held)
+        stretches = [part for part in run if not isinstance(part, BadRow)]
+        row, _, audio, _ = stretches[0]
+        if doc_id in seen:
+            yield BadRow(
+                f"line {row}: the lines of recording {doc_id!r} are not next to each other; sort the "
+                "manifest by "
+                "recording",
+                doc_id,
+            )
+            continue
+        seen.add(doc_id)
+        yield document(doc_id, row, audio, [stretch for _, _, _, stretch in stretches])

@@ -146,10 +146,10 @@ def _check_block(
     for row, item in block.rows():
         # NumPy drops zero bytes at the end of a string, so the keys of `shared` lack them too.
         rows = shared.get(_digest(item.doc_id).rstrip(b"\0")) if shared else None
-        if rows is not None:
-            counts.faults.append(duplicate_row(row, item.doc_id, rows))
-        elif isinstance(item, InvalidRow):
+        if isinstance(item, InvalidRow):
             counts.faults.append(item)
+        elif rows is not None:
+            counts.faults.append(duplicate_row(row, item.doc_id, rows))
         elif item.group in straddling:
             counts.faults.append(straddling_row(row, item, straddling[item.group]))
         else:
