@@ -39,10 +39,10 @@ def split_captions(text: str, has_names: bool) -> tuple[list[list[str]], list[Ca
         FormatError: when no line of times can be read.
     """
     lines = text.split("\n")
-    starts = [index for index, line in enumerate(lines) if ">" in line and _is_start(lines, index)]
-    starts += [index for index, line in enumerate(lines) if "--&gt;" in line and parse_times(line)]
-    starts = sorted(set(starts))
-    times = [parse_times(lines[index]) for index in starts]
+    # Only what may have an arrow is looked at closely.
+    near = [(index, parse_times(line)) for index, line in enumerate(lines) if ">" in line or "-&gt;" in line]
+    near = [(index, times) for index, times in near if times is not None or _is_arrow_for_times(lines, index)]
+    starts, times = [index for index, _ in near], [times for _, times in near]
     if starts and not any(times):
         raise FormatError(
             f"has no times that can be read, the first in line {starts[0] + 1}; write them as in "
@@ -67,10 +67,8 @@ def split_captions(text: str, has_names: bool) -> tuple[list[list[str]], list[Ca
     return head, captions
 
 
-def _is_start(lines: Sequence[str], index: int) -> bool:
-    """Whether a line begins a caption: it has times, or an arrow where times would stand."""
-    if parse_times(lines[index]) is not None:
-        return True
+def _is_arrow_for_times(lines: Sequence[str], index: int) -> bool:
+    """Whether a line has an arrow where the times of a caption would stand."""
     if not has_arrow(lines[index]):
         return False
     # An arrow may be said, too. Below an empty line or a number after one, it stands for times.

@@ -7,13 +7,8 @@ from hilbert_ray.document import Seconds
 
 # Tools leave out hours and fractions, write one digit for two, a comma or a point, or spaces around colons.
 # Every repetition is bounded, so that a line costs the same whatever it holds.
-_TIME = (
-    r"(?P<{0}sign>-?)(?:(?:(?P<{0}h>\d{{1,9}}) ?: ?)?(?P<{0}m>\d{{1,9}}) ?: ?)?"
-    r"(?P<{0}s>\d{{1,9}})(?: ?(?P<{0}point>[.,:]) ?(?P<{0}f>\d{{1,9}}))?"
-)
-_LINE = re.compile(
-    rf"{_TIME.format('a')}[ \t]{{0,9}}-{{1,3}}(?:>|&gt;)[ \t]{{0,9}}{_TIME.format('b')}(?=[ \t]|$)"
-)
+_TIME = r"(-?)(?:(?:(\d{1,9}) ?: ?)?(\d{1,9}) ?: ?)?(\d{1,9})(?: ?([.,:]) ?(\d{1,9}))?"
+_LINE = re.compile(rf"{_TIME}[ \t]{{0,9}}-{{1,3}}(?:>|&gt;)[ \t]{{0,9}}{_TIME}(?=[ \t]|$)")
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}:\S+")
 
 
@@ -34,8 +29,7 @@ def parse_times(line: str) -> CueTimes | None:
     match = _LINE.match(line)
     if match is None:
         return None
-    parts = match.groupdict()
-    start, end = _seconds(parts, "a"), _seconds(parts, "b")
+    start, end = _seconds(*match.groups()[:6]), _seconds(*match.groups()[6:])
     if start is None or end is None:
         return None
     rest = line[match.end() :]
@@ -51,13 +45,14 @@ def _is_settings(rest: str) -> bool:
     return all(_SETTING.fullmatch(word) for word in rest.split())
 
 
-def _seconds(parts: dict[str, str | None], prefix: str) -> Seconds | None:
-    hours, minutes, seconds, fraction = (parts[prefix + name] for name in ("h", "m", "s", "f"))
+def _seconds(
+    sign: str, hours: str | None, minutes: str | None, seconds: str, point: str | None, fraction: str | None
+) -> Seconds | None:
     if minutes is None and fraction is None:
         return None  # a bare number is more likely part of what is said
     # After a colon, three digits are milliseconds, but two are frames of a length that nobody states.
-    if parts[prefix + "point"] == ":" and (hours is None or len(fraction or "") != 3):
+    if point == ":" and (hours is None or len(fraction or "") != 3):
         return None
-    whole = 3600.0 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds or 0)
+    whole = 3600.0 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds)
     value = whole + (int(fraction) / 10 ** len(fraction) if fraction else 0)
-    return -value if parts[prefix + "sign"] else value
+    return -value if sign else value

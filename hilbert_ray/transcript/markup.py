@@ -45,7 +45,7 @@ def voices(text: str) -> list[Voice]:
         text = _STYLE.sub("", text)
     if "<" not in text:
         return [Voice(None, unescape(text))]
-    found: list[Voice] = []
+    found: list[tuple[str | None, list[str]]] = []
     speaker: str | None = None
     words: list[str] = []
     position = 0
@@ -61,14 +61,14 @@ def voices(text: str) -> list[Voice]:
             speaker, words = unescape(" ".join(note.split())) or None, []
     words.append(text[position:])
     _add(found, speaker, words)
-    return found or [Voice(None, "")]
+    return [Voice(speaker, unescape("".join(words))) for speaker, words in found] or [Voice(None, "")]
 
 
-def _add(found: list[Voice], speaker: str | None, parts: list[str]) -> None:
+def _add(found: list[tuple[str | None, list[str]]], speaker: str | None, words: list[str]) -> None:
     """Add words to what was found: to the last voice if it is the same one."""
-    words = unescape("".join(parts))
-    if not words.strip():
+    if not any(map(str.strip, words)):
         return
-    if found and found[-1].speaker == speaker:
-        words = f"{found.pop().words}{words}"
-    found.append(Voice(speaker, words))
+    if found and found[-1][0] == speaker:
+        found[-1][1].extend(words)
+    else:
+        found.append((speaker, words))

@@ -16,6 +16,7 @@ the same one, except after a label of tools, which name everybody they can tell.
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from hilbert_ray.transcript.captions import share
@@ -63,6 +64,7 @@ def find_prefix(line: str) -> Prefix | None:
     return None if rank is None else Prefix(name, match.end(), rank)
 
 
+@lru_cache(4096)  # names recur in every line
 def _rank(name: str) -> int | None:
     """Return how much a text looks like a name; None if not at all."""
     words = name.split()
