@@ -48,6 +48,8 @@ def split_captions(text: str, has_names: bool) -> tuple[list[list[str]], list[Ca
             f"has no times that can be read, the first in line {starts[0] + 1}; write them as in "
             "00:00:01.000 --> 00:00:02.500"
         )
+    if not starts and any(line.strip() for line in lines if not line.startswith("WEBVTT")):
+        raise FormatError("has no times; a caption needs a line such as 00:00:01.000 --> 00:00:02.500")
     is_numbered = bool(starts) and _NUMBER.fullmatch(_last_words(lines, starts[0])) is not None
     captions: list[Caption] = []
     head: list[list[str]] = []

@@ -9,6 +9,7 @@ import fsspec
 from hilbert_ray.document import Document, DocumentError, Utterance
 from hilbert_ray.storage import irregular
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
+from hilbert_ray.transcript.recognition import foreign
 from hilbert_ray.transcript.registry import (
     Format,
     endings,
@@ -99,6 +100,8 @@ def read_transcript(data: bytes, named: Format) -> LoadedText:
     Raises:
         FormatError: if they hold none.
     """
+    if (what := foreign(data)) is not None:
+        raise FormatError(f"is {what}")
     flaws: tuple[Flaw, ...] = ()
     if named.takes == "bytes":
         found, result = named, reader_of(named)(data)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from hilbert_ray.transcript.cue import BytesReader, FormatError, Reader
-from hilbert_ray.transcript.recognition import is_chat, is_json, is_subrip, is_textgrid, is_webvtt
+from hilbert_ray.transcript.recognition import is_chat, is_json, is_sbv, is_subrip, is_textgrid, is_webvtt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,13 @@ FORMATS: Sequence[Format] = (
         endings=("srt",),
         reader="hilbert_ray.transcript.subrip:read",
         is_content=is_subrip,
+        is_caption=True,
+    ),
+    Format(
+        name="SBV",
+        endings=("sbv",),
+        reader="hilbert_ray.transcript.sbv:read",
+        is_content=is_sbv,
         is_caption=True,
     ),
     Format(

@@ -6,8 +6,9 @@ What stands before a colon may be a name or just words (`Note: it rained`). The 
 2. A name is a speaker where it recurs: it begins two captions or lines, and such names together begin at
    least a fifth of all. Names begin with capitals, or are of a script without; of small letters, they must be
    short, and begin at least half of all.
-3. Where four of five captions or lines begin with a name, one that begins a single one is a speaker, too; in
+3. Where half of the captions or lines begin with a name, one that begins a single one is a speaker, too; in
    plain text only if others recur, since a form (`Site: Basel`) looks the same.
+4. Words that are nobody's name (`Note`, `Time`) never are.
 
 Everything else stays part of the words. What follows a caption with a speaker and has none itself is said by
 the same one, except after a label of tools, which name everybody they can tell.
@@ -35,6 +36,35 @@ _LABEL = re.compile(
     r"(?:speaker|spkr|spk|unknown speaker)[ _-]?(?:\d{1,4}|[a-z])|unknown(?: speaker)?", re.IGNORECASE
 )
 _PARTICLES = frozenset(("al", "bin", "da", "de", "del", "der", "di", "du", "el", "la", "le", "van", "von"))
+_NOT_NAMES = frozenset(
+    {
+        "achtung",
+        "attention",
+        "beispiel",
+        "caution",
+        "date",
+        "duration",
+        "example",
+        "hinweis",
+        "hint",
+        "language",
+    }
+    | {
+        "nota",
+        "note",
+        "notes",
+        "notice",
+        "remember",
+        "source",
+        "subtitles",
+        "summary",
+        "time",
+        "tip",
+        "title",
+    }
+    | {"topic", "translation", "warning"}
+)
+"""Words that often stand before a colon and are nobody's name."""
 _SHORT = 3
 """A dot after at most this many letters ends a title or an initial, and not a sentence."""
 
@@ -68,7 +98,7 @@ def find_prefix(line: str) -> Prefix | None:
 def _rank(name: str) -> int | None:
     """Return how much a text looks like a name; None if not at all."""
     words = name.split()
-    if not 0 < len(words) <= 6 or not any(char.isalpha() for char in name):
+    if not 0 < len(words) <= 6 or not any(map(str.isalpha, name)) or name.lower() in _NOT_NAMES:
         return None
     for word in words:
         # Titles and initials end in a dot; a sentence does not go on with a name's colon.
@@ -103,11 +133,7 @@ def accepted_names(found: Sequence[Prefix | None], is_caption: bool) -> frozense
     if 2 * _sum(counts, recurring) >= len(found):
         accepted |= recurring
     capital = {name for name in counts if rank[name] >= _NAMED}
-    if (
-        len(found) > 1
-        and (is_caption or recurring)
-        and 5 * _sum(counts, capital | accepted) >= 4 * len(found)
-    ):
+    if len(found) > 1 and (is_caption or recurring) and 2 * _sum(counts, capital | accepted) >= len(found):
         accepted |= capital
     return frozenset(accepted)
 
@@ -139,7 +165,8 @@ def take_speakers(cues: Sequence[Cue]) -> tuple[list[Cue], tuple[Flaw, ...]]:
             result.append(cue)
             continue
         parts = split_turns(cue.words.lstrip().split("\n"), accepted)
-        if parts[0][0] is None and last is not None and carries and not _is_sound(parts[0][1]):
+        is_open = parts[0][0] is None and find_prefix(parts[0][1]) is None and not _is_sound(parts[0][1])
+        if is_open and last is not None and carries:
             parts[0] = (last, parts[0][1])
             carried += 1
         result += share(cue, parts)

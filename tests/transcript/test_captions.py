@@ -8,6 +8,7 @@ from hilbert_ray.transcript.cue import Cue
 from hilbert_ray.transcript.cue_times import parse_times
 from hilbert_ray.transcript.reading import OTHER_FORMAT
 from hilbert_ray.transcript.repair import NO_TIMES
+from hilbert_ray.transcript.subrip import CUT_OFF
 from hilbert_ray.transcript.webvtt import BEFORE, BETWEEN
 from tests.transcript.reading_text import kinds, loaded, turns
 
@@ -204,4 +205,17 @@ def test_parts_of_a_cue_without_times_share_what_is_missing() -> None:
     assert share(Cue("", 1.0, None), parts)[0] == Cue("one", 1.0, None, "A")
     assert share(Cue("", 0.0, 7.0), parts) == [
         Cue("one", 0.0, 3.0, "A"), Cue("two", 3.0, 6.0, "B"), Cue("x", 6.0, 7.0, "A"),
+    ]  # fmt: skip
+
+
+def test_a_caption_cut_off_within_its_times_is_no_words_and_said_so() -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:03,0"
+    assert turns("t.srt", text) == [(None, "one")]
+    assert kinds("t.srt", text) == {CUT_OFF: 1}
+
+
+def test_sbv_as_youtube_exports_it() -> None:
+    text = "0:00:01.000,0:00:02.500\none\nmore\n\n1:00:03.000,1:00:04.000\ntwo\n"
+    assert [(one.text, one.start, one.end) for one in loaded("t.sbv", text).utterances] == [
+        ("one more", 1, 2.5), ("two", 3603, 3604),
     ]  # fmt: skip

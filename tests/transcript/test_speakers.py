@@ -70,14 +70,25 @@ def test_captions_of_zoom_name_their_speakers() -> None:
 
 
 def test_a_name_that_begins_one_caption_is_words_and_said_so() -> None:
-    text = vtt("it was late", "Note: it rained", "and we left")
-    assert turns("t.vtt", text) == [(None, "it was late"), (None, "Note: it rained"), (None, "and we left")]
+    text = vtt("it was late", "Plan: it rains", "and we left")
+    assert turns("t.vtt", text) == [(None, "it was late"), (None, "Plan: it rains"), (None, "and we left")]
     assert kinds("t.vtt", text) == {KEPT: 1}
-    assert turns("t.vtt", vtt("Note: it rained")) == [(None, "Note: it rained")]
+    assert turns("t.vtt", vtt("Plan: it rains")) == [(None, "Plan: it rains")]
+
+
+def test_words_that_are_nobodys_name_stay_words_however_often_they_recur() -> None:
+    words = ["Note: one", "Note: two", "Time: 10:30"]
+    assert turns("t.vtt", vtt(*words)) == [(None, one) for one in words]
+    assert kinds("t.vtt", vtt(*words)) == {}
+
+
+def test_a_caption_of_a_rare_name_is_not_given_to_somebody_else() -> None:
+    text = vtt("Ana: one", *["plain"] * 2, "Ana: two", "plain", "Bo: three", "Ana: four", *["plain"] * 4)
+    assert (None, "Bo: three") in turns("t.vtt", text)
 
 
 def test_rare_names_among_many_captions_are_words() -> None:
-    words = ["Note: one", *["plain"] * 10, "Note: two"]
+    words = ["Plan: one", *["plain"] * 10, "Plan: two"]
     assert turns("t.vtt", vtt(*words)) == [(None, one) for one in words]
     assert kinds("t.vtt", vtt(*words)) == {KEPT: 2}
 
@@ -124,3 +135,24 @@ def test_lines_that_whisper_prints_are_cues() -> None:
     assert [(one.text, one.start, one.end) for one in loaded("t.txt", text).utterances] == [
         ("hello", 0, 2.5), ("you there", 2.5, 3603),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[00:00:05] Ana: one\n[00:00:09] Bo: two\nand more\n[00:01:12] Ana: three\n",
+        "Ana  0:05\none\n\nBo  0:09\ntwo\nand more\n\nAna  1:12\nthree\n",
+        "Ana (00:05):\none\nBo (00:09):\ntwo\nand more\nAna (01:12):\nthree",
+        "0:05\nAna: one\n0:09\nBo: two\nand more\n1:12\nAna: three\n",
+    ],
+)
+def test_text_with_the_times_at_which_it_begins_becomes_cues(text: str) -> None:
+    assert [(one.role, one.text, one.start, one.end) for one in loaded("t.txt", text).utterances[:2]] == [
+        ("Ana", "one", 5, 9), ("Bo", "two and more", 9, 72),
+    ]  # fmt: skip
+    assert loaded("t.txt", text).utterances[2].start == 72
+
+
+def test_times_that_do_not_rise_or_are_rare_are_words() -> None:
+    for text in "10:30 we left\n9:15 we came\n", "10:30 we left\n", "10:30 a\nb\nc\nd\ne\nf\ng\nh\n11:30 i\n":
+        assert loaded("t.txt", text).text == text
