@@ -41,7 +41,7 @@ from hilbert_ray.audio.sphere import SPHERE
 from hilbert_ray.audio.tags import end_of_leading_tags
 from hilbert_ray.audio.w64 import W64
 from hilbert_ray.document import Hertz, Samples, Seconds
-from hilbert_ray.storage import local_path
+from hilbert_ray.storage import irregular, local_path
 
 FORMATS: Sequence[AudioFormat] = (
     RIFF,
@@ -165,6 +165,10 @@ def mean_of_channels(block: np.ndarray) -> np.ndarray:
 @contextmanager
 def _opened(uri: str) -> Iterator[BinaryIO]:
     """Open a file for reading at any position; objects are fetched by ranges of a few megabytes."""
+    if (kind := irregular(uri)) is not None:  # opening a pipe would wait for ever
+        raise AudioNotFoundError(
+            f"no audio file at {uri}, which is {kind}; name a regular file, or {SET_NULL}"
+        )
     path = local_path(uri)
     try:
         if path is not None:

@@ -218,22 +218,30 @@ class LabelSurvey:
 
     def tasks(self) -> dict[str, TaskConfig]:
         """Return the tasks that the labels imply; see `infer_tasks`."""
-        tasks = {}
+        tasks, unclear = self.infer()
+        for problem in unclear.values():
+            raise ConfigError(problem)
+        return tasks
+
+    def infer(self) -> tuple[dict[str, TaskConfig], dict[str, str]]:
+        """Return the tasks that the labels imply, and why others imply none, both by name."""
+        tasks, unclear = {}, {}
         # Sorted: neither the order of rows nor which process finishes first may change the order of heads.
         for name in sorted(self.values):
             sorts, values = _of_one_sort(self.sorts[name], self.values[name])
             # Whole numbers among decimals are decimals written in short form.
             kinds = sorts - {"float"} if {"int", "float"} <= sorts else set(sorts)
             if len(kinds) > 1:
-                raise ConfigError(
+                unclear[name] = (
                     f"task `{name}` has labels of several types ({', '.join(sorted(sorts))}), so its kind "
                     f"cannot be inferred{_odd_one(values)}; use one type, write null or an empty cell where "
                     "there is no label, or declare the task in the settings"
                 )
+                continue
             task = _infer_task("float" if "float" in sorts else kinds.pop(), values)
             if task is not None:
                 tasks[name] = task
-        return tasks
+        return tasks, unclear
 
 
 def _whole(label: Label) -> Label:

@@ -16,6 +16,7 @@ _COMPARED_CHARACTERS = 1000
 _SHOWN_CHARACTERS = 400
 _SHOWN_ID_CHARACTERS = 80
 _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]*/[^\s'\"]*|\d+(?:[.,:]\d+)*")
+_NESTED = re.compile(r"[\[{(]+[…\s,:\[\]{}()]*…[…\s,:\[\]{}()]*[\]})]+")
 _VALUES = re.compile(r"…(?:(?:, | and )…)+")
 _MORE = re.compile(r" and … more\b")
 
@@ -64,7 +65,7 @@ class Reason:
 def reason_of(fault: Fault) -> tuple[str, str, str]:
     """Return what faults of one reason share: stage, error, and the message without its values."""
     text = _said(fault)[:_COMPARED_CHARACTERS]
-    text = _VALUES.sub("…", _MORE.sub("", _VALUE.sub("…", text)))
+    text = _VALUES.sub("…", _NESTED.sub("…", _MORE.sub("", _VALUE.sub("…", text))))
     return fault.stage, fault.error, text
 
 
@@ -114,11 +115,12 @@ def _name(fault: Fault) -> str:
 
 
 def _said(fault: Fault) -> str:
-    """Return the message without the document's name, which is shown beside it."""
-    name = f"document {fault.doc_id!r}"
-    if fault.doc_id and fault.message.startswith(name):
-        return fault.message[len(name) :].lstrip(":, ")
-    return fault.message
+    """Return the message without the document's name and row, which are shown beside it."""
+    said = fault.message
+    for name in (f"row {getattr(fault, 'row', None)}", f"document {fault.doc_id!r}"):
+        if said.startswith(name):
+            said = said[len(name) :].lstrip(":, ")
+    return said
 
 
 def _printable(text: str, most: int) -> str:

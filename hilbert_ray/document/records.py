@@ -1,7 +1,8 @@
 """A document and its segments: small frozen values, checked as they come from a manifest's row."""
 
-import math
 import os
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -121,9 +122,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         raise DocumentError(f"document {doc_id!r} has both text and text_file; give one of them")
     if audio is None and text is None and text_file is None:
         raise DocumentError(f"document {doc_id!r} has neither audio nor text; it needs at least one")
-    labels = record.get("labels") or {}
-    if not isinstance(labels, (dict, Mapping)):
-        raise DocumentError(f"document {doc_id!r}: labels is {labels!r}; it must map each task to its value")
+    labels = _parse_labels(doc_id, record.get("labels"))
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
@@ -138,11 +137,41 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         text=text,
         text_file=text_file,
         group=_parse_group(doc_id, record.get("group")),
-        # NaN is how tables write that there is no number.
-        labels={str(task): value for task, value in labels.items() if value is not None and value == value},
+        labels=labels,
         split=split,
         attributes=attributes,
     )
+
+
+def _parse_labels(doc_id: str, labels: object) -> dict[str, Label]:
+    """Check the labels of a row, and return those that are known.
+
+    Raises:
+        DocumentError: if they are no mapping, or one of them is nested deeper than a label can be.
+    """
+    if not labels:
+        return {}
+    if not isinstance(labels, (dict, Mapping)):
+        raise DocumentError(
+            f"document {doc_id!r}: labels is {_shortened(labels)}; it must map each task to its value"
+        )
+    for task, value in labels.items():
+        inner = value.values() if isinstance(value, (dict, Mapping)) else value
+        if isinstance(value, (list, dict, Mapping)) and any(
+            isinstance(item, (list, dict, Mapping)) for item in inner
+        ):
+            raise DocumentError(
+                f"document {doc_id!r}, task `{task}`: label is {_shortened(value)}; it must be a string, a "
+                "number, true or false, a list of these, or map labels to 0, 1 or null"
+            )
+    # NaN is how tables write that there is no number.
+    return {str(task): value for task, value in labels.items() if value is not None and value == value}
+
+
+def _shortened(value: object) -> str:
+    """Return a value as a message shows it: the first of what may be very long."""
+    shown = reprlib.repr(value)
+    return f"{shown[:200]} ..." if len(shown) > 200 else shown
 
 
 def _parse_path(doc_id: str, name: str, value: object) -> str | None:
@@ -293,7 +322,7 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
     if start is not None:
         # NaN fails every comparison, so it is refused too; a length of 0 is fine, as transcribers write it
         # for short words.
-        if not _is_number(start) or not _is_number(end) or not 0 <= start <= end < math.inf:
+        if not _is_number(start) or not _is_number(end) or not 0 <= start <= end <= sys.float_info.max:
             raise DocumentError(
                 f"document {doc_id!r}: utterance {index} runs from {start!r} to {end!r}; times are seconds "
                 "with 0 <= start <= end"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from hilbert_ray.document import Document, DocumentError, InvalidRow, below, group_of, parse_document
+from hilbert_ray.document import Document, InvalidRow, below, group_of, message_of, parse_document
 from hilbert_ray.manifest.cells import looks_like_literal, read_json, read_literal
 from hilbert_ray.manifest.opening import errors_of, open_source
 from hilbert_ray.manifest.rows import BLOCK_BYTES, BadRow, Content, ManifestError, Record
@@ -47,8 +47,10 @@ class Block:
                 continue
             try:
                 yield row, parse_document(record, self.folder, self.roots)
-            except DocumentError as error:
-                yield row, _invalid(row, _id_of(record), type(error).__name__, str(error))
+            # All of them: a bug that one row brings to light must not end a run over the others.
+            except Exception as error:
+                doc_id = _id_of(record)
+                yield row, _invalid(row, doc_id, type(error).__name__, message_of(error, doc_id))
 
     def ids(self) -> Iterator[str]:
         """Yield the id of each row as `rows` would, empty if it has none."""

@@ -107,6 +107,8 @@ def _version_or_none(uri: str, content_hash: bool = False) -> str | None:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):  # no such file can exist
             return None
         raise
+    except (ValueError, ImportError):  # no file system of this name, or none installed: opening it says so
+        return None
 
 
 def _version_of(details: Mapping[str, Any]) -> str:

@@ -57,19 +57,26 @@ def check_document(
         for name, label in document.labels.items():
             if name in tasks:
                 _check_label(document, name, tasks[name], label)
-    # All of them, and only here: a bug that one document brings to light must not keep the others from being
-    # checked.
+    # All of them: a bug that one document brings to light must not keep the others from being checked.
     except Exception as error:
-        message = message_of(error, document.doc_id)
-        return InvalidRow(
-            row=row, doc_id=document.doc_id, stage=stage, error=type(error).__name__, message=message
-        )
+        return failed(row, document, stage, error)
     texts = [loaded.text] if isinstance(loaded.text, str) else [turn.text for turn in loaded.utterances]
     return Contents(
         duration_s=duration,
         utterances=len(loaded.utterances) if is_read else None,
         words=sum(len(text.split()) for text in texts) if is_read else None,
         flaws=flaws,
+    )
+
+
+def failed(row: int, document: Document, stage: str, error: Exception) -> InvalidRow:
+    """Return the row of a document whose check raised an exception, be it one of ours or a bug."""
+    return InvalidRow(
+        row=row,
+        doc_id=document.doc_id,
+        stage=stage,
+        error=type(error).__name__,
+        message=message_of(error, document.doc_id),
     )
 
 

@@ -9,8 +9,10 @@ inferred from the labels.
 
 import hashlib
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -28,7 +30,7 @@ from hilbert_ray.document import (
 )
 from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
 from hilbert_ray.storage import missing_files
-from hilbert_ray.validation.checks import Contents, check_document
+from hilbert_ray.validation.checks import Contents, check_document, failed
 from hilbert_ray.validation.counts import Counts
 from hilbert_ray.validation.report import ValidationReport
 
@@ -52,7 +54,7 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
 
     Raises:
         ManifestError: if the manifest cannot be read at all.
-        ConfigError: if `probe` is below 1, or the kind of a task cannot be inferred from its labels.
+        ConfigError: if `probe` is below 1.
     """
     if probe != "all" and probe < 1:
         raise ConfigError(f"probe is {probe}; it must be 1 document or more, or `all`")
@@ -69,7 +71,7 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
         labels.merge(block_labels)
         splits.merge(block_splits)
     rows = sum(map(len, digests))
-    declared = tasks or labels.tasks()
+    declared, unclear = (tasks, {}) if tasks else labels.infer()
     check = partial(
         _check_block,
         tasks=declared,
@@ -81,7 +83,10 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
     counts = Counts()
     for block_counts in map_blocks(check, manifest, roots):
         counts.merge(block_counts)
-    return counts.report(manifest, rows, declared, not tasks, manifest_notes(manifest))
+    for name in unclear:
+        counts.undeclared.pop(name, None)  # reported as a problem
+    report = counts.report(manifest, rows, declared, not tasks, manifest_notes(manifest))
+    return replace(report, problems=tuple(unclear.values()))
 
 
 # 128 bits: among a billion ids, two have the same digest with a chance of 1e-21; that would report valid rows
@@ -108,7 +113,9 @@ def _survey(block: Block, is_labelled: bool) -> tuple[np.ndarray, LabelSurvey, S
     for _, item in block.rows():
         digests.append(_digest(item.doc_id))
         if isinstance(item, Document):
-            labels.add(item)
+            # What keeps odd labels from being surveyed is found again, and reported, in the second pass.
+            with suppress(Exception):
+                labels.add(item)
             splits.add(item.group, item.split)
     return np.array(digests, _DIGEST), labels, splits
 
@@ -132,6 +139,17 @@ def _draw(rows: int, probe: int) -> frozenset[int]:
     return frozenset(random.Random(0).sample(range(1, rows + 1), probe))
 
 
+def _missing(files: Iterable[str]) -> set[str]:
+    """Return those of these files that do not exist, or of which nobody can tell whether they do."""
+    listed = list(files)
+    try:
+        return missing_files(listed)
+    # One by one then: a URI that no library understands, or a server that asks for credentials, must not keep
+    # other rows from being checked. Opening the file says what is wrong.
+    except Exception:
+        return set(listed) if len(listed) < 2 else {file for file in listed if _missing([file])}
+
+
 def _check_block(
     block: Block,
     tasks: Mapping[str, TaskConfig],
@@ -153,10 +171,13 @@ def _check_block(
         elif item.group in straddling:
             counts.faults.append(straddling_row(row, item, straddling[item.group]))
         else:
-            documents.append((row, with_labels_of(item, tasks)))
+            try:
+                documents.append((row, with_labels_of(item, tasks)))
+            except Exception as error:
+                counts.faults.append(failed(row, item, "labels", error))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
     # By block, because whole folders are listed: a request per file would take hours on a network disk.
-    missing = missing_files(files_of(unopened))
+    missing = _missing(files_of(unopened))
     # A missing file is opened all the same, which fails with the same message as in the sample.
     present = {
         row

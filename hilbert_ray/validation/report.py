@@ -35,7 +35,9 @@ class AttributeReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationReport:
-    """What a manifest holds. Counts are of valid documents; times are in seconds; `faults` are invalid rows.
+    """What a manifest holds. Counts are of valid documents; times are in seconds.
+
+    `faults` are invalid rows, `problems` what keeps the labels of a task from being used.
 
     `unopened` documents have files that were not opened. If there are any, hours, utterances and words are
     estimates from the others, a random sample, and shortest, median and longest are those of the sample. A
@@ -62,11 +64,12 @@ class ValidationReport:
     attributes: Mapping[str, AttributeReport]
     warnings: tuple[str, ...]
     faults: tuple[InvalidRow, ...]
+    problems: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether all rows are valid."""
-        return not self.faults
+        """Whether all rows are valid, and what their labels are can be told."""
+        return not self.faults and not self.problems
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; `reasons` counts the faults by what is wrong."""
@@ -114,6 +117,7 @@ def _lines(report: ValidationReport) -> Iterator[str]:
         plural = "" if attribute.values == 1 else "s"
         yield f"attribute {name}: {values} value{plural}, missing in {attribute.missing} documents"
     yield from (f"warning: {warning}" for warning in report.warnings)
+    yield from (f"problem: {problem}" for problem in report.problems)
     if report.faults:
         yield f"invalid rows: {len(report.faults)} of {report.rows}; --json lists them all"
         yield from reason_lines(report.faults, "row")

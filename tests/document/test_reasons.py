@@ -34,6 +34,20 @@ def test_messages_that_differ_in_values_only_are_of_one_reason() -> None:
     }
 
 
+def test_nested_values_and_numbers_of_rows_are_values_too() -> None:
+    labels = [
+        fault(1, "document ID, task `t`: label is [['x']]; it must be a string"),
+        fault(2, "document ID, task `t`: label is {'a': [1, 2], 'b': 3}; it must be a string"),
+    ]
+    assert [reason.text for reason in reasons_of(labels)] == ["task `t`: label is …; it must be a string"]
+    lines = [fault(number, f"row {number} is a JSON int; write objects", doc_id="") for number in (4, 17)]
+    assert list(reason_lines(lines, "row")) == [
+        "  2 rows (text, DocumentError):",
+        "    row 4: is a JSON int; write objects",
+        "    row 17: is a JSON int",
+    ]
+
+
 def test_messages_that_say_something_else_are_of_other_reasons() -> None:
     faults = [
         fault(1, "document ID: text is empty"),
