@@ -13,7 +13,7 @@ from hilbert_ray.document.labels import (
     number_of,
     with_labels_of,
 )
-from hilbert_ray.document.reasons import Fault, Reason, reason_lines, reason_of, reasons_of
+from hilbert_ray.document.reasons import Fault, Reason, one_line, reason_lines, reason_of, reasons_of
 from hilbert_ray.document.records import (
     FIELDS,
     MISSING,
@@ -72,6 +72,7 @@ __all__ = [
     "message_of",
     "misspelt",
     "number_of",
+    "one_line",
     "parse_document",
     "reason_lines",
     "reason_of",

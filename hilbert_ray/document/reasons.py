@@ -124,7 +124,12 @@ def _said(fault: Fault) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """Return a text in one line, without characters that a terminal would obey, and not too long."""
-    if len(text) > most:
-        text = f"{text[:most]} ... ({len(text)} characters)"
+    """Return a text in one line, and not too long."""
+    return one_line(text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)")
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line, without characters that a terminal would obey."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

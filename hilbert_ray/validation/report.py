@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hilbert_ray.config import to_dict
-from hilbert_ray.document import InvalidRow, Seconds, reason_lines, reasons_of
+from hilbert_ray.document import InvalidRow, Seconds, one_line, reason_lines, reasons_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,8 @@ class ValidationReport:
 
     def text(self) -> str:
         """Return the report as text for a terminal."""
-        return "\n".join(_lines(self))
+        # Names of tasks, classes and attributes are whatever a file says.
+        return "\n".join(map(one_line, _lines(self)))
 
 
 def _lines(report: ValidationReport) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_an_odd_transcript_is_a_fault_of_its_row(tmp_path: Path, odd: str) -> No
 
 
 def test_labels_of_several_types_are_a_problem_beside_all_other_faults(tmp_path: Path) -> None:
-    records = [
+    records: list[dict[str, Any]] = [
         {"doc_id": "a", "text": "words", "labels": {"mood": "calm", "topic": "work"}},
         {"doc_id": "b", "text": "words", "labels": {"mood": 3, "topic": "home"}},
         {"doc_id": "c", "text": ""},
@@ -138,7 +138,7 @@ rows = st.fixed_dictionaries(
 ).flatmap(lambda row: st.dictionaries(names, values, max_size=3).map(lambda more: {**more, **row}))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(rows | values, min_size=1, max_size=6), content=st.text(max_size=40))
 def test_any_manifest_gets_a_report(tmp_path: Path, rows: list[Any], content: str) -> None:
     """Rows count once, as a document or as a fault, and no fault is a bug of ours."""
