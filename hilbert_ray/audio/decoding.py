@@ -6,7 +6,7 @@ decide which format of the table `FORMATS` reads it.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ from hilbert_ray.audio.errors import (
     REPACK,
     SET_NULL,
     AudioNotFoundError,
+    ChannelError,
     LengthError,
     NonFiniteAudioError,
     UnsupportedAudioError,
@@ -32,6 +33,7 @@ from hilbert_ray.audio.errors import (
 from hilbert_ray.audio.flac import FLAC
 from hilbert_ray.audio.format import START_BYTES, AudioFormat, AudioSource, Decoder
 from hilbert_ray.audio.header import AudioInfo
+from hilbert_ray.audio.levels import Levels
 from hilbert_ray.audio.matroska import MATROSKA
 from hilbert_ray.audio.mp3 import MP3
 from hilbert_ray.audio.mp4 import MP4
@@ -40,6 +42,7 @@ from hilbert_ray.audio.riff import RIFF
 from hilbert_ray.audio.sphere import SPHERE
 from hilbert_ray.audio.tags import end_of_leading_tags
 from hilbert_ray.audio.w64 import W64
+from hilbert_ray.config import Channels
 from hilbert_ray.document import Hertz, Samples, Seconds
 from hilbert_ray.storage import irregular, local_path
 
@@ -62,6 +65,7 @@ FORMATS: Sequence[AudioFormat] = (
 
 MP3 and AAC come last: their files have no signature, and the bytes that begin one may occur anywhere.
 """
+MIX = Channels()
 _FETCH_BYTES = 4 * 2**20
 """How much is fetched from an object store at a time: few requests, yet little is wasted on a header."""
 
@@ -82,42 +86,135 @@ def probe(uri: str) -> AudioInfo:
         return _decoder(file, uri).info
 
 
-def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0) -> Iterator[np.ndarray]:
-    """Yield the audio as float32 [samples] mono blocks at `rate_hz`: the mean of the channels, resampled.
+class Stream(Iterator[np.ndarray]):
+    """The blocks of a recording; `levels` says how loud what has been drawn is, `info` what its header says.
+
+    What `stream` returns: blocks float32 [samples], or [samples, speakers] where each channel is a speaker's.
+    """
+
+    def __init__(self, uri: str, rate_hz: Hertz, block_s: Seconds, channels: Channels) -> None:
+        self.levels: Levels | None = None
+        self.info: AudioInfo | None = None
+        self._channels = channels
+        self._blocks = self._decode(uri, rate_hz, block_s)
+
+    def __next__(self) -> np.ndarray:
+        """Return the next block."""
+        return next(self._blocks)
+
+    def close(self) -> None:
+        """Close the file before its end."""
+        self._blocks.close()
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What a user should know about the recording, the same words for all that are alike."""
+        if self.levels is None or self.info is None:
+            return ()
+        found = self.levels.findings()
+        if self.info.tracks > 1:
+            found += (
+                f"the file has {self.info.tracks} sound tracks, of which the first is used; "
+                "`ffmpeg -i FILE -map 0:a:1 OUT` takes out the second",
+            )
+        unnamed = set(range(self.info.channels)) - {channel for channel, _ in self._channels.speakers}
+        if self._channels.speakers and unnamed - set(self.levels.silent):
+            found += ("channels with sound are not named in `channels` and not used",)
+        return found
+
+    def _decode(self, uri: str, rate_hz: Hertz, block_s: Seconds) -> Generator[np.ndarray]:
+        with _opened(uri) as file:
+            chosen = self._chosen(file, uri, block_s)
+            decoder = _decoder(file, uri)
+            info = self.info = decoder.info
+            levels = self.levels = Levels(
+                channels=info.channels,
+                rate_hz=info.rate_hz,
+                is_mixed=chosen is None and info.channels > 1,
+            )
+            # As a stream soxr returns the same samples whatever the blocks, so features do not depend on
+            # block_s.
+            width = len(chosen) if chosen and self._channels.speakers else 1
+            resampler = soxr.ResampleStream(info.rate_hz, rate_hz, width, dtype="float32")
+            decoded = 0
+            for block in decoder.decode(max(1, round(block_s * info.rate_hz))):
+                # First to few channels, then to the rate: resampling is linear, and costs more per channel.
+                used = self._select(block, chosen)
+                if not levels.add(block, used if levels.is_mixed else None):
+                    _check_finite(block, decoded, info, uri)
+                decoded += len(block)
+                used = used if info.rate_hz == rate_hz else resampler.resample_chunk(used)
+                if len(used):
+                    yield used
+            # Checked before the last samples leave, so that a caller who counts blocks cannot miss the fault.
+            _check_length(decoded, decoder, uri)
+            levels.finish()
+            levels.check(uri)
+            if info.rate_hz != rate_hz:
+                # The resampler holds back what its filter needs; an empty last chunk makes it give that out.
+                empty = np.zeros((0, width) if self._channels.speakers else 0, np.float32)
+                rest = resampler.resample_chunk(empty, last=True)
+                if len(rest):
+                    yield rest
+
+    def _chosen(self, file: BinaryIO, uri: str, block_s: Seconds) -> tuple[int, ...] | None:
+        """Return the channels that are used; None for the mean of all.
+
+        Raises:
+            ChannelError: when the file lacks one of them.
+        """
+        choice = self._channels.choice
+        if choice == "mix":
+            return None
+        decoder = _decoder(file, uri)
+        count = decoder.info.channels
+        if choice == "loudest":
+            if count == 1:
+                return (0,)
+            levels = Levels(channels=count, rate_hz=decoder.info.rate_hz, is_mixed=False)
+            for block in decoder.decode(max(1, round(block_s * decoder.info.rate_hz))):
+                levels.add(block)
+            levels.finish()
+            return (int(levels.powers.argmax()),)
+        sides = {"left": (0,), "right": (1,)}
+        chosen = sides.get(choice) or tuple(channel for channel, _ in self._channels.speakers)
+        if max(chosen) >= count:
+            raise ChannelError(
+                f"{uri} has {count} channel{'' if count == 1 else 's'}, but `channels` is "
+                f"{str(self._channels)!r}; channels are counted from 0: correct `channels` in the manifest "
+                "or `segment.channels`"
+            )
+        return chosen
+
+    def _select(self, block: np.ndarray, chosen: tuple[int, ...] | None) -> np.ndarray:
+        """Return what is used of a block [samples, channels]: [samples], or [samples, speakers]."""
+        if chosen is None:
+            return mean_of_channels(block)
+        if self._channels.speakers:
+            return np.ascontiguousarray(block[:, list(chosen)])
+        return np.ascontiguousarray(block[:, chosen[0]])
+
+
+def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0, channels: Channels = MIX) -> Stream:
+    """Return the audio as an iterator of float32 [samples] blocks at `rate_hz`.
 
     The blocks together equal the whole file decoded and resampled at once. Memory does not grow with the
     file. A caller must draw all blocks before trusting any: a fault may show only at the end. One fault
-    cannot show: an MP3 whose header does not count its frames, cut off exactly between two of them.
+    cannot show: an MP3 whose header does not count its frames, cut off exactly between two of them; and the
+    same of AAC and AMR, which count nothing.
 
     Args:
         uri: a local path, or the URI of an object on any fsspec store; objects are read by ranges.
         rate_hz: rate of the blocks, samples per second.
         block_s: about how much audio is decoded at a time, seconds.
+        channels: the mean of all channels (the default), one of them, or several, each a speaker's: blocks
+            then are [samples, speakers].
 
     Raises:
-        AudioError: when the file is incomplete, unreadable, or breaks a bound; the class says which.
+        AudioError: while blocks are drawn, when the file is incomplete, unreadable, or breaks a bound, or its
+            channels cancel each other; the class says which.
     """
-    with _opened(uri) as file:
-        decoder = _decoder(file, uri)
-        info = decoder.info
-        # As a stream soxr returns the same samples whatever the blocks, so features do not depend on block_s.
-        resampler = soxr.ResampleStream(info.rate_hz, rate_hz, 1, dtype="float32")
-        decoded = 0
-        for block in decoder.decode(max(1, round(block_s * info.rate_hz))):
-            _check_finite(block, decoded, info, uri)
-            decoded += len(block)
-            # First to mono, then to the rate: resampling is linear, and one channel is cheaper than several.
-            mono = mean_of_channels(block)
-            mono = mono if info.rate_hz == rate_hz else resampler.resample_chunk(mono)
-            if len(mono):
-                yield mono
-        # Checked before the last samples leave, so that a caller who counts blocks cannot miss the fault.
-        _check_length(decoded, decoder, uri)
-        if info.rate_hz != rate_hz:
-            # The resampler holds back what its filter needs; an empty last chunk makes it give that out.
-            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            if len(rest):
-                yield rest
+    return Stream(uri, rate_hz, block_s, channels)
 
 
 def _check_finite(block: np.ndarray, decoded: Samples, info: AudioInfo, uri: str) -> None:

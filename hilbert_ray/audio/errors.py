@@ -45,6 +45,14 @@ class NonFiniteAudioError(AudioError):
     """Samples that are NaN or infinite."""
 
 
+class ScaleError(AudioError):
+    """Samples that were never scaled to floats: whole numbers far beyond full scale."""
+
+
+class CancellingChannelsError(AudioError):
+    """Channels that cancel each other in their mean, as where one was inverted."""
+
+
 class TruncatedAudioError(AudioError):
     """A file that ends before its content does."""
 

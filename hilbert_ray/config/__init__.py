@@ -1,5 +1,6 @@
 """Settings: declared with their constraints, read from files and flags, and named presets."""
 
+from hilbert_ray.config.channels import Channels, parse_channels
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict
@@ -28,6 +29,7 @@ __all__ = [
     "HILBERT",
     "MODALITIES",
     "VARIANTS",
+    "Channels",
     "Config",
     "ConfigError",
     "EmbedConfig",
@@ -51,6 +53,7 @@ __all__ = [
     "check_fields",
     "from_dict",
     "load_file",
+    "parse_channels",
     "preset",
     "require",
     "to_dict",

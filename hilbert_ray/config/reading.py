@@ -101,7 +101,10 @@ def _has_form(hint: Any, value: Any) -> bool:  # noqa: ANN401 - any type of a se
     """Return whether a plain value has the form of a type: a mapping, a list, or exactly that type."""
     if dataclasses.is_dataclass(hint):
         return isinstance(value, Mapping | typing.cast(type[Any], hint))
-    return isinstance(value, list | tuple) if get_origin(hint) is tuple else type(value) is hint
+    origin = get_origin(hint)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    return isinstance(value, list | tuple) if origin is tuple else type(value) is hint
 
 
 def load_file(path: str | Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hilbert_ray.config.constraints import check_fields, require
+from hilbert_ray.config.channels import parse_channels
+from hilbert_ray.config.constraints import ConfigError, check_fields, require
 from hilbert_ray.config.reading import from_dict, load_file
 from hilbert_ray.config.search import TuneConfig
 
@@ -51,9 +52,18 @@ class SegmentConfig:
     """Merge consecutive short utterances or sentences up to this many tokens. 0: no merging."""
     roles: tuple[str, ...] = ()
     """Keep only the utterances of these speakers (and, where times are known, their audio). Default: all."""
+    channels: str | Mapping[str, str] = "mix"
+    """Channels of a recording: `mix` (their mean), `left`, `right`, `loudest`, or the speaker of each, as in
+    `0=agent,1=customer`: each is then cut by itself, and `roles` choose among them. A manifest's
+    own `channels` goes before it."""
 
     def __post_init__(self) -> None:
         check_fields(self, "segment")
+        try:
+            # One spelling for each choice, since fingerprints depend on it.
+            object.__setattr__(self, "channels", str(parse_channels(self.channels)))
+        except ConfigError as error:
+            raise ConfigError(f"segment.{error}") from None
         require(
             self.hop_s <= self.window_s,
             f"segment.hop_s is {self.hop_s} and segment.window_s is {self.window_s}: a hop above the window "

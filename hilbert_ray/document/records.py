@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hilbert_ray.config import Channels, ConfigError, parse_channels
 from hilbert_ray.document.attributes import Attribute, misspelt, parse_attributes
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.storage import is_uri
@@ -17,7 +18,7 @@ Seconds: TypeAlias = float
 Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
-FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split", "attributes")
+FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split", "attributes", "channels")
 _FIELDS = frozenset(FIELDS)
 _NOTHING: Mapping[str, Any] = {}
 _NO_IDS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})
@@ -57,7 +58,8 @@ class Document:
     `audio` and `text_file` are absolute paths or URIs. `text` is one string (later split into sentences) or a
     sequence of utterances. Documents of one `group`, such as those of one speaker, are never split between
     training and test. A task without an entry in `labels` is unlabelled. `attributes` are whatever else is
-    known of it, such as age, sex, site or device: no features depend on them.
+    known of it, such as age, sex, site or device: no features depend on them. `channels` are those to use of
+    its recording; None leaves that to the settings.
     """
 
     doc_id: str
@@ -68,6 +70,7 @@ class Document:
     labels: Mapping[str, Label] = field(default_factory=dict)
     split: str | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    channels: Channels | None = None
 
     @property
     def has_text(self) -> bool:
@@ -77,11 +80,15 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioSegment:
-    """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds."""
+    """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds.
+
+    `role` is the speaker whose channel it is, where channels are named.
+    """
 
     start: Seconds
     end: Seconds
     samples: np.ndarray
+    role: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +107,8 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     """Check one manifest row and return its document. No message repeats what people said.
 
     Args:
-        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split, attributes; what
-            else it holds becomes attributes too.
+        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split, attributes,
+            channels; what else it holds becomes attributes too.
         folder: the folder that relative paths are relative to.
         roots: folders and URI prefixes under which files must be; empty: no restriction.
 
@@ -140,6 +147,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         labels=labels,
         split=split,
         attributes=attributes,
+        channels=_parse_channels(doc_id, record.get("channels")),
     )
 
 
@@ -187,6 +195,23 @@ def _parse_path(doc_id: str, name: str, value: object) -> str | None:
             "the cell empty"
         )
     return value
+
+
+def _parse_channels(doc_id: str, value: object) -> Channels | None:
+    if value is None:
+        return None
+    try:
+        # Tables give every document the keys of all, null where it has none.
+        if isinstance(value, dict | Mapping) and any(name is not None for name in value.values()):
+            value = {key: name for key, name in value.items() if name is not None}
+        return parse_channels(value)
+    except ConfigError as error:
+        hint = (
+            "; a number of channels goes under another name, such as num_channels"
+            if isinstance(value, int | float) or (isinstance(value, str) and value.isdigit())
+            else ""
+        )
+        raise DocumentError(f"document {doc_id!r}: {error}{hint}") from None
 
 
 def _parse_group(doc_id: str, value: object) -> str:

@@ -84,6 +84,7 @@ def encode_parts(
             continue
         if isinstance(part, DocumentEnd):
             document.end = part
+            document.flaws += part.flaws
             continue
         for segment in segments_of(document, part, encoder, config):
             batch.append((document, segment))
@@ -135,8 +136,9 @@ def _encode(batch: Sequence[tuple[DocumentProgress, Segment]], encoder: Encoder)
         return
     for (document, segment), vector in zip(valid, features, strict=True):
         document.features.append(vector)
-        text = "" if isinstance(segment, AudioSegment) else segment.text  # samples are no longer needed
-        document.segments.append((segment.start, segment.end, text))
+        # Samples are no longer needed.
+        words = segment.role or "" if isinstance(segment, AudioSegment) else segment.text
+        document.segments.append((segment.start, segment.end, words))
 
 
 def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
@@ -198,7 +200,11 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
         )
     spans = [(start, end) for start, end, _ in document.segments]
     if encoder.modality == "audio":
-        seen = present = _check_seconds(doc_id, spans, end_part.expected, encoder.rate_hz)
+        # The channels of several speakers lie beside each other in time.
+        by_role: dict[str, list[tuple[Seconds, Seconds]]] = {}
+        for start, end, role in document.segments:
+            by_role.setdefault(role, []).append((start, end))
+        seen = present = _check_seconds(doc_id, [*by_role.values()], end_part.expected, encoder.rate_hz)
     else:
         texts = [text for _, _, text in document.segments]
         seen, present = _check_tokens(doc_id, texts, end_part.expected, encoder)
@@ -216,16 +222,25 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
 
 
 def _check_seconds(
-    doc_id: str, spans: Sequence[tuple[Seconds, Seconds]], expected: Seconds, rate_hz: Hertz
+    doc_id: str,
+    channels: Sequence[Sequence[tuple[Seconds, Seconds]]],
+    expected: Seconds,
+    rate_hz: Hertz,
 ) -> Seconds:
-    """Return the seconds that segments cover; they must be those expected, up to rounding to samples.
+    """Return the seconds that the segments of all channels cover; they must be those expected.
+
+    Up to rounding to samples.
 
     Raises:
         TruncatedError: when they are not.
     """
-    seconds = _covered([(round(start * rate_hz), round(end * rate_hz)) for start, end in spans]) / rate_hz
+    samples = sum(
+        _covered([(round(start * rate_hz), round(end * rate_hz)) for start, end in spans])
+        for spans in channels
+    )
+    seconds = samples / rate_hz
     # Each border is rounded to a sample by itself.
-    if abs(seconds - expected) > (1 + len(spans)) / rate_hz:
+    if abs(seconds - expected) > (1 + sum(map(len, channels))) / rate_hz:
         raise TruncatedError(
             f"document {doc_id!r}: segments cover {seconds:.3f} of {expected:.3f} seconds of audio; nothing "
             "may be cut off or counted twice: please report this with the document"

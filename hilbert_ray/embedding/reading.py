@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from hilbert_ray import audio
-from hilbert_ray.config import Config, Modality
+from hilbert_ray.config import Config, Modality, parse_channels
 from hilbert_ray.document import (
     AudioSegment,
     Document,
@@ -47,11 +47,13 @@ class ChangedError(DocumentError):
 class DocumentEnd:
     """The end of a document. `timed`: whether segments have times in seconds.
 
-    expected: the seconds, or characters other than white space, that the segments must cover.
+    expected: the seconds, or characters other than white space, that the segments must cover. flaws: what its
+    user should know of a recording, although it can be used.
     """
 
     expected: float
     timed: bool
+    flaws: tuple[Flaw, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,12 +208,16 @@ def _read_audio(
     # Only then: windows must not fail because of a transcript that they do not need.
     if config.segment.audio == "turns" or config.segment.roles:
         document = replace(document, text=_read_transcript(entry, config).text, text_file=None)
-    recording = CountedBlocks(audio.stream(uri, rate_hz))
-    yield from audio_segments(document, recording, rate_hz, config.segment)
+    channels = document.channels or parse_channels(config.segment.channels)
+    stream = audio.stream(uri, rate_hz, channels=channels)
+    recording = CountedBlocks(stream)
+    yield from audio_segments(document, recording, rate_hz, config.segment, channels.roles)
     # After the last byte: a file replaced while it was read would give segments of both versions.
     _check_version(entry, uri, entry.audio_version, config)
-    expected = expected_seconds(document, config.segment, recording.samples / rate_hz)
-    yield DocumentEnd(expected=expected, timed=True)
+    duration_s = recording.samples / rate_hz
+    expected = expected_seconds(document, config.segment, duration_s, channels.roles)
+    flaws = tuple(map(Flaw, stream.findings))
+    yield DocumentEnd(expected=expected, timed=True, flaws=flaws)
 
 
 def _read_text(entry: StoredDocument, rate_hz: Hertz, config: Config) -> Iterator[Transcript | DocumentEnd]:

@@ -263,6 +263,8 @@ def _resolved(
         # Only this modality's settings: the other's in this description may be from an earlier run.
         segment = from_dict(SegmentConfig, description["segment"])
         segment_changes = {**cutting(segment, modality), "roles": segment.roles}
+        if modality == "audio":  # a store that says nothing of channels holds their mean
+            segment_changes["channels"] = segment.channels
         resolved = replace(resolved, segment=replace(resolved.segment, **segment_changes))
     return resolved
 

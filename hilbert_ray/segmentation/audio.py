@@ -2,7 +2,9 @@
 
 import heapq
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -22,8 +24,21 @@ from hilbert_ray.segmentation.vad import require_vad
 from hilbert_ray.transcript import check_times
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Track:
+    """A column of the blocks, whose it is, and the stretches of it to cut in seconds; None for all of it."""
+
+    column: int
+    role: str | None
+    turns: Sequence[tuple[Seconds, Seconds]] | None
+
+
 def audio_segments(
-    document: Document, blocks: Iterator[np.ndarray], rate_hz: Hertz, config: SegmentConfig
+    document: Document,
+    blocks: Iterator[np.ndarray],
+    rate_hz: Hertz,
+    config: SegmentConfig,
+    speakers: Sequence[str] = (),
 ) -> Iterator[AudioSegment]:
     """Yield the segments of a recording in order of their starts; memory is bounded by the longest segment.
 
@@ -33,56 +48,73 @@ def audio_segments(
     itself: nothing outside them, everything inside. The pause detector still hears what lies between the
     stretches, so where a pause is does not depend on the roles.
 
+    With `speakers`, each column of the blocks is one speaker's channel and is cut by itself: whole, or where
+    the transcript says that this speaker speaks (always with `turns`; with `roles` where it has times). With
+    `roles`, only their channels are cut. Segments then overlap in time, and carry the role.
+
     Args:
         document: names the document, and holds the utterances for `turns` and `roles`.
-        blocks: mono float32 [samples], as `audio.stream` yields them; read to the end.
+        blocks: float32 [samples], or [samples, speakers], as `audio.stream` yields them; read to the end.
         rate_hz: their sampling rate.
         config: how to cut.
+        speakers: whose channels the columns are; empty for one channel of all speakers.
 
     Raises:
-        DocumentError: when `turns` or `roles` are set and no utterance has times.
+        DocumentError: when `turns` or `roles` are set and no utterance has times, or an utterance is by
+            nobody's channel.
         TimesError: when a turn lies beyond the recording.
         ConfigError: when `pause` lacks its detector, or the rate is not the detector's.
     """
-    turns = _selected_turns(document, config)
+    tracks = _tracks(document, config, speakers)
     recording = CountedBlocks(blocks)
-    for start, samples in _cuts(recording, turns, rate_hz, config):
-        yield AudioSegment(start=start / rate_hz, end=(start + len(samples)) / rate_hz, samples=samples)
+    for start, number, samples in _cuts(recording, tracks, rate_hz, config):
+        end, role = (start + len(samples)) / rate_hz, tracks[number].role
+        yield AudioSegment(start=start / rate_hz, end=end, samples=samples, role=role)
     # Read to the end even where no turn lies: the decoder makes its last checks there, and only then is the
     # true length known against which the turns are checked.
     for _ in recording:
         pass
-    if turns is not None:
+    if any(track.turns is not None for track in tracks):
         check_times(document, _turns(document), recording.samples / rate_hz)
 
 
 def _cuts(
-    recording: Iterator[np.ndarray],
-    turns: Sequence[tuple[Seconds, Seconds]] | None,
-    rate_hz: Hertz,
-    config: SegmentConfig,
-) -> Iterator[tuple[Samples, np.ndarray]]:
-    """Yield (start, samples) of each segment."""
-    stretches = [(0, sys.maxsize)]
-    if turns is not None:
-        stretches = [(round(start * rate_hz), round(end * rate_hz)) for start, end in turns]
+    recording: Iterator[np.ndarray], tracks: Sequence[_Track], rate_hz: Hertz, config: SegmentConfig
+) -> Iterator[tuple[Samples, int, np.ndarray]]:
+    """Yield (start, number of the track, samples) of each segment, in order of the starts."""
+    stretches = [
+        [(round(start * rate_hz), round(end * rate_hz)) for start, end in track.turns or ()]
+        if track.turns is not None
+        else [(0, sys.maxsize)]
+        for track in tracks
+    ]
+    columns = [track.column for track in tracks]
+    # Blocks of one channel have one axis.
+    wide = (block[:, None] if block.ndim == 1 else block[:, columns] for block in recording)
     # With lengths below one sample, cutting would never advance.
     longest = max(1, round(config.max_s * rate_hz))
     if config.audio == "pause":
         require_vad(rate_hz)
-        return cut_at_pauses(recording, stretches, longest)
+        return cut_at_pauses(wide, stretches, longest)
     if config.audio == "turns":
-        return _windows(recording, stretches, longest, longest)
+        return _windows(wide, stretches, longest, longest)
     window, hop = round(config.window_s * rate_hz), round(config.hop_s * rate_hz)
-    return _windows(recording, stretches, max(1, window), max(1, hop))
+    return _windows(wide, stretches, max(1, window), max(1, hop))
 
 
-def expected_seconds(document: Document, config: SegmentConfig, duration_s: Seconds) -> Seconds:
-    """Return how much of a recording its segments must cover: all, or the union of the selected turns."""
-    turns = _selected_turns(document, config)
-    if turns is None:
-        return duration_s
-    return sum(min(end, duration_s) - min(start, duration_s) for start, end in _merge_overlaps(turns))
+def expected_seconds(
+    document: Document, config: SegmentConfig, duration_s: Seconds, speakers: Sequence[str] = ()
+) -> Seconds:
+    """Return how much of a recording its segments must cover: all, or the union of the selected turns.
+
+    With `speakers`, the sum over their channels.
+    """
+    return sum(
+        duration_s
+        if track.turns is None
+        else sum(min(end, duration_s) - min(start, duration_s) for start, end in _merge_overlaps(track.turns))
+        for track in _tracks(document, config, speakers)
+    )
 
 
 def is_selected(utterance: Utterance, config: SegmentConfig) -> bool:
@@ -90,25 +122,73 @@ def is_selected(utterance: Utterance, config: SegmentConfig) -> bool:
     return not config.roles or utterance.role in config.roles
 
 
+def _tracks(document: Document, config: SegmentConfig, speakers: Sequence[str]) -> list[_Track]:
+    """Return what is cut: the one channel of a recording, or the channels of the speakers to keep.
+
+    Raises:
+        DocumentError: when nothing is left to cut, or an utterance is by nobody's channel.
+    """
+    if not speakers:
+        return [_Track(column=0, role=None, turns=_selected_turns(document, config))]
+    if config.roles and not set(config.roles) & set(speakers):
+        raise DocumentError(
+            f"document {document.doc_id!r}: segment.roles are {list(config.roles)}, but its channels are "
+            f"named {list(speakers)}; name roles that it has, or correct `channels`"
+        )
+    kept = [
+        (column, role) for column, role in enumerate(speakers) if not config.roles or role in config.roles
+    ]
+    by_role: dict[str | None, list[tuple[Seconds, Seconds]]] = {}
+    for u in _turns(document):
+        if u.start is not None and u.end is not None and is_selected(u, config):
+            by_role.setdefault(u.role, []).append((u.start, u.end))
+    if config.audio == "turns":
+        if unknown := sorted({str(role) for role in by_role} - set(speakers)):
+            raise DocumentError(
+                f"document {document.doc_id!r}: segment.audio `turns` cuts each speaker's channel, named "
+                f"{list(speakers)}, but the transcript has turns of {unknown}; name the channels as the "
+                "transcript names speakers, or keep only these with segment.roles"
+            )
+        if not by_role:
+            _refuse_without_turns(document, config)
+    # Without roles, a channel is its speaker's from start to end; so it is if no times say otherwise.
+    has_turns = config.audio == "turns" or (config.roles and not set(speakers).isdisjoint(by_role))
+    if not has_turns:
+        return [_Track(column=column, role=role, turns=None) for column, role in kept]
+    return [
+        _Track(column=column, role=role, turns=_sorted(by_role.get(role, ()), config))
+        for column, role in kept
+    ]
+
+
 def _selected_turns(document: Document, config: SegmentConfig) -> list[tuple[Seconds, Seconds]] | None:
     """Return the stretches to cut, sorted by start; None for the whole recording."""
     if config.audio != "turns" and not config.roles:
         return None
-    setting = "segment.audio `turns`" if config.audio == "turns" else f"segment.roles {list(config.roles)}"
     turns = [
         (u.start, u.end)
         for u in _turns(document)
         if u.start is not None and u.end is not None and is_selected(u, config)
     ]
     if not turns:
-        raise DocumentError(
-            f"document {document.doc_id!r}: {setting} needs utterances with times (of these roles), and it "
-            "has none; add times and roles to the transcript, or cut windows without roles"
-        )
-    turns = sorted((start, end) for start, end in turns if end > start)
+        _refuse_without_turns(document, config)
+    return _sorted(turns, config)
+
+
+def _refuse_without_turns(document: Document, config: SegmentConfig) -> NoReturn:
+    setting = "segment.audio `turns`" if config.audio == "turns" else f"segment.roles {list(config.roles)}"
+    raise DocumentError(
+        f"document {document.doc_id!r}: {setting} needs utterances with times (of these roles), and it "
+        "has none; add times and roles to the transcript, or cut windows without roles"
+    )
+
+
+def _sorted(turns: Iterable[tuple[Seconds, Seconds]], config: SegmentConfig) -> list[tuple[Seconds, Seconds]]:
+    """Return the stretches in which turns lie, sorted by start."""
+    in_order = sorted((start, end) for start, end in turns if end > start)
     # Turns stay apart even where they overlap: each is one speaker's, and becomes a segment. Windows and
     # pauses cut what anyone of these roles says, once.
-    return turns if config.audio == "turns" else _merge_overlaps(turns)
+    return in_order if config.audio == "turns" else _merge_overlaps(in_order)
 
 
 def _turns(document: Document) -> tuple[Utterance, ...]:
@@ -127,14 +207,28 @@ def _merge_overlaps(turns: Sequence[tuple[Seconds, Seconds]]) -> list[tuple[Seco
 
 
 def _windows(
-    blocks: Iterator[np.ndarray], stretches: Sequence[tuple[Samples, Samples]], window: Samples, hop: Samples
-) -> Iterator[tuple[Samples, np.ndarray]]:
-    """Yield (start, samples) of the windows inside each stretch, in order of their starts."""
+    blocks: Iterator[np.ndarray],
+    stretches: Sequence[Sequence[tuple[Samples, Samples]]],
+    window: Samples,
+    hop: Samples,
+) -> Iterator[tuple[Samples, int, np.ndarray]]:
+    """Yield (start, column, samples) of the windows inside each column's stretches, in order of starts.
+
+    Args:
+        blocks: float32 [samples, columns].
+        stretches: (begin, end) for each column.
+        window: samples of a window.
+        hop: samples between the starts of two.
+    """
     buffer = Buffer()
     # Turns overlap, so the windows of several stretches may be under way at once. Merged by start, the stream
     # is read once, and nothing before the next start is needed any more.
-    bounds = (_window_bounds(begin, end, window, hop) for begin, end in stretches)
-    for start, end, covered in heapq.merge(*bounds):
+    bounds = (
+        _window_bounds(begin, end, column, window, hop)
+        for column, of_column in enumerate(stretches)
+        for begin, end in of_column
+    )
+    for start, end, covered, column in heapq.merge(*bounds):
         buffer.drop(start)
         while buffer.end < end and (block := next(blocks, None)) is not None:
             buffer.append(block)
@@ -143,15 +237,15 @@ def _windows(
             return
         # At the end of the recording, windows that would only repeat what the last one holds are left out.
         if min(end, buffer.end) > covered:
-            yield start, buffer.copy(start, end)
+            yield start, column, np.ascontiguousarray(buffer.copy(start, end)[:, column])
 
 
 def _window_bounds(
-    begin: Samples, limit: Samples, window: Samples, hop: Samples
-) -> Iterator[tuple[Samples, Samples, Samples]]:
-    """Yield (start, end, end of the one before) of the windows that cover a stretch."""
+    begin: Samples, limit: Samples, column: int, window: Samples, hop: Samples
+) -> Iterator[tuple[Samples, Samples, Samples, int]]:
+    """Yield (start, end, end of the one before, column) of the windows that cover a stretch."""
     start = covered = begin
     while covered < limit:
         end = min(start + window, limit)
-        yield start, end, covered
+        yield start, end, covered, column
         start, covered = start + hop, end

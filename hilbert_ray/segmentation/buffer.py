@@ -9,7 +9,7 @@ from hilbert_ray.document import Samples
 
 
 class Buffer:
-    """Consecutive float32 arrays of a stream, of which the oldest may be dropped.
+    """Consecutive float32 arrays of a stream, [values] or [values, columns]; the oldest may be dropped.
 
     This is all that cutting holds in memory. Positions count from the start of the stream: `first` is that of
     the first value still held, `end` that of the next value to come.
@@ -31,12 +31,11 @@ class Buffer:
 
     def copy(self, start: int, end: int) -> np.ndarray:
         """Return the values from `start`, which must still be held, up to `end` or the last one held."""
-        # The empty array gives the result its dtype where nothing is held.
-        pieces, position = [np.zeros(0, np.float32)], self.first
+        pieces, position = [], self.first
         for block in self.blocks:
             pieces.append(block[max(start - position, 0) : max(end - position, 0)])
             position += len(block)
-        return np.concatenate(pieces)
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
 class CountedBlocks(Iterator[np.ndarray]):

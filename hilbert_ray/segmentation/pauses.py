@@ -1,6 +1,9 @@
 """Cutting a stream of audio in the middle of its pauses, into segments as long as possible up to a limit."""
 
+import heapq
+import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice, tee
 
 import numpy as np
 
@@ -10,39 +13,76 @@ from hilbert_ray.segmentation.vad import FRAME, SHORTEST_PAUSE, find_pauses, spe
 
 
 def cut_at_pauses(
-    blocks: Iterator[np.ndarray], stretches: Sequence[tuple[Samples, Samples]], longest: Samples
-) -> Iterator[tuple[Samples, np.ndarray]]:
-    """Yield (start, samples) of segments that together are exactly each stretch; see `cut_frame` for where.
+    blocks: Iterator[np.ndarray], stretches: Sequence[Sequence[tuple[Samples, Samples]]], longest: Samples
+) -> Iterator[tuple[Samples, int, np.ndarray]]:
+    """Yield (start, column, samples) of segments that together are exactly each stretch of each column.
+
+    For where they are cut see `cut_frame`. Segments come in order of their starts.
 
     Args:
-        blocks: mono float32 samples at `vad.RATE_HZ`; read as far as the last stretch.
-        stretches: (begin, end), in order and without overlaps; an end may lie beyond the recording.
+        blocks: float32 [samples, columns] at `vad.RATE_HZ`; read as far as the last stretch.
+        stretches: for each column (begin, end), in order and without overlaps; an end may lie beyond the
+            recording.
         longest: the most samples of a segment; twice as many are held, to see where a pause ends.
     """
-    detected = speech_probabilities(blocks)
-    samples, speech = Buffer(), Buffer()  # `speech` is addressed by frame
-    for start, limit in stretches:
-        while start < limit:
-            first_frame = start // FRAME
-            while samples.end < min(limit, start + 2 * longest):
-                step = next(detected, None)
-                if step is None:
-                    limit = samples.end
-                    break
-                samples.append(step[0])
-                speech.append(step[1])
-                samples.drop(start)
-                speech.drop(first_frame)
-            if start >= limit:  # the recording is over
+    heard = _Heard(blocks, len(stretches))
+    # What is next in each column, the earliest first, so that nothing before it has to be held.
+    remaining = [iter(of_column) for of_column in stretches]
+    due = [(*stretch, column) for column, rest in enumerate(remaining) for stretch in islice(rest, 1)]
+    heapq.heapify(due)
+    while due:
+        start, limit, column = heapq.heappop(due)
+        if start < limit:
+            limit = min(limit, heard.read(start, min(limit, start + 2 * longest)))
+            if start >= limit:  # the recording is over, for all that begins later too
                 return
+            first_frame = start // FRAME
             end = limit
             if limit - start > longest:
                 # Frames are counted from the stream's start, not the segment's: round outwards.
-                seen = speech.copy(first_frame, -(-min(limit, start + 2 * longest) // FRAME))
+                last_frame = -(-min(limit, start + 2 * longest) // FRAME)
+                seen = heard.speech[column].copy(first_frame, last_frame)
                 cut = cut_frame(seen, (start + longest) // FRAME - first_frame)
                 end = (first_frame + cut) * FRAME if cut else start + longest
-            yield start, samples.copy(start, end)
+            yield start, column, np.ascontiguousarray(heard.samples.copy(start, end)[:, column])
             start = end
+        if start < limit:
+            heapq.heappush(due, (start, limit, column))
+        else:
+            for stretch in islice(remaining[column], 1):
+                heapq.heappush(due, (*stretch, column))
+
+
+class _Heard:
+    """The latest part of a recording and how likely each of its frames is speech, by column.
+
+    `samples` is [samples, columns]; each of `speech` is addressed by frame.
+    """
+
+    def __init__(self, blocks: Iterator[np.ndarray], columns: int) -> None:
+        self.samples = Buffer()
+        self.speech = [Buffer() for _ in range(columns)]
+        # In step, so that what one column has read and another has not is never more than a block.
+        copies = tee(blocks, columns)
+        heard = [speech_probabilities(_column(copy, column)) for column, copy in enumerate(copies)]
+        self._steps = zip(*heard, strict=True)
+
+    def read(self, start: Samples, end: Samples) -> Samples:
+        """Hold what lies from `start` to `end`; return where the recording ends, the maximum if later."""
+        while self.samples.end < end:
+            step = next(self._steps, None)
+            if step is None:
+                return self.samples.end
+            self.samples.append(np.stack([samples for samples, _ in step], axis=1))
+            for speech, (_, probabilities) in zip(self.speech, step, strict=True):
+                speech.append(probabilities)
+                speech.drop(start // FRAME)
+            self.samples.drop(start)
+        return sys.maxsize
+
+
+def _column(blocks: Iterator[np.ndarray], column: int) -> Iterator[np.ndarray]:
+    return (np.ascontiguousarray(block[:, column]) for block in blocks)
 
 
 def cut_frame(speech: np.ndarray, limit: int) -> int:

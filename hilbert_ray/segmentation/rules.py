@@ -17,7 +17,10 @@ def cutting(segment: SegmentConfig, modality: Modality) -> dict[str, Any]:
     source.
     """
     values = to_dict(segment)
-    names = ("audio", "window_s", "hop_s", "max_s") if modality == "audio" else ("target_tokens",)
+    names = ["audio", "window_s", "hop_s", "max_s"] if modality == "audio" else ["target_tokens"]
+    # Only where it is set: stores from before there was a choice hold the mean of all channels.
+    if modality == "audio" and segment.channels != SegmentConfig().channels:
+        names.append("channels")
     return {name: values[name] for name in names}
 
 

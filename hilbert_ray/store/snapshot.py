@@ -9,13 +9,14 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hilbert_ray.config import Modality
+from hilbert_ray.config import Modality, parse_channels
 from hilbert_ray.document import Document, InvalidRow, Utterance
 from hilbert_ray.storage import Files
 from hilbert_ray.store.errors import StoreError
@@ -40,11 +41,12 @@ SCHEMA = pa.schema(
         ("text_version", pa.string()),
         ("turns_version", pa.string()),
         ("attributes", pa.string()),
+        ("channels", pa.string()),
     ]
 )
-OPTIONAL = ("attributes",)
+OPTIONAL = ("attributes", "channels")
 """Columns that a file has only where a document needs them: manifests without them keep their bytes."""
-_VERSION_COLUMNS = ("audio_version", "text_version", "turns_version")
+_VERSION_COLUMNS = ("audio_version", "text_version", "turns_version", "channels")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 _footers: dict[str, pq.FileMetaData] = {}
 """Footer of the snapshot that this process read last, by the file's hash."""
@@ -69,12 +71,13 @@ class FileVersions(NamedTuple):
     """Versions of a document's files; each is None where the document lacks the thing.
 
     `turns` covers the times and roles of a timed transcript: what audio features depend on when audio is cut
-    by turns or filtered by role.
+    by turns or filtered by role. `channels` is the document's own choice of channels, as one word.
     """
 
     audio: str | None
     text: str | None
     turns: str | None
+    channels: str | None = None
 
     def has(self, modality: Modality) -> bool:
         """Whether the document has this modality."""
@@ -93,7 +96,9 @@ class FileVersions(NamedTuple):
             return digest("text", self.text or "", *sorted(roles))
         # Audio that is cut without looking at the transcript survives an edit of the transcript.
         turns = (self.turns or "") if reads_turns or roles else ""
-        return digest("audio", self.audio or "", turns, *sorted(roles))
+        # Marked, so that no role can look like it.
+        channels = () if self.channels is None else (f"\1channels={self.channels}",)
+        return digest("audio", self.audio or "", turns, *sorted(roles), *channels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +117,13 @@ class StoredDocument:
     @property
     def versions(self) -> FileVersions:
         """Versions of the document's files."""
-        return FileVersions(self.audio_version, self.text_version, self.turns_version)
+        channels = self.document.channels
+        return FileVersions(
+            self.audio_version,
+            self.text_version,
+            self.turns_version,
+            None if channels is None else str(channels),
+        )
 
     def has(self, modality: Modality) -> bool:
         """Whether the document has this modality."""
@@ -233,12 +244,13 @@ class Snapshot:
             return
         with self._open() as parquet:
             for first in range(0, len(numbers), _ROW_GROUPS_AT_ONCE):
+                columns = [name for name in _VERSION_COLUMNS if name in parquet.schema_arrow.names]
                 table = parquet.read_row_groups(
-                    numbers[first : first + _ROW_GROUPS_AT_ONCE], columns=["doc_id", *_VERSION_COLUMNS]
+                    numbers[first : first + _ROW_GROUPS_AT_ONCE], columns=["doc_id", *columns]
                 )
                 # Whole columns become Python values much faster than rows do.
                 doc_ids, *versions = (column.to_pylist() for column in table.columns)
-                yield from zip(doc_ids, map(FileVersions._make, zip(*versions, strict=True)), strict=True)
+                yield from zip(doc_ids, starmap(FileVersions, zip(*versions, strict=True)), strict=True)
 
     def sources(
         self, buckets: Collection[int], modality: Modality, reads_turns: bool
@@ -338,6 +350,7 @@ def to_row(stored: StoredDocument) -> tuple[Any, ...]:
         stored.text_version,
         stored.turns_version,
         _SORTED_ENCODER.encode(document.attributes) if document.attributes else None,
+        None if document.channels is None else str(document.channels),
     )
 
 
@@ -358,6 +371,7 @@ def _from_row(values: dict[str, Any]) -> StoredDocument:
             labels=json.loads(values["labels"]),
             split=values["split"],
             attributes=json.loads(values.get("attributes") or "{}"),
+            channels=None if values.get("channels") is None else parse_channels(values["channels"]),
         ),
         row=values["row"],
         audio_version=values["audio_version"],
