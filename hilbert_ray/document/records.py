@@ -23,6 +23,13 @@ _FIELDS = frozenset(FIELDS)
 _NOTHING: Mapping[str, Any] = {}
 _NO_IDS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})
 """What programs write for a missing id; `NA` may be someone's initials."""
+_UTTERANCE_KEYS = frozenset(("text", "start", "end", "role", "speaker"))
+_OTHER_NAMES = {
+    "start": {"start_time", "startTime", "start_s", "start_ms", "begin", "onset", "timestamp", "times"},
+    "end": {"end_time", "endTime", "end_s", "end_ms", "stop", "stop_time"},
+    "role": {"speaker_id", "speaker_label", "spk", "participant"},
+}
+"""Names of an utterance's times and speaker in other formats: here they would be dropped without a word."""
 SPLITS = ("train", "validation", "test")
 MISSING = frozenset(
     (
@@ -340,6 +347,10 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
     start: Any
     end: Any
     start, end, role = item.get("start"), item.get("end"), item.get("role")
+    if not _UTTERANCE_KEYS.issuperset(item):
+        _check_keys(doc_id, index, item)
+    if role is None:
+        role = item.get("speaker")
     if (start is None) != (end is None):
         raise DocumentError(
             f"document {doc_id!r}: utterance {index} has only one of start and end; write both or none"
@@ -353,9 +364,22 @@ def _parse_utterance(doc_id: str, index: int, item: object) -> Utterance:
                 "with 0 <= start <= end"
             )
         start, end = float(start), float(end)
+    if isinstance(role, int) and not isinstance(role, bool):
+        role = str(role)  # diarization counts its speakers
     if role is not None and not isinstance(role, str):
         raise DocumentError(f"document {doc_id!r}: utterance {index} has role {role!r}; it must be a string")
     return Utterance(text=text, start=start, end=end, role=role)
+
+
+def _check_keys(doc_id: str, index: int, item: Mapping[str, Any]) -> None:
+    """Check that an utterance holds no times or speaker under names that are not read."""
+    for name, others in _OTHER_NAMES.items():
+        found = sorted(key for key in others & set(item) if item[key] is not None)
+        if found and item.get(name) is None:
+            raise DocumentError(
+                f"document {doc_id!r}: utterance {index} has {', '.join(found)}, which is not read; write "
+                f"`{name}`{' in seconds' if name != 'role' else ''}"
+            )
 
 
 def _is_number(value: object) -> bool:

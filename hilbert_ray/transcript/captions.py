@@ -13,7 +13,7 @@ from hilbert_ray.transcript.cue import Cue, FormatError
 from hilbert_ray.transcript.cue_times import CueTimes, has_arrow, parse_times
 from hilbert_ray.transcript.markup import voices
 
-_NUMBER = re.compile(r"\s{0,9}\d{1,9}\s{0,9}")
+_NUMBER = re.compile(r"[ \t]{0,9}\d{1,9}[ \t]{0,9}")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 import re
 
-_SUBRIP = re.compile(r"\s{0,99}(?:\d{1,9}[ \t]*\r?\n)?[ \t]*\d{1,3}:\d{1,2}:\d{1,2}(?:[.,]\d{1,9})?[ \t]*-->")
+_SUBRIP = re.compile(
+    r"\s{0,99}(?:\d{1,9}[ \t]{0,9}\r?\n)?[ \t]{0,9}\d{1,3}:\d{1,2}:\d{1,2}(?:[.,]\d{1,9})?[ \t]{0,9}-->"
+)
 
 
 _FOREIGN = (
@@ -37,7 +39,9 @@ def is_subrip(text: str) -> bool:
 
 def is_sbv(text: str) -> bool:
     """Whether a text begins with the times of an SBV caption."""
-    return re.match(r"\s{0,99}\d{1,3}:\d\d:\d\d\.\d{3},\d{1,3}:\d\d:\d\d\.\d{3}[ \t]*\n", text) is not None
+    return (
+        re.match(r"\s{0,99}\d{1,3}:\d\d:\d\d\.\d{3},\d{1,3}:\d\d:\d\d\.\d{3}[ \t]{0,9}\n", text) is not None
+    )
 
 
 def is_json(text: str) -> bool:

@@ -143,7 +143,7 @@ def test_a_bad_row_is_a_fault_with_its_row_and_the_next_one_is_read(tmp_path: Pa
         ({"text": [{"text": "a", "start": 1}]}, "utterance 0 has only one of start and end"),
         ({"text": [{"text": "a", "start": 2, "end": 1}]}, "utterance 0 runs from 2 to 1; times are"),
         ({"text": [{"text": "a", "start": 0, "end": "1"}]}, "utterance 0 runs from 0 to '1'"),
-        ({"text": [{"text": "a", "role": 4}]}, "utterance 0 has role 4; it must be a string"),
+        ({"text": [{"text": "a", "role": 4.5}]}, "utterance 0 has role 4.5; it must be a string"),
         ({"text": ["a", {"text": "b", "start": 0, "end": 1}]}, "1 of 2 utterances have times"),
     ],
 )

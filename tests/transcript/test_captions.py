@@ -219,3 +219,8 @@ def test_sbv_as_youtube_exports_it() -> None:
     assert [(one.text, one.start, one.end) for one in loaded("t.sbv", text).utterances] == [
         ("one more", 1, 2.5), ("two", 3603, 3604),
     ]  # fmt: skip
+
+
+def test_control_characters_before_a_number_are_no_number() -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\none\n\n\x1f2\n00:00:03,000 --> 00:00:04,000\ntwo\n"
+    assert [words.split() for _, words in turns("t.srt", text)] == [["one", "2"], ["two"]]

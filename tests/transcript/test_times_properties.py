@@ -161,3 +161,32 @@ def test_a_transcript_has_times_for_all_utterances_or_for_none(timed: int, untim
             parse_text("d", rows)
     elif rows:
         assert len(parse_text("d", rows) or ()) == timed + untimed
+
+
+def test_a_speaker_is_a_role_and_may_be_a_number() -> None:
+    rows = [
+        {"text": "a", "speaker": "A"},
+        {"text": "b", "speaker": 0},
+        {"text": "c", "role": 1, "speaker": "x"},
+    ]
+    assert [one.role for one in parse_text("d", rows) or () if isinstance(one, Utterance)] == ["A", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {"start_time": 1.0, "end_time": 2.0},
+            "has start_time, which is not read; write `start` in seconds",
+        ),
+        (
+            {"start": 1, "end": 2, "speaker_id": 3},
+            "0 has speaker_id, which is not read; write `role`",
+        ),
+    ],
+)
+def test_times_and_speakers_under_other_names_are_refused(extra: dict[str, object], message: str) -> None:
+    with pytest.raises(DocumentError, match=message):
+        parse_text("d", [{"text": "a", **extra}])
+    read = {"start": 0, "end": 1, "role": "A"}
+    assert parse_text("d", [{"text": "a", "confidence": 0.5, "start_time": None, **read}]) is not None
