@@ -153,7 +153,7 @@ def doubtful_name(name: str, absent: Collection[str]) -> str | None:
 
 
 def parse_attributes(given: object, others: Mapping[str, Any]) -> tuple[dict[str, Attribute], str | None]:
-    """Check the attributes of one row; return them sorted by name, and what is wrong with them, if anything.
+    """Check the attributes of one row; return them, and what is wrong with them, if anything.
 
     Missing values (null, NaN) are left out.
 
@@ -166,10 +166,14 @@ def parse_attributes(given: object, others: Mapping[str, Any]) -> tuple[dict[str
     if not isinstance(given, dict | Mapping):
         return {}, f"attributes is of type {type(given).__name__}; it must map names to values"
     attributes: dict[str, Attribute] = {}
-    for name, value in (*given.items(), *others.items()):
+    for name, value in (*given.items(), *others.items()) if others else given.items():
+        kind = type(value)
+        if (kind is str or kind is int) and name not in attributes and _is_name(name):
+            attributes[name] = value
+            continue
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        if not isinstance(name, str) or not _is_name(name):
             return {}, f"an attribute has the name {name!r}; it must be printable text"
         if not isinstance(value, str | int | float):
             field = resembled_field(name)
@@ -181,4 +185,9 @@ def parse_attributes(given: object, others: Mapping[str, Any]) -> tuple[dict[str
         if name in attributes and attributes[name] != value:
             return {}, f"attribute `{name}` has two values; give one"
         attributes[name] = value
-    return dict(sorted(attributes.items())), None
+    return attributes, None
+
+
+@lru_cache(maxsize=4096)
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable()

@@ -5,6 +5,7 @@ documents form a unit depends on the pending documents alone, so runs that overl
 """
 
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ import msgspec
 from hilbert_ray import audio
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Document, DocumentError, InvalidRow, Seconds, Utterance
-from hilbert_ray.manifest import Block, files_of, map_blocks
+from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
 from hilbert_ray.storage import file_versions, is_local
 from hilbert_ray.store import (
     RowBlock,
@@ -31,6 +32,7 @@ from hilbert_ray.store import (
     row_block,
 )
 
+log = logging.getLogger(__name__)
 ABSENT = "absent"
 """Version of a file that does not exist. When it appears, its document gets a new source and is embedded."""
 CHARACTERS_PER_S = 15.0
@@ -107,6 +109,8 @@ def versioned_rows(manifest: str, content_hash: bool, roots: Sequence[str] = ())
     Raises:
         ManifestError: when the manifest cannot be read at all.
     """
+    for note in manifest_notes(manifest):
+        log.warning("manifest %s: %s", manifest, note)
     return map_blocks(partial(_versioned_block, content_hash=content_hash), manifest, roots)
 
 

@@ -1,7 +1,7 @@
 """Manifests as Parquet or Arrow, also those that Hugging Face `datasets` writes; types are the table's."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -28,7 +28,7 @@ class Batches:
     data: bytes
     classes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def records(self, first_row: int) -> Iterator[Record]:
+    def records(self, first_row: int, only: Sequence[str] | None = None) -> Iterator[Record]:
         """Yield the record of each row; nulls are left out."""
         row = first_row
         with pa.ipc.open_stream(self.data) as reader:

@@ -58,7 +58,7 @@ class Block:
 
     def places(self) -> Iterator[tuple[str, str, str | None]]:
         """Yield id, group and split of each row as `rows` would, unchecked; empty if it has none."""
-        for _, record in self._records():
+        for record in self.content.records(self.first_row, ("doc_id", "audio", "group", "split")):
             if isinstance(record, BadRow):
                 yield record.doc_id, "", None
             else:

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, BinaryIO
 
 from hilbert_ray.document import MISSING
@@ -52,9 +52,13 @@ class Cells:
     rows: Sequence[list[str] | BadRow]
     has_decimal_commas: bool = False
 
-    def records(self, first_row: int) -> Iterator[Record]:
-        """Yield the record of each row; empty cells are left out."""
+    def records(self, first_row: int, only: Sequence[str] | None = None) -> Iterator[Record]:
+        """Yield the record of each row, or only some of its fields; empty cells are left out."""
         columns, comma = self.columns, self.has_decimal_commas
+        if only is not None:
+            # The row may turn out to be invalid, but its id is taken all the same.
+            fields = tuple(each for each in columns.fields if each[1] in only)
+            columns = replace(columns, fields=fields, labels=(), attributes=(), nameless=(), index=None)
         for row, cells in enumerate(self.rows, start=first_row):
             if isinstance(cells, BadRow):
                 yield cells

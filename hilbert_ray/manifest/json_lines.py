@@ -1,7 +1,7 @@
 """Manifests as JSON lines, one object per line, in UTF-8 or in what a byte-order mark says."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ class Lines:
     manifest: str
     lines: bytes
 
-    def records(self, first_row: int) -> Iterator[Record]:
+    def records(self, first_row: int, only: Sequence[str] | None = None) -> Iterator[Record]:
         """Yield the object of each line that is not blank.
 
         Raises:

@@ -32,8 +32,8 @@ Record: TypeAlias = Mapping[str, Any] | BadRow
 class Content(Protocol):
     """Consecutive rows of a manifest as they were read: parsed where they are needed, maybe elsewhere."""
 
-    def records(self, first_row: int) -> Iterator[Record]:
-        """Yield the fields of each row, the first of which has this number."""
+    def records(self, first_row: int, only: Sequence[str] | None = None) -> Iterator[Record]:
+        """Yield the fields of each row, the first of which has this number; all, or at least `only`."""
         ...
 
 
@@ -47,7 +47,7 @@ class Records:
 
     rows: Sequence[Record]
 
-    def records(self, first_row: int) -> Iterator[Record]:
+    def records(self, first_row: int, only: Sequence[str] | None = None) -> Iterator[Record]:
         """Yield the rows."""
         yield from self.rows
 

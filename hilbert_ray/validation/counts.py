@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from hilbert_ray.config import FoldsConfig, TaskConfig
 from hilbert_ray.document import (
+    Attribute,
     Document,
     InvalidRow,
     Seconds,
@@ -50,7 +51,7 @@ class Counts:
     groups_of: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     attributes: Counter[str] = field(default_factory=Counter)
     # At most one more than is counted of each.
-    values_of: dict[str, set[str]] = field(default_factory=dict)
+    values_of: dict[str, set[Attribute]] = field(default_factory=dict)
     grouped: int = 0
     faults: list[InvalidRow] = field(default_factory=list)
 
@@ -76,9 +77,11 @@ class Counts:
         self.grouped += document.group != document.doc_id
         for name, value in document.attributes.items():
             self.attributes[name] += 1
-            values = self.values_of.setdefault(name, set())
+            values = self.values_of.get(name)
+            if values is None:
+                values = self.values_of[name] = set()
             if len(values) <= VALUES_COUNTED:
-                values.add(str(value))
+                values.add(value)
         for name, label in document.labels.items():
             if name not in tasks:
                 self.undeclared[name] += 1
