@@ -217,6 +217,27 @@ def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0, channels:
     return Stream(uri, rate_hz, block_s, channels)
 
 
+def listen(uri: str, seconds: Seconds = 30.0, channels: Channels = MIX) -> tuple[str, ...]:
+    """Decode the beginning of a recording; return what a user should know of it, see `Stream.findings`.
+
+    Raises:
+        AudioError: when the beginning is damaged, its channels cancel each other, or it is out of scale.
+    """
+    stream = Stream(uri, 16_000, min(seconds, 10.0), channels)
+    heard = 0
+    is_whole = True
+    for block in stream:
+        heard += len(block)
+        if heard >= seconds * 16_000:
+            is_whole = False
+            break
+    stream.close()
+    if stream.levels is not None:
+        stream.levels.finish()
+        stream.levels.check(uri)
+    return tuple(found if is_whole else f"in its first {seconds:.0f} s, {found}" for found in stream.findings)
+
+
 def _check_finite(block: np.ndarray, decoded: Samples, info: AudioInfo, uri: str) -> None:
     """Check a block that follows `decoded` samples: one NaN would spread over a whole feature."""
     is_finite = np.isfinite(block)

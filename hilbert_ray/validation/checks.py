@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hilbert_ray import audio
-from hilbert_ray.config import TaskConfig
+from hilbert_ray.config import SegmentConfig, TaskConfig, parse_channels
 from hilbert_ray.document import (
     Document,
     DocumentError,
@@ -33,9 +33,18 @@ class Contents:
 
 
 def check_document(
-    row: int, document: Document, tasks: Mapping[str, TaskConfig], roles: Sequence[str], is_opened: bool
+    row: int,
+    document: Document,
+    tasks: Mapping[str, TaskConfig],
+    segment: SegmentConfig,
+    is_opened: bool,
+    is_heard: bool = False,
 ) -> Contents | InvalidRow:
-    """Check a document, including the content of its files if `is_opened`."""
+    """Check a document, including the content of its files if `is_opened`.
+
+    If `is_heard`, the beginning of its recording is decoded too.
+    """
+    heard: tuple[Flaw, ...] = ()
     duration: Seconds | None = None
     loaded = LoadedText(None)
     is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
@@ -44,15 +53,18 @@ def check_document(
         # Audio first: the transcript's times are checked against its length.
         if is_opened and document.audio is not None:
             duration = audio.probe(document.audio).duration_s
+            if is_heard:
+                channels = document.channels or parse_channels(segment.channels)
+                heard = tuple(map(Flaw, audio.listen(document.audio, channels=channels)))
         stage = "text"
         check_text_kind(document)
         if is_read:
             loaded = load_text(document)
-        flaws = loaded.flaws
+        flaws = heard + loaded.flaws
         if duration is not None:
             flaws += clip(document, loaded.utterances, duration)[1]
         if is_read:
-            _check_roles(document, loaded.utterances, roles)
+            _check_roles(document, loaded.utterances, segment.roles)
         stage = "labels"
         for name, label in document.labels.items():
             if name in tasks:

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from hilbert_ray.config import Config, ConfigError, TaskConfig
+from hilbert_ray.config import Config, ConfigError, SegmentConfig, TaskConfig
 from hilbert_ray.document import (
     Document,
     InvalidRow,
@@ -39,6 +39,9 @@ Probe: TypeAlias = int | Literal["all"]
 PROBED = 10_000
 """Default of `Probe`: minutes on an object store, and enough to estimate hours and words to about a
 percent."""
+_HEARD = 100
+"""Of how many recordings, a random sample, the first 30 s are decoded: it takes seconds, and what is wrong
+with levels or channels is mostly wrong with many."""
 _THREADS = 16
 """Files that a process opens at once: opening waits for the disk or the network, not for the processor."""
 
@@ -72,13 +75,16 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
         splits.merge(block_splits)
     rows = sum(map(len, digests))
     declared, unclear = (tasks, {}) if tasks else labels.infer()
+    probed = None if probe == "all" or rows <= probe else _draw(rows, probe)
+    opened = range(1, rows + 1) if probed is None else sorted(probed)
     check = partial(
         _check_block,
         tasks=declared,
-        roles=config.segment.roles,
+        segment=config.segment,
         shared=_shared(np.concatenate([np.zeros(0, _DIGEST), *digests])),
         straddling=splits.straddling(),
-        probed=None if probe == "all" or rows <= probe else _draw(rows, probe),
+        probed=probed,
+        heard=frozenset(random.Random(1).sample(opened, min(len(opened), _HEARD))),
     )
     counts = Counts()
     for block_counts in map_blocks(check, manifest, roots):
@@ -153,10 +159,11 @@ def _missing(files: Iterable[str]) -> set[str]:
 def _check_block(
     block: Block,
     tasks: Mapping[str, TaskConfig],
-    roles: Sequence[str],
+    segment: SegmentConfig,
     shared: Mapping[bytes, list[int]],
     straddling: Mapping[str, Sequence[str]],
     probed: Collection[int] | None,
+    heard: Collection[int],
 ) -> Counts:
     """Count what the documents of a block hold, and collect its invalid rows."""
     counts = Counts()
@@ -186,7 +193,9 @@ def _check_block(
     }
 
     def check(row: int, document: Document) -> Contents | InvalidRow:
-        return check_document(row, document, tasks, roles, is_opened=row not in present)
+        return check_document(
+            row, document, tasks, segment, is_opened=row not in present, is_heard=row in heard
+        )
 
     opened = [(row, document) for row, document in documents if row not in present]
     with ThreadPoolExecutor(_THREADS) as pool:
