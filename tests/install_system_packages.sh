@@ -4,6 +4,7 @@ set -u
 missing=""
 command -v espeak-ng >/dev/null || missing="$missing espeak-ng"
 command -v ffmpeg >/dev/null || missing="$missing ffmpeg"
+command -v sox >/dev/null || missing="$missing sox"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v chromium >/dev/null || missing="$missing chromium"
 [ -n "$missing" ] || exit 0
