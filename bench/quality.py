@@ -253,10 +253,10 @@ def main() -> None:
     parser.add_argument("--cohorts", type=int, default=20)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    record = Record("quality")
     with ProcessPoolExecutor(options.processes, initializer=_one_thread) as pool:
         for part in options.parts:
             count = options.cohorts if part == "calibration" else options.seeds
-            record = Record(f"quality-{part}")
             rows = _rows(pool.map(RUNS[part], range(count)))
             for name, values in rows.items():
                 print(f"  mean of {len(values)}: {np.mean(values):.3f} {name}", file=sys.stderr)

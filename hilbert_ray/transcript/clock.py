@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hilbert_ray.document import Seconds
+from hilbert_ray.errors import HilbertError
 from hilbert_ray.transcript.cue import Cue, Flaw
 
 MILLISECONDS = "transcripts whose times are whole numbers that fit milliseconds and not seconds, read as such"
@@ -19,7 +20,7 @@ _ISO = re.compile(r"PT(?=\d)(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:\.\d{0,1
 _UNITS = {None: None, "s": 1.0, "sec": 1.0, "ms": 0.001}
 
 
-class NoTimeError(ValueError):
+class NoTimeError(HilbertError, ValueError):
     """A value that is no time; the message says how times are written, without the value."""
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hilbert_ray.document import Seconds
+from hilbert_ray.errors import HilbertError
 
 
-class FormatError(ValueError):
+class FormatError(HilbertError, ValueError):
     """What is wrong with a transcript's content; the message continues the sentence "text_file PATH ..."."""
 
 
