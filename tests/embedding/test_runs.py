@@ -72,7 +72,8 @@ def test_every_document_is_stored_or_quarantined_and_later_runs_do_what_changed(
 ) -> None:
     manifest, reasons = broken_corpus(tmp_path)
     store = str(tmp_path / "store")
-    summary = embed(manifest, store, replace(CONFIG, embed=replace(CONFIG.embed, max_quarantined=1.0)))
+    any_may_fail = replace(CONFIG, embed=replace(CONFIG.embed, max_quarantined=1.0))
+    summary = embed(manifest, store, any_may_fail)
     sound, words = summary.modalities["audio"], summary.modalities["text"]
     assert (summary.documents, len(summary.faults)) == (11, 3)
     assert sorted(fault.doc_id for fault in summary.faults) == ["d000", "d000", "empty"]
@@ -91,7 +92,7 @@ def test_every_document_is_stored_or_quarantined_and_later_runs_do_what_changed(
     assert list(verify_store(Store.open(store))) == []
 
     began = time.monotonic()
-    again = embed(manifest, store, replace(CONFIG, embed=replace(CONFIG.embed, max_quarantined=1.0)))
+    again = embed(manifest, store, any_may_fail)
     assert time.monotonic() - began < 3
     assert again.embedded == 0
     assert again.modalities["audio"].already_stored == 6
@@ -107,7 +108,7 @@ def test_every_document_is_stored_or_quarantined_and_later_runs_do_what_changed(
     records = [json.loads(line) for line in Path(manifest).read_text().splitlines()]
     records[2]["text"][0]["text"] = "something else was said"
     make.manifest(Path(manifest), [record for record in records if record["doc_id"] != "d005"])
-    third = embed(manifest, store, CONFIG)
+    third = embed(manifest, store, any_may_fail)
     assert (third.modalities["audio"].planned, third.modalities["audio"].embedded) == (2, 2)
     assert (third.modalities["text"].planned, third.modalities["text"].embedded) == (1, 1)
     after = rows_of(store)
