@@ -20,7 +20,7 @@ import torch
 
 from hilbert_ray.cluster import connect, data_context
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig
-from hilbert_ray.embedding import embed
+from hilbert_ray.embedding import embed_what_can_be
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
@@ -95,7 +95,8 @@ def predict(
     _require_same_encoders(model, trained, settings)
     # Kept, so that a rerun resumes, and a second model on the same encoders embeds nothing.
     store_uri = store or f"{out}.store"
-    summary = embed(manifest, store_uri, settings)
+    # A document that fails is a row with its fault, whatever share of them does.
+    summary = embed_what_can_be(manifest, store_uri, settings)
     faults = _faults({modality: done.quarantined for modality, done in summary.modalities.items()})
     connect()
     context = data_context()

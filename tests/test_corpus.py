@@ -104,7 +104,7 @@ def test_every_broken_document_is_in_quarantine_with_its_reason_and_every_good_o
     tmp_path: Path,
 ) -> None:
     manifest, store = str(CORPUS / "broken.jsonl"), str(tmp_path / "store")
-    config = Config(embed=EmbedConfig(buckets=4, workers=1))
+    config = Config(embed=EmbedConfig(buckets=4, workers=1, max_quarantined=1.0))
     summary = embed(manifest, store, config)
 
     rows = len((CORPUS / "broken.jsonl").read_text().splitlines())

@@ -6,7 +6,7 @@ from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hilbert_ray.embedding.capacity import plan_capacity
-    from hilbert_ray.embedding.driver import embed
+    from hilbert_ray.embedding.driver import embed, embed_what_can_be
     from hilbert_ray.embedding.dry_run import estimate
     from hilbert_ray.embedding.features import embed_documents
     from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_jobs, version_or_absent, versioned_rows
@@ -20,6 +20,7 @@ __all__ = [
     "configured_encoder",
     "embed",
     "embed_documents",
+    "embed_what_can_be",
     "estimate",
     "plan_all",
     "plan_capacity",
@@ -32,7 +33,10 @@ __getattr__ = lazy_names(
     __name__,
     {
         "capacity": ("plan_capacity",),
-        "driver": ("embed",),
+        "driver": (
+            "embed",
+            "embed_what_can_be",
+        ),
         "dry_run": ("estimate",),
         "features": ("embed_documents",),
         "plan": (

@@ -100,9 +100,27 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         TooManyQuarantinedError: when more documents are quarantined than `config.embed.max_quarantined`
             allows, by this run or an earlier one.
     """
+    config = config or Config()
+    summary = embed_what_can_be(manifest, store, config)
+    # The store and not the run: a job that is tried again has nothing left to embed, and must fail again.
+    for modality, part in summary.modalities.items():
+        having = summary.documents - part.absent
+        check_quarantined(modality, part.quarantined, having, config.embed.max_quarantined)
+    return summary
+
+
+def embed_what_can_be(manifest: str, store: str, config: Config) -> EmbedSummary:
+    """Embed as `embed` does, but do not judge how many documents are quarantined in the end.
+
+    For those that say of each document what became of it, as `predict` does. A run still stops early when
+    many documents fail.
+
+    Raises:
+        ConfigError, ManifestError, StoreError, EmbedError, TooManyQuarantinedError: as `embed`.
+    """
     # Not the wall clock, which a time server may set back during a run of days.
     started = time.monotonic()
-    config = resolve_encoders(config or Config())
+    config = resolve_encoders(config)
     encoders = chosen_encoders(config)
 
     # The manifest becomes a snapshot inside the store. Workers on any node read their documents from there,
@@ -122,7 +140,7 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         connect()
         results = run_units(target, snapshot, plans, config)
 
-    summary = EmbedSummary(
+    return EmbedSummary(
         documents=snapshot.num_documents,
         faults=snapshot.faults,
         modalities={
@@ -131,11 +149,6 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         },
         seconds=time.monotonic() - started,
     )
-    # The store and not the run: a job that is tried again has nothing left to embed, and must fail again.
-    for modality, part in summary.modalities.items():
-        having = snapshot.num_documents - part.absent
-        check_quarantined(modality, part.quarantined, having, config.embed.max_quarantined)
-    return summary
 
 
 def _summary(

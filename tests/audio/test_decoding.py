@@ -171,9 +171,11 @@ def test_a_file_cut_off_after_any_of_its_last_bytes_is_never_taken_for_whole(
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, object_store: str) -> None:
-    for uri in (tmp_path / "gone.wav", tmp_path, f"file://{tmp_path}/gone.wav", f"{object_store}/gone.wav"):
+    for uri in (tmp_path / "gone.wav", f"file://{tmp_path}/gone.wav", f"{object_store}/gone.wav"):
         with pytest.raises(AudioNotFoundError, match=f"no audio file at {uri}; correct the path"):
             audio.probe(str(uri))
+    with pytest.raises(AudioNotFoundError, match=f"no audio file at {tmp_path}, which is a folder; name a"):
+        audio.probe(str(tmp_path))
 
 
 MEASURE = """

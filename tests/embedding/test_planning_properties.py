@@ -134,10 +134,10 @@ def test_segments_may_miss_a_sample_for_each_border_and_no_more(
     spans = list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
     expected = (sum(lengths) + missing) / rate_hz
     if abs(missing) <= len(lengths):
-        assert _check_seconds("d", spans, expected, rate_hz) == pytest.approx(sum(lengths) / rate_hz)
+        assert _check_seconds("d", [spans], expected, rate_hz) == pytest.approx(sum(lengths) / rate_hz)
     elif abs(missing) > 1 + len(lengths):
         with pytest.raises(TruncatedError, match="seconds of audio; nothing may be cut off"):
-            _check_seconds("d", spans, expected, rate_hz)
+            _check_seconds("d", [spans], expected, rate_hz)
 
 
 @settings(max_examples=30, deadline=None)
