@@ -137,7 +137,7 @@ def test_every_broken_document_is_in_quarantine_with_its_reason_and_every_good_o
     }
     assert "nothing to embed" in again.text()
     for (_, doc_id), error in BROKEN.items():
-        assert f"{doc_id} (" in again.text()
+        assert doc_id in again.text()
         assert error in again.text()
 
 
