@@ -216,7 +216,7 @@ def _read_audio(
     _check_version(entry, uri, entry.audio_version, config)
     duration_s = recording.samples / rate_hz
     expected = expected_seconds(document, config.segment, duration_s, channels.roles)
-    flaws = tuple(map(Flaw, stream.findings))
+    flaws = tuple(Flaw(finding, 0) for finding in stream.findings)
     yield DocumentEnd(expected=expected, timed=True, flaws=flaws)
 
 

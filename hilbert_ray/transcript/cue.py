@@ -31,7 +31,8 @@ class Flaw:
     """Something about a transcript that its user should know, although it can be read.
 
     kind: what was found and what is done about it, the same words for every document, so that flaws can be
-    grouped by it. It names no words of the transcript. count: how often.
+    grouped by it. It names no words of the transcript. count: how often; 0 for what is true of a document or
+    not, such as a silent recording.
     """
 
     kind: str

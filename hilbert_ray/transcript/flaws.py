@@ -39,4 +39,5 @@ class FlawCounts:
             *most, last = map(repr, self.examples[kind])
             names = f"{', '.join(most)} and {last}" if most else last
             such_as = f"{documents} documents, such as {names}" if documents > len(most) + 1 else names
-            yield f"{self.flaws[kind]} {kind}: in {such_as}"
+            times = f"{self.flaws[kind]} " if self.flaws[kind] else ""
+            yield f"{times}{kind}: in {such_as}"

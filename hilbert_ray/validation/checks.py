@@ -55,7 +55,7 @@ def check_document(
             duration = audio.probe(document.audio).duration_s
             if is_heard:
                 channels = document.channels or parse_channels(segment.channels)
-                heard = tuple(map(Flaw, audio.listen(document.audio, channels=channels)))
+                heard = tuple(Flaw(found, 0) for found in audio.listen(document.audio, channels=channels))
         stage = "text"
         check_text_kind(document)
         if is_read:
