@@ -116,8 +116,7 @@ def run_or_quarantine(
 ) -> T | Quarantined:
     """Run `action`; return its result, or a `Quarantined` record if it raises.
 
-    The only place that catches every exception: one document, however broken, must not end a run over
-    thousands of others.
+    It catches every exception: one document, however broken, must not end a run over thousands of others.
     """
     try:
         return action()

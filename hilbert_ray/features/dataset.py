@@ -163,6 +163,7 @@ def open_dataset(
     quarantined, pending = _count_missing(stored, having)
     if any(pending.values()) and not allow_pending:
         raise PendingError(store, {str(modality): count for modality, count in pending.items()}, len(rows))
+    _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
     features = read_features(opened, stored, tasks, documents, memory_bytes)
     if not len(features):
         raise ConfigError(
@@ -215,7 +216,6 @@ def _count_missing(
         for modality, features_of in stored.items()
     }
     _warn_of_missing(quarantined, "is quarantined (`hilbert-ray embed` lists why)")
-    _warn_of_missing(pending, "is not embedded yet (rerun `hilbert-ray embed` to finish)")
     return quarantined, pending
 
 

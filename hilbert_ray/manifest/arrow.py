@@ -92,7 +92,7 @@ def has_audio(kind: pa.DataType) -> bool:
 
 
 def read_batches(batches: Iterator[pa.RecordBatch], content: Batches, block_bytes: int) -> Contents:
-    """Yield rows in blocks of about so many bytes, each as `content` with other data."""
+    """Yield rows in blocks of about that many bytes, each as `content` with other data."""
     row, size = 1, 0
     held: list[pa.RecordBatch] = []
     for part in (part for batch in batches for part in _parts(batch, block_bytes)):

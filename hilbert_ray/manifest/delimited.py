@@ -189,7 +189,7 @@ def find_dialect(manifest: str, head: str, ids: Sequence[str]) -> Dialect:
 def read_cells(
     manifest: str, file: BinaryIO, encoding: str, dialect: Dialect, columns: Columns, block_bytes: int
 ) -> Contents:
-    """Yield the rows of a table in blocks of about so many characters.
+    """Yield the rows of a table in blocks of about that many characters.
 
     Raises:
         ManifestError: if the file is not in this encoding, or a line is too long.

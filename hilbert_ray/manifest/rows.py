@@ -53,7 +53,7 @@ class Records:
 
 
 def blocks_of(records: Iterator[Record], block_bytes: int) -> Contents:
-    """Yield parsed rows in blocks of about so many bytes."""
+    """Yield parsed rows in blocks of about that many bytes."""
     row, size = 1, 0
     held: list[Record] = []
     for record in records:

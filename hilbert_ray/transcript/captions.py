@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[ \t]{0,9}\d{1,9}[ \t]{0,9}")
 
 @dataclass(kw_only=True, slots=True)
 class Caption:
-    """A caption as it stands in the file.
+    """A caption as it is written in the file.
 
     line: of its times, from 1. times: None where they cannot be read. paragraphs: its lines, up to the first
     empty line, up to the next one, and so on until the next caption.

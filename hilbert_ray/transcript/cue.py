@@ -14,7 +14,7 @@ class FormatError(HilbertError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    r"""What someone says, as it stands in the file; None where the file does not say it.
+    r"""What someone says, as the file has it; None where the file does not say it.
 
     Times in seconds from the start of the recording, not checked yet: readers return what is written, also an
     end before its start. In formats of captions (`Format.is_caption`), `\n` in the words is a line's end.

@@ -92,7 +92,7 @@ def chunks(values: Item, flaws: list[Flaw]) -> list[Cue]:
 
 def _lines_or_words(items: Sequence[object], flaws: list[Flaw]) -> list[Cue]:
     found = json_items.cues(items, flaws)
-    # Timestamps of words were asked for: no chunk of three or more holds two words.
+    # Timestamps are those of words: no chunk of three or more holds two words.
     if len(found) >= 3 and all(len(one.words.split()) <= 1 for one in found):
         return json_items.joined(items)
     return found

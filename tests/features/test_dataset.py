@@ -579,6 +579,7 @@ def test_what_is_not_embedded_yet_is_told_from_what_the_manifest_lacks(
     write_snapshot(Store.open(uri), iter([*items, *later]))
     with pytest.raises(PendingError, match=r"of 6 documents, 2 have audio that is not embedded yet; rerun"):
         open_dataset(uri, CONFIG)
+    assert "not embedded yet" not in caplog.text, "a store that is refused counts nothing as absent"
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset(uri, CONFIG, allow_pending=True)
     assert dataset.pending["audio"] == 2

@@ -96,8 +96,6 @@ def test_a_turn_or_role_without_a_channel_is_refused(
 
 
 def test_pauses_of_each_channel_are_its_own() -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("silero_vad")
     first, second = interview(1)[: 16000 * 20], interview(2)[: 16000 * 20]
     config = SegmentConfig(audio="pause", max_s=5.0)
     blocks = np.array_split(np.stack([first, second], axis=1), 7)
