@@ -26,6 +26,7 @@ VARIANTS = {
     BASELINE: "Mean + std, logistic",
     "late_fusion": "Late fusion",
     "paper": "As published (paper)",
+    "reciprocal_contrast": "Reciprocal contrast",
     "direct_contrast": "Direct contrast",
     "no_fusion": "No fusion layer",
     "mlp_head": "MLP, no experts",
@@ -95,6 +96,7 @@ def ablations(config: Config) -> dict[str, Config]:
         "paper": replace(
             config, model=replace(config.model, wide=False, unimodal_heads=False), loss=published.loss
         ),
+        "reciprocal_contrast": replace(config, loss=replace(config.loss, contrast="reciprocal")),
         # As CLIP has it: contrast between the modalities, and no other term between their embeddings.
         "direct_contrast": without(
             replace(config, loss=replace(config.loss, contrast="direct")), "cka", "balance"

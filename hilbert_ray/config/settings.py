@@ -232,7 +232,7 @@ class LossConfig:
     """Weight of the router z-loss."""
     redundancy: Annotated[float, Meta(ge=0, le=1e6)] = 0.001
     """Weight of the redundancy penalty of pooling."""
-    contrast: Literal["reciprocal", "direct", "both"] = "reciprocal"
+    contrast: Literal["reciprocal", "direct", "both"] = "both"
     """What the contrastive loss compares: audio and text each with the joint embedding (`reciprocal`, as
     published), audio with text (`direct`, as CLIP does), or the mean of the two."""
     group_negatives: bool = False

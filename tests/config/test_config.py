@@ -134,6 +134,7 @@ def test_presets_and_ablations_differ_where_their_names_say() -> None:
     assert variants["no_fusion"].model.layers == 0
     assert variants["mlp_head"].moe.kind == "mlp"
     assert variants["direct_contrast"].loss.contrast == "direct"
+    assert variants["reciprocal_contrast"].loss.contrast == variants["paper"].loss.contrast == "reciprocal"
     for name, changed in variants.items():
         assert changed != base, name
         assert dataclasses.replace(changed, model=base.model, moe=base.moe, loss=base.loss) == base, name

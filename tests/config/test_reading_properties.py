@@ -80,7 +80,7 @@ def test_each_ablation_changes_the_weights_that_its_name_says(values: dict[str, 
     }
     router = {"load_balance", "router_z"}
     assert off == {
-        "direct_contrast": {"cka", "balance"},
+        "reciprocal_contrast": set(), "direct_contrast": {"cka", "balance"},
         "no_fusion": set(), "mlp_head": set(), "without_wide": set(),
         "without_unimodal": {"unimodal"}, "without_contrastive": {"contrastive"}, "without_cka": {"cka"},
         "without_balance": {"balance"}, "without_router_losses": router,

@@ -31,6 +31,7 @@ COMPARED = (
     "mean_std_logistic",
     "late_fusion",
     "paper",
+    "reciprocal_contrast",
     "direct_contrast",
     "no_fusion",
     "mlp_head",
