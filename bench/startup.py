@@ -23,8 +23,8 @@ from bench.measure import Bar, Record, timed, turns
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import hilbert_ray": ["-c", "import hilbert_ray"],
-    "hilbert-ray --help": ["-m", "hilbert_ray.cli", "--help"],
-    "hilbert-ray train --help": ["-m", "hilbert_ray.cli", "train", "--help"],
+    "hilbert-ray --help": ["-m", "hilbert_ray", "--help"],
+    "hilbert-ray train --help": ["-m", "hilbert_ray", "train", "--help"],
 }
 DOCUMENT, STEP = "first document embedded", "first epoch trained"
 BARS = [
@@ -52,7 +52,7 @@ def corpus(folder: Path, documents: int = 32) -> Path:
 def command(*arguments: str) -> None:
     """Run hilbert-ray; exit with its error output if it fails."""
     process = subprocess.run(
-        [sys.executable, "-m", "hilbert_ray.cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hilbert_ray", *arguments], capture_output=True, text=True, check=False
     )
     if process.returncode:
         sys.exit(process.stderr)

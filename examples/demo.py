@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hilbert_ray.__main__ import run
 from hilbert_ray.cli import main
 from hilbert_ray.config import BASELINE, HILBERT
 
@@ -43,8 +44,8 @@ def headline(metrics: dict[str, Any]) -> str:
     return "\n".join(["Macro AUC of `pattern` (4 classes, speakers never heard in training):", *rows])
 
 
-def demo() -> None:
-    """Run all steps and print the headline figures."""
+def demo() -> int:
+    """Run all steps and print the headline figures; return the exit code."""
     parser = argparse.ArgumentParser(description="run the whole pipeline on the sample corpus")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write")
     out: Path = parser.parse_args().out
@@ -67,7 +68,8 @@ def demo() -> None:
     step("report", "--run", run)
     metrics = json.loads((run / "metrics.json").read_text())
     print(f"\n{headline(metrics)}\n\nreport: {run / 'report.html'}   ({time.monotonic() - began:.0f} s)")
+    return 0
 
 
 if __name__ == "__main__":
-    demo()
+    sys.exit(run(demo))

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -34,6 +34,7 @@ from hilbert_ray.config import (
     require,
 )
 from hilbert_ray.errors import HilbertError
+from hilbert_ray.interruption import describe
 from hilbert_ray.version import __version__
 
 # The parent of all of the library's loggers.
@@ -53,6 +54,8 @@ class CommandResult:
 class _Common:
     """Flags that every command has."""
 
+    interrupted: ClassVar[str] = "nothing was changed: rerun it"
+    """What is kept if the command is interrupted, and what to do."""
     config: str | None = None
     """YAML file of settings, local or on any fsspec store; flags override it."""
     preset: Literal["small", "large", "paper"] = "small"
@@ -90,6 +93,7 @@ class Validate(_Common):
 class Embed(_Common):
     """Stream documents through the encoders into a feature store; rerun to resume."""
 
+    interrupted = "what is committed to the store is kept: rerun to resume"
     manifest: str
     """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
     store: str
@@ -155,6 +159,7 @@ class _Reading(_Common):
 class Evaluate(_Reading):
     """Cross-validate HILBERT and its baselines on group-disjoint folds; rerun to resume."""
 
+    interrupted = "finished folds are kept: rerun to resume"
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     compare: bool = False
     """Add every baseline and ablation, on the same folds."""
@@ -186,6 +191,7 @@ class Evaluate(_Reading):
 class Train(_Reading):
     """Train on all documents and publish the model folder RUN/model; rerun to resume."""
 
+    interrupted = "the last checkpoint is kept: rerun to resume"
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -208,6 +214,7 @@ class Train(_Reading):
 class Tune(_Reading):
     """Search loss weights, or any named settings, on inner folds, and judge the search on outer folds."""
 
+    interrupted = "finished trials are kept: rerun with --resume"
     folds: FoldsConfig = field(default_factory=FoldsConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     resume: bool = False
@@ -233,6 +240,7 @@ class Tune(_Reading):
 class Predict(_Common):
     """Embed and classify a new manifest with a published model."""
 
+    interrupted = "what is embedded is kept in the store and --out is as it was: rerun to resume"
     # `--model`, but not a field `model`, which `_parse` would take for the settings of that name. Settings of
     # the network and of cutting are no flags here: they come with the model, since features must be made as
     # those that it was trained on.
@@ -275,6 +283,7 @@ class Predict(_Common):
 class Report(_Common):
     """Write a run's report as one self-contained HTML file."""
 
+    interrupted = "a report that was there is as it was: rerun it"
     # `--run`, but not a field `run`, which is the method.
     folder: Annotated[str, tyro.conf.arg(name="run")]
     """Folder of the run."""
@@ -311,6 +320,7 @@ class StoreInfo(_StoreCommand):
 class StoreVerify(_StoreCommand):
     """Read every committed file again and report what is missing or damaged."""
 
+    interrupted = "what is repaired stays repaired: rerun it"
     repair: bool = False
     """Delete damaged files and the commits that name them, so that the next `embed` writes them again.
     Nothing else may write to the store meanwhile."""
@@ -331,6 +341,7 @@ class StoreVerify(_StoreCommand):
 class StoreCompact(_StoreCommand):
     """Fold the commits of each bucket into one index, so that a store of many commits opens faster."""
 
+    interrupted = "the store is intact and finished indexes are kept: rerun it"
     min_commits: int = 32
     """Only fold buckets with at least this many commits outside an index."""
 
@@ -347,6 +358,7 @@ class StoreCompact(_StoreCommand):
 class StoreGc(_StoreCommand):
     """Delete files that nothing refers to: leftovers of killed runs, and what compaction replaced."""
 
+    interrupted = "the store is intact and what is deleted stays deleted: rerun it"
     min_age_h: float = 24.0
     """Keep files younger than this many hours; must exceed the longest run that may be under way."""
 
@@ -363,6 +375,7 @@ class StoreGc(_StoreCommand):
 class StoreExport(_StoreCommand):
     """Write features as files that other programs read."""
 
+    interrupted = "what is in --out is incomplete: delete it and rerun"
     out: str
     """Local folder to write to; it must be empty or absent."""
     format: Literal["huggingface", "numpy", "arrow"] | None = None
@@ -389,6 +402,7 @@ class StoreExport(_StoreCommand):
 class Unpack(_Common):
     """Write recordings that a table of Hugging Face `datasets` holds as files, with a manifest of them."""
 
+    interrupted = "what is in the folder is incomplete: delete it and rerun"
     manifest: Positional[str]
     """Parquet or Arrow file, or the folder of a dataset (`save_to_disk`, or `data/` of the hub)."""
     folder: Positional[str]
@@ -412,6 +426,7 @@ class Unpack(_Common):
 class Doctor(_Common):
     """Print versions, devices, codecs and Ray resources, and how to fix what is wrong."""
 
+    interrupted = "rerun it"
     fix: bool = False
     """Remove torchaudio's native libraries where they fail to load with this torch (a CPU-only build)."""
 
@@ -463,6 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = _command_name(arguments)
     if name not in COMMANDS:
         return _show_overview(arguments)
+    describe(f"hilbert-ray {name}", COMMANDS[name].interrupted)
     rest = arguments[len(name.split()) :]
     # On standard error, as standard output is for the result alone, which --json lets programs read. Only
     # this library logs at INFO: others would bury its lines.
@@ -542,7 +558,3 @@ def _flag(arguments: Sequence[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

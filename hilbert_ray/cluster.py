@@ -6,8 +6,10 @@ before anything starts. A program that has called `ray.init` itself keeps its cl
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import remove_maps
+from hilbert_ray.interruption import SIGNALS
 
 if TYPE_CHECKING:
     import ray.data
@@ -59,12 +62,36 @@ def connect() -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         _require_listener(address)
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        with _signal_handlers_kept():
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return
     # A local cluster creates a token for itself and logs so as a warning, which a user can safely ignore.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    with _signal_handlers_kept():
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     _started_address = ray.get_runtime_context().gcs_address
+
+
+def disconnect() -> None:
+    """Leave the cluster, which ends if `connect` started it."""
+    ray.shutdown()
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Keep the handlers of signals, which Ray replaces when it starts: in Python, and in its native code."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            # Of the default actions, that of SIGTERM would leave some of Ray's processes behind.
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 @contextmanager
@@ -73,7 +100,10 @@ def maps_removed_at_exit(names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if names and ray.is_initialized():
+        if not has_cluster():
+            # This machine is the only node, and after an interruption no task would run any more.
+            remove_maps(*names)
+        elif names and ray.is_initialized():
             # No CPUs: it must run even while trials or folds that are being stopped still hold all of them.
             task = ray.remote(num_cpus=0, max_retries=0)(remove_maps)
             nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]

@@ -8,10 +8,11 @@ Each step resumes where it stopped, so finished work is never repeated.
 import argparse
 import sys
 
+from hilbert_ray.__main__ import run
 from hilbert_ray.cli import main
 
 
-def run() -> int:
+def pipeline() -> int:
     """Run the steps in order; stop at the first that fails, and return its exit code."""
     parser = argparse.ArgumentParser(description="embed, evaluate, train and report as one job")
     parser.add_argument("--manifest", required=True, help="manifest (.jsonl, .csv or .parquet), path or URI")
@@ -36,4 +37,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run(pipeline))

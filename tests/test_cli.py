@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `hilbert-ray` with these words as a user would, in a process of its own."""
-    command = [sys.executable, "-m", "hilbert_ray.cli", *map(str, words)]
+    command = [sys.executable, "-m", "hilbert_ray", *map(str, words)]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )

@@ -22,7 +22,7 @@ if list((Path(__file__).parent / "lib").glob("*.so")):
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run doctor with a torchaudio in front of the installed one."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "hilbert_ray.cli", "doctor", "--json", *words]
+    command = [sys.executable, "-m", "hilbert_ray", "doctor", "--json", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -75,7 +75,7 @@ def test_another_failure_of_torchaudio_is_not_fixed_by_removing_its_libraries(
 
 def test_a_cluster_that_does_not_answer_is_said_to_be_silent(tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1", "RAY_TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "hilbert_ray.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "hilbert_ray", "doctor", "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     resources = json.loads(shown.stdout)["facts"]["ray resources"]
     assert resources.startswith("no cluster answers at RAY_ADDRESS 127.0.0.1:1")

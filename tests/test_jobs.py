@@ -243,7 +243,7 @@ def test_a_pipeline_runs_again_from_the_first_unfinished_step(
     settings.write_text(f"{common}folds: {{folds: 2, repeats: 1, inner: 0}}\n")
     words = ["--manifest", embedded.manifest, "--store", store, "--out", run, "--config", settings]
     monkeypatch.setattr(sys, "argv", ["pipeline.py", *map(str, words)])
-    pipeline = runpy.run_path(str(ROOT / "jobs" / "pipeline.py"))["run"]
+    pipeline = runpy.run_path(str(ROOT / "jobs" / "pipeline.py"))["pipeline"]
     run.mkdir()
     (run / "metrics.jsonl").mkdir()  # in the way of the file
     with pytest.raises(OSError, match=r"metrics\.jsonl"):

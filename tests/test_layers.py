@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "hilbert_ray"
 ROWS: Sequence[Sequence[str]] = (
     ("version", "lazy", "errors"),
+    ("interruption",),
     ("config", "storage", "doctor"),
     ("document", "folds", "losses", "metrics"),
     ("transcript",),
@@ -25,13 +26,24 @@ ROWS: Sequence[Sequence[str]] = (
     ("evaluation",),
     ("tuning",),
     ("cli",),
+    ("__main__",),
     ("jobs", "bench"),
 )
 """Bottom up: a room imports from the rows before its own. `jobs` and `bench` lie outside the package."""
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 OUTSIDE = ROWS[-1]
-MAY_IMPORT_RAY = {"cluster", "embedding", "training", "prediction", "evaluation", "tuning", "cli", *OUTSIDE}
-MAY_IMPORT_LATE = {PACKAGE, "cli", *OUTSIDE}
+MAY_IMPORT_RAY = {
+    "cluster",
+    "embedding",
+    "training",
+    "prediction",
+    "evaluation",
+    "tuning",
+    "cli",
+    "__main__",
+    *OUTSIDE,
+}
+MAY_IMPORT_LATE = {PACKAGE, "cli", "__main__", *OUTSIDE}
 """Only the public face and the commands import our own modules inside functions: to start quickly."""
 FILES = sorted(path for top in (PACKAGE, *OUTSIDE) for path in (ROOT / top).rglob("*.py"))
 

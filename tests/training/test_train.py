@@ -428,7 +428,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_training(embedded: make.Embed
 def test_a_loss_that_is_not_finite_ends_the_command_with_one_message(
     embedded: make.Embedded, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "hilbert_ray.cli", "train", "--store", embedded.store]
+    command = [sys.executable, "-m", "hilbert_ray", "train", "--store", embedded.store]
     words = ["--out", str(tmp_path / "run"), "--fit.learning-rate", "1e30", "--folds.inner", "0"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
