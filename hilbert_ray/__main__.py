@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command: Callable[[], int]) -> int:
-    """Call what this process is for and return its exit code; a signal ends the process, see `interruption`."""
+    """Call what this process is for and return its exit code; see `interruption` for how a signal ends it."""
 
     def whole() -> int:
         code = command()

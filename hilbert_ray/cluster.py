@@ -10,16 +10,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import remove_maps
-from hilbert_ray.interruption import SIGNALS
+from hilbert_ray.interruption import SIGNALS, abort, children
 
 if TYPE_CHECKING:
     import ray.data
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _CONNECTION_S = 5
 """How long a listener may take to accept a connection, seconds."""
+_WATCH_S = 0.5
+"""Seconds between two looks at whether the cluster is still there."""
+_HEAD_S = 20.0
+"""How long the head of a cluster may not answer, seconds: a busy one is not lost."""
+_LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
 _REMOVAL_S = 60
 """How long nodes may take to delete files, seconds: a command that is done must end, even if one hangs."""
 
@@ -39,6 +45,8 @@ class ClusterError(HilbertError, ConnectionError):
 
 _started_address = ""
 """Address of the cluster that `connect` started; "" if it started none."""
+_is_leaving = threading.Event()
+"""Set when this process leaves its cluster, whose processes may end from then on."""
 
 
 def has_cluster() -> bool:
@@ -62,19 +70,76 @@ def connect() -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         _require_listener(address)
-        with _signal_handlers_kept():
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        _start()
+        head = ray.get_runtime_context().gcs_address
+        _watch(lambda: _head_loss(head))
         return
     # A local cluster creates a token for itself and logs so as a warning, which a user can safely ignore.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    with _signal_handlers_kept():
-        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    seen: set[str] = set()
+    _watch(lambda: _local_loss(seen))
+    _start(address="local", include_dashboard=False)
     _started_address = ray.get_runtime_context().gcs_address
 
 
 def disconnect() -> None:
     """Leave the cluster, which ends if `connect` started it."""
+    _is_leaving.set()
     ray.shutdown()
+
+
+def _start(**options: Any) -> None:  # noqa: ANN401 - of ray.init
+    """Start Ray, or join the cluster of RAY_ADDRESS.
+
+    Raises:
+        ClusterError: when that fails.
+    """
+    try:
+        with _signal_handlers_kept():
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except Exception as error:  # of any kind: OSError, ValueError, and Exception itself
+        raise ClusterError(
+            f"Ray does not start: {' '.join(str(error).split())} ({type(error).__name__}); its logs are in "
+            f"{_LOGS}"
+        ) from error
+
+
+def _watch(loss: Callable[[], str]) -> None:
+    """End the command as soon as `loss` says what is lost of the cluster.
+
+    Ray would wait for a minute, and then end the process from native code.
+    """
+    _is_leaving.clear()
+
+    def watch() -> None:
+        while not _is_leaving.wait(_WATCH_S):
+            if lost := loss():
+                abort(lost)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _local_loss(seen: set[str]) -> str:
+    """Return which process of the local cluster has ended that was `seen` before; "" if none has."""
+    running = children()
+    seen |= running & {"raylet", "gcs_server"}
+    if not seen - running or _is_leaving.is_set():
+        return ""
+    return (
+        f"Ray's process {min(seen - running)} on this machine has ended, as when memory runs out (its logs: "
+        f"{_LOGS})"
+    )
+
+
+def _head_loss(address: str) -> str:
+    """Return "" as soon as the head of the cluster answers; what to say if it does not for a while."""
+    deadline = time.monotonic() + _HEAD_S
+    while time.monotonic() < deadline and not _is_leaving.is_set():
+        if not _connection_error(address):
+            return ""
+        time.sleep(_WATCH_S)
+    return f"the head of the cluster, {address}, has not answered for {_HEAD_S:g} s"
 
 
 @contextmanager
@@ -126,16 +191,23 @@ def data_context() -> "ray.data.DataContext":
 
 def _require_listener(address: str) -> None:
     """Check that something listens at `host:port`; Ray itself would try for minutes before it gives up."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")  # without `ray://`
-    if not port.isdigit():  # `auto`, `local` and the like
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECTION_S).close()
-    except OSError as error:
+    if error := _connection_error(address.rpartition("/")[2]):  # without `ray://`
         raise ClusterError(
             f"no cluster answers at RAY_ADDRESS {address} ({error}); start it, correct the address, or unset "
             "RAY_ADDRESS to run on this machine"
-        ) from None
+        )
+
+
+def _connection_error(address: str) -> str:
+    """Return why nothing listens at `host:port`; "" if something does, or for `auto` and the like."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return ""
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECTION_S).close()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def describe_resources() -> str:

@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -75,10 +75,10 @@ class _Ending:
     def _end_in_time(self) -> None:
         if self._noticed.wait(NOTICE_S):
             time.sleep(GRACE_S)
-        self.end()
+        self.exit()
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal in the main thread. Later signals are ignored, so that cleaning up is not cut off."""
+        """Handle a signal in the main thread; later ones are ignored, so as not to cut off cleaning up."""
         if not self._noticed.is_set():
             self._noticed.set()
             raise Interrupted
@@ -95,9 +95,16 @@ class _Ending:
             os.close(file)
 
     def end(self, error: BaseException | None = None) -> NoReturn:
-        """End this process and all that it started; an error of cleaning up is worth a second line."""
+        """End cleaned up, from the main thread; an error of cleaning up is worth a second line."""
         if isinstance(error, HilbertError):
             self._print(f"{self.name}: {error}")
+        if "multiprocessing.util" in sys.modules:
+            # Semaphores of process pools would outlive the process.
+            sys.modules["multiprocessing.util"]._run_finalizers(0)
+        self.exit()
+
+    def exit(self) -> NoReturn:
+        """End this process and all that it started."""
         _kill_descendants()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -162,8 +169,18 @@ def abort(cause: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@contextmanager
+def shielded_children() -> Iterator[None]:
+    """Start processes to which Ctrl-C means nothing: a terminal sends it to all, but this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _adopt_orphans() -> None:
-    """Make processes whose parents die children of this one (Linux), so that `_kill_descendants` finds them."""
+    """Make processes whose parents die children of this one (Linux), to be found by `_descendants`."""
     if sys.platform == "linux":
         import ctypes  # here, as a signal during the imports of this module finds no handler
 
@@ -180,25 +197,35 @@ def _kill_descendants() -> None:
     _signal(stopped, signal.SIGKILL)
 
 
+def children() -> set[str]:
+    """Return the names of the processes that this one started directly and that run (Linux; else none)."""
+    return {name for _, parent, name in _processes() if parent == os.getpid()}
+
+
 def _descendants() -> set[int]:
-    """Return the ids of all processes that this one started, directly or not (Linux; elsewhere none)."""
-    children: dict[int, list[int]] = {}
-    for process in filter(str.isdigit, os.listdir("/proc") if sys.platform == "linux" else ()):
-        with (
-            suppress(OSError),
-            open(f"/proc/{process}/stat", encoding="latin-1") as file,
-        ):  # it may have ended
-            # The name in parentheses may hold anything.
-            state, parent = file.read().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(process))
+    """Return the ids of all processes that this one started, directly or not (Linux; else none)."""
+    by_parent: dict[int, list[int]] = {}
+    for process, parent, _ in _processes():
+        by_parent.setdefault(parent, []).append(process)
     found: set[int] = set()
     pending = [os.getpid()]
     while pending:
-        own = children.get(pending.pop(), [])
+        own = by_parent.get(pending.pop(), [])
         found.update(own)
         pending += own
     return found
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Yield the id, the parent's id and the name of each process that runs (Linux; else none)."""
+    for process in filter(str.isdigit, os.listdir("/proc") if sys.platform == "linux" else ()):
+        # It may have ended since.
+        with suppress(OSError), open(f"/proc/{process}/stat", encoding="latin-1") as file:
+            # The name, in parentheses, may hold anything.
+            front, _, rest = file.read().rpartition(")")
+            state, parent = rest.split()[:2]
+            if state != "Z":
+                yield int(process), int(parent), front.partition("(")[2]
 
 
 def _signal(processes: set[int], number: signal.Signals) -> None:

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from hilbert_ray.document import Document, InvalidRow, below, group_of, message_of, parse_document
+from hilbert_ray.interruption import shielded_children
 from hilbert_ray.manifest.cells import looks_like_literal, read_json, read_literal
 from hilbert_ray.manifest.opening import errors_of, open_source
 from hilbert_ray.manifest.rows import BLOCK_BYTES, BadRow, Content, ManifestError, Record
@@ -158,7 +159,8 @@ def map_blocks(function: Callable[[Block], T], uri: str, roots: Sequence[str] = 
     with ProcessPoolExecutor(processes) as pool:
         pending: deque[Future[T]] = deque()
         for block in chain(first, blocks):
-            pending.append(pool.submit(_apply, function, block))
+            with shielded_children():
+                pending.append(pool.submit(_apply, function, block))
             # One block waits beyond those being worked on, so that no process idles; more would only take
             # memory.
             if len(pending) > processes + 1:
