@@ -3,6 +3,9 @@
 Interruptions are handled before anything else is imported, which takes half a second.
 """
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,7 +27,16 @@ def run(command: Callable[[], int]) -> int:
     """Call what this process is for and return its exit code; see `interruption` for how a signal ends it."""
 
     def whole() -> int:
-        code = command()
+        try:
+            code = command()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _is_reader_gone():
+                raise
+            code = 128 + signal.SIGPIPE
+        if _is_reader_gone():
+            # What is still buffered is written when Python ends: into nothing, instead of an error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if "ray" in sys.modules:
             from hilbert_ray.cluster import disconnect
 
@@ -33,6 +45,13 @@ def run(command: Callable[[], int]) -> int:
         return code
 
     return run_interruptible(whole)
+
+
+def _is_reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, such as `head` that has its lines."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from hilbert_ray.config import (
     preset,
     require,
 )
-from hilbert_ray.errors import HilbertError
+from hilbert_ray.errors import SYSTEM_FAULTS, HilbertError, SystemFaultError
 from hilbert_ray.interruption import describe
 from hilbert_ray.version import __version__
 
@@ -438,7 +438,10 @@ class Doctor(_Common):
         if removed:
             log.info("removed %d torchaudio libraries that fail to load with this torch", len(removed))
         diagnosis = doctor.diagnose()
-        diagnosis.facts["ray resources"] = cluster.describe_resources()
+        try:
+            diagnosis.facts["ray resources"] = cluster.describe_resources()
+        except cluster.ClusterError as error:
+            diagnosis.faults.append(str(error))
         values = {"facts": diagnosis.facts, "faults": diagnosis.faults, "removed": removed}
         return CommandResult(values, diagnosis.text(), ok=not diagnosis.faults)
 
@@ -476,22 +479,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     name = _command_name(arguments)
-    if name not in COMMANDS:
-        return _show_overview(arguments)
+    try:
+        return _run(name, arguments) if name in COMMANDS else _show_overview(arguments)
+    except Exception as error:
+        named = _named(error)
+        if named is None:
+            raise
+        print(f"hilbert-ray {name}: {named}", file=sys.stderr)
+        return named.exit_code
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Run the command of this name; return its exit code."""
     describe(f"hilbert-ray {name}", COMMANDS[name].interrupted)
-    rest = arguments[len(name.split()) :]
     # On standard error, as standard output is for the result alone, which --json lets programs read. Only
     # this library logs at INFO: others would bury its lines.
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    try:
-        command, config = _parse(name, rest)
-        result = command.run(config)
-    except HilbertError as error:
-        print(f"hilbert-ray {name}: {error}", file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
+    command, config = _parse(name, arguments[len(name.split()) :])
+    result = command.run(config)
+    _print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
     return 0 if result.ok else 1
+
+
+def _named(error: Exception) -> HilbertError | None:
+    """Return an error that a user can act on, wherever it was raised; None for a bug of ours."""
+    if "ray" in sys.modules:
+        from hilbert_ray.cluster import cause_of
+
+        error = cause_of(error)
+    if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
+        where = "" if error.filename is None else f" {error.filename}"
+        return SystemFaultError(
+            f"cannot access{where}: {error.strerror or error}; what was there before is intact: free space "
+            "or fix the permissions, then rerun"
+        )
+    return error if isinstance(error, HilbertError) else None
+
+
+def _print(text: str) -> None:
+    """Print a result at once, so that a full disk behind standard output is not met at Python's end.
+
+    Raises:
+        SystemFaultError: when it cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SystemFaultError(f"cannot write the result to standard output: {error.strerror}") from error
 
 
 def _command_name(arguments: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ before anything starts. A program that has called `ray.init` itself keeps its cl
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
+from joblib import cpu_count  # type: ignore[import-untyped]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert_ray.errors import HilbertError
@@ -32,7 +34,9 @@ _WATCH_S = 0.5
 """Seconds between two looks at whether the cluster is still there."""
 _HEAD_S = 20.0
 """How long the head of a cluster may not answer, seconds: a busy one is not lost."""
-_LOGS = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+_SESSION = "session_2026-01-01_00-00-00_000000"
+"""How the folder of a session is named, without the id of its process."""
 _REMOVAL_S = 60
 """How long nodes may take to delete files, seconds: a command that is done must end, even if one hangs."""
 
@@ -74,11 +78,18 @@ def connect() -> None:
         head = ray.get_runtime_context().gcs_address
         _watch(lambda: _head_loss(head))
         return
-    # A local cluster creates a token for itself and logs so as a warning, which a user can safely ignore.
+    if path_fault := socket_path_fault():
+        raise ClusterError(path_fault)
+    # It tells by a warning that the cluster requires a token, which a user can safely ignore.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        # Known to this process and its children alone. Ray would write one into the home folder, readable by
+        # others, and from then on demand it of every `ray start`.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     seen: set[str] = set()
     _watch(lambda: _local_loss(seen))
-    _start(address="local", include_dashboard=False)
+    # Ray would count the CPUs of the machine, not those that a batch system or a container grants.
+    _start(address="local", num_cpus=cpu_count(), include_dashboard=False)
     _started_address = ray.get_runtime_context().gcs_address
 
 
@@ -86,6 +97,23 @@ def disconnect() -> None:
     """Leave the cluster, which ends if `connect` started it."""
     _is_leaving.set()
     ray.shutdown()
+
+
+def socket_path_fault() -> str:
+    """Return what is wrong with the folder of Ray's Unix sockets; "" if nothing is.
+
+    Batch systems set TMPDIR to long paths, and a socket's path is bounded by the system.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")
+    longest = _SOCKET_PATH_BYTES - len(f"/ray/{_SESSION}_{os.getpid()}/sockets/plasma_store")
+    size = len(os.fsencode(folder))
+    if size <= longest:
+        return ""
+    return (
+        f"{name} is {folder}, {size} bytes long, but Ray's sockets leave room for {longest}; set RAY_TMPDIR "
+        "to a folder with a shorter path, such as /tmp"
+    )
 
 
 def _start(**options: Any) -> None:  # noqa: ANN401 - of ray.init
@@ -98,10 +126,13 @@ def _start(**options: Any) -> None:  # noqa: ANN401 - of ray.init
         with _signal_handlers_kept():
             ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:  # of any kind: OSError, ValueError, and Exception itself
-        raise ClusterError(
-            f"Ray does not start: {' '.join(str(error).split())} ({type(error).__name__}); its logs are in "
-            f"{_LOGS}"
-        ) from error
+        # Its message may hold a traceback, whose last line says what happened.
+        reason = str(error).strip().rpartition("\n")[2].strip()
+        raise ClusterError(f"Ray does not start: {reason}; its logs are in {_logs()}") from error
+
+
+def _logs() -> str:
+    return f"{os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR', '/tmp')}/ray/session_latest/logs"
 
 
 def _watch(loss: Callable[[], str]) -> None:
@@ -128,7 +159,7 @@ def _local_loss(seen: set[str]) -> str:
         return ""
     return (
         f"Ray's process {min(seen - running)} on this machine has ended, as when memory runs out (its logs: "
-        f"{_LOGS})"
+        f"{_logs()})"
     )
 
 
@@ -211,13 +242,35 @@ def _connection_error(address: str) -> str:
 
 
 def describe_resources() -> str:
-    """Return what the cluster at RAY_ADDRESS has, or what a local run would use; start nothing."""
+    """Return what the cluster at RAY_ADDRESS has, or what a local run would use; start nothing.
+
+    Raises:
+        ClusterError: when no cluster answers at RAY_ADDRESS, or Ray could not start here.
+    """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return f"no RAY_ADDRESS: commands start Ray on this machine ({os.cpu_count()} CPUs)"
-    try:
-        connect()
-    except ClusterError as error:
-        return str(error)
+        if path_fault := socket_path_fault():
+            raise ClusterError(path_fault)
+        return f"no RAY_ADDRESS: commands start Ray on this machine ({cpu_count()} CPUs)"
+    connect()
     amounts = sorted(ray.cluster_resources().items())
     return f"{address}: " + ", ".join(f"{name} {amount:g}" for name, amount in amounts)
+
+
+def cause_of(error: Exception) -> Exception:
+    """Return the error that a worker raised instead of Ray's, which shows its traceback as a message.
+
+    What Ray itself raises, such as for lost workers, becomes a `ClusterError`; all else is returned as it is.
+    """
+    while True:
+        failures = getattr(error, "worker_failures", None) or {}  # of ranks of Ray Train
+        causes = [*failures.values(), getattr(error, "controller_failure", None)]
+        causes += [error.cause] if isinstance(error, ray.exceptions.RayTaskError) else []
+        cause = next((cause for cause in causes if isinstance(cause, Exception)), None)
+        if cause is None:
+            break
+        error = cause
+    if isinstance(error, ray.exceptions.RayError):
+        reason = " ".join(str(error).split())
+        return ClusterError(f"{reason} ({type(error).__name__}); fix the cause and rerun to resume")
+    return error

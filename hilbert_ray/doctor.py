@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from joblib import cpu_count  # type: ignore[import-untyped]
+
 from hilbert_ray.errors import HilbertError
 
 PACKAGES = (
@@ -54,7 +56,7 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Collect the versions, devices and codecs of this environment, and what is wrong with them."""
-    facts = {"python": f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"}
+    facts = {"python": f"{platform.python_version()} on {platform.machine()}, {_cpus()}"}
     faults = []
     # By metadata and not by importing: a broken package must not end the diagnosis of all others.
     for name in PACKAGES:
@@ -107,6 +109,12 @@ def fix() -> list[Path]:
             "and torchaudio"
         )
     return removed
+
+
+def _cpus() -> str:
+    """Return how many CPUs this process may use, by affinity and cgroup, and how many the machine has."""
+    usable, present = cpu_count(), os.cpu_count()
+    return f"{usable} CPUs" if usable == present else f"{usable} of {present} CPUs usable here"
 
 
 def _devices() -> str:

@@ -1,5 +1,6 @@
 """The root of all errors that a user can act on, and the exit code that they give a command."""
 
+import errno
 from typing import ClassVar
 
 
@@ -12,3 +13,18 @@ class HilbertError(Exception):
 
     exit_code: ClassVar[int] = 2
     """2: wrong input or settings, refused before any work begins; 1: work has begun and cannot continue."""
+
+
+class SystemFaultError(HilbertError):
+    """The operating system refuses a file that the command needs: a full disk, no permission ..."""
+
+    exit_code = 1
+
+
+SYSTEM_FAULTS = frozenset(
+    (
+        errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
+        errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
+    )
+)  # fmt: skip
+"""Numbers of the operating system's errors behind a `SystemFaultError`; others are bugs of ours."""

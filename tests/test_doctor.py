@@ -73,9 +73,34 @@ def test_another_failure_of_torchaudio_is_not_fixed_by_removing_its_libraries(
     assert doctor.torchaudio_error() == "ImportError: no torch"
 
 
-def test_a_cluster_that_does_not_answer_is_said_to_be_silent(tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1", "RAY_TMPDIR": str(tmp_path)}
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("RAY_ADDRESS", "127.0.0.1:1", "no cluster answers at RAY_ADDRESS 127.0.0.1:1"),
+        ("RAY_TMPDIR", f"/tmp/{'long/' * 20}", "bytes long, but Ray's sockets leave room for"),
+    ],
+)
+def test_what_keeps_ray_from_starting_is_a_fault(name: str, value: str, fault: str) -> None:
     command = [sys.executable, "-m", "hilbert_ray", "doctor", "--json"]
+    environment = {**os.environ, name: value}
     shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    resources = json.loads(shown.stdout)["facts"]["ray resources"]
-    assert resources.startswith("no cluster answers at RAY_ADDRESS 127.0.0.1:1")
+    assert shown.returncode == 1
+    assert [found for found in json.loads(shown.stdout)["faults"] if fault in found]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds processes to CPUs")
+def test_cpus_are_those_that_the_process_may_use() -> None:
+    """As in jobs of batch systems, which bind a process to some of the CPUs of its machine."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from hilbert_ray.cluster import describe_resources\n"
+        "from hilbert_ray.doctor import diagnose\n"
+        "print(describe_resources()); print(diagnose().facts['python'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    resources, python = shown.stdout.splitlines()
+    assert resources.endswith("(1 CPUs)")
+    assert os.cpu_count() == 1 or python.endswith(f"1 of {os.cpu_count()} CPUs usable here")

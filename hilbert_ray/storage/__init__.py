@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, StorageError
+    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, StorageError, WriteError
     from hilbert_ray.storage.regular import irregular
     from hilbert_ray.storage.tensor_folder import (
         WEIGHTS,
@@ -25,6 +25,7 @@ __all__ = [
     "StorageError",
     "TensorFolderError",
     "Workspace",
+    "WriteError",
     "absolute",
     "file_versions",
     "irregular",
@@ -42,7 +43,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "files": ("TEMPORARY", "Entry", "Files", "StorageError"),
+        "files": ("TEMPORARY", "Entry", "Files", "StorageError", "WriteError"),
         "regular": ("irregular",),
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),

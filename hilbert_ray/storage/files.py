@@ -36,6 +36,12 @@ class StorageError(HilbertError, RuntimeError):
     """Bytes at a path or URI that cannot be read or written."""
 
 
+class WriteError(StorageError):
+    """Work has begun and its results cannot be written."""
+
+    exit_code = 1
+
+
 class Entry(NamedTuple):
     """What a listing says about a file."""
 
@@ -100,7 +106,7 @@ class Files:
                         continue
                     raise
             return True
-        raise StorageError(f"cannot write {name} in {self.uri}: too many writers at once; rerun to resume")
+        raise WriteError(f"cannot write {name} in {self.uri}: too many writers at once; rerun to resume")
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file whose name holds its content's hash; an existing one is replaced by the same bytes.
@@ -142,7 +148,7 @@ class Files:
         try:
             yield
         except self._errors as error:
-            raise StorageError(
+            raise WriteError(
                 f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is already written "
                 "is intact: free space or fix the permissions, then rerun to resume"
             ) from error
