@@ -24,7 +24,7 @@ from hilbert_ray.embedding import embed_what_can_be
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
-from hilbert_ray.storage import absolute, open_output, open_workspace
+from hilbert_ray.storage import absolute, open_output, open_workspace, require_writable
 from hilbert_ray.store import Quarantined, Store
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,11 @@ def predict(
         trust_remote_code: let encoders run the Python code that comes with their weights.
 
     Raises:
+        WriteError: when `out` cannot be written.
         ModelError: when the folder cannot be loaded, or an encoder here is not the one it was trained with.
     """
     config = config or Config()
+    require_writable(out)
     trained = _load(model, trust_remote_code)
     # Cutting, encoders and tasks are the model's own: other features would not fit its weights.
     settings = replace(trained.config, embed=config.embed, roots=config.roots)

@@ -6,11 +6,11 @@ import numpy as np
 
 from hilbert_ray.folds.draw import group_codes
 from hilbert_ray.folds.records import Folds, FoldsError
+from hilbert_ray.storage import open_output
 
 
 def write_folds(folds: Folds, uri: str) -> None:
     """Write folds as Parquet with columns repeat, fold, doc_id, group: one row per document and repeat."""
-    import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -21,8 +21,8 @@ def write_folds(folds: Folds, uri: str) -> None:
         "doc_id": pa.array(np.tile(folds.doc_ids, folds.repeats).tolist(), pa.string()),
         "group": pa.array([str(group) for group in folds.groups] * folds.repeats, pa.string()),
     }
-    with fsspec.open(uri, "wb") as file:
-        pq.write_table(pa.table(columns), file)
+    with open_output(uri) as fresh:
+        pq.write_table(pa.table(columns), fresh)
 
 
 def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray) -> Folds:

@@ -21,7 +21,7 @@ from hilbert_ray.reporting.svg import with_unique_ids
 from hilbert_ray.reporting.timelines import timelines_section
 from hilbert_ray.reporting.training import training_section
 from hilbert_ray.run import RESUME_ONLY, RunFile, RunResults, read_run
-from hilbert_ray.storage import open_workspace
+from hilbert_ray.storage import open_workspace, write_text
 from hilbert_ray.version import __version__
 
 
@@ -33,13 +33,13 @@ def report(run: str | Path) -> str:
 
     Raises:
         RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
+        WriteError: when the report cannot be written; one that was there before is intact.
     """
     # Checkpoints, fold results and journals are most of a run's bytes, and no report reads them: not
     # downloaded.
     with open_workspace(str(run), RESUME_ONLY) as opened:
         path = opened.path / RunFile.REPORT
-        # Without a fixed line end, the same run would give other bytes on Windows.
-        path.write_text(_page(read_run(opened.path)), encoding="utf-8", newline="\n")
+        write_text(path, _page(read_run(opened.path)))
         return f"{opened.uri}/{RunFile.REPORT}"
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from hilbert_ray.config import VARIANTS
 from hilbert_ray.run.folder import RunFile, read_json
+from hilbert_ray.storage import write_text
 
 R = TypeVar("R")
 SHORTCUT_LOW = 0.6
@@ -444,7 +445,7 @@ def _score(values: Mapping[str, Any]) -> Score:
 def write_metrics(run: Path, evaluation: Evaluation) -> None:
     """Write RUN/metrics.json."""
     # NaN is not JSON: the metrics give None for what is not defined, so that any parser can read the file.
-    (run / RunFile.METRICS).write_text(json.dumps(evaluation.to_dict(), indent=1))
+    write_text(run / RunFile.METRICS, json.dumps(evaluation.to_dict(), indent=1))
 
 
 def read_metrics(run: Path) -> Evaluation:

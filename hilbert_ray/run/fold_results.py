@@ -1,6 +1,5 @@
 """RUN/folds: what was predicted on one fold, one file per fold and variant, so that a rerun resumes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from hilbert_ray.config import MODALITIES
 from hilbert_ray.folds import Fold
+from hilbert_ray.storage import open_output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +79,8 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
         arrays[f"attention/{modality}"] = np.concatenate(weights)
         arrays[f"lengths/{modality}"] = [len(row) for row in weights]
     # Under another name first: a rerun takes every .npz file for a finished fold.
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    with open_output(str(path)) as fresh, fresh.open("wb") as file:
         np.savez(file, **arrays)
-        # Without the sync, a crash of the machine could leave the renamed file empty.
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) -> FoldResult:

@@ -15,7 +15,7 @@ from typing import Any
 from hilbert_ray.config import ConfigError, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Dataset
-from hilbert_ray.storage import Workspace
+from hilbert_ray.storage import Workspace, write_text
 from hilbert_ray.version import __version__
 
 
@@ -90,7 +90,7 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
         },
         "revision": _revision(),
     }
-    path.write_text(json.dumps(values, indent=1))
+    write_text(path, json.dumps(values, indent=1))
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.evaluation import Comparison, Evaluation, Score, read_metrics
 from hilbert_ray.run.folder import RunDir, RunError, RunFile, read_json, read_run_config
 from hilbert_ray.run.tables import Columns, read_columns, read_predictions, without_paths
+from hilbert_ray.storage import write_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,12 +142,12 @@ def write_tune(run: Path, summary: Mapping[str, Any], searches: Mapping[str, Seq
         json.dumps({"search": name, **trial}) + "\n" for name, trials in searches.items() for trial in trials
     ]
     # Before tune.json, whose presence says that the search is complete.
-    (run / RunFile.TRIALS).write_text("".join(lines))
+    write_text(run / RunFile.TRIALS, "".join(lines))
     _write_json(run / RunFile.TUNE, summary)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1))
+    write_text(path, json.dumps(values, indent=1))
 
 
 def _read_optional(folder: Path, name: RunFile) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from hilbert_ray.features import Dataset, Features
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.fold_results import FoldResult
 from hilbert_ray.run.folder import RunFile
+from hilbert_ray.storage import open_output
 
 
 def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]) -> None:
@@ -24,7 +25,7 @@ def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]
     document of the first repeat.
     """
     tables = [_prediction_rows(dataset, task, result) for result in results for task in result.probabilities]
-    pq.write_table(pa.concat_tables(tables), run / RunFile.PREDICTIONS)
+    _write_table(run / RunFile.PREDICTIONS, pa.concat_tables(tables))
     # Embeddings of different repeats come from different networks; one repeat covers every document once.
     first_repeat = [result for result in results if result.variant == HILBERT and result.repeat == 0]
     embeddings = {
@@ -79,7 +80,12 @@ def _write_documents(
     """Write one row per tested document: its id, its fold and some columns."""
     doc_ids = [doc_id for result in results for doc_id in dataset.features.doc_ids[result.test].tolist()]
     folds = [result.fold for result in results for _ in result.test]
-    pq.write_table(pa.table({"doc_id": doc_ids, "fold": folds, **columns}), path)
+    _write_table(path, pa.table({"doc_id": doc_ids, "fold": folds, **columns}))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with open_output(str(path)) as fresh:
+        pq.write_table(table, fresh)
 
 
 Columns = Mapping[str, list[Any]]

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     )
     from hilbert_ray.storage.uri import absolute, is_local, is_uri, local_path
     from hilbert_ray.storage.versions import file_versions, missing_files
-    from hilbert_ray.storage.workspace import Workspace, open_output, open_workspace
+    from hilbert_ray.storage.workspace import (
+        Workspace,
+        open_output,
+        open_workspace,
+        require_writable,
+        write_text,
+    )
 
 __all__ = [
     "TEMPORARY",
@@ -36,7 +42,9 @@ __all__ = [
     "open_output",
     "open_workspace",
     "read_tensor_folder",
+    "require_writable",
     "write_tensor_folder",
+    "write_text",
 ]
 
 # Rooms that only ask whether a path is a URI must not load fsspec, pyarrow and safetensors for it.
@@ -48,6 +56,6 @@ __getattr__ = lazy_names(
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),
         "versions": ("file_versions", "missing_files"),
-        "workspace": ("Workspace", "open_output", "open_workspace"),
+        "workspace": ("Workspace", "open_output", "open_workspace", "require_writable", "write_text"),
     },
 )

@@ -6,16 +6,18 @@ arrives whole or not at all; a run that was killed resumes from what its last `s
 """
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 
-from hilbert_ray.storage.files import Files
+from hilbert_ray.errors import SYSTEM_FAULTS
+from hilbert_ray.storage.files import Files, WriteError
 
 UNFINISHED = ".tmp"
 """End of the names of unfinished files, which are never uploaded."""
@@ -122,9 +124,34 @@ def open_workspace(uri: str, excluded: Sequence[str] = ()) -> Iterator[Workspace
             workspace.save()
 
 
+def require_writable(uri: str) -> None:
+    """Check that a local file may be written: better before hours of work than after them.
+
+    Raises:
+        WriteError: when its folder cannot be made or written.
+    """
+    files = Files(uri.rpartition("/")[0] or ".")
+    if not files.is_local:
+        return
+    folder = Path(files.root)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise WriteError(f"cannot write {uri}: {error}; fix it, or choose another folder") from error
+    if not is_writable:
+        raise WriteError(
+            f"cannot write {uri}: its folder is read-only; fix its permissions, or choose another folder"
+        )
+
+
 @contextmanager
 def open_output(uri: str) -> Iterator[Path]:
-    """Yield a local path; what is written there is then at `uri` (path or URI), whole or not at all."""
+    """Yield a local path; what is written there is then at `uri` (path or URI), whole or not at all.
+
+    Raises:
+        WriteError: when it cannot be written, as on a full disk; a file that was there before is intact.
+    """
     parent, _, name = uri.rpartition("/")
     files = Files(parent or ".")
     if not files.is_local:
@@ -134,11 +161,33 @@ def open_output(uri: str) -> Iterator[Path]:
             files.put_from(name, str(fresh))
         return
     target = Path(files.path(name))
-    target.parent.mkdir(parents=True, exist_ok=True)
     # In the target's folder, since a rename is atomic only within one file system.
     fresh = target.with_name(f".{name}{UNFINISHED}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
+        # Without the sync, a crash of the machine could leave the renamed file empty.
+        with fresh.open("rb+") as file:
+            os.fsync(file.fileno())
         fresh.replace(target)
+    except OSError as error:
+        # What is written may be read from elsewhere: of other files the error says itself which.
+        if error.errno not in SYSTEM_FAULTS or error.filename not in (None, str(fresh), str(target.parent)):
+            raise
+        raise WriteError(
+            f"cannot write {target}: {error.strerror or error}; what was there before is intact: free space "
+            "or fix the permissions, then rerun"
+        ) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only there is no such file
+            fresh.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a local text file in UTF-8, whole or not at all, with the same bytes on every system.
+
+    Raises:
+        WriteError: when it cannot be written; a file that was there before is intact.
+    """
+    with open_output(str(path)) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")

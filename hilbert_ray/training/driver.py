@@ -199,7 +199,11 @@ def _train_on_ranks(spec: TrainingSpec, features: Features, mlflow: MlflowRun | 
         run_config=ray.train.RunConfig(
             name=spec.checkpoints,
             **run.storage(RunDir.CHECKPOINTS),
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=settings.max_failures,
+                # Of its controller, which a full disk fails: Ray's default is to try for ever.
+                controller_failure_limit=settings.max_failures,
+            ),
         ),
     ).fit()
 

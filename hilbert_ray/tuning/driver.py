@@ -24,7 +24,7 @@ from hilbert_ray.evaluation import Variant, adjust_p_values, gather, run_folds
 from hilbert_ray.features import Dataset, open_dataset
 from hilbert_ray.folds import Fold, Strata, choose_strata, inner_folds, make_folds, read_folds
 from hilbert_ray.run import NOT_COPIED, FoldResult, RunDir, RunFile, write_run_config, write_tune
-from hilbert_ray.storage import Workspace, open_workspace
+from hilbert_ray.storage import Workspace, open_workspace, write_text
 from hilbert_ray.tuning.importance import importances
 from hilbert_ray.tuning.search import SearchOutcome, run_search
 from hilbert_ray.tuning.space import apply, defaults, make_space, nearest
@@ -114,7 +114,7 @@ def _tune(
     searches["all"] = searcher.search("all", np.arange(len(features)))
     summary = _summarise(dataset, results, searches, f"{run.uri}/{RunFile.BEST_SETTINGS}")
     # tune.json is written last: its presence says that the rest is complete.
-    (run.path / RunFile.BEST_SETTINGS).write_text(_settings_file(config, summary))
+    write_text(run.path / RunFile.BEST_SETTINGS, _settings_file(config, summary))
     write_tune(run.path, summary.to_dict(), {name: outcome.trials for name, outcome in searches.items()})
     return summary
 

@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray.config import ConfigError, TuneConfig
 from hilbert_ray.run import RunDir
-from hilbert_ray.storage import Workspace
+from hilbert_ray.storage import Workspace, write_text
 from hilbert_ray.tuning.space import Settings
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
         )
         # Tune's newer output prints to standard output even with verbose=0, and that is for our results.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        # Tune would take Ctrl-C for the wish to end the search early and go on with what it has found.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         for result in tuner.fit():
             if result.error:
                 log.warning(
@@ -176,7 +178,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         self.plan = plan
         self.done = done
         # Rewritten, so that a last line that a kill cut off does not merge with the next one.
-        plan.journal.write_text("".join(f"{json.dumps(trial)}\n" for trial in read_journal(plan.journal)))
+        write_text(plan.journal, "".join(f"{json.dumps(trial)}\n" for trial in read_journal(plan.journal)))
 
     def on_trial_complete(
         self,
