@@ -11,7 +11,8 @@ import numpy as np
 from hilbert_ray.config import ConfigError, TaskConfig
 from hilbert_ray.document.records import MISSING, Document, Label
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# No two ways to read the same digits: text of a hundred thousand of them would take their square.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def number_of(text: str) -> int | float | None:

@@ -33,9 +33,19 @@ class Batches:
         row = first_row
         with pa.ipc.open_stream(self.data) as reader:
             for batch in reader:
-                # Whole columns become Python values much faster than rows do.
-                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    yield self._record(row, cells)
+                unreadable: dict[int, str] = {}
+                columns = [
+                    _values(column, name, unreadable)
+                    for column, name in zip(batch.columns, self.columns.names, strict=True)
+                ]
+                for i, cells in enumerate(zip(*columns, strict=True)):
+                    if i in unreadable:
+                        yield BadRow(
+                            f"row {row}: column `{unreadable[i]}` holds a date or time that no calendar "
+                            "has, or an unknown time zone; correct it, or write it as text"
+                        )
+                    else:
+                        yield self._record(row, cells)
                     row += 1
 
     def _record(self, row: int, cells: tuple[Any, ...]) -> Record:
@@ -64,6 +74,22 @@ class Batches:
         return names[value] if 0 <= value < len(names) else None
 
 
+def _values(column: pa.Array, name: str, unreadable: dict[int, str]) -> list[Any]:
+    """Return the values of a column; note the rows of those that Python cannot hold as `unreadable`."""
+    try:
+        # Whole columns become Python values much faster than rows do.
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, LookupError):
+        values = []
+        for i, value in enumerate(column):
+            try:
+                values.append(value.as_py())
+            except (ValueError, OverflowError, LookupError):
+                values.append(None)
+                unreadable[i] = name
+        return values
+
+
 def _field(name: str, value: Any) -> Any:  # noqa: ANN401 - any value of a table
     if name == "doc_id":
         # Tables keep numbers as ids; a gap makes them decimal.
@@ -82,8 +108,21 @@ def parquet_batches(file: pq.ParquetFile, names: list[str]) -> Iterator[pa.Recor
     """Yield the rows of a Parquet file; of structs of `path` and `bytes` only the path."""
     paths = {name for name in names if has_audio(file.schema_arrow.field(name).type)}
     wanted = [f"{name}{_PATH}" if name in paths else name for name in names]
-    for batch in file.iter_batches(batch_size=_ROWS, columns=wanted):
+    for batch in checked(file.iter_batches(batch_size=_ROWS, columns=wanted)):
         yield batch.select(names)
+
+
+def checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches whose contents are what their types say.
+
+    Arrow trusts a file: offsets beyond its end would be read from the memory of the process.
+
+    Raises:
+        ArrowInvalid: if an offset, an index or a text is damaged.
+    """
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def has_audio(kind: pa.DataType) -> bool:
@@ -134,10 +173,10 @@ def arrow_batches(file: BinaryIO) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     if file.read(6) == b"ARROW1":
         file.seek(0)
         reader = pa.ipc.open_file(file)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+        return reader.schema, checked(reader.get_batch(i) for i in range(reader.num_record_batches))
     file.seek(0)
     stream = pa.ipc.open_stream(file)
-    return stream.schema, iter(stream)
+    return stream.schema, checked(iter(stream))
 
 
 def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:

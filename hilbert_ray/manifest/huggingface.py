@@ -6,8 +6,8 @@ no file that could be decoded as a stream: it is unpacked first.
 """
 
 import glob
-import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.manifest.arrow import has_audio
+from hilbert_ray.manifest.cells import read_json
 from hilbert_ray.manifest.rows import BadRow, ManifestError, Record
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -22,6 +23,7 @@ _SPLITS = {"train": "train", "training": "train", "validation": "validation", "v
            "val": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
 _TEXTS = ("text", "transcription", "transcript", "sentence", "normalized_text", "raw_text")
 _LABELS = ("label",)
+_PLAIN_NAME = re.compile(r"[^./\0][^/\0]*")
 
 
 class EmbeddedAudioError(ManifestError):
@@ -66,13 +68,17 @@ def audiofolder_rows(rows: Iterator[Record]) -> Iterator[Record]:
             yield BadRow(f"row {number} has no file_name; it must name an audio file")
             continue
         record: dict[str, object] = {"doc_id": name}
+        labels: dict[str, object] = {}
         mapping = renamed(list(row), "file_name")
         for key, value in row.items():
             key = mapping.get(key, key)
             if key.startswith("labels."):
-                record["labels"] = {key.removeprefix("labels."): value}
+                labels[key.removeprefix("labels.")] = value
             else:
                 record[key] = value
+        own = record.get("labels") or {}
+        if labels and isinstance(own, dict):  # anything else is refused as what it is
+            record["labels"] = {**own, **labels}
         yield record
 
 
@@ -122,15 +128,13 @@ def tables_of(folder: str) -> list[tuple[str, str, str]]:
     """Return (table, folder of its paths below this one, split) of each table of a dataset's folder."""
     tables = []
     listing = os.path.join(folder, "dataset_dict.json")
-    listed = [str(name) for name in _json(listing)["splits"]] if os.path.exists(listing) else []
+    listed = _names(listing, "splits") if os.path.exists(listing) else []
     inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     for name in ("", *(listed or inner)):
         here = os.path.join(folder, name)
         split = _SPLITS.get(name, "")
         if os.path.exists(state := os.path.join(here, "state.json")):
-            tables += [
-                (os.path.join(here, file["filename"]), "", split) for file in _json(state)["_data_files"]
-            ]
+            tables += [(os.path.join(here, file), "", split) for file in _names(state, "_data_files")]
         found = [os.path.join(here, each) for each in _METADATA if os.path.exists(os.path.join(here, each))]
         tables += [(path, name, split) for path in found[:1]]
         # As the hub stores them: data/train-00000-of-00002.parquet, or FOLDER/train/0000.parquet.
@@ -139,11 +143,27 @@ def tables_of(folder: str) -> list[tuple[str, str, str]]:
     return tables
 
 
+def _names(path: str, key: str) -> list[str]:
+    """Return the names in the same folder that a file of `datasets` lists.
+
+    Raises:
+        ManifestError: if it lists none, or what is elsewhere.
+    """
+    listed = _json(path).get(key)
+    listed = listed if isinstance(listed, list) else []
+    names: list[Any] = [one.get("filename") if isinstance(one, dict) else one for one in listed]
+    if not names or not all(isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names):
+        raise ManifestError(
+            f"{path} does not list `{key}` by names as `datasets` does; save the dataset again"
+        )
+    return names
+
+
 def _json(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            value = read_json(file.read())
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(
             f"{path}, which says what the dataset consists of, cannot be read: {error}"
         ) from None

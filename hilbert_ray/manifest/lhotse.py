@@ -64,8 +64,13 @@ def _cut(number: int, row: Record) -> Iterator[_Part | BadRow]:
             audio if isinstance(audio, BadRow) else BadRow(f"line {number}: start is {start!r}, not seconds")
         )
         return
-    supervisions = row.get("supervisions") or []
-    custom = scalars(row.get("custom") or {}, ())
+    supervisions, custom = row.get("supervisions") or [], row.get("custom") or {}
+    if not isinstance(supervisions, list) or not isinstance(custom, dict):
+        yield BadRow(
+            f"line {number}: supervisions must be a list, and custom a mapping, as Lhotse writes them"
+        )
+        return
+    custom = scalars(custom)
     if not supervisions:
         yield number, str(recording.get("id")), audio, Stretch(text=None, attributes=custom)
     for supervision in supervisions:
@@ -81,9 +86,13 @@ def _supervised(
     start, duration = values.get("start"), values.get("duration")
     if not (is_number(start) and is_number(duration)):
         return BadRow(f"line {number}: a supervision has no start and duration in seconds")
-    text, speaker = values.get("text"), values.get("speaker")
+    text, speaker, own = values.get("text"), values.get("speaker"), values.get("custom") or {}
     if text is not None and not isinstance(text, str):
         return BadRow(f"line {number}: the text of a supervision is of type {type(text).__name__}")
+    if not isinstance(own, dict):
+        return BadRow(
+            f"line {number}: custom of a supervision is of type {type(own).__name__}, not a mapping"
+        )
     # Not before the recording: a supervision may begin before its cut.
     begin = max(0.0, offset + float(start))  # type: ignore[arg-type]
     return Stretch(
@@ -91,15 +100,16 @@ def _supervised(
         start=begin,
         end=max(begin, offset + float(start) + float(duration)),  # type: ignore[arg-type]
         speaker=None if speaker is None else str(speaker),
-        attributes={**custom, **scalars(values, _TAKEN), **scalars(values.get("custom") or {}, ())},
+        attributes={**custom, **scalars(values, _TAKEN), **scalars(own)},
     )
 
 
 def _audio(number: int, recording: Mapping[str, Any]) -> str | BadRow:
     """Return the file of a recording."""
     name = str(recording.get("id") or "")
-    sources = recording.get("sources") or []
-    kinds = [source.get("type") for source in sources if isinstance(source, dict)]
+    sources = recording.get("sources")
+    sources = sources if isinstance(sources, list) else [sources]
+    kinds = [source.get("type") if isinstance(source, dict) else source for source in sources]
     if len(kinds) != 1 or kinds[0] not in ("file", "url"):
         return BadRow(
             f"line {number}: recording {name!r} has the sources {kinds}; it must be one file (or url): save "

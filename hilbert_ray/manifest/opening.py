@@ -1,6 +1,5 @@
 """Opening a manifest: what kind it is, by its ending and by what it holds, and the reader of that kind."""
 
-import gzip
 import lzma
 import os
 import stat
@@ -322,6 +321,11 @@ _OPENERS: Mapping[str, Callable[[str, BinaryIO, bytes, int], Source]] = {
 }
 
 
+def _damaged(manifest: str, error: Exception | str) -> ManifestError:
+    what = str(error).strip().replace("\n", ": ")
+    return ManifestError(f"manifest {manifest} is cut off or damaged: {what}; fetch or write it again")
+
+
 @contextmanager
 def errors_of(manifest: str) -> Iterator[None]:
     """Turn what may go wrong with a file into one error that names it.
@@ -338,12 +342,16 @@ def errors_of(manifest: str) -> Iterator[None]:
         raise ManifestError(
             f"manifest {manifest} cannot be read as .{kind}: {error}; save it as UTF-8 (in Excel: CSV UTF-8)"
         ) from error
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ManifestError(
-            f"manifest {manifest} is cut off or damaged: {error}; fetch or write it again"
-        ) from error
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(manifest, error) from error
     except pa.ArrowException as error:
         form = "Parquet" if kind in ("parquet", "pq") else f".{kind}"
         raise ManifestError(f"manifest {manifest} cannot be read as {form}: {error}") from error
-    except PermissionError as error:
+    except MemoryError as error:
+        # Damaged files state sizes of petabytes.
+        raise _damaged(manifest, "it states more bytes than fit into memory") from error
+    except OSError as error:
+        # Libraries raise it without a number for what they read: bzip2, Parquet, Arrow.
+        if error.errno is None:
+            raise _damaged(manifest, error) from error
         raise ManifestError(f"manifest {manifest} cannot be opened: {error.strerror}") from error

@@ -4,6 +4,7 @@ Other programs list the utterances of a recording one by one; a document is the 
 utterances as a timed transcript.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -27,11 +28,11 @@ class Stretch:
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a number; to Python, a bool is one too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether this is a finite number; to Python, a bool is one too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def scalars(values: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Any]:
+def scalars(values: Mapping[str, Any], taken: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what may be attributes: plain values, of names that are not taken."""
     return {
         key: value

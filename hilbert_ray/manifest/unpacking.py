@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.document import resolve
-from hilbert_ray.manifest.arrow import Batches, arrow_batches, packed
+from hilbert_ray.manifest.arrow import Batches, arrow_batches, checked, packed
 from hilbert_ray.manifest.huggingface import audio_column, tables_of
 from hilbert_ray.manifest.opening import errors_of, folder_of, table_columns
 from hilbert_ray.manifest.rows import BadRow, ManifestError
@@ -99,7 +99,7 @@ def _batches(table: str) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]
     with fsspec.open(table, "rb") as file:
         if file.read(4) == b"PAR1":
             parquet = pq.ParquetFile(file)
-            yield parquet.schema_arrow, parquet.iter_batches(batch_size=_ROWS)
+            yield parquet.schema_arrow, checked(parquet.iter_batches(batch_size=_ROWS))
         else:
             file.seek(0)
             schema, batches = arrow_batches(file)
