@@ -24,6 +24,8 @@ from hilbert_ray.document import Hertz, Samples, Seconds
 EXTRA = "video"
 _LARGEST_GAP_S = 0.1
 """Containers round times to milliseconds and codecs shift them by tens of milliseconds: not a gap yet."""
+_LARGEST_GAP_OF_WMA_S = 0.2
+"""FFmpeg leaves out the first two blocks, which hold the encoder's delay: 128 ms at 8 kHz, else less."""
 _LENGTH_TOLERANCE_S = 0.25
 """Stated lengths include the encoder's delay and padding, which FFmpeg drops: a few thousand samples."""
 
@@ -159,7 +161,8 @@ class FfmpegDecoder:
         ):  # raw streams have no times; a gap in one then shows as a wrong length
             return
         time = float(frame.pts * frame.time_base) - (self.container.start_time or 0) / 1e6
-        if abs(time - due) > _LARGEST_GAP_S:
+        is_wma = self.stream.codec_context.name.startswith("wma")
+        if abs(time - due) > (_LARGEST_GAP_OF_WMA_S if is_wma else _LARGEST_GAP_S):
             raise GapError(
                 f"{self.uri} continues at {time:.2f} s after {due:.2f} s of sound; a gap shifts what follows "
                 "against the transcript: fill it with silence, for example "

@@ -16,7 +16,7 @@ from hilbert_ray.audio.tags import end_of_leading_tags, start_of_trailing_tags
 _UNKNOWN_SIZE = 0xFFFFFFFF
 """What RF64 writes where the size is in its `ds64` chunk, and live recorders where they do not know it."""
 _MP3 = 0x55
-_LIBSNDFILE = frozenset((0x1, 0x2, 0x3, 0x6, 0x7, 0x11, 0x31, 0x38, 0x64, _MP3, 0xFFFE))
+_LIBSNDFILE = frozenset((0x1, 0x2, 0x3, 0x6, 0x7, 0x11, 0x31, 0x38, 0x40, 0x64, _MP3, 0xFFFE))
 """Codecs of WAV that libsndfile decodes: PCM, ADPCM, float, A-law, mu-law, GSM, MP3, and what an extensible
 header names; telephone systems also write others, such as G.729 (0x83) and TrueSpeech (0x22)."""
 _ALL_BYTES = "`ffmpeg -ignore_length 1 -i FILE -c copy -rf64 auto OUT.wav`"
