@@ -20,7 +20,7 @@ from hilbert_ray.document import TextSegment
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.evaluation.cross_validation import gather, run_fold_remotely
 from hilbert_ray.evaluation.variants import Variant
-from hilbert_ray.features import Dataset, Features, Ragged, Transcript, mean_std
+from hilbert_ray.features import Dataset, Features, NearDuplicates, Ragged, Transcript, mean_std
 from hilbert_ray.folds import Folds
 from hilbert_ray.run import SHORTCUT_LOW
 from hilbert_ray.segmentation import sentences
@@ -169,25 +169,34 @@ def _exception(shortcut: str, roles: Sequence[str]) -> str:
 
 
 def describe_duplicates(dataset: Dataset) -> dict[str, Any]:
-    """Return the near duplicates across groups as metrics.json holds them; warn unless they are joined."""
+    """Return the near duplicates as metrics.json holds them; warn unless they are joined.
+
+    Pairs are of different groups that take part, and of a document that takes part and one that is held out.
+    """
     found = dataset.near_duplicates()
-    ids = dataset.features.doc_ids
+    pairs = _pairs(dataset.features.doc_ids, found)
     involved = np.unique(np.concatenate([found.first, found.second]))
-    pairs = [
-        {
-            "first": str(ids[first]),
-            "second": str(ids[second]),
-            "audio": None if np.isnan(audio) else audio,
-            "text": None if np.isnan(text) else text,
-        }
-        for first, second, audio, text in islice(found.rows(), DUPLICATES_NAMED)
-    ]
     is_joined = dataset.joined is not None
     if pairs and not is_joined:
         log.warning(
             "%d pairs of documents of different groups are near duplicates, such as %s and %s: scores may be "
             "too good; correct `group` in the manifest, or set folds.join_duplicates",
             len(found), pairs[0]["first"], pairs[0]["second"],
+        )  # fmt: skip
+    held_out_found, held_out_pairs = 0, []
+    if dataset.held_out:
+        # In the order of ids, whichever is held out: that one is named second.
+        taking_part = set(dataset.features.doc_ids.tolist())
+        doc_ids, copies = dataset.held_out_duplicates()
+        held_out_found, held_out_pairs = len(copies), _pairs(doc_ids, copies)
+        for pair in held_out_pairs:
+            if pair["first"] not in taking_part:
+                pair["first"], pair["second"] = pair["second"], pair["first"]
+    if held_out_pairs:
+        log.warning(
+            "%d pairs of a document that takes part and one that is held out are near duplicates, such as %s "
+            "and %s: scores on what is held out will be too good; give both the same `split` in the manifest",
+            held_out_found, held_out_pairs[0]["first"], held_out_pairs[0]["second"],
         )  # fmt: skip
     return {
         "found": len(found),
@@ -196,4 +205,19 @@ def describe_duplicates(dataset: Dataset) -> dict[str, Any]:
         "are_joined": is_joined,
         "checked": dict(found.checked),
         "pairs": pairs,
+        "held_out_found": held_out_found,
+        "held_out_pairs": held_out_pairs,
     }
+
+
+def _pairs(doc_ids: Sequence[Any] | np.ndarray, found: NearDuplicates) -> list[dict[str, Any]]:
+    """Return the first pairs with their ids; None for a modality in which they are not near."""
+    return [
+        {
+            "first": str(doc_ids[first]),
+            "second": str(doc_ids[second]),
+            "audio": None if np.isnan(audio) else audio,
+            "text": None if np.isnan(text) else text,
+        }
+        for first, second, audio, text in islice(found.rows(), DUPLICATES_NAMED)
+    ]

@@ -29,7 +29,7 @@ from hilbert_ray.config import (
     from_dict,
     to_dict,
 )
-from hilbert_ray.document import Document, infer_tasks, with_labels_of
+from hilbert_ray.document import Document, infer_tasks, is_held_out, with_labels_of
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.duplicates import NearDuplicates, near_duplicates
 from hilbert_ray.features.memory_map import BLOCK_ROWS
@@ -81,6 +81,26 @@ class Dataset:
             return self.joined
         texts = [spoken(transcript, self.config.segment.roles) for transcript in self.transcripts]
         return near_duplicates(self.features.audio, texts, self.features.groups)
+
+    def held_out_duplicates(self) -> tuple[Sequence[str], NearDuplicates]:
+        """Return ids, and near duplicates of which one document takes part and the other is held out.
+
+        A copy of what was learned from makes a test set of other recordings in name only. Reads all segments
+        of both, on top of those in memory.
+        """
+        rows = sorted(self.snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
+        stored = {
+            m: self.store.locate(m, each["fingerprint"], self.snapshot) for m, each in self.encoders.items()
+        }
+        documents = [row.document for row in rows]
+        features = read_features(self.store, stored, {}, documents, _machine_memory() / 8)
+        doc_ids = features.doc_ids.tolist()
+        held_out = {document.doc_id for document in documents if is_held_out(document)}
+        transcripts = read_transcripts(self.snapshot, doc_ids)
+        texts = [spoken(transcript, self.config.segment.roles) for transcript in transcripts]
+        # Two groups, since pairs of one group are not sought.
+        sides = np.array([doc_id in held_out for doc_id in doc_ids], np.int64)
+        return doc_ids, near_duplicates(features.audio, texts, sides)
 
     def with_joined_duplicates(self) -> "Dataset":
         """Return the same documents, groups that near duplicates connect being one; log how many."""

@@ -70,19 +70,7 @@ class _Plain(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        wrappers = (
-            "array",
-            "list",
-            "tuple",
-            "float16",
-            "float32",
-            "float64",
-            "int32",
-            "int64",
-            "str_",
-            "bool_",
-        )
-        if name in wrappers and len(node.args) == 1:
+        if name in _WRAPPERS and len(node.args) == 1:
             return self.visit(node.args[0])  # type: ignore[no-any-return]
         return node
 

@@ -82,19 +82,14 @@ class Cells:
             if columns.labels:
                 labels = {task: label_of(cells[i], comma) for i, task in columns.labels if cells[i]}
                 if not _merge(record, "labels", labels):
-                    yield BadRow(
-                        f"row {row} has two labels for one task; give each once",
-                        str(record.get("doc_id", "")),
-                    )
+                    yield BadRow(f"row {row} has two labels for one task; give each once", _id_of(record))
                     continue
             if columns.attributes:
                 attributes = {
                     name: attribute_of(cells[i], comma) for i, name in columns.attributes if cells[i]
                 }
                 if not _merge(record, "attributes", attributes):
-                    yield BadRow(
-                        f"row {row} has an attribute twice; give it once", str(record.get("doc_id", ""))
-                    )
+                    yield BadRow(f"row {row} has an attribute twice; give it once", _id_of(record))
                     continue
             yield record
 

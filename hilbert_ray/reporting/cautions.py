@@ -4,14 +4,14 @@ The summary lists all of it above the first score; Data, Scores and Classes repe
 numbers are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hilbert_ray.config import HILBERT
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.reporting.html import Html, code, interval, join, link, number, quoted, text
-from hilbert_ray.run import SHORTCUT_LOW, DataCounts, RunResults, Score, headline_of
+from hilbert_ray.run import SHORTCUT_LOW, DataCounts, DuplicatePair, RunResults, Score, headline_of
 
 FEW_GROUPS = 40
 """Below this number of groups tests do not hold their level well, see `metrics.compare_predictions`."""
@@ -140,16 +140,35 @@ def shared_caution(run: RunResults) -> Html | None:
 
 
 def duplicates_caution(run: RunResults) -> Html | None:
-    """Return how many near duplicates lie in different groups; None without any, or where they are joined."""
+    """Return how many near duplicates lie in different groups or splits; None without any."""
     duplicates = run.evaluation.duplicates
-    if duplicates is None or not duplicates.found or duplicates.are_joined:
+    if duplicates is None:
         return None
-    such = "".join(f", such as {code(p.first)} and {code(p.second)}" for p in duplicates.pairs[:1])
-    pairs = "1 pair" if duplicates.found == 1 else f"{duplicates.found} pairs"
-    return Html(
-        f"<strong>Near duplicates:</strong> {pairs} of documents of different groups{such}. Scores may be "
-        "too good: correct the groups in the manifest, or set folds.join_duplicates."
-    )
+    remarks = []
+    if duplicates.found and not duplicates.are_joined:
+        remarks.append(
+            Html(
+                f"{_pairs(duplicates.found)} of documents of different groups{_such_as(duplicates.pairs)}. "
+                "Scores may be too good: correct the groups in the manifest, or set folds.join_duplicates."
+            )
+        )
+    if duplicates.held_out_found:
+        remarks.append(
+            Html(
+                f"{_pairs(duplicates.held_out_found)} of a document that takes part and one that is held out"
+                f"{_such_as(duplicates.held_out_pairs)}. Scores on what is held out will be too good: give "
+                "both the same split in the manifest."
+            )
+        )
+    return Html(f"<strong>Near duplicates:</strong> {join(remarks, ' ')}") if remarks else None
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"
+
+
+def _such_as(pairs: Sequence[DuplicatePair]) -> str:
+    return "".join(f", such as {code(pair.first)} and {code(pair.second)}" for pair in pairs[:1])
 
 
 def missing_data(data: DataCounts) -> list[Html]:

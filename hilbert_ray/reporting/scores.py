@@ -62,6 +62,7 @@ def scores_section(run: RunResults) -> Html:
         _explanation(),
         *(_task(run, task) for task in run.tasks),
         *_shortcuts(run),
+        *_duplicates(run),
     )
 
 
@@ -136,6 +137,28 @@ def _shortcuts(run: RunResults) -> list[Html]:
         table(
             "What shortcuts alone predict", ["Shortcut", *run.tasks], [*rows, ["HILBERT", *own]], [len(rows)]
         ),
+    ]
+
+
+def _duplicates(run: RunResults) -> list[Html]:
+    """Return the pairs of near duplicates that the run names; nothing where there are none."""
+    duplicates = run.evaluation.duplicates
+    if duplicates is None or not (duplicates.pairs or duplicates.held_out_pairs):
+        return []
+    listed = [("different groups", pair) for pair in duplicates.pairs]
+    listed += [("the second is held out", pair) for pair in duplicates.held_out_pairs]
+    rows: list[list[Cell]] = [
+        [f"{pair.first}, {pair.second}", number(pair.audio), number(pair.text), why] for why, pair in listed
+    ]
+    found = duplicates.found + duplicates.held_out_found
+    return [
+        heading(3, "Near duplicates", "duplicates"),
+        paragraph(
+            "Documents of which half or more is nearly the same, by the share of the shorter one\u2019s "
+            "segments of audio or runs of words that the other has.",
+            f"Listed are {len(rows)} of {found} pairs.",
+        ),
+        table("Near duplicates", ["Documents", "Audio", "Words", "Why they matter"], rows),
     ]
 
 

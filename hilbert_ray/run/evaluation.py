@@ -165,7 +165,8 @@ class Duplicates:
     """Near duplicates across groups: `found` pairs, of which `pairs` are named.
 
     documents, groups: that are in a pair. checked: documents that were compared, by modality. are_joined:
-    whether such groups were made one before folds were drawn (`folds.join_duplicates`).
+    whether such groups were made one before folds were drawn (`folds.join_duplicates`). held_out_found,
+    held_out_pairs: the same of documents that take part with those that are held out by their split.
     """
 
     found: int
@@ -174,6 +175,8 @@ class Duplicates:
     are_joined: bool
     checked: Mapping[str, int]
     pairs: Sequence[DuplicatePair] = ()
+    held_out_found: int = 0
+    held_out_pairs: Sequence[DuplicatePair] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -359,8 +362,11 @@ class Evaluation:
         values = self._values.get("duplicates")
         if not values:
             return None
-        pairs = [_record(DuplicatePair, pair) for pair in values.get("pairs", ())]
-        return _record(Duplicates, {**values, "pairs": pairs})
+        pairs = {
+            key: [_record(DuplicatePair, pair) for pair in values.get(key, ())]
+            for key in ("pairs", "held_out_pairs")
+        }
+        return _record(Duplicates, {**values, **pairs})
 
     @cached_property
     def labels(self) -> Mapping[str, Labelling]:

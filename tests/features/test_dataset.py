@@ -319,6 +319,7 @@ def test_near_duplicates_are_named_and_their_groups_joined_on_request(
     assert described == {
         "found": 1, "documents": 2, "groups": 2, "are_joined": False, "checked": {"audio": 4, "text": 2},
         "pairs": [{"first": "a", "second": "c", "audio": None, "text": 1.0}],
+        "held_out_found": 0, "held_out_pairs": [],
     }  # fmt: skip
     assert "1 pairs of documents of different groups are near duplicates, such as a and c" in caplog.text
     assert [d.group for d in plain.documents] == ["z", "y", "x", "z"]
@@ -333,6 +334,27 @@ def test_near_duplicates_are_named_and_their_groups_joined_on_request(
     caplog.clear()
     assert describe_duplicates(joined) == {**described, "are_joined": True}
     assert not caplog.records
+
+
+def test_near_duplicates_of_what_is_learned_from_are_sought_among_what_is_held_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = Utterance(text=" ".join(f"word{i}" for i in range(40)), role="guest")
+    uri = store_of(
+        tmp_path,
+        stored(
+            a={"group": "z", "split": "test", "text": (said,)},
+            b={"group": "y", "split": "validation", "text": (said,)},
+            c={"group": "x", "text": (Utterance(text="well"), said)},
+            d={"group": "w"},
+        ),
+    )
+    described = describe_duplicates(open_dataset(uri, CONFIG, held_out=False))
+    assert (described["found"], described["held_out_found"]) == (0, 2), "a and b are both held out"
+    assert described["held_out_pairs"] == [
+        {"first": "c", "second": held_out, "audio": None, "text": 1.0} for held_out in ("a", "b")
+    ]
+    assert "2 pairs of a document that takes part and one that is held out are near duplicates" in caplog.text
 
 
 def test_joining_without_near_duplicates_changes_nothing(tmp_path: Path) -> None:

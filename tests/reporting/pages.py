@@ -131,6 +131,8 @@ def evaluated(run: Path) -> None:
     values["duplicates"] = {
         "found": 3, "documents": 4, "groups": 3, "are_joined": False, "checked": {"audio": 48},
         "pairs": [{"first": "<b>01</b>", "second": "<b>02</b>", "audio": 0.9, "text": None}],
+        "held_out_found": 1,
+        "held_out_pairs": [{"first": "<b>03</b>", "second": "<i>99</i>", "audio": None, "text": 0.75}],
     }  # fmt: skip
     values["shortcuts"] = {
         f"turns of {EVIL}": {

@@ -163,6 +163,7 @@ def test_cautions_come_before_every_score_and_are_marked_in_their_tables(
         "Turns of the speaker whom the labels are about are no shortcut",
         "5 of 48 documents have a sentence of four words or more in common with another group",
         "Near duplicates: 3 pairs of documents of different groups, such as <b>01</b> and <b>02</b>.",
+        "1 pair of a document that takes part and one that is held out, such as <b>03</b> and <i>99</i>.",
         "Left out: 1 document has no features at all",
         "Quarantined: 2 documents have audio that could not be embedded",
         "Pending: 3 documents have text that is not embedded yet",
@@ -172,6 +173,10 @@ def test_cautions_come_before_every_score_and_are_marked_in_their_tables(
         assert said in top
     assert top.index("Before you read the scores") < top.index("Exploratory with 12 groups: on")
     assert "Shortcut for \u201cstate\u201d" not in page.text
+    rows = [texts for texts, _ in page.table("Near duplicates").rows]
+    assert rows[0][0] == "<b>01</b>, <b>02</b>"
+    assert rows[1][0] == "<b>03</b>, <i>99</i>"
+    assert rows[1][-1] == "the second is held out"
     [(texts, _), _] = page.table("What shortcuts alone predict").rows
     assert [text.startswith("\u25b2") for text in texts] == [True, False, True, False, False, False]
     (audio, _), (text, _) = page.table("Documents by modality").rows
