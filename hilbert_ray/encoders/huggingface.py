@@ -1,6 +1,7 @@
 """From `hf:<id or folder>[@revision]` to the encoder class for its architecture."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import transformers
@@ -14,7 +15,8 @@ from hilbert_ray.encoders.folder import (
     reading,
 )
 from hilbert_ray.encoders.protocol import Encoder
-from hilbert_ray.encoders.speech import WAVEFORM_TYPES, WaveformEncoder, WhisperEncoder
+from hilbert_ray.encoders.speech import SpeechEncoder
+from hilbert_ray.encoders.speech_types import REMOTE_CODE, SPEECH_TYPES
 from hilbert_ray.encoders.text import TextEncoder
 from hilbert_ray.encoders.transformer import Pretrained
 from hilbert_ray.encoders.weights import fetch
@@ -29,9 +31,9 @@ def build_transformer(
     config = _read_config(folder, spec, modality, values, options)
     model_type = str(config.model_type)
     pretrained = Pretrained(spec=spec, folder=folder, config=config, options=options, segment=segment)
-    is_speech = model_type in WAVEFORM_TYPES or model_type == "whisper"
+    kind = SPEECH_TYPES.get(model_type)
     if modality == "text":
-        if is_speech:
+        if kind is not None:
             raise ConfigError(
                 f"text encoder {spec} is a speech model ({model_type}); use it as the audio encoder "
                 f"(--audio {spec}), or name a text model"
@@ -39,14 +41,19 @@ def build_transformer(
         if not options.trust_remote_code:  # such code may have a tokenizer of its own
             check_tokenizer_files(folder, spec)
         return TextEncoder(pretrained)
-    # Any architecture may encode text, but audio needs code that knows its input: only these have it.
-    if not is_speech:
+    if kind is None and pretrained.runs_code:
+        kind = REMOTE_CODE
+    # Any architecture may encode text, but audio needs code that knows its input.
+    if kind is None:
         raise ConfigError(
             f"audio encoder {spec} is a model of type {model_type!r}, expected one of "
-            f"{', '.join(WAVEFORM_TYPES)}, whisper; name one of these"
+            f"{', '.join(SPEECH_TYPES)}; name one of these"
         )
     check_extractor_files(folder, spec)
-    return WhisperEncoder(pretrained) if model_type == "whisper" else WaveformEncoder(pretrained)
+    if kind.config is not None:
+        with reading("config.json", spec):
+            pretrained = replace(pretrained, config=getattr(config, kind.config))
+    return SpeechEncoder(pretrained, kind)
 
 
 def _read_config(

@@ -7,7 +7,9 @@ memory. `load` reads the weights themselves, where they are used.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -32,7 +34,25 @@ _MOST_TIMES = 4
 """How many times the numbers in the weights a network may have: some weights hold an encoder alone."""
 
 
-def load(folder: str, name: str, config: Any, trust_remote_code: bool) -> Any:  # noqa: ANN401 - no common type
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A network that folders hold as a part of a larger one, of which nothing else is loaded.
+
+    network: its class, as `module:name` below transformers.models. prefix: a regular expression for what the
+    names of its tensors begin with where the weights are those of the larger one.
+    """
+
+    network: str
+    prefix: str
+
+
+def load(
+    folder: str,
+    name: str,
+    config: Any,  # noqa: ANN401 - no common type
+    trust_remote_code: bool,
+    part: Part | None = None,
+) -> Any:  # noqa: ANN401
     """Return a network with its weights.
 
     Args:
@@ -40,17 +60,21 @@ def load(folder: str, name: str, config: Any, trust_remote_code: bool) -> Any:  
         name: the encoder as in the settings, for messages.
         config: the model's configuration, as transformers read it.
         trust_remote_code: whether code that comes with the weights may be run.
+        part: the network, if the folder may hold more than it.
 
     Raises:
         ConfigError: when the weights cannot be read or lack what the network computes with.
     """
     transformers.utils.logging.disable_progress_bar()  # it would fill the logs of every worker
-    with reading_weights(name):
-        loaded = _auto_class(config).from_pretrained(
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code} if part is None else {"config": config}
+    # Quiet about the tensors of what is not loaded; those that are missing are an error of ours.
+    with reading_weights(name), _quiet():
+        loaded = _network_class(config, part).from_pretrained(
             folder,
             use_safetensors=has_safetensors(folder),
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            key_mapping=_renamed(part),
+            **options,
         )
     if not isinstance(loaded, tuple):  # remote code may load its weights itself and report nothing
         return loaded
@@ -59,13 +83,14 @@ def load(folder: str, name: str, config: Any, trust_remote_code: bool) -> Any:  
     return model
 
 
-def rehearse(folder: str, name: str, config: Any) -> None:  # noqa: ANN401
+def rehearse(folder: str, name: str, config: Any, part: Part | None = None) -> None:  # noqa: ANN401
     """Check that a network would load, from names and shapes of its weights alone.
 
     Args:
         folder: where the weights are.
         name: the encoder as in the settings, for messages.
         config: the model's configuration, as transformers read it. Remote code is not rehearsed.
+        part: the network, if the folder may hold more than it.
 
     Raises:
         ConfigError: when the weights cannot be read, or are not those of such a network.
@@ -75,13 +100,15 @@ def rehearse(folder: str, name: str, config: Any) -> None:  # noqa: ANN401
     with reading_weights(name), _quiet():
         # On the meta device, where tensors have a shape but no numbers.
         with torch.device("meta"):
-            network = _auto_class(config).from_config(config)
+            network_class = _network_class(config, part)
+            network = network_class.from_config(config) if part is None else network_class(config)
         _check_size(name, sum(tensor.numel() for tensor in network.parameters()), tensors)
         _, report = type(network).from_pretrained(
             None,
             config=config,
             state_dict=tensors,
             output_loading_info=True,
+            key_mapping=_renamed(part),
             ignore_mismatched_sizes=True,  # reported below, where it can be said which they are
         )
     for key, held, expected in sorted(report["mismatched_keys"]):
@@ -142,8 +169,7 @@ def _tensors(folder: str, name: str) -> dict[str, Tensor]:
 
 def _check_missing(name: str, config: Any, missing: Iterable[str]) -> None:  # noqa: ANN401
     """Check that no tensor that features depend on is missing: transformers would draw it at random."""
-    unused = UNUSED | ({"decoder"} if config.model_type == "whisper" else set())
-    needed = sorted(key for key in missing if not unused & set(key.split(".")))
+    needed = sorted(key for key in missing if not UNUSED & set(key.split(".")))
     if needed:
         raise ConfigError(
             f"the weights of encoder {name} lack {len(needed)} of the tensors that a network of "
@@ -152,9 +178,16 @@ def _check_missing(name: str, config: Any, missing: Iterable[str]) -> None:  # n
         )
 
 
-def _auto_class(config: Any) -> Any:  # noqa: ANN401
+def _network_class(config: Any, part: Part | None) -> Any:  # noqa: ANN401
+    if part is not None:
+        return resolve_name(f"transformers.models.{part.network}")
     is_encoder_of_two = config.model_type in ENCODER_OF_TWO
     return transformers.AutoModelForTextEncoding if is_encoder_of_two else transformers.AutoModel
+
+
+def _renamed(part: Part | None) -> dict[str, str] | None:
+    """Return how transformers is to rename tensors, by regular expression."""
+    return None if part is None else {part.prefix: ""}
 
 
 def reading_weights(name: str) -> Any:  # noqa: ANN401 - a context manager

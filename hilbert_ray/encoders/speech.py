@@ -1,7 +1,7 @@
-"""Speech encoders from transformers: wav2vec2 and its kin on the raw waveform, the encoder half of Whisper.
+"""Speech encoders from transformers: what the feature extractor makes of a segment, encoded and pooled.
 
-Whether segments may share a batch depends on the architecture. Encoders whose features change with padding
-get segments of exactly equal length together; others pad, mask, and pool the frames that are real.
+One class for all of them; `speech_types` says in what they differ. Each segment is prepared alone, so that
+nothing in it depends on the batch, and may share a batch with shorter ones only where a mask hides the padding.
 """
 
 from collections.abc import Sequence
@@ -11,169 +11,210 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from hilbert_ray.config import ConfigError, Modality
-from hilbert_ray.document import AudioSegment, Samples, Segment
+from hilbert_ray.document import AudioSegment, Segment
 from hilbert_ray.encoders.folder import reading
+from hilbert_ray.encoders.speech_types import REMOTE_CODE, SpeechType, frames_of, shortest_input
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
+from hilbert_ray.encoders.weights import code_hash
 
-WAVEFORM_TYPES = (
-    "wav2vec2",
-    "hubert",
-    "wavlm",
-    "data2vec-audio",
-    "wav2vec2-conformer",
-    "unispeech",
-    "unispeech-sat",
-)
-"""Model types whose input is the raw waveform."""
-PADDABLE_TYPES = ("wav2vec2", "hubert", "wavlm")
-"""Those that masks make independent of padding, if their feature extractor uses layer norm."""
 BATCH_S = {"cpu": 10, "cuda": 60}
 """Most padded seconds of audio in a batch, by device: a GPU needs many, the caches of a CPU hold few."""
 OVERHEAD_S = 0.5
 """The fixed cost of a batch, as the seconds of audio that take as long."""
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 192_000
-WHISPER_S = 30
-"""What Whisper was trained on: it pads or cuts every input to 30 s."""
 
 
-class _Speech(Transformer):
-    """What both kinds share: segments are samples, and there is no token for a whole segment."""
+class SpeechEncoder(Transformer):
+    """Hidden states of an audio segment, pooled over the frames that it covers."""
 
     modality: Modality = "audio"
 
-    def __init__(self, pretrained: Pretrained) -> None:
-        if pretrained.options.pooling == "cls":
+    def __init__(self, pretrained: Pretrained, kind: SpeechType) -> None:
+        self.kind, self.part = kind, kind.part
+        self._check_pooling(pretrained)
+        super().__init__(pretrained)
+        with reading("preprocessor_config.json", self.name):
+            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(
+                pretrained.folder, trust_remote_code=pretrained.options.trust_remote_code
+            )
+            self.rate_hz = int(self.extractor.sampling_rate)
+        self._check_extractor()
+        with reading("config.json", self.name):
+            self.steps = tuple(kind.steps(self.config, self.extractor))
+            self.frame_steps = (*self.steps, *(kind.adapter(self.config) if self.layers is None else ()))
+            self.length = None if kind.length is None else kind.length(self.config, self.extractor)
+            self.is_masked = kind.is_masked(self.config)
+            # Two frames of the first step, since a spectrogram is normalised by its deviation over time.
+            self.shortest = max(
+                shortest_input(1, self.frame_steps), shortest_input(2, self.steps[:1]) if self.steps else 1
+            )
+        # The convolutions of an adapter mix what is masked into the last frames of the output.
+        self.pads = self.is_masked and self.frame_steps == self.steps
+        # Spectrogram frames are far fewer than samples, so more seconds fit.
+        seconds = BATCH_S[self.device.type] * (1 if kind.is_waveform else 4)
+        self.budget = seconds * self.rate_hz
+        self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
+        if self.length is not None:
+            self._check_segmentation(self.length / self.rate_hz)
+
+    def _check_pooling(self, pretrained: Pretrained) -> None:
+        if pretrained.options.pooling == "cls" and not self.kind.special_tokens:
             raise ConfigError(
                 f"audio encoder {pretrained.spec} is a speech model, which has no cls token; set pooling to "
                 "mean or mean_std"
             )
-        super().__init__(pretrained)
-        with reading("preprocessor_config.json", self.name):
-            self.extractor = transformers.AutoFeatureExtractor.from_pretrained(pretrained.folder)
-            self.rate_hz = int(self.extractor.sampling_rate)
+
+    def _check_extractor(self) -> None:
+        """Check that what prepares the audio is what the network was made for."""
+        remedy = "use the file that belongs to these weights"
+        name, kind = f"audio encoder {self.name}: preprocessor_config.json", type(self.extractor).__name__
+        if self.kind.extractor not in (None, kind):
+            raise ConfigError(
+                f"{name} describes a {kind}, but a model of type {self.config.model_type!r} takes what a "
+                f"{self.kind.extractor} makes; {remedy}"
+            )
         if not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ:
             raise ConfigError(
-                f"audio encoder {self.name}: preprocessor_config.json has sampling_rate {self.rate_hz}; it "
-                f"must be {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz: use the file that belongs to these weights"
+                f"{name} has sampling_rate {self.rate_hz}; it must be {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz: "
+                f"{remedy}"
+            )
+        with reading("preprocessor_config.json", self.name):
+            sizes = self.kind.must_be_equal(self.config, self.extractor)
+        for what, (made, taken) in sizes.items():
+            if made != taken:
+                raise ConfigError(f"{name} makes {made} {what}, but the network takes {taken}; {remedy}")
+
+    def _check_segmentation(self, longest_s: float) -> None:
+        segment = self.pretrained.segment
+        setting = "window_s" if segment.audio == "window" else "max_s"
+        if getattr(segment, setting) > longest_s:
+            raise ConfigError(
+                f"audio encoder {self.name} takes at most {longest_s:g} s, but segments may last "
+                f"{getattr(segment, setting)} s; set segment.{setting} to at most {longest_s:g}"
             )
 
+    def _layers(self) -> tuple[int, int] | None:
+        layer = self.pretrained.options.layer
+        if layer != "last" and self.kind.depth is None:
+            raise ConfigError(
+                f"audio encoder {self.name} is a model of type {self.config.model_type!r}, whose hidden "
+                f"states differ in width, but layer is {layer}; set it to `last`"
+            )
+        return super()._layers()
+
+    def _last_state(self) -> int:
+        assert self.kind.depth is not None
+        is_hidden = self.kind.adapter_is_inside and self.kind.adapter(self.config)
+        return int(getattr(self.config, self.kind.depth)) - bool(is_hidden)
+
+    def _width(self) -> int:
+        # Hidden states are as wide as the model says; only the output has a width of its own.
+        return int(self.kind.width(self.config)) if self.layers is None else super()._width()
+
+    def _facts(self) -> dict[str, Any]:
+        facts = super()._facts()
+        # An adapter made other features while the mask was that of its output, or padding reached it.
+        if self.kind.is_waveform and self.kind.is_masked(self.config) and self.kind.adapter(self.config):
+            facts["frames"] = 2
+        if self.pretrained.runs_code:
+            facts["code"] = code_hash(self.pretrained.folder)
+        return facts
+
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
+        for segment in segments:
+            if self.length and isinstance(segment, AudioSegment) and len(segment.samples) > self.length:
+                longest_s = self.length / self.rate_hz
+                raise SegmentTooLongError(
+                    f"segment from {segment.start:.2f} to {segment.end:.2f} s is longer than the "
+                    f"{longest_s:g} s that {self.name} takes; set segment.window_s or segment.max_s to at "
+                    f"most {longest_s:g}"
+                )
         return [segment.samples for segment in segments if isinstance(segment, AudioSegment)]
 
-
-class WaveformEncoder(_Speech):
-    """wav2vec2 and its kin, on the raw waveform.
-
-    A feature extractor with group norm takes its statistics over padded time too, and the positional
-    convolutions of data2vec see padding: there only segments of exactly equal length share a batch. wav2vec2,
-    HuBERT and WavLM with layer norm pad, mask, and pool valid frames.
-    """
-
-    def __init__(self, pretrained: Pretrained) -> None:
-        super().__init__(pretrained)
-        self.budget = BATCH_S[self.device.type] * self.rate_hz
-        norm = getattr(self.config, "feat_extract_norm", "group")
-        self.pads = self.config.model_type in PADDABLE_TYPES and norm == "layer"
-        self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
-        with reading("config.json", self.name):
-            self.shortest = self._samples_of_one_frame()
-
-    def _samples_of_one_frame(self) -> Samples:
-        """Return the fewest samples from which the convolutions compute a frame (400 for wav2vec2)."""
-        # Backwards through the layers: what a layer needs to give `samples` outputs.
-        samples = 1
-        for kernel, stride in zip(
-            reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True
-        ):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
     def _sizes(self, lengths: np.ndarray) -> np.ndarray:
+        if self.length is not None:
+            return np.full_like(lengths, self.length)
         sizes: np.ndarray = np.maximum(lengths, self.shortest)
         return sizes
 
     def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
-        lengths = [max(len(samples), self.shortest) for samples in inputs]
-        values = np.zeros((len(inputs), max(lengths)), np.float32)
-        for row, samples in enumerate(inputs):
-            # Normalised before padding: otherwise mean and variance would depend on the batch.
-            values[row, : len(samples)] = self._normalised(samples)
-        mask = torch.arange(values.shape[1])[None] < torch.tensor(lengths)[:, None]
-        attention = mask.to(self.device, torch.int64)
+        prepared = [self._prepared(samples) for samples in inputs]
+        arguments = {
+            self.extractor.model_input_names[0]: pad_sequence([values for values, _ in prepared], True).to(
+                self.dtype
+            ),
+            **self.kind.arguments(len(inputs)),
+        }
+        if self.is_masked:
+            arguments["attention_mask"] = pad_sequence([mask for _, mask in prepared], True)
         output = self.model(
-            torch.from_numpy(values).to(self.device, self.dtype),
-            # Models with group norm were trained without a mask.
-            attention_mask=attention if self.pads else None,
+            **{name: values.to(self.device) for name, values in arguments.items()},
             output_hidden_states=self.layers is not None,
         )
-        states = self._states(output)
-        # A frame is valid if the convolutions saw no padding for it; the model counts that itself.
-        if self.pads:
-            valid = self.model._get_feature_vector_attention_mask(states.shape[1], attention).bool()
+        states, special = self._states(output), self.kind.special_tokens
+        if self.pooling == "cls":  # of several, their mean: what such models are trained to classify by
+            states = states[:, :special].mean(1, keepdim=True)
+            return self._pool(states, torch.ones_like(states[..., 0], dtype=torch.bool))
+        states = states[:, special:]
+        return self._pool(states, self._covered(inputs, states.shape[1]).to(self.device))
+
+    def _prepared(self, samples: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what the network takes of one segment, and int64 [time], 1 where it is of audio."""
+        missing = max(self.shortest - len(samples), 0)
+        if not self.kind.is_waveform:
+            samples = np.pad(samples, (0, missing))
+        # Where nothing changes, as in digital silence, some extractors divide 0 by a deviation of 0.
+        with np.errstate(invalid="ignore"):
+            made = self.extractor(
+                np.asarray(samples, np.float32), sampling_rate=self.rate_hz, return_attention_mask=True,
+                return_tensors="pt",
+            )  # fmt: skip
+        values = made[self.extractor.model_input_names[0]][0].nan_to_num(0)
+        if not self.kind.is_waveform:
+            return values, made["attention_mask"][0].long() if self.is_masked else values.new_ones(())
+        # Padded once it is normalised, so that the padding is no part of mean and deviation.
+        values = pad(values, (0, missing))
+        return values, torch.ones(values.shape, dtype=torch.int64)
+
+    def _states(self, output: Any) -> Tensor:  # noqa: ANN401 - transformers has no common type
+        if self.kind is REMOTE_CODE:
+            return self._states_of_remote_code(output)
+        states = super()._states(output)
+        # CLAP lays its states out as an image: [batch, width, bins, time].
+        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+
+    def _states_of_remote_code(self, output: Any) -> Tensor:  # noqa: ANN401
+        """Return the states in what code that comes with the weights has returned, which may be anything.
+
+        Raises:
+            ConfigError: when it has no states [batch, time, width] under the names that transformers uses.
+        """
+        last, hidden = (getattr(output, name, None) for name in ("last_hidden_state", "hidden_states"))
+        if self.layers is None:
+            # Dasheng gives its only states as `hidden_states`.
+            states = hidden if last is None and isinstance(hidden, Tensor) else last
+        elif isinstance(hidden, Sequence) and len(hidden) > self.layers[1]:
+            states = super()._states(output)
         else:
-            valid = torch.ones(states.shape[:2], dtype=torch.bool, device=self.device)
-        return self._pool(states, valid)
-
-    def _normalised(self, samples: np.ndarray) -> np.ndarray:
-        """Return a segment as the model's feature extractor would prepare it alone."""
-        wave: np.ndarray = samples.astype(np.float32)
-        if self.extractor.do_normalize and len(wave):
-            wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)  # the extractor's epsilon
-        return wave
-
-
-class WhisperEncoder(_Speech):
-    """The encoder half of Whisper: always 30 s of log-mel frames, pooled over those that the audio covers."""
-
-    def __init__(self, pretrained: Pretrained) -> None:
-        segment = pretrained.segment
-        setting = "window_s" if segment.audio == "window" else "max_s"
-        longest = getattr(segment, setting)
-        if longest > WHISPER_S:
+            states = None
+        if not isinstance(states, Tensor) or states.ndim != 3 or states.shape[2] != self._width():
+            what = "last_hidden_state" if self.layers is None else f"hidden_states up to {self.layers[1]}"
             raise ConfigError(
-                f"audio encoder {pretrained.spec} takes at most {WHISPER_S} s, but segments may last "
-                f"{longest} s; set segment.{setting} to at most {WHISPER_S}"
+                f"audio encoder {self.name}: the output of its code, a {type(output).__name__}, has no {what} "
+                f"of the shape [batch, time, {self._width()}]; name another model"
+                + ("" if self.layers is None else ", or set layer to `last`")
             )
-        super().__init__(pretrained)
-        bins, expected = getattr(self.extractor, "feature_size", None), self.config.num_mel_bins
-        if bins != expected:
-            raise ConfigError(
-                f"audio encoder {self.name}: preprocessor_config.json makes {bins} mel bins, but the network "
-                f"takes {expected}; use the file that belongs to these weights"
-            )
-        self.longest = WHISPER_S * self.rate_hz
-        # Log-mel frames are far fewer than samples, so more seconds fit: 1 segment on a CPU, 8 on a GPU.
-        self.budget = 4 * BATCH_S[self.device.type] * self.rate_hz
+        return states.float()
 
-    def _load(self) -> Any:  # noqa: ANN401 - transformers has no common type
-        return super()._load().get_encoder()
-
-    def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
-        for segment in segments:
-            if isinstance(segment, AudioSegment) and len(segment.samples) > self.longest:
-                raise SegmentTooLongError(
-                    f"segment from {segment.start:.2f} to {segment.end:.2f} s is longer than the "
-                    f"{WHISPER_S} s that {self.name} takes; set segment.window_s or segment.max_s to at most "
-                    f"{WHISPER_S}"
-                )
-        return super()._inputs(segments)
-
-    def _sizes(self, lengths: np.ndarray) -> np.ndarray:
-        return np.full_like(lengths, self.longest)
-
-    def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
-        mel = self.extractor(
-            list(inputs), sampling_rate=self.rate_hz, padding="max_length", return_tensors="pt"
-        )
-        output = self.model(
-            mel.input_features.to(self.device, self.dtype), output_hidden_states=self.layers is not None
-        )
-        states = self._states(output)
-        # One state per two mel frames: the second convolution has a stride of 2. Beyond the audio, states are
-        # those of padding, and would pull the mean of a short segment towards silence.
-        step = 2 * self.extractor.hop_length
-        covered = torch.tensor([max(-(-len(samples) // step), 1) for samples in inputs])
-        valid = torch.arange(states.shape[1])[None] < covered[:, None]
-        return self._pool(states, valid.to(self.device))
+    def _covered(self, inputs: Sequence[np.ndarray], count: int) -> Tensor:
+        """Return bool [batch, count]: which states are of audio, and not of what fills it up."""
+        if not self.steps or not (self.is_masked or self.length):
+            return torch.ones((len(inputs), count), dtype=torch.bool)
+        frames = [max(frames_of(max(len(samples), self.shortest), self.frame_steps), 1) for samples in inputs]
+        # With several patches at each time, the time runs fastest.
+        times = count if self.length is None else frames_of(self.length, self.frame_steps)
+        return torch.arange(count)[None] % times < torch.tensor(frames)[:, None]

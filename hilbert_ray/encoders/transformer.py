@@ -16,7 +16,7 @@ from torch import Tensor
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
 from hilbert_ray.encoders.folder import reading
-from hilbert_ray.encoders.loading import load, rehearse
+from hilbert_ray.encoders.loading import Part, load, rehearse
 from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.encoders.weights import resolve_precision, weights_hash
 from hilbert_ray.segmentation import segmentation
@@ -65,6 +65,8 @@ class Transformer:
     """Most samples or tokens in a batch, padding included; a segment above it has a batch to itself."""
     overhead: int = 0
     """The fixed cost of a batch, in samples or tokens; with 0 only inputs of equal size share one."""
+    part: Part | None = None
+    """The network, if the folder may hold more than it."""
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.pretrained, self.name, self.config = pretrained, pretrained.spec, pretrained.config
@@ -74,7 +76,7 @@ class Transformer:
         self.pooling = pretrained.options.pooling
         with reading("config.json", self.name):
             self.layers = self._layers()
-            width = int(self.config.hidden_size)
+            width = self._width()
         self.dim = 2 * width if self.pooling == "mean_std" else width
         self.fingerprint = fingerprint_of(self._facts())
         self.padding = PaddingCount()
@@ -85,14 +87,22 @@ class Transformer:
         if layer == "last":
             return None
         numbers = [int(number) for number in layer.split(":")]
-        # Models with a decoder too name the layers of the encoder apart.
-        last = int(getattr(self.config, "encoder_layers", None) or self.config.num_hidden_layers)
+        last = self._last_state()
         if numbers[-1] > last:
             raise ConfigError(
                 f"encoder {self.name} has hidden states 0 to {last}, but layer is {layer}; set it to `last` "
                 "or to numbers in this range"
             )
         return numbers[0], numbers[-1]
+
+    def _last_state(self) -> int:
+        """Return the number of the last hidden state that can be chosen."""
+        # Models with a decoder too name the layers of the encoder apart.
+        return int(getattr(self.config, "encoder_layers", None) or self.config.num_hidden_layers)
+
+    def _width(self) -> int:
+        """Return the width of the states that are pooled."""
+        return int(self.config.hidden_size)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -128,7 +138,7 @@ class Transformer:
             ConfigError: when the weights cannot be read or lack what the network computes with.
         """
         options, folder = self.pretrained.options, self.pretrained.folder
-        return load(folder, self.name, self.config, options.trust_remote_code)
+        return load(folder, self.name, self.config, options.trust_remote_code, self.part)
 
     def rehearse(self) -> None:
         """Check that the weights would load, in about a second and without holding them.
@@ -138,7 +148,7 @@ class Transformer:
         """
         # What remote code does with its weights is known once it runs, and it is run where it is used.
         if not self.pretrained.runs_code:
-            rehearse(self.pretrained.folder, self.name, self.config)
+            rehearse(self.pretrained.folder, self.name, self.config, self.part)
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, dim]; how they are batched depends on the segments alone.

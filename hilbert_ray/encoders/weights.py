@@ -89,6 +89,15 @@ def weights_hash(folder: str) -> str:
     return _hash(folder, _stamps(folder))
 
 
+def code_hash(folder: str) -> str:
+    """Return the SHA-256 over the Python files of a folder, which features depend on where they are run."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*.py")):
+        digest.update(str(file.relative_to(folder)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def features_depend_on(folder: str) -> list[str]:
     """Return the names of the files in a folder that features depend on, weights first.
 

@@ -19,7 +19,7 @@ from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConf
 from hilbert_ray.document.records import AudioSegment, Segment, TextSegment
 from hilbert_ray.encoders.protocol import Encoder, fingerprint_of
 from hilbert_ray.encoders.registry import build_encoder
-from hilbert_ray.encoders.speech import WhisperEncoder
+from hilbert_ray.encoders.speech import SpeechEncoder
 from hilbert_ray.encoders.transformer import SegmentTooLongError, pack
 from hilbert_ray.segmentation.rules import segmentation
 from hilbert_ray.segmentation.vad import vad_identity
@@ -74,8 +74,8 @@ def modality_of(name: str) -> Modality:
 
 def load(spec: str, modality: Modality, **changes: Any) -> Encoder:  # noqa: ANN401
     encoder = build_encoder(spec, modality, replace(FLOAT32, **changes), SegmentConfig())
-    if isinstance(encoder, WhisperEncoder):
-        encoder.budget = 8 * encoder.longest  # several at once, as on a GPU; a CPU takes them one by one
+    if isinstance(encoder, SpeechEncoder) and encoder.length is not None:
+        encoder.budget = 8 * encoder.length  # several at once, as on a GPU; a CPU takes them one by one
     return encoder
 
 
