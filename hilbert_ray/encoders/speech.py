@@ -1,7 +1,7 @@
 """Speech encoders from transformers: what the feature extractor makes of a segment, encoded and pooled.
 
 One class for all of them; `speech_types` says in what they differ. Each segment is prepared alone, so that
-nothing in it depends on the batch, and may share a batch with shorter ones only where a mask hides the padding.
+nothing in it depends on the batch, and shares a batch with shorter ones only where a mask hides the padding.
 """
 
 from collections.abc import Sequence
@@ -167,13 +167,14 @@ class SpeechEncoder(Transformer):
         missing = max(self.shortest - len(samples), 0)
         if not self.kind.is_waveform:
             samples = np.pad(samples, (0, missing))
-        # Where nothing changes, as in digital silence, some extractors divide 0 by a deviation of 0.
-        with np.errstate(invalid="ignore"):
+        # Where nothing changes, as in digital silence, some extractors divide by a deviation of 0.
+        with np.errstate(invalid="ignore", divide="ignore"):
             made = self.extractor(
                 np.asarray(samples, np.float32), sampling_rate=self.rate_hz, return_attention_mask=True,
                 return_tensors="pt",
             )  # fmt: skip
-        values = made[self.extractor.model_input_names[0]][0].nan_to_num(0)
+        values = made[self.extractor.model_input_names[0]][0]
+        values = values.nan_to_num(0, 0, 0)
         if not self.kind.is_waveform:
             return values, made["attention_mask"][0].long() if self.is_masked else values.new_ones(())
         # Padded once it is normalised, so that the padding is no part of mean and deviation.
@@ -204,7 +205,7 @@ class SpeechEncoder(Transformer):
         if not isinstance(states, Tensor) or states.ndim != 3 or states.shape[2] != self._width():
             what = "last_hidden_state" if self.layers is None else f"hidden_states up to {self.layers[1]}"
             raise ConfigError(
-                f"audio encoder {self.name}: the output of its code, a {type(output).__name__}, has no {what} "
+                f"audio encoder {self.name}: what its code returns, a {type(output).__name__}, has no {what} "
                 f"of the shape [batch, time, {self._width()}]; name another model"
                 + ("" if self.layers is None else ", or set layer to `last`")
             )

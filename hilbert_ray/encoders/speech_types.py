@@ -1,8 +1,8 @@
-"""The types of speech encoders: for each model type of transformers, what `speech` must know to compute with it.
+"""The types of speech encoders: for each model type of transformers, what `speech` must know of it.
 
-A row says which network of a folder encodes, what prepares its input, where in time its hidden states lie, how
-long its input may be, and whether a mask makes it independent of padding. tests/encoders/test_speech.py proves
-each row against transformers.
+A row says which network of a folder encodes, what prepares its input, where in time its hidden states lie,
+how long its input may be, and whether a mask makes it independent of padding. A test proves each row against
+transformers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,18 +88,27 @@ def _adapter(kernel: str, stride: str, padding: int | None) -> Callable[[Any], S
     return steps
 
 
+def _halvings(config: Any) -> Sequence[Step]:  # noqa: ANN401
+    """Return the convolutions of Parakeet that thin out time."""
+    kernel, stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
+    return [(kernel, stride, (kernel - 1) // 2)] * (config.subsampling_factor.bit_length() - 1)
+
+
 def _part(network: str, prefix: str) -> Part:
     return Part(network=network, prefix=rf"^(model\.|speecht5\.)?{prefix}\.")
 
 
-# Group norm takes its statistics over padded time too, and the positional convolutions of data2vec see padding:
-# such networks were trained without a mask, and only segments of exactly equal length share a batch.
+# Group norm takes its statistics over padded time too, and the positional convolutions of data2vec see
+# padding: such networks take no mask, and only segments of exactly equal length share a batch.
 _WAVEFORM = SpeechType(
     extractor="Wav2Vec2FeatureExtractor",
     is_waveform=True,
     steps=lambda c, _: [(k, s, 0) for k, s in zip(c.conv_kernel, c.conv_stride, strict=True)],
     adapter=_adapter("adapter_kernel_size", "adapter_stride", 1),
     width=_adapted_width,
+)
+_SEW = replace(
+    _WAVEFORM, steps=lambda c, e: [*_WAVEFORM.steps(c, e), (c.squeeze_factor, c.squeeze_factor, 0)]
 )
 _PADDABLE_WAVEFORM = replace(
     _WAVEFORM, is_masked=lambda c: getattr(c, "feat_extract_norm", "group") == "layer"
@@ -126,17 +135,7 @@ _W2V_BERT = replace(
 _PARAKEET = SpeechType(
     extractor="ParakeetFeatureExtractor",
     # Windows are centred, and only those count that begin a whole hop.
-    steps=lambda c, e: [
-        (e.hop_length, e.hop_length, 0),
-        *[
-            (
-                c.subsampling_conv_kernel_size,
-                c.subsampling_conv_stride,
-                (c.subsampling_conv_kernel_size - 1) // 2,
-            )
-        ]
-        * (c.subsampling_factor.bit_length() - 1),
-    ],
+    steps=lambda c, e: [(e.hop_length, e.hop_length, 0), *_halvings(c)],
     part=_part("parakeet.modeling_parakeet:ParakeetEncoder", "encoder"),
     config="encoder_config",
     must_be_equal=lambda c, e: {"mel bins": (e.feature_size, c.num_mel_bins)},
@@ -198,8 +197,8 @@ SPEECH_TYPES: Mapping[str, SpeechType] = {
     "wav2vec2-conformer": _WAVEFORM,
     "unispeech": _WAVEFORM,
     "unispeech-sat": _WAVEFORM,
-    "sew": _WAVEFORM,
-    "sew-d": _WAVEFORM,
+    "sew": _SEW,
+    "sew-d": _SEW,
     "speecht5": replace(
         _WAVEFORM,
         extractor="SpeechT5FeatureExtractor",
