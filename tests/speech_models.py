@@ -1,6 +1,6 @@
 """A small model for each row of the table of speech types, and how transformers itself computes with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,20 +18,25 @@ Mask: TypeAlias = Callable[[Any, Any, Any, int], Tensor]
 BINS = 16
 
 
+def alone(model: Any) -> Any:  # noqa: ANN401 - transformers has no common type
+    """Return a model that is nothing but the encoder."""
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model: its class and configuration, what prepares its input, and what transformers says of its frames.
+    """A model: its class, its configuration, what prepares its input, what transformers says of its frames.
 
     encoder: which part of the model encodes. states: which hidden states are of audio; None: all of them.
-    output: which states of the output, if they are others. arguments: what else the network takes. noise: what
-    is added to its weights.
+    output: which states of the output, if they are others. arguments: what else the network takes. noise:
+    what is added to its weights.
     """
 
     model: str
     config: Mapping[str, Any]
     extractor: str
     prepares: Mapping[str, Any] = field(default_factory=dict)
-    encoder: Callable[[Any], Any] = lambda model: model
+    encoder: Callable[[Any], Any] = alone
     states: Mask | None = None
     output: Mask | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -58,33 +63,36 @@ class Case:
         getattr(transformers, self.extractor)(**self.prepares).save_pretrained(folder)
         return f"hf:{folder}"
 
-    def plain(self, folder: str, samples: np.ndarray, layer: int | None) -> Tensor:
-        """Return what transformers computes of a segment: float32 [frames, width], frames of audio only."""
+    def plain(self, folder: str, segments: Sequence[np.ndarray], layer: int | None) -> list[Tensor]:
+        """Return what transformers computes of each segment: float32 [frames, width] of its audio."""
         extractor = getattr(transformers, self.extractor).from_pretrained(folder)
         whole = self.network().from_pretrained(folder, dtype=torch.float32).eval()
         network = self.encoder(whole)
+        return [self._frames(network, extractor, samples, layer) for samples in segments]
+
+    def _frames(self, network: Any, extractor: Any, samples: np.ndarray, layer: int | None) -> Tensor:  # noqa: ANN401
         inputs = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt")
         inputs = {**inputs, **self.arguments}
         with torch.inference_mode():
             output = network(**inputs, output_hidden_states=layer is not None)
-        states = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        states: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
         if states.ndim == 4:  # [batch, width, bins, time]
             return states[0].flatten(1).T
         find = self.output if layer is None and self.output else self.states
         if find is None:
-            return states[0]  # type: ignore[no-any-return]
+            return states[0]
         mask = find(network, inputs, output, len(samples))
-        return states[0, : len(mask)][mask]  # type: ignore[no-any-return]
+        return states[0, : len(mask)][mask]
 
 
-def masked(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:
+def masked(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:  # noqa: ANN401
     return inputs["attention_mask"][0].bool()  # type: ignore[no-any-return]
 
 
 def first(count: Callable[[Any, Any, Any, int], Any]) -> Mask:
     """Return the mask of the first frames, given their count."""
 
-    def mask(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:
+    def mask(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:  # noqa: ANN401
         return torch.ones(max(int(count(network, inputs, output, samples)), 1), dtype=torch.bool)
 
     return mask
@@ -98,7 +106,7 @@ def mel_frames(samples: int) -> Tensor:
     return made["attention_mask"].sum()  # type: ignore[no-any-return]
 
 
-def patches(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:
+def patches(network: Any, inputs: Any, output: Any, samples: int) -> Tensor:  # noqa: ANN401
     """Return which of AST's states are of patches that lie within the audio, by trying each."""
     config, frames = network.config, (samples - 400) // 160 + 1
     within = [False, False]
@@ -134,7 +142,26 @@ CLAP_AUDIO = {
     "spec_size": 256, "num_hidden_layers": 3, "hidden_size": 32, "window_size": 4, "enable_fusion": True,
 }  # fmt: skip
 
-_waveform = {"extractor": "Wav2Vec2FeatureExtractor"}
+SPEECHT5 = {
+    **CONVOLUTIONS, "vocab_size": 20, "hidden_size": 32, "encoder_layers": 2, "decoder_layers": 1,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 32,
+}  # fmt: skip
+MOONSHINE = {
+    "vocab_size": 20, "hidden_size": 32, "intermediate_size": 64, "encoder_num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 1, "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2,
+}  # fmt: skip
+SPEECH2TEXT = {
+    "vocab_size": 20, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 32, "conv_channels": 16,
+    "input_feat_per_channel": BINS, "max_source_positions": 600,
+}  # fmt: skip
+WHISPER_ENCODER = {
+    **WHISPER, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": BINS,
+}  # fmt: skip
+TRANSDUCER = {"vocab_size": 10, "blank_token_id": 9, "decoder_hidden_size": 16, "encoder_config": PARAKEET}
+
+_waveform: dict[str, Any] = {"extractor": "Wav2Vec2FeatureExtractor"}
 _seamless = Case(
     model="SeamlessM4Tv2ForSpeechToText",
     config=SEAMLESS,
@@ -206,13 +233,17 @@ _clap = Case(
 
 CASES: dict[str, Case] = {
     "wav2vec2": Case(model="Wav2Vec2Model", config=LAYER, is_padded=True, **_waveform),
-    "hubert": Case(model="HubertForCTC", config=LAYER, encoder=lambda m: m.hubert, is_padded=True, **_waveform),
+    "hubert": Case(
+        model="HubertForCTC", config=LAYER, encoder=lambda m: m.hubert, is_padded=True, **_waveform
+    ),
     "wavlm": Case(model="WavLMModel", config=LAYER, is_padded=True, **_waveform),
     "wavlm adapter": Case(model="WavLMModel", config={**LAYER, **ADAPTER}, **_waveform),
     "wav2vec2 adapter": Case(model="Wav2Vec2Model", config={**LAYER, **ADAPTER}, **_waveform),
     "wav2vec2 group adapter": Case(model="Wav2Vec2Model", config={**GROUP, **ADAPTER}, **_waveform),
     "data2vec-audio": Case(
-        model="Data2VecAudioModel", config={**SMALL, **CONVOLUTIONS, "num_conv_pos_embeddings": 3}, **_waveform
+        model="Data2VecAudioModel",
+        config={**SMALL, **CONVOLUTIONS, "num_conv_pos_embeddings": 3},
+        **_waveform,
     ),
     "wav2vec2-conformer": Case(model="Wav2Vec2ConformerModel", config=GROUP, **_waveform),
     "unispeech": Case(model="UniSpeechModel", config=GROUP, **_waveform),
@@ -221,27 +252,25 @@ CASES: dict[str, Case] = {
     "sew-d": Case(model="SEWDModel", config=SEW, **_waveform),
     "speecht5": Case(
         model="SpeechT5ForSpeechToText",
-        config={
-            **CONVOLUTIONS, "vocab_size": 20, "hidden_size": 32, "encoder_layers": 2, "decoder_layers": 1,
-            "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 32,
-        },
+        config=SPEECHT5,
         extractor="SpeechT5FeatureExtractor",
         encoder=lambda model: model.speecht5.encoder,
-    ),  # fmt: skip
+    ),
     "moonshine": Case(
         model="MoonshineForConditionalGeneration",
-        config={
-            "vocab_size": 20, "hidden_size": 32, "intermediate_size": 64, "encoder_num_hidden_layers": 2,
-            "decoder_num_hidden_layers": 1, "encoder_num_attention_heads": 2,
-            "decoder_num_attention_heads": 2,
-        },
+        config=MOONSHINE,
         prepares={"do_normalize": False},
         encoder=lambda model: model.model.encoder,
         **_waveform,
-    ),  # fmt: skip
-    "wav2vec2-bert": Case(model="Wav2Vec2BertForCTC", config={**BERT, "vocab_size": 8}, **STACKED,
-                          encoder=lambda model: model.wav2vec2_bert, states=masked, is_padded=True),
+    ),
+    "wav2vec2-bert": Case(
+        model="Wav2Vec2BertForCTC",
+        config={**BERT, "vocab_size": 8},
+        **STACKED,
+        encoder=lambda model: model.wav2vec2_bert,
+        states=masked,
+        is_padded=True,
+    ),
     "wav2vec2-bert adapter": Case(
         model="Wav2Vec2BertModel",
         config={**BERT, **ADAPTER},
@@ -257,46 +286,36 @@ CASES: dict[str, Case] = {
     "seamless_m4t_v2": _seamless,
     "speech_to_text": Case(
         model="Speech2TextForConditionalGeneration",
-        config={
-            "vocab_size": 20, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1,
-            "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 32, "conv_channels": 16, "input_feat_per_channel": BINS,
-            "max_source_positions": 600,
-        },
+        config=SPEECH2TEXT,
         extractor="Speech2TextFeatureExtractor",
         prepares={"feature_size": BINS, "num_mel_bins": BINS},
         encoder=lambda model: model.model.encoder,
-    ),  # fmt: skip
+    ),
     "parakeet_ctc": _parakeet,
     "parakeet_rnnt": replace(
         _parakeet,
         model="ParakeetForRNNT",
-        config={"vocab_size": 10, "blank_token_id": 9, "decoder_hidden_size": 16, "encoder_config": PARAKEET},
+        config=TRANSDUCER,
     ),
     "parakeet_tdt": replace(
         _parakeet,
         model="ParakeetForTDT",
-        config={"vocab_size": 10, "blank_token_id": 9, "decoder_hidden_size": 16, "encoder_config": PARAKEET},
+        config=TRANSDUCER,
     ),
-    "parakeet_encoder": replace(_parakeet, model="ParakeetEncoder", config=PARAKEET, encoder=lambda m: m),
+    "parakeet_encoder": replace(_parakeet, model="ParakeetEncoder", config=PARAKEET, encoder=alone),
     "lasr_ctc": _lasr,
-    "lasr_encoder": replace(_lasr, model="LasrEncoder", config=LASR, encoder=lambda model: model),
+    "lasr_encoder": replace(_lasr, model="LasrEncoder", config=LASR, encoder=alone),
     "whisper": Case(
         model="WhisperForConditionalGeneration",
-        config={
-            **WHISPER, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_mel_bins": BINS,
-        },
+        config=WHISPER_ENCODER,
         encoder=lambda model: model.get_encoder(),
         states=first(lambda n, i, o, samples: (mel_frames(samples) - 1) // 2 + 1),
         **_whisper,
-    ),  # fmt: skip
-    "qwen2_audio": _qwen,
-    "qwen2_audio_encoder": replace(_qwen, model="Qwen2AudioEncoder", config=QWEN, encoder=lambda model: model),
-    "voxtral": _voxtral,
-    "voxtral_encoder": replace(
-        _voxtral, model="VoxtralEncoder", config=VOXTRAL, encoder=lambda model: model
     ),
+    "qwen2_audio": _qwen,
+    "qwen2_audio_encoder": replace(_qwen, model="Qwen2AudioEncoder", config=QWEN, encoder=alone),
+    "voxtral": _voxtral,
+    "voxtral_encoder": replace(_voxtral, model="VoxtralEncoder", config=VOXTRAL, encoder=alone),
     "audio-spectrogram-transformer": Case(
         model="ASTForAudioClassification",
         config={**SMALL, "num_mel_bins": 32, "max_length": 256},
@@ -307,8 +326,6 @@ CASES: dict[str, Case] = {
         is_padded=True,
     ),
     "clap": _clap,
-    "clap_audio_model": replace(
-        _clap, model="ClapAudioModel", config=CLAP_AUDIO, encoder=lambda model: model
-    ),
-}  # fmt: skip
+    "clap_audio_model": replace(_clap, model="ClapAudioModel", config=CLAP_AUDIO, encoder=alone),
+}
 """By model type, and after it what is special about the model."""

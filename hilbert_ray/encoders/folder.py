@@ -55,12 +55,15 @@ def check_folder(folder: str, name: str) -> Mapping[str, Any]:
 def check_layers(values: Mapping[str, Any], name: str) -> None:
     """Check that config.json does not name more layers than any network has.
 
-    Before transformers reads it: for some types it makes a list as long as there are layers.
+    Before transformers reads it: for some types it makes a list as long as there are layers. Models of
+    several parts have an object for each.
 
     Raises:
         ConfigError: naming the field, its value and the limit.
     """
     for key, value in values.items():
+        if isinstance(value, Mapping):
+            check_layers({f"{key}.{field}": inner for field, inner in value.items()}, name)
         if key.endswith("layers") and isinstance(value, (int, float)) and value > MOST_LAYERS:
             raise ConfigError(
                 f"encoder {name}: config.json has {key} = {value}; a network has at most {MOST_LAYERS}: use "

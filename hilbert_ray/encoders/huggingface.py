@@ -26,7 +26,7 @@ def build_transformer(
     spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig
 ) -> Encoder:
     """Return the encoder for `hf:<id or folder>[@revision]`; see `registry.build_encoder`."""
-    folder = fetch(spec)
+    folder = fetch(spec, with_code=options.trust_remote_code)
     values = check_folder(folder, spec)
     config = _read_config(folder, spec, modality, values, options)
     model_type = str(config.model_type)
@@ -41,7 +41,7 @@ def build_transformer(
         if not options.trust_remote_code:  # such code may have a tokenizer of its own
             check_tokenizer_files(folder, spec)
         return TextEncoder(pretrained)
-    if kind is None and pretrained.runs_code:
+    if kind is None and pretrained.runs_code and "AutoModel" in config.auto_map:
         kind = REMOTE_CODE
     # Any architecture may encode text, but audio needs code that knows its input.
     if kind is None:

@@ -41,11 +41,15 @@ def pin_revision(spec: str) -> str:
     return f"hf:{name}@{folder.name}"  # the cache names its folders by commit
 
 
-def fetch(spec: str) -> str:
+def fetch(spec: str, with_code: bool = False) -> str:
     """Return the folder of `hf:<id or folder>[@revision]`; an id is downloaded, once per node.
 
     The cache of Hugging Face locks each file, so processes that start together download it once. A commit
     that is already in the cache needs no network.
+
+    Args:
+        spec: as in the settings.
+        with_code: whether to download the Python code that comes with the weights too.
 
     Raises:
         ConfigError: when the model or the revision cannot be found.
@@ -61,12 +65,13 @@ def fetch(spec: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [*_DOWNLOADED, *(["*.py"] if with_code else [])]
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=[*_DOWNLOADED])
+        folder = snapshot_download(name, revision=revision, allow_patterns=files)
         if not list(Path(folder).glob("*.safetensors")):
             # Older models only have pickled weights. The commit is repeated: the branch may have moved.
             commit = Path(folder).name
-            folder = snapshot_download(name, revision=commit, allow_patterns=[*_DOWNLOADED, "*.bin"])
+            folder = snapshot_download(name, revision=commit, allow_patterns=[*files, "*.bin"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ConfigError(
             f"encoder {spec} is not a local folder and cannot be fetched: {error}; give the path of a folder "

@@ -1,5 +1,7 @@
 """Each row of the table of speech types against transformers, and folders that are refused."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from hilbert_ray.config import ConfigError, EncoderConfig, SegmentConfig
-from hilbert_ray.document.records import AudioSegment, Segment
+from hilbert_ray.document.records import AudioSegment
 from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.encoders.speech_types import SPEECH_TYPES
 from hilbert_ray.encoders.transformer import SegmentTooLongError
@@ -38,9 +41,10 @@ def load(spec: str, segment: SegmentConfig = SECONDS, **changes: Any) -> Any:  #
     return encoder
 
 
-def audio(rate_hz: int, *lengths_s: float) -> list[Segment]:
+def audio(rate_hz: int, *lengths_s: float) -> list[AudioSegment]:
     """Return voice-like segments: a tone that rises, in noise."""
-    rng, segments = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    segments = []
     for length_s in lengths_s:
         time = np.arange(round(length_s * rate_hz)) / rate_hz
         tone = np.sin(2 * np.pi * (150 + rng.uniform(0, 300) * time) * time)
@@ -65,7 +69,7 @@ def test_a_segment_has_the_feature_that_transformers_computes_of_it_in_any_batch
     for layer in (None, 1) if case.has_layers else (None,):
         encoder = load(spec, layer="last" if layer is None else str(layer))
         segments = audio(encoder.rate_hz, *LENGTHS_S)
-        plain = [case.plain(spec.removeprefix("hf:"), s.samples, layer) for s in segments]  # type: ignore[union-attr]
+        plain = case.plain(spec.removeprefix("hf:"), [s.samples for s in segments], layer)
         expected = torch.stack([states.mean(0) for states in plain]).numpy()
         assert np.ptp(expected, axis=0).max() > 1e-2  # were they all alike, no batch could change them
         features = encoder.encode(segments)
@@ -93,3 +97,211 @@ def test_narrow_short_and_silent_segments_keep_their_features_in_any_batch(name:
     assert cosines(narrow.encode(segments)[::3], alone).min() >= 0.9999
     assert cosines(alone, features[::3, : alone.shape[1]]).min() >= 0.99
     encoder.rehearse()
+
+
+# Folders
+
+
+def copied(spec: str, target: Path) -> Path:
+    shutil.copytree(spec.removeprefix("hf:"), target)
+    return target
+
+
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_only_the_encoder_of_a_larger_model_is_loaded(small: Models, tmp_path: Path) -> None:
+    encoder = load(small("qwen2_audio"))
+    assert type(encoder.model).__name__ == "Qwen2AudioEncoder"
+    folder = copied(small("qwen2_audio"), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "audio_tower" in name}
+    assert 0 < len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    segments = audio(16000, 0.5)
+    np.testing.assert_array_equal(load(f"hf:{folder}").encode(segments), encoder.encode(segments))
+    kept.popitem()
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="lack 1 of the tensors that a network of type qwen2_audio_encoder"):
+        load(f"hf:{folder}").rehearse()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "values", "message"),
+    [
+        ("wav2vec2-bert", "preprocessor", {"feature_extractor_type": "Wav2Vec2FeatureExtractor"},
+         "describes a Wav2Vec2FeatureExtractor, but a model of type 'wav2vec2-bert' takes what a Seamless"),
+        ("wav2vec2-bert", "preprocessor", {"num_mel_bins": 80},
+         "makes 160 values per frame, but the network takes 32; use the file that belongs to these weights"),
+        ("parakeet_ctc", "preprocessor", {"feature_size": 80}, "makes 80 mel bins, but the network takes 16"),
+        ("clap", "preprocessor", {"feature_size": 80}, "makes 80 mel bins, but the network takes 64"),
+        ("speech_to_text", "preprocessor", {"num_mel_bins": 80}, "makes 80 mel bins, but .* takes 16"),
+        ("whisper", "preprocessor", {"chunk_length": 20}, "makes 2000 frames, but the network takes 3000"),
+        ("audio-spectrogram-transformer", "preprocessor", {"max_length": 100}, "makes 100 frames, but .* 256"),
+        ("qwen2_audio", "",
+         {"audio_config": {"model_type": "qwen2_audio_encoder", "encoder_layers": 10**9}},
+         r"config\.json has audio_config\.encoder_layers = 1000000000; a network has at most 10000"),
+        ("speecht5", "", {"encoder_layers": 3}, "lack 1[0-9] of the tensors that a network of type speecht5"),
+    ],
+)  # fmt: skip
+def test_files_of_another_model_give_one_message(
+    name: str, file: str, values: dict[str, object], message: str, small: Models, tmp_path: Path
+) -> None:
+    folder = copied(small(name), tmp_path / "model")
+    change_json(folder / (f"{file}_config.json" if file else "config.json"), **values)
+    with pytest.raises(ConfigError, match=message) as error:
+        load(f"hf:{folder}").rehearse()
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_speech_models_that_synthesise_have_no_encoder_of_speech(tmp_path: Path) -> None:
+    spec = replace(CASES["speecht5"], model="SpeechT5ForTextToSpeech").made(tmp_path)
+    with pytest.raises(ConfigError, match=r"lack .* tensors that a network of type speecht5 computes with"):
+        load(spec).rehearse()
+
+
+def test_what_a_type_cannot_give_is_refused(small: Models) -> None:
+    clap, qwen, ast = small("clap"), small("qwen2_audio"), small("audio-spectrogram-transformer")
+    with pytest.raises(ConfigError, match=r"hidden states differ in width, but layer is 1; set it to `last`"):
+        load(clap, layer="1")
+    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer is 1:3; set it to `last` or"):
+        load(qwen, layer="1:3")
+    with pytest.raises(
+        ConfigError, match=r"takes at most 10 s, but segments may last 30\.0 s; set segment\.max"
+    ):
+        load(clap, SegmentConfig(audio="turns", max_s=30.0))
+    with pytest.raises(
+        ConfigError, match=r"takes at most 2\.575 s, .* set segment\.window_s to at most 2\.575"
+    ):
+        load(ast, SegmentConfig())
+    with pytest.raises(SegmentTooLongError, match=r"from 0\.00 to 2\.60 s is longer than the 2\.575 s"):
+        load(ast).encode(audio(16000, 2.6))
+    with pytest.raises(ConfigError, match="no cls token"):
+        load(qwen, pooling="cls")
+    with pytest.raises(ConfigError, match="is a speech model"):
+        build_encoder(clap, "text", FLOAT32, SegmentConfig())
+
+
+def test_the_longest_segment_is_encoded_whole(small: Models) -> None:
+    encoder = load(small("audio-spectrogram-transformer"))
+    [segment] = audio(16000, encoder.length / 16000)
+    longest = encoder.encode([segment])
+    samples = segment.samples.copy()
+    samples[-100:] = 0.9
+    assert np.abs(encoder.encode([replace(segment, samples=samples)]) - longest).max() > 1e-3
+
+
+def test_the_token_of_a_whole_segment_is_the_one_that_ast_classifies_by(small: Models) -> None:
+    spec = small("audio-spectrogram-transformer")
+    segments = audio(16000, 0.5, 1.0)
+    folder = spec.removeprefix("hf:")
+    extractor = transformers.ASTFeatureExtractor.from_pretrained(folder)
+    model = transformers.ASTModel.from_pretrained(folder).eval()
+    inputs = extractor([s.samples for s in segments], sampling_rate=16000, return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(**inputs).pooler_output
+    np.testing.assert_allclose(load(spec, pooling="cls").encode(segments), expected, atol=1e-5)
+
+
+def test_an_adapter_in_layer_norm_models_has_a_fingerprint_of_its_own(small: Models, tmp_path: Path) -> None:
+    """Its features were once pooled with the mask of its output, or depended on the batch."""
+    facts = load(small("wav2vec2 adapter"))._facts()
+    assert facts["frames"] == 2
+    for name in ("wav2vec2", "wav2vec2 group adapter", "whisper"):
+        assert set(load(small(name))._facts()) == {"weights", "layer", "pooling", "precision", "cutting"}
+
+
+# Code that comes with the weights
+
+CONFIGURATION = """
+from transformers import PretrainedConfig
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own_audio"
+
+    def __init__(self, embed_dim=8, output="last_hidden_state", **kwargs):
+        self.embed_dim, self.output = embed_dim, output
+        super().__init__(**kwargs)
+"""
+MODELING = """
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from .configuration_own import OwnConfig
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.conv = torch.nn.Conv1d(1, config.embed_dim, 400, 160)
+        self.post_init()
+
+    def forward(self, input_values, output_hidden_states=False):
+        states = self.conv(input_values[:, None]).tanh().transpose(1, 2)
+        return ModelOutput(**{self.config.output: states})
+"""
+
+
+def remote(folder: Path, **values: object) -> str:
+    """Save a model that is defined by code beside its weights; return its spec."""
+    folder.mkdir()
+    (folder / "configuration_own.py").write_text(CONFIGURATION)
+    (folder / "modeling_own.py").write_text(MODELING)
+    auto_map = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    own = {"model_type": "own_audio", "auto_map": auto_map, **values}
+    (folder / "config.json").write_text(json.dumps(own))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "conv.weight": 0.1 * torch.randn((8, 1, 400), generator=generator), "conv.bias": torch.arange(8) / 8,
+    }  # fmt: skip
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=24000).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("output", ["last_hidden_state", "hidden_states"])
+def test_a_model_of_code_is_encoded_only_where_that_is_allowed(output: str, tmp_path: Path) -> None:
+    spec = remote(tmp_path / "model", output=output)
+    with pytest.raises(ConfigError, match=r"allow it with --audio-encoder\.trust-remote-code"):
+        load(spec)
+    encoder = load(spec, trust_remote_code=True)
+    assert (encoder.rate_hz, encoder.dim) == (24000, 8)
+    segments = audio(24000, 0.5, 0.01, 0.3, 0.5)
+    features = encoder.encode(segments)
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    samples = torch.from_numpy(segments[2].samples)
+    wave = (samples - samples.mean()) / (samples.var(correction=0) + 1e-7).sqrt()
+    states = torch.nn.functional.conv1d(wave[None, None], tensors["conv.weight"], tensors["conv.bias"], 160)
+    np.testing.assert_allclose(features[2], states[0].tanh().mean(1), atol=1e-5)
+    for row, segment in enumerate(segments):
+        np.testing.assert_allclose(encoder.encode([segment])[0], features[row], atol=1e-6)
+
+
+def test_features_of_a_model_of_code_depend_on_the_code(tmp_path: Path) -> None:
+    spec = remote(tmp_path / "model")
+    before = load(spec, trust_remote_code=True).fingerprint
+    with (tmp_path / "model" / "modeling_own.py").open("a") as file:
+        file.write("# another version")
+    assert load(spec, trust_remote_code=True).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"output": "logits"}, r"what its code returns, a ModelOutput, has no last_hidden_state of the shape "
+         r"\[batch, time, 8\]; name another model"),
+        ({"embed_dim": 9}, "the weights of encoder .* cannot be read: "),
+        ({"auto_map": {"AutoConfig": "missing.OwnConfig"}}, r"config\.json of encoder .* cannot be read: "),
+        ({"auto_map": {"AutoConfig": "configuration_own.OwnConfig"}},
+         "is a model of type 'own_audio', expected one of wav2vec2, hubert"),
+    ],
+)  # fmt: skip
+def test_code_that_does_not_fit_gives_one_message(
+    values: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    spec = remote(tmp_path / "model", **values)
+    with pytest.raises(ConfigError, match=message):
+        load(spec, trust_remote_code=True).encode(audio(24000, 0.5))

@@ -146,7 +146,8 @@ from hilbert_ray.encoders.weights import fetch
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    print({"pin_revision": pin_revision, "fetch": fetch}[sys.argv[1]](sys.argv[2]))
+    actions = {"pin_revision": pin_revision, "fetch": fetch, "fetch_code": lambda spec: fetch(spec, True)}
+    print(actions[sys.argv[1]](sys.argv[2]))
 except ConfigError as error:
     print("ConfigError:", error)
 assert "torch" not in sys.modules
@@ -228,6 +229,17 @@ def test_without_safetensors_the_older_weights_are_fetched(
     hub.push({name: data for name, data in files.items() if name != WEIGHTS})
     [folder] = processes("fetch", "hf:small/encoder", node(hub, tmp_path))
     assert (Path(folder) / "pytorch_model.bin").read_bytes() == b"the same"
+
+
+def test_code_is_downloaded_only_where_it_may_be_run(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.push({**files, "modeling_own.py": b"raise SystemExit"})
+    [spec] = processes("pin_revision", "hf:small/encoder", node(hub, tmp_path))
+    [folder] = processes("fetch", spec, node(hub, tmp_path))
+    assert not (Path(folder) / "modeling_own.py").exists()
+    assert processes("fetch_code", spec, node(hub, tmp_path)) == [folder]
+    assert (Path(folder) / "modeling_own.py").read_bytes() == b"raise SystemExit"
 
 
 @pytest.mark.parametrize("spec", ["hf:small/encoder@nowhere", "hf:small/other", "hf:a/folder/that/is/not"])
