@@ -18,6 +18,7 @@ BENCHMARKS = (
     "evaluate --repeats 1 --rounds 1 --epochs 5",
     "search --seeds 2 --trials 20 --busy-trials 16",
     "planning --documents 30000",
+    "tables --rows 100000 --repeats 2",
     "scale --documents 1000 10000 --minutes 1 10 60 --segments 10 100 1000 --actors 1 2 --hours 2",
     "coverage --datasets 10",
     "null --datasets 4",

@@ -30,6 +30,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "encoders": "Embedding",
     "decode": "Decoding",
     "planning": "Planning and validating",
+    "tables": "Planning and validating",
     "objective": "Objective",
     "features": "Store",
     "training": "Training",

@@ -129,7 +129,8 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         raise DocumentError(
             f"doc_id is {doc_id!r}; it must be a non-empty string" + (f"; {hint}" if hint else "")
         )
-    audio, text_file = (_parse_path(doc_id, name, record.get(name)) for name in ("audio", "text_file"))
+    audio = _parse_path(doc_id, "audio", record.get("audio"))
+    text_file = _parse_path(doc_id, "text_file", record.get("text_file"))
     text = parse_text(doc_id, record.get("text"))
     attributes = _parse_attributes(doc_id, record)
     if text is not None and text_file is not None:
@@ -140,10 +141,11 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
-    audio, text_file = (None if path is None else resolve(path, folder) for path in (audio, text_file))
+    audio = None if audio is None else resolve(audio, folder)
+    text_file = None if text_file is None else resolve(text_file, folder)
     # Only once joined with the folder does a path with `..` show where it leads.
-    for name, path in ("audio", audio), ("text_file", text_file):
-        if roots and path is not None:
+    for name, path in (("audio", audio), ("text_file", text_file)) if roots else ():
+        if path is not None:
             _check_root(doc_id, name, path, roots)
     return Document(
         doc_id=doc_id,
