@@ -74,9 +74,12 @@ class Validate(_Common):
 
     manifest: Positional[str]
     """Manifest (.jsonl, .csv, .parquet, or that of another program), local or on any fsspec store."""
-    # `validation.PROBED`, written out: importing it would load NumPy and the audio libraries.
+    # `validation.PROBED` and `LISTENED`, written out: importing would load NumPy and the audio libraries.
     probe: int | Literal["all"] = 10_000
     """Open the files of at most this many documents, drawn at random (audio: headers only), or of `all`."""
+    listen: int | Literal["all"] = 100
+    """Decode the first 30 s of this many of the opened recordings, for loudness, channels and the share of
+    speech; `all`: every one of them, from start to end."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     roots: Roots = ()
     """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
@@ -85,7 +88,7 @@ class Validate(_Common):
         """Return the report; it is ok when every row is valid."""
         from hilbert_ray.validation import validate
 
-        report = validate(self.manifest, config, probe=self.probe)
+        report = validate(self.manifest, config, probe=self.probe, listen=self.listen)
         return CommandResult(report.to_dict(), report.text(), ok=report.ok)
 
 

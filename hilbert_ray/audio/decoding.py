@@ -96,6 +96,7 @@ class Stream(Iterator[np.ndarray]):
         self.levels: Levels | None = None
         self.info: AudioInfo | None = None
         self._channels = channels
+        self._chosen: tuple[int, ...] | None = None
         self._blocks = self._decode(uri, rate_hz, block_s)
 
     def __next__(self) -> np.ndarray:
@@ -117,6 +118,8 @@ class Stream(Iterator[np.ndarray]):
                 f"the file has {self.info.tracks} sound tracks, of which the first is used; "
                 "`ffmpeg -i FILE -map 0:a:1 OUT` takes out the second",
             )
+        if set(self._chosen or ()) & set(self.levels.silent):
+            found += ("a channel that `channels` names is silent, though others have sound",)
         unnamed = set(range(self.info.channels)) - {channel for channel, _ in self._channels.speakers}
         if self._channels.speakers and unnamed - set(self.levels.silent):
             found += ("channels with sound are not named in `channels` and not used",)
@@ -124,7 +127,7 @@ class Stream(Iterator[np.ndarray]):
 
     def _decode(self, uri: str, rate_hz: Hertz, block_s: Seconds) -> Generator[np.ndarray]:
         with _opened(uri) as file:
-            chosen = self._chosen(file, uri, block_s)
+            chosen = self._chosen = self._choose(file, uri, block_s)
             decoder = _decoder(file, uri)
             info = self.info = decoder.info
             levels = self.levels = Levels(
@@ -157,7 +160,7 @@ class Stream(Iterator[np.ndarray]):
                 if len(rest):
                     yield rest
 
-    def _chosen(self, file: BinaryIO, uri: str, block_s: Seconds) -> tuple[int, ...] | None:
+    def _choose(self, file: BinaryIO, uri: str, block_s: Seconds) -> tuple[int, ...] | None:
         """Return the channels that are used; None for the mean of all.
 
         Raises:
@@ -215,27 +218,6 @@ def stream(uri: str, rate_hz: Hertz = 16_000, block_s: Seconds = 30.0, channels:
             channels cancel each other; the class says which.
     """
     return Stream(uri, rate_hz, block_s, channels)
-
-
-def listen(uri: str, seconds: Seconds = 30.0, channels: Channels = MIX) -> tuple[str, ...]:
-    """Decode the beginning of a recording; return what a user should know of it, see `Stream.findings`.
-
-    Raises:
-        AudioError: when the beginning is damaged, its channels cancel each other, or it is out of scale.
-    """
-    stream = Stream(uri, 16_000, min(seconds, 10.0), channels)
-    heard = 0
-    is_whole = True
-    for block in stream:
-        heard += len(block)
-        if heard >= seconds * 16_000:
-            is_whole = False
-            break
-    stream.close()
-    if stream.levels is not None:
-        stream.levels.finish()
-        stream.levels.check(uri)
-    return tuple(found if is_whole else f"in its first {seconds:.0f} s, {found}" for found in stream.findings)
 
 
 def _check_finite(block: np.ndarray, decoded: Samples, info: AudioInfo, uri: str) -> None:

@@ -122,10 +122,15 @@ class Levels:
         return 10 * math.log10(max(float(self.powers.max(initial=0.0)), 1e-20))
 
     @property
+    def is_silent(self) -> bool:
+        """Whether nothing is to be heard in any channel."""
+        return bool(self.powers.max(initial=0.0) < SILENT)
+
+    @property
     def silent(self) -> tuple[int, ...]:
         """Channels in which nothing is to be heard, though others have sound."""
         powers = self.powers
-        if powers.max(initial=0.0) < SILENT:
+        if self.is_silent:
             return ()
         return tuple(np.flatnonzero(powers < max(SILENT, _FAINT * float(powers.max()))).tolist())
 
@@ -155,7 +160,7 @@ class Levels:
         if not self.samples:
             return ()
         found = []
-        if self.powers.max(initial=0.0) < SILENT:
+        if self.is_silent:
             found.append("the recording is silent (below -80 dB)")
         elif self.is_mixed and self.silent:
             found.append(

@@ -4,16 +4,20 @@ from hilbert_ray.segmentation.audio import audio_segments, expected_seconds
 from hilbert_ray.segmentation.buffer import CountedBlocks
 from hilbert_ray.segmentation.rules import cutting, segmentation
 from hilbert_ray.segmentation.text import characters, sentences, text_segments
-from hilbert_ray.segmentation.vad import require_vad
+from hilbert_ray.segmentation.vad import RATE_HZ as VAD_RATE_HZ
+from hilbert_ray.segmentation.vad import is_vad_installed, require_vad, speech_share
 
 __all__ = [
+    "VAD_RATE_HZ",
     "CountedBlocks",
     "audio_segments",
     "characters",
     "cutting",
     "expected_seconds",
+    "is_vad_installed",
     "require_vad",
     "segmentation",
     "sentences",
+    "speech_share",
     "text_segments",
 ]

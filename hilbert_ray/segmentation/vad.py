@@ -33,13 +33,18 @@ _STATE_SHAPE = (1, 1, 128)
 """The recurrent state that is carried from call to call."""
 
 
+def is_vad_installed() -> bool:
+    """Whether the detector is there."""
+    return find_spec("onnxruntime") is not None and _model_file().is_file()
+
+
 def require_vad(rate_hz: Hertz) -> None:
     """Check that the detector is installed and works at this rate.
 
     Raises:
         ConfigError: when it is not installed, or needs another rate.
     """
-    if find_spec("onnxruntime") is None or not _model_file().is_file():
+    if not is_vad_installed():
         raise ConfigError(
             "segment.audio is `pause`, which needs onnxruntime and silero-vad 6.2.3 or newer, and they are "
             "not installed: pip install 'hilbert-ray[pause]' on every node, or use `window` or `turns`"
@@ -87,6 +92,19 @@ def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndar
         inputs = {"input": np.concatenate([contexts, frames], axis=1), "h": hidden, "c": cell}
         speech, hidden, cell = session.run(["speech_probs", "hn", "cn"], inputs)
         yield samples, speech
+
+
+def speech_share(blocks: Iterator[np.ndarray]) -> float | None:
+    """Return the share of a recording's frames that are speech, 0 to 1; None if it has none.
+
+    Args:
+        blocks: mono float32 samples at `RATE_HZ`; read to the end.
+    """
+    spoken = frames = 0
+    for _, probabilities in speech_probabilities(blocks):
+        spoken += int(np.count_nonzero(probabilities >= SPEECH))
+        frames += len(probabilities)
+    return spoken / frames if frames else None
 
 
 def find_pauses(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

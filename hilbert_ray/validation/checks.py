@@ -1,7 +1,8 @@
 """The check of one document: its files if they are opened, its transcript, its labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from hilbert_ray import audio
 from hilbert_ray.config import SegmentConfig, TaskConfig, parse_channels
@@ -10,12 +11,16 @@ from hilbert_ray.document import (
     DocumentError,
     InvalidRow,
     Label,
-    Seconds,
     Utterance,
     encode_label,
     message_of,
 )
 from hilbert_ray.transcript import Flaw, LoadedText, check_text_kind, clip, load_text
+from hilbert_ray.validation.listening import listen
+from hilbert_ray.validation.recordings import Recording
+
+Hearing: TypeAlias = Literal["header", "beginning", "all"]
+"""How much of a recording is read: its header; its beginning is decoded too; or all of it."""
 
 
 class ValidationError(DocumentError):
@@ -26,7 +31,7 @@ class ValidationError(DocumentError):
 class Contents:
     """What a document holds; None if it takes a file that was not opened to know."""
 
-    duration_s: Seconds | None
+    recording: Recording | None
     utterances: int | None
     words: int | None
     flaws: tuple[Flaw, ...] = ()
@@ -38,31 +43,25 @@ def check_document(
     tasks: Mapping[str, TaskConfig],
     segment: SegmentConfig,
     is_opened: bool,
-    is_heard: bool = False,
+    hearing: Hearing = "header",
 ) -> Contents | InvalidRow:
-    """Check a document, including the content of its files if `is_opened`.
-
-    If `is_heard`, the beginning of its recording is decoded too.
-    """
+    """Check a document, and the content of its files if `is_opened`; for recordings see `Hearing`."""
     heard: tuple[Flaw, ...] = ()
-    duration: Seconds | None = None
+    recording: Recording | None = None
     loaded = LoadedText(None)
     is_read = is_opened or document.text_file is None  # an inline transcript costs nothing to read
     stage = "audio"
     try:
         # Audio first: the transcript's times are checked against its length.
         if is_opened and document.audio is not None:
-            duration = audio.probe(document.audio).duration_s
-            if is_heard:
-                channels = document.channels or parse_channels(segment.channels)
-                heard = tuple(Flaw(found, 0) for found in audio.listen(document.audio, channels=channels))
+            recording, heard = _check_recording(document, document.audio, segment, hearing)
         stage = "text"
         check_text_kind(document)
         if is_read:
             loaded = load_text(document)
         flaws = heard + loaded.flaws
-        if duration is not None:
-            flaws += clip(document, loaded.utterances, duration)[1]
+        if recording is not None:
+            flaws += clip(document, loaded.utterances, recording.duration_s)[1]
         if is_read:
             _check_roles(document, loaded.utterances, segment.roles)
         stage = "labels"
@@ -74,11 +73,25 @@ def check_document(
         return failed(row, document, stage, error)
     texts = [loaded.text] if isinstance(loaded.text, str) else [turn.text for turn in loaded.utterances]
     return Contents(
-        duration_s=duration,
+        recording=recording,
         utterances=len(loaded.utterances) if is_read else None,
         words=sum(len(text.split()) for text in texts) if is_read else None,
         flaws=flaws,
     )
+
+
+def _check_recording(
+    document: Document, uri: str, segment: SegmentConfig, hearing: Hearing
+) -> tuple[Recording, tuple[Flaw, ...]]:
+    """Return what a recording is like, and what is odd about it."""
+    info = audio.probe(uri)
+    recording = Recording(duration_s=info.duration_s, rate_hz=info.rate_hz, channels=info.channels)
+    if hearing == "header":
+        return recording, ()
+    channels = document.channels or parse_channels(segment.channels)
+    heard = listen(uri, channels, info.duration_s, is_whole=hearing == "all")
+    recording = replace(recording, heard_s=heard.heard_s, level_db=heard.level_db, speech=heard.speech)
+    return recording, tuple(Flaw(finding, 0) for finding in heard.findings)
 
 
 def failed(row: int, document: Document, stage: str, error: Exception) -> InvalidRow:

@@ -10,13 +10,13 @@ from hilbert_ray.document import (
     Attribute,
     Document,
     InvalidRow,
-    Seconds,
     doubtful_name,
     is_labelled,
     label_classes,
 )
 from hilbert_ray.transcript import FlawCounts
 from hilbert_ray.validation.checks import Contents
+from hilbert_ray.validation.recordings import Recording, warnings_of
 from hilbert_ray.validation.report import AttributeReport, TaskReport, ValidationReport
 
 VALUES_COUNTED = 1000
@@ -40,8 +40,8 @@ class Counts:
     inline: Counter[str] = field(default_factory=Counter)
     filed: Counter[str] = field(default_factory=Counter)
     flaws: FlawCounts = field(default_factory=FlawCounts)
-    # All lengths, for the median: no more than the sample, unless all files are opened.
-    durations: list[Seconds] = field(default_factory=list)
+    # All of them, for medians: no more than the sample, unless all files are opened.
+    recordings: list[tuple[str, Recording]] = field(default_factory=list)
     groups: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     labelled: Counter[str] = field(default_factory=Counter)
@@ -60,10 +60,10 @@ class Counts:
         self.audio += document.audio is not None
         self.text += document.has_text
         self.both += document.audio is not None and document.has_text
-        is_unheard = document.audio is not None and contents.duration_s is None
-        self.unopened += is_unheard or contents.words is None
-        if contents.duration_s is not None:
-            self.durations.append(contents.duration_s)
+        is_unopened = document.audio is not None and contents.recording is None
+        self.unopened += is_unopened or contents.words is None
+        if contents.recording is not None:
+            self.recordings.append((document.doc_id, contents.recording))
         if contents.words is None:
             self.unread += 1
         elif document.has_text:
@@ -129,9 +129,10 @@ class Counts:
         """Return the report of a manifest of `rows` rows; its first warnings are the `notes`."""
         documents = sum(self.groups.values())
         audio_s = None
+        durations = [recording.duration_s for _, recording in self.recordings]
         # The opened files are a random sample, so the sum scales by number; it is exact if all were opened.
-        if self.durations or not self.audio:
-            audio_s = sum(self.durations) * (self.audio / len(self.durations) if self.durations else 1.0)
+        if durations or not self.audio:
+            audio_s = sum(durations) * (self.audio / len(durations) if durations else 1.0)
         return ValidationReport(
             manifest=manifest,
             rows=rows,
@@ -141,9 +142,10 @@ class Counts:
             with_text=self.text,
             with_both=self.both,
             audio_s=audio_s,
-            shortest_s=min(self.durations, default=0.0),
-            median_s=statistics.median(self.durations) if self.durations else 0.0,
-            longest_s=max(self.durations, default=0.0),
+            shortest_s=min(durations, default=0.0),
+            median_s=statistics.median(durations) if durations else 0.0,
+            longest_s=max(durations, default=0.0),
+            recordings=dict(self.recordings),
             utterances=self._estimate("utterances"),
             words=self._estimate("words"),
             groups=len(self.groups),
@@ -182,6 +184,7 @@ class Counts:
                 "unopened files is not detected; `--probe all` opens all files"
             )
         yield from self.flaws.lines()
+        yield from warnings_of(dict(self.recordings))
         for name, count in sorted(self.undeclared.items()):
             reason = "all its labels are the same" if is_inferred else "the settings do not declare it"
             yield f"task `{name}` ({count} labels) is ignored: {reason}"
@@ -199,7 +202,8 @@ class Counts:
             doubt = doubtful_name(name, absent)
             if doubt is not None:
                 yield doubt
-        if len(self.groups) < FoldsConfig().folds:
+        # Without a valid document there are no folds to speak of; what is wrong with the rows is said below.
+        if 0 < len(self.groups) < FoldsConfig().folds:
             yield (
                 f"the manifest has only {len(self.groups)} groups; folds keep groups together, so there "
                 "cannot be more folds than groups"

@@ -1,10 +1,10 @@
 """`validate`: a whole manifest read twice, first for what takes all rows to know, then to check each row.
 
 The manifest is streamed, by several processes if it is large: first to learn which ids are shared and which
-tasks the labels belong to, then to check. Every file is checked to exist; files are opened (audio: only
-headers) for all documents or for a random sample, and the report says for how many. `embed` would quarantine
-an invalid row and continue; `validate` reports it beforehand. Without tasks in the settings, the tasks are
-inferred from the labels.
+tasks the labels belong to, then to check. Every file is checked to exist; files are opened for all
+documents or for a random sample, some recordings are decoded, and the report says how many. `embed` would
+quarantine an invalid row and continue; `validate` reports it beforehand. Without tasks in the settings, the
+tasks are inferred from the labels.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from hilbert_ray.document import (
 )
 from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
 from hilbert_ray.storage import missing_files
-from hilbert_ray.validation.checks import Contents, check_document, failed
+from hilbert_ray.validation.checks import Contents, Hearing, check_document, failed
 from hilbert_ray.validation.counts import Counts
 from hilbert_ray.validation.report import ValidationReport
 
@@ -39,14 +39,16 @@ Probe: TypeAlias = int | Literal["all"]
 PROBED = 10_000
 """Default of `Probe`: minutes on an object store, and enough to estimate hours and words to about a
 percent."""
-_HEARD = 100
-"""Of how many recordings, a random sample, the first 30 s are decoded: it takes seconds, and what is wrong
-with levels or channels is mostly wrong with many."""
+LISTENED = 100
+"""Default of `listen`, a random sample of the opened recordings: it takes seconds, and what is wrong with
+levels or channels is mostly wrong with many."""
 _THREADS = 16
 """Files that a process opens at once: opening waits for the disk or the network, not for the processor."""
 
 
-def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROBED) -> ValidationReport:
+def validate(
+    manifest: str, config: Config | None = None, *, probe: Probe = PROBED, listen: Probe = LISTENED
+) -> ValidationReport:
     """Read a whole manifest and report on it.
 
     Args:
@@ -54,13 +56,17 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
         config: settings, of which these count: `tasks` (if empty, inferred from the labels), `segment.roles`
             (a transcript without any of these speakers is invalid) and `roots`. Default: `Config()`.
         probe: for how many documents the files are opened.
+        listen: of how many of the opened recordings the first 30 s are decoded; `all`: each of them is
+            decoded from start to end, as `embed` does.
 
     Raises:
         ManifestError: if the manifest cannot be read at all.
-        ConfigError: if `probe` is below 1.
+        ConfigError: if `probe` is below 1, or `listen` below 0.
     """
     if probe != "all" and probe < 1:
         raise ConfigError(f"probe is {probe}; it must be 1 document or more, or `all`")
+    if listen != "all" and listen < 0:
+        raise ConfigError(f"listen is {listen}; it must be a number of recordings, or `all`")
     config = config or Config()
     tasks, roots = config.tasks, config.roots
     digests = []
@@ -84,7 +90,9 @@ def validate(manifest: str, config: Config | None = None, *, probe: Probe = PROB
         shared=_shared(np.concatenate([np.zeros(0, _DIGEST), *digests])),
         straddling=splits.straddling(),
         probed=probed,
-        heard=frozenset(random.Random(1).sample(opened, min(len(opened), _HEARD))),
+        heard="all"
+        if listen == "all"
+        else frozenset(random.Random(1).sample(opened, min(len(opened), listen))),
     )
     counts = Counts()
     for block_counts in map_blocks(check, manifest, roots):
@@ -163,7 +171,7 @@ def _check_block(
     shared: Mapping[bytes, list[int]],
     straddling: Mapping[str, Sequence[str]],
     probed: Collection[int] | None,
-    heard: Collection[int],
+    heard: Collection[int] | Literal["all"],
 ) -> Counts:
     """Count what the documents of a block hold, and collect its invalid rows."""
     counts = Counts()
@@ -193,9 +201,8 @@ def _check_block(
     }
 
     def check(row: int, document: Document) -> Contents | InvalidRow:
-        return check_document(
-            row, document, tasks, segment, is_opened=row not in present, is_heard=row in heard
-        )
+        hearing: Hearing = "all" if heard == "all" else "beginning" if row in heard else "header"
+        return check_document(row, document, tasks, segment, is_opened=row not in present, hearing=hearing)
 
     opened = [(row, document) for row, document in documents if row not in present]
     with ThreadPoolExecutor(_THREADS) as pool:

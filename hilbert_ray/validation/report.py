@@ -6,6 +6,7 @@ from typing import Any
 
 from hilbert_ray.config import to_dict
 from hilbert_ray.document import InvalidRow, Seconds, one_line, reason_lines, reasons_of
+from hilbert_ray.validation.recordings import Recording, lines_of, to_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class ValidationReport:
 
     `unopened` documents have files that were not opened. If there are any, hours, utterances and words are
     estimates from the others, a random sample, and shortest, median and longest are those of the sample. A
-    value that no sampled file allows to estimate is None.
+    value that no sampled file allows to estimate is None. `recordings` are those that were opened, by id.
     """
 
     manifest: str
@@ -55,6 +56,7 @@ class ValidationReport:
     shortest_s: Seconds
     median_s: Seconds
     longest_s: Seconds
+    recordings: Mapping[str, Recording]
     utterances: int | None
     words: int | None
     groups: int
@@ -73,7 +75,12 @@ class ValidationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values; `reasons` counts the faults by what is wrong."""
-        return {**to_dict(self), "reasons": [reason.to_dict() for reason in reasons_of(self.faults)]}
+        recordings = {"recordings": to_values(self.recordings)}
+        return {
+            **to_dict(self),
+            **recordings,
+            "reasons": [reason.to_dict() for reason in reasons_of(self.faults)],
+        }
 
     def text(self) -> str:
         """Return the report as text for a terminal."""
@@ -98,6 +105,8 @@ def _lines(report: ValidationReport) -> Iterator[str]:
             f"  durations    {report.shortest_s:.1f} s to {report.longest_s:.1f} s, median "
             f"{report.median_s:.1f} s{sample}"
         )
+    if report.recordings:
+        yield from lines_of(report.recordings)
     yield f"  text         {report.with_text} documents, {utterances} utterances, {words} words"
     yield f"  both         {report.with_both} documents"
     yield f"  groups       {report.groups}, the largest with {report.largest_group} documents"

@@ -134,6 +134,16 @@ FINDINGS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
         ("channels with sound are not named in `channels` and not used",),
     ),
     "a silent channel without a name": (lambda: CALL * [1, 0], "0=agent", ()),
+    "a silent channel is used": (
+        lambda: CALL * [0, 1],
+        "left",
+        ("a channel that `channels` names is silent",),
+    ),
+    "a speaker's channel is silent": (
+        lambda: CALL * [1, 0],
+        "0=agent,1=customer",
+        ("a channel that `channels` names is silent",),
+    ),
 }
 
 

@@ -46,6 +46,11 @@ def test_a_report_counts_documents_durations_words_groups_and_labels(tmp_path: P
     assert written["documents"] == {"home": 2, "work": 3}
 
 
+def test_without_a_valid_document_nothing_is_said_of_groups(tmp_path: Path) -> None:
+    report = validate(make.manifest(tmp_path / "m.jsonl", [{"doc_id": "gone", "audio": "gone.wav"}]))
+    assert (report.documents, report.warnings) == (0, ())
+
+
 def test_the_text_of_a_report_shows_every_part_of_it(tmp_path: Path) -> None:
     records = [make.record(tmp_path, number) for number in range(3)]
     records.append({"doc_id": "gone", "audio": "gone.wav"})
