@@ -25,6 +25,8 @@ _NAMES = {
     "split": "splits partition subset fold data_split dataset_split",
     "attributes": "attribute attrs metadata meta covariates",
     "channels": "channel",
+    "diarization": "rttm rttm_path rttm_file rttm_filepath rttm_filename diarization_path diarization_file "
+    "diarization_filepath diarisation",
 }
 """Names that other tools and people give the fields, and that hardly mean anything else."""
 _HINTS = {

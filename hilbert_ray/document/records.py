@@ -18,7 +18,18 @@ Seconds: TypeAlias = float
 Hertz: TypeAlias = int
 Samples: TypeAlias = int
 Label: TypeAlias = str | int | float | bool | list[str] | dict[str, int | None]
-FIELDS = ("doc_id", "audio", "text", "text_file", "group", "labels", "split", "attributes", "channels")
+FIELDS = (
+    "doc_id",
+    "audio",
+    "text",
+    "text_file",
+    "group",
+    "labels",
+    "split",
+    "attributes",
+    "channels",
+    "diarization",
+)
 _FIELDS = frozenset(FIELDS)
 _NOTHING: Mapping[str, Any] = {}
 _NO_IDS = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})
@@ -62,11 +73,12 @@ class Utterance:
 class Document:
     """A recording, its transcript, or both.
 
-    `audio` and `text_file` are absolute paths or URIs. `text` is one string (later split into sentences) or a
-    sequence of utterances. Documents of one `group`, such as those of one speaker, are never split between
-    training and test. A task without an entry in `labels` is unlabelled. `attributes` are whatever else is
-    known of it, such as age, sex, site or device: no features depend on them. `channels` are those to use of
-    its recording; None leaves that to the settings.
+    `audio`, `text_file` and `diarization` are absolute paths or URIs. `text` is one string (later split into
+    sentences) or a sequence of utterances. Documents of one `group`, such as those of one speaker, are never
+    split between training and test. A task without an entry in `labels` is unlabelled. `attributes` are
+    whatever else is known of it, such as age, sex, site or device: no features depend on them. `channels` are
+    those to use of its recording; None leaves that to the settings. `diarization` is a file (RTTM) that says
+    who speaks when, from which a transcript without speakers gets them.
     """
 
     doc_id: str
@@ -78,6 +90,12 @@ class Document:
     split: str | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     channels: Channels | None = None
+    diarization: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths and URIs of all files that the document names."""
+        return tuple(path for path in (self.audio, self.text_file, self.diarization) if path is not None)
 
     @property
     def has_text(self) -> bool:
@@ -114,8 +132,8 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
     """Check one manifest row and return its document. No message repeats what people said.
 
     Args:
-        record: a row of a manifest: doc_id, audio, text or text_file, group, labels, split, attributes,
-            channels; what else it holds becomes attributes too.
+        record: a row of a manifest: doc_id, audio, text or text_file, diarization, group, labels, split,
+            attributes, channels; what else it holds becomes attributes too.
         folder: the folder that relative paths are relative to.
         roots: folders and URI prefixes under which files must be; empty: no restriction.
 
@@ -131,6 +149,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         )
     audio = _parse_path(doc_id, "audio", record.get("audio"))
     text_file = _parse_path(doc_id, "text_file", record.get("text_file"))
+    diarization = _parse_path(doc_id, "diarization", record.get("diarization"))
     text = parse_text(doc_id, record.get("text"))
     attributes = _parse_attributes(doc_id, record)
     if text is not None and text_file is not None:
@@ -143,8 +162,10 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         raise DocumentError(f"document {doc_id!r}: split is {split!r}; the choices are {', '.join(SPLITS)}")
     audio = None if audio is None else resolve(audio, folder)
     text_file = None if text_file is None else resolve(text_file, folder)
+    diarization = None if diarization is None else resolve(diarization, folder)
     # Only once joined with the folder does a path with `..` show where it leads.
-    for name, path in (("audio", audio), ("text_file", text_file)) if roots else ():
+    paths = (("audio", audio), ("text_file", text_file), ("diarization", diarization))
+    for name, path in paths if roots else ():
         if path is not None:
             _check_root(doc_id, name, path, roots)
     return Document(
@@ -157,6 +178,7 @@ def parse_document(record: Mapping[str, Any], folder: str = "", roots: Sequence[
         split=split,
         attributes=attributes,
         channels=_parse_channels(doc_id, record.get("channels")),
+        diarization=diarization,
     )
 
 

@@ -124,6 +124,25 @@ def _versioned_block(block: Block, content_hash: bool) -> RowBlock:
 
 def _with_versions(row: int, document: Document, versions: Mapping[str, str | None]) -> StoredDocument:
     """Return a document with the versions of its files."""
+    text, turns = transcript_versions(document, versions)
+    return StoredDocument(
+        document=document,
+        row=row,
+        audio_version=None if document.audio is None else versions[document.audio] or ABSENT,
+        text_version=text,
+        turns_version=turns,
+    )
+
+
+def transcript_versions(
+    document: Document, versions: Mapping[str, str | None]
+) -> tuple[str | None, str | None]:
+    """Return the versions of a transcript, and of its times and roles; None where there are none.
+
+    Args:
+        document: with its inline transcript, if it has one.
+        versions: of its files, None for those that do not exist.
+    """
     text = turns = None
     if document.text_file is not None:
         # The turns of a file are only known once it is read, so any change of the file counts as theirs.
@@ -131,12 +150,12 @@ def _with_versions(row: int, document: Document, versions: Mapping[str, str | No
     elif document.text is not None:
         text = digest("inline", encode_text(document.text))
         turns = _turns_version(document.text)
-    return StoredDocument(
-        document=document,
-        row=row,
-        audio_version=None if document.audio is None else versions[document.audio] or ABSENT,
-        text_version=text,
-        turns_version=turns,
+    if document.diarization is None:
+        return text, turns
+    speakers = versions[document.diarization] or ABSENT
+    return (
+        None if text is None else digest("diarization", text, speakers),
+        None if turns is None else digest("diarization", turns, speakers),
     )
 
 
@@ -331,7 +350,7 @@ def _add_seconds(
 
 def _is_remote(document: Document) -> bool:
     """Whether reading the document's files means requests to a server."""
-    return any(uri is not None and not is_local(uri) for uri in (document.audio, document.text_file))
+    return not all(map(is_local, document.files))
 
 
 def _audio_seconds(document: Document) -> Seconds:

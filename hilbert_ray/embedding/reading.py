@@ -27,8 +27,9 @@ from hilbert_ray.document import (
     Seconds,
     Utterance,
 )
-from hilbert_ray.embedding.plan import version_or_absent
+from hilbert_ray.embedding.plan import transcript_versions, version_or_absent
 from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
+from hilbert_ray.storage import file_versions
 from hilbert_ray.store import Quarantined, StoredDocument
 from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
 
@@ -256,17 +257,22 @@ def _read_transcript(entry: StoredDocument, config: Config) -> LoadedText:
     """Return the transcript, if there is one.
 
     Raises:
-        ChangedError: when its file has changed since the run was planned.
+        ChangedError: when one of its files has changed since the run was planned.
     """
-    loaded = load_text(entry.document)
-    if entry.document.text_file is not None:
-        _check_version(entry, entry.document.text_file, entry.text_version, config)
+    document = entry.document
+    loaded = load_text(document)
+    if files := [path for path in (document.text_file, document.diarization) if path is not None]:
+        current, _ = transcript_versions(document, file_versions(files, config.embed.content_hash))
+        _check_same(entry, " or ".join(files), entry.text_version, current)
     return loaded
 
 
 def _check_version(entry: StoredDocument, uri: str, planned: str | None, config: Config) -> None:
     """Check that a file is the one that its document's source hash was computed from."""
-    current = version_or_absent(uri, config.embed.content_hash)
+    _check_same(entry, uri, planned, version_or_absent(uri, config.embed.content_hash))
+
+
+def _check_same(entry: StoredDocument, uri: str, planned: str | None, current: str | None) -> None:
     if current != planned:
         raise ChangedError(
             f"document {entry.document.doc_id!r}: {uri} was version {planned} when the run was planned and "

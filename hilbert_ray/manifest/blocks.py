@@ -179,13 +179,10 @@ def _apply(function: Callable[[Block], T], block: Block) -> T:
 
 
 def files_of(rows: Iterable[tuple[int, Document | InvalidRow]]) -> Iterator[str]:
-    """Yield the audio and text files that the documents of some rows name."""
+    """Yield the files that the documents of some rows name."""
     for _, item in rows:
         if isinstance(item, Document):
-            if item.audio is not None:
-                yield item.audio
-            if item.text_file is not None:
-                yield item.text_file
+            yield from item.files
 
 
 def _blocks(uri: str, roots: Sequence[str] = ()) -> Iterator[Block]:

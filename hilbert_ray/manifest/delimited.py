@@ -18,7 +18,7 @@ from hilbert_ray.manifest.rows import LONGEST, RECORD_BYTES, BadRow, Contents, M
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SEP = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
-_MAY_BE_MISSING = ("audio", "text_file", "split", "labels", "attributes", "channels")
+_MAY_BE_MISSING = ("audio", "text_file", "split", "labels", "attributes", "channels", "diarization")
 """Fields in which a word like `NA` means that there is none; as id, group or speech it is refused."""
 _WHOLE = re.compile(r"\d+", re.ASCII)
 

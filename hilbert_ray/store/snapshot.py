@@ -42,9 +42,10 @@ SCHEMA = pa.schema(
         ("turns_version", pa.string()),
         ("attributes", pa.string()),
         ("channels", pa.string()),
+        ("diarization", pa.string()),
     ]
 )
-OPTIONAL = ("attributes", "channels")
+OPTIONAL = ("attributes", "channels", "diarization")
 """Columns that a file has only where a document needs them: manifests without them keep their bytes."""
 _VERSION_COLUMNS = ("audio_version", "text_version", "turns_version", "channels")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
@@ -351,6 +352,7 @@ def to_row(stored: StoredDocument) -> tuple[Any, ...]:
         stored.turns_version,
         _SORTED_ENCODER.encode(document.attributes) if document.attributes else None,
         None if document.channels is None else str(document.channels),
+        document.diarization,
     )
 
 
@@ -372,6 +374,7 @@ def _from_row(values: dict[str, Any]) -> StoredDocument:
             split=values["split"],
             attributes=json.loads(values.get("attributes") or "{}"),
             channels=None if values.get("channels") is None else parse_channels(values["channels"]),
+            diarization=values.get("diarization"),
         ),
         row=values["row"],
         audio_version=values["audio_version"],

@@ -9,7 +9,7 @@ from hilbert_ray.errors import HilbertError
 
 
 class FormatError(HilbertError, ValueError):
-    """What is wrong with a transcript's content; the message continues the sentence "text_file PATH ..."."""
+    """What is wrong with a file's content; the message continues `text_file PATH ...`, or that field's."""
 
 
 @dataclass(frozen=True, slots=True)

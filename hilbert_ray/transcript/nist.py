@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from hilbert_ray.document import Seconds
 from hilbert_ray.transcript.clock import NoTimeError, seconds
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
+from hilbert_ray.transcript.diarization import Turn
+from hilbert_ray.transcript.repair import LONGEST_S
 from hilbert_ray.transcript.words import Word, by_start, join
 
 IGNORED = "segments of STM that are marked as not transcribed (ignore_time_segment_in_scoring), not read"
@@ -123,11 +125,38 @@ def read_rttm(text: str) -> Reading:
         words.append(Word(fields[5], start, end, None if fields[7].lower() in UNKNOWN else fields[7]))
     if not words:
         raise FormatError(
-            "says who speaks when (RTTM), but not what; name the file with the words as text_file: a "
-            "transcript whose "
-            "words have their speakers, as of WhisperX, or an STM or CTM file with a column of speakers"
+            "says who speaks when (RTTM), but not what; name the file with the words as text_file and this "
+            "one as diarization, or a transcript that has the speakers, as of WhisperX"
         )
     return Reading(join(words))
+
+
+def read_turns(text: str) -> list[Turn]:
+    """Return who speaks when by an RTTM file: its lines `SPEAKER`, but those of unknown speakers.
+
+    Raises:
+        FormatError: if it does not say it, a line is no RTTM, or there are several recordings.
+    """
+    rows = _rows(text, 8, "type recording channel start duration <NA> <NA> speaker ...", recording=1)
+    turns = []
+    for line, fields in rows:
+        if fields[0].upper() != "SPEAKER" or fields[7].lower() in UNKNOWN:
+            continue
+        start, length = (
+            _time(line, name, value) for name, value in zip(("start", "duration"), fields[3:5], strict=True)
+        )
+        if start is None or length is None or not 0 <= start <= start + length <= LONGEST_S:
+            raise FormatError(
+                f"has a line {line} from {fields[3]} s for {fields[4]} s; a turn needs a start of 0 or more "
+                "and a duration of 0 or more, in seconds"
+            )
+        turns.append(Turn(start, start + length, fields[7]))
+    if not turns:
+        raise FormatError(
+            "has no line SPEAKER with a speaker, so that it does not say who speaks when; name an RTTM file "
+            "of diarization, or write null"
+        )
+    return turns
 
 
 def _rows(text: str, least: int, shape: str, recording: int = 0) -> Iterator[tuple[int, list[str]]]:

@@ -1,7 +1,8 @@
 """A document's transcript, inline or in a file: bounded bytes, their encoding, their format, their repair."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import fsspec
@@ -9,6 +10,8 @@ import fsspec
 from hilbert_ray.document import Document, DocumentError, Utterance
 from hilbert_ray.storage import irregular
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
+from hilbert_ray.transcript.diarization import with_speakers
+from hilbert_ray.transcript.nist import read_turns
 from hilbert_ray.transcript.recognition import foreign
 from hilbert_ray.transcript.registry import (
     Format,
@@ -69,25 +72,35 @@ def check_text_kind(document: Document) -> Format | None:
 
 
 def load_text(document: Document) -> LoadedText:
-    """Return the transcript, reading `text_file` if the document has one.
+    """Return the transcript, reading `text_file` and `diarization` if the document has them.
 
     Raises:
-        TranscriptError: if the file is absent, of an unknown format, or without a transcript.
+        TranscriptError: if a file is absent, of an unknown format, or without a transcript or turns.
     """
+    loaded = LoadedText(document.text)
     named = check_text_kind(document)
-    if named is None or document.text_file is None:
-        return LoadedText(document.text)
+    if named is not None and document.text_file is not None:
+        with _errors_of(document, "text_file", document.text_file):
+            loaded = read_transcript(_read_bytes(document.text_file), named)
+    if document.diarization is not None:
+        with _errors_of(document, "diarization", document.diarization):
+            turns = read_turns(decode(_read_bytes(document.diarization)))
+            text, flaws = with_speakers(loaded.text, turns)
+            loaded = LoadedText(text, loaded.flaws + flaws)
+    return loaded
+
+
+@contextmanager
+def _errors_of(document: Document, field: str, path: str) -> Iterator[None]:
+    """Name the document and the field in what is wrong with a file."""
     try:
-        return read_transcript(_read_bytes(document.text_file), named)
+        yield
     except FileNotFoundError:
         raise TranscriptError(
-            f"document {document.doc_id!r}: there is no text_file {document.text_file}; correct the path or "
-            "write null"
+            f"document {document.doc_id!r}: there is no {field} {path}; correct the path or write null"
         ) from None
     except FormatError as error:
-        raise TranscriptError(
-            f"document {document.doc_id!r}: text_file {document.text_file} {error}"
-        ) from None
+        raise TranscriptError(f"document {document.doc_id!r}: {field} {path} {error}") from None
 
 
 def read_transcript(data: bytes, named: Format) -> LoadedText:

@@ -194,11 +194,7 @@ def _check_block(
     # By block, because whole folders are listed: a request per file would take hours on a network disk.
     missing = _missing(files_of(unopened))
     # A missing file is opened all the same, which fails with the same message as in the sample.
-    present = {
-        row
-        for row, document in unopened
-        if document.audio not in missing and document.text_file not in missing
-    }
+    present = {row for row, document in unopened if missing.isdisjoint(document.files)}
 
     def check(row: int, document: Document) -> Contents | InvalidRow:
         hearing: Hearing = "all" if heard == "all" else "beginning" if row in heard else "header"

@@ -260,11 +260,13 @@ def rooted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("s3://bucket/data/a.zip::file:///secret/a.wav", "s3://bucket/data", False),
     ],
 )
-@pytest.mark.parametrize("name", ["audio", "text_file"])
+@pytest.mark.parametrize("name", ["audio", "text_file", "diarization"])
 def test_a_document_names_files_below_the_roots_only(
     rooted: Path, path: str, root: str, is_allowed: bool, name: str
 ) -> None:
     record = {"doc_id": "d1", name: path.format(folder=rooted)}
+    if name == "diarization":
+        record["text"] = "words"
     folder = str(rooted / "data")
     named = parse_document(record, folder)
     assert getattr(named, name) == resolve(record[name], folder)
