@@ -20,6 +20,7 @@ import torch
 
 from hilbert_ray.cluster import connect, data_context
 from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig
+from hilbert_ray.document import InvalidRow, reason_lines
 from hilbert_ray.embedding import embed_what_can_be
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
@@ -37,13 +38,16 @@ class PredictSummary:
     """What `predict` did.
 
     predicted: rows written. partly: documents among them that were predicted from one modality because the
-    other is in quarantine. failed: documents and manifest rows without a prediction. Both with the reasons.
+    other is in quarantine. failed: documents and manifest rows without a prediction. Both with the reasons as
+    text; `quarantined` and `faults` are the records that they come from.
     """
 
     out: str
     predicted: int
     partly: Mapping[str, str]
     failed: Mapping[str, str]
+    quarantined: tuple[Quarantined, ...] = ()
+    faults: tuple[InvalidRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -52,8 +56,16 @@ class PredictSummary:
     def text(self) -> str:
         """Return lines for a terminal."""
         lines = [f"{self.predicted} documents predicted: {self.out}"]
-        lines += [f"{doc_id}: one modality only; {reason}" for doc_id, reason in self.partly.items()]
-        lines += [f"{doc_id}: not predicted; {reason}" for doc_id, reason in self.failed.items()]
+        for title, doc_ids in (
+            ("predicted from one modality only", self.partly),
+            ("documents not predicted", self.failed.keys() - {f"row {fault.row}" for fault in self.faults}),
+        ):
+            if doc_ids:
+                lines.append(f"{title}: {len(doc_ids)}; --json lists them all")
+                lines += reason_lines([one for one in self.quarantined if one.doc_id in doc_ids])
+        if self.faults:
+            lines.append(f"invalid rows, not predicted: {len(self.faults)}; --json lists them all")
+            lines += reason_lines(self.faults, "row")
         return "\n".join(lines)
 
 
@@ -111,7 +123,14 @@ def predict(
             predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
     failed |= {f"row {fault.row}": fault.message for fault in summary.faults}
-    return PredictSummary(out=out, predicted=predicted, partly=partly, failed=failed)
+    return PredictSummary(
+        out=out,
+        predicted=predicted,
+        partly=partly,
+        failed=failed,
+        quarantined=tuple(one for done in summary.modalities.values() for one in done.quarantined),
+        faults=summary.faults,
+    )
 
 
 def _require_same_encoders(model: str, trained: Hilbert, settings: Config) -> None:

@@ -194,7 +194,10 @@ def test_a_document_with_one_broken_modality_is_predicted_with_its_fault(predict
     assert faults["untold"].startswith("text: ")
     assert "nowhere.txt" in faults["untold"]
     assert predicted.summary.partly == {doc_id: faults[doc_id] for doc_id in ("deaf", "untold")}
-    assert f"deaf: one modality only; {faults['deaf']}" in predicted.summary.text().splitlines()
+    lines = predicted.summary.text().splitlines()
+    assert "predicted from one modality only: 2; --json lists them all" in lines
+    [deaf] = [line for line in lines if line.startswith("    'deaf': ")]
+    assert "words.wav" in deaf
 
 
 def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predicted) -> None:
@@ -206,7 +209,11 @@ def test_what_cannot_be_predicted_is_listed_with_every_reason(predicted: Predict
     assert "nowhere.txt" in words
     assert failed["row 10"] == "document 'empty' has neither audio nor text; it needs at least one"
     assert failed["row 11"].startswith("document 'outside': audio /elsewhere/a.wav is outside ")
-    assert f"words: not predicted; {failed['words']}" in predicted.summary.text().splitlines()
+    lines = predicted.summary.text().splitlines()
+    assert "documents not predicted: 2; --json lists them all" in lines
+    assert len([line for line in lines if line.startswith("    'both': ")]) == 2
+    assert "invalid rows, not predicted: 2; --json lists them all" in lines
+    assert [line.split(":")[0].strip() for line in lines[-3::2]] == ["row 10, 'empty'", "row 11, 'outside'"]
     assert predicted.summary.to_dict()["failed"] == failed
 
 

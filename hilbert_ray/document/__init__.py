@@ -13,7 +13,15 @@ from hilbert_ray.document.labels import (
     number_of,
     with_labels_of,
 )
-from hilbert_ray.document.reasons import Fault, Reason, one_line, reason_lines, reason_of, reasons_of
+from hilbert_ray.document.reasons import (
+    EXAMPLES,
+    Fault,
+    Reason,
+    one_line,
+    reason_lines,
+    reason_of,
+    reasons_of,
+)
 from hilbert_ray.document.records import (
     FIELDS,
     MISSING,
@@ -37,6 +45,7 @@ from hilbert_ray.document.splits import SplitError, SplitSurvey, check_splits, i
 from hilbert_ray.document.unexpected import message_of
 
 __all__ = [
+    "EXAMPLES",
     "FIELDS",
     "MISSING",
     "Attribute",

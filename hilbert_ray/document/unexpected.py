@@ -19,7 +19,8 @@ def message_of(error: Exception, doc_id: str) -> str:
     if isinstance(error, (HilbertError, OSError)):
         return str(error) or type(error).__name__
     name = f"document {doc_id!r}" if doc_id else "this row"
-    if isinstance(error, MemoryError):
+    # torch has a class of its own for GPUs.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"{name} takes more memory than there is; leave it out, or split it"
     if _raised_in(error) & _OPENERS:
         return (

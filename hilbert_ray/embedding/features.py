@@ -199,11 +199,13 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
             "finite or beyond 65504, the largest float16; check this stretch of the document"
         )
     spans = [(start, end) for start, end, _ in document.segments]
+    roles = None
     if encoder.modality == "audio":
         # The channels of several speakers lie beside each other in time.
         by_role: dict[str, list[tuple[Seconds, Seconds]]] = {}
         for start, end, role in document.segments:
             by_role.setdefault(role, []).append((start, end))
+        roles = tuple(role for _, _, role in document.segments) if "" not in by_role else None
         seen = present = _check_seconds(doc_id, [*by_role.values()], end_part.expected, encoder.rate_hz)
     else:
         texts = [text for _, _, text in document.segments]
@@ -218,6 +220,7 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
         timed=end_part.timed,
         seen=seen,
         present=present,
+        roles=roles,
     )
 
 

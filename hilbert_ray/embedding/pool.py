@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
@@ -19,7 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from hilbert_ray.cluster import data_context
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import Seconds
+from hilbert_ray.document import EXAMPLES, Seconds, reason_of, reasons_of
 from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError
 from hilbert_ray.embedding.plan import EmbedPlan, Unit, single_document_units
 from hilbert_ray.embedding.resolve import takes_gpus
@@ -184,6 +185,7 @@ class _RunProgress:
         self._seconds_done = 0.0
         self._documents_done = 0
         self._failures: list[Quarantined] = []
+        self._reasons: Counter[tuple[str, str, str]] = Counter()
         self._flaws = FlawCounts()
         self._hours_done = 0.0
         self._hours_planned = sum(unit.seconds for unit in units if unit.modality == "audio") / 3600
@@ -209,7 +211,7 @@ class _RunProgress:
         self._hours_done += result.amount / 3600 if result.modality == "audio" else 0.0
         self._seconds_done += result.seconds
         for failure in result.quarantined:
-            logger.warning("quarantined %s (%s): %s", failure.doc_id, failure.error, failure.message)
+            self._log_failure(failure)
         self._failures += result.quarantined
         for doc_id, flaws in groupby(result.flaws, key=lambda flaw: flaw[0]):
             self._flaws.add(doc_id, [Flaw(kind, count) for _, kind, count in flaws])
@@ -224,13 +226,25 @@ class _RunProgress:
         for line in self._flaws.lines():
             logger.warning("%s", line)
 
+    def _log_failure(self, failure: Quarantined) -> None:
+        """Log the first failures of each reason: thousands may have the same one."""
+        reason = reason_of(failure)
+        self._reasons[reason] += 1
+        if self._reasons[reason] <= EXAMPLES:
+            is_last = self._reasons[reason] == EXAMPLES
+            more = "; others for this reason are counted in the summary" if is_last else ""
+            logger.warning("quarantined %s (%s): %s%s", failure.doc_id, failure.error, failure.message, more)
+
     def _check_failures(self) -> None:
         failed = len(self._failures)
         if failed >= MIN_FAILURES and failed > self._max_quarantined * self.planned:
-            reasons = sorted({f"{failure.error} ({failure.message})" for failure in self._failures})
+            reasons = [
+                f"{reason.count} {reason.error} ({reason.examples[0].message})"
+                for reason in reasons_of(self._failures)[:EXAMPLES]
+            ]
             raise TooManyQuarantinedError(
                 f"{failed} of {self.planned} planned documents failed, more than embed.max_quarantined = "
-                f"{self._max_quarantined} allows; for example: {'; '.join(reasons[:3])}. What is committed "
+                f"{self._max_quarantined} allows; most often: {'; '.join(reasons)}. What is committed "
                 "stays: fix the cause, or raise embed.max_quarantined, and rerun to resume"
             )
 
@@ -238,10 +252,12 @@ class _RunProgress:
         """Return one line of progress after `elapsed` seconds."""
         # By the weights of the plan: documents differ too much in length to count them.
         fraction = self._seconds_done / self._seconds_planned if self._seconds_planned else 0.0
+        failed = f", {len(self._failures)} quarantined" if self._failures else ""
         remaining = f", {duration(elapsed / fraction - elapsed)} left" if 0 < fraction < 1 else ""
         return (
             f"{self._documents_done} of {self.planned} documents, {self._hours_done:.2f} of "
-            f"{self._hours_planned:.2f} h of audio, {self._hours_done / elapsed:.3g} h per second{remaining}"
+            f"{self._hours_planned:.2f} h of audio, {self._hours_done / elapsed:.3g} h per second"
+            f"{failed}{remaining}"
         )
 
 

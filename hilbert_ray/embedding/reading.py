@@ -26,6 +26,7 @@ from hilbert_ray.document import (
     Hertz,
     Seconds,
     Utterance,
+    message_of,
 )
 from hilbert_ray.embedding.plan import transcript_versions, version_or_absent
 from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
@@ -127,7 +128,7 @@ def run_or_quarantine(
             source=source,
             stage=stage,
             error=type(error).__name__,
-            message=str(error) or repr(error),
+            message=message_of(error, entry.document.doc_id),
         )
 
 
@@ -205,9 +206,13 @@ def _read_audio(
     """
     document = entry.document
     uri = document.audio or ""
+    flaws: tuple[Flaw, ...] = ()
     # Only then: windows must not fail because of a transcript that they do not need.
     if config.segment.audio == "turns" or config.segment.roles:
-        document = replace(document, text=_read_transcript(entry, config).text, text_file=None)
+        loaded = _read_transcript(entry, config)
+        document = replace(document, text=loaded.text, text_file=None, diarization=None)
+        # Where the text is embedded too, that reports them.
+        flaws = loaded.flaws if config.encoder("text").spec == "none" else ()
     channels = document.channels or parse_channels(config.segment.channels)
     stream = audio.stream(uri, rate_hz, channels=channels)
     recording = CountedBlocks(stream)
@@ -216,7 +221,7 @@ def _read_audio(
     _check_version(entry, uri, entry.audio_version, config)
     duration_s = recording.samples / rate_hz
     expected = expected_seconds(document, config.segment, duration_s, channels.roles)
-    flaws = tuple(Flaw(finding, 0) for finding in stream.findings)
+    flaws += tuple(Flaw(finding, 0) for finding in stream.findings)
     yield DocumentEnd(expected=expected, timed=True, flaws=flaws)
 
 

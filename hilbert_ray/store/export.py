@@ -10,6 +10,7 @@ document:
     features              list<list<float16>>  [n, dim]
     start, end            list<float32>        [n], seconds where `timed`, else positions in [0, 1]
     timed                 bool
+    roles                 list<string>  [n], the speaker of each segment's channel; null where none is named
     seconds (text: tokens)  float64  length of the document, all of which the features cover
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -212,13 +213,17 @@ def _new_folder(folder: str) -> Iterator[Path]:
 def _write_numpy(rows: Iterable[Row], folder: Path) -> None:
     """Write each document to `folder`/<doc_id>.npz.
 
-    A file holds `features` float16 [n, dim], `start` and `end` float32 [n], and `timed`. Characters of an id
+    A file holds `features` float16 [n, dim], `start` and `end` float32 [n], `timed`, and where channels are
+    named `roles` [n]. Characters of an id
     other than letters, digits and `_.-~` are written as in URLs (%2F for a slash).
     """
     folder.mkdir()
     for row, _ in rows:
         path = folder / f"{quote(row.doc_id, safe='')}.npz"
-        np.savez(path, features=row.features, start=row.start, end=row.end, timed=np.bool_(row.timed))
+        roles: dict[str, Any] = {} if row.roles is None else {"roles": np.array(row.roles)}
+        np.savez(
+            path, features=row.features, start=row.start, end=row.end, timed=np.bool_(row.timed), **roles
+        )
 
 
 def _write_arrow(rows: Iterable[Row], modality: Modality, path: Path) -> None:
@@ -280,8 +285,8 @@ def _write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
         f'    documents = datasets.load_dataset("FOLDER", "{parts[0].name}", split="train")',
         "",
         "`features` is float16 [segments, width]; `start` and `end` are seconds where `timed`, else",
-        "positions in [0, 1]; `labels` is JSON; `seconds` (or `tokens`) is the length of the document, which",
-        "the features cover whole.",
+        "positions in [0, 1]; `roles` are the speakers whose channels they are of; `labels` is JSON;",
+        "`seconds` (or `tokens`) is the length of the document, which the features cover whole.",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -299,6 +304,7 @@ def _schema(modality: Modality) -> pa.Schema:
             ("start", times),
             ("end", times),
             ("timed", pa.bool_()),
+            ("roles", pa.list_(pa.string())),
             (AMOUNT[modality], pa.float64()),
         ]
     )
@@ -338,6 +344,7 @@ def _table(rows: Sequence[Row], modality: Modality) -> pa.Table:
         pa.ListArray.from_arrays(starts, pa.array(np.concatenate([row.start for row, _ in rows]))),
         pa.ListArray.from_arrays(starts, pa.array(np.concatenate([row.end for row, _ in rows]))),
         [row.timed for row, _ in rows],
+        [row.roles for row, _ in rows],
         [row.seen for row, _ in rows],
     ]
     schema = _schema(modality)

@@ -9,6 +9,8 @@ A data file holds one row per document, in columns that pyarrow alone can read:
     timed           bool           whether start and end are seconds
     seconds_seen, seconds_present  float64: audio that reached the encoder, audio that the document holds
     (text: tokens_seen, tokens_present)
+    roles           list<string>   the speaker of each segment's channel; null where none is named, and absent
+                                   where all are null
 
 The bytes of a file depend on its rows alone: one chunk, no dictionary, nothing about the run that wrote it.
 Two runs that embed the same documents therefore write the same file, whose name holds its hash.
@@ -38,7 +40,8 @@ class FeatureRow:
     """The features of one document in one modality.
 
     `features` is float16 [n, dim]; `start` and `end` are float32 [n]: seconds where `timed`, otherwise
-    positions in [0, 1]. `seen` and `present` (seconds of audio, tokens of text) are equal: nothing is cut.
+    positions in [0, 1]. `roles` are the speakers whose channels the segments are of, n names; None where
+    channels are not named. `seen` and `present` (seconds of audio, tokens of text) are equal: nothing is cut.
     """
 
     doc_id: str
@@ -49,6 +52,7 @@ class FeatureRow:
     timed: bool
     seen: Seconds
     present: Seconds
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +142,10 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
     """Return rows as the bytes of a Parquet file; the same rows always give the same bytes."""
     amount = AMOUNT[modality]
     times = pa.list_(pa.float32())
+    # Files without roles keep the bytes that they have always had.
+    roles = {}
+    if any(row.roles is not None for row in rows):
+        roles["roles"] = pa.array([row.roles for row in rows], pa.list_(pa.string()))
     table = pa.table(
         {
             "doc_id": pa.array([row.doc_id for row in rows], pa.string()),
@@ -150,6 +158,7 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
             "timed": pa.array([row.timed for row in rows], pa.bool_()),
             f"{amount}_seen": pa.array([row.seen for row in rows], pa.float64()),
             f"{amount}_present": pa.array([row.present for row in rows], pa.float64()),
+            **roles,
         }
     )
     # Float16 features hardly compress, and a codec's version would change the bytes.
@@ -170,14 +179,16 @@ def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
 def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[FeatureRow]:
     amount = AMOUNT[modality]
     scalars = ("doc_id", "source", "n", "dim", "timed", f"{amount}_seen", f"{amount}_present")
+    roles = columns["roles"].to_pylist() if "roles" in columns else [None] * len(columns["doc_id"])
     documents = zip(
         columns["features"],
         _views(columns["start"]),
         _views(columns["end"]),
+        roles,
         *(columns[name].to_pylist() for name in scalars),
         strict=True,
     )
-    for features, start, end, doc_id, source, n, dim, timed, seen, present in documents:
+    for features, start, end, role_of, doc_id, source, n, dim, timed, seen, present in documents:
         yield FeatureRow(
             doc_id=doc_id,
             source=source,
@@ -188,6 +199,7 @@ def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[Featu
             timed=timed,
             seen=seen,
             present=present,
+            roles=None if role_of is None else tuple(role_of),
         )
 
 

@@ -47,6 +47,7 @@ def test_features_of_a_role_are_those_of_its_channel_alone(tmp_path: Path) -> No
         expected = embedded(tmp_path, alone, windows, f"alone-{role}")
         np.testing.assert_array_equal(found.features, expected.features)
         assert found.start.tolist() == [0.0, 1.0, 2.0]
+        assert (found.roles, expected.roles) == ((role,) * 3, None)
         assert found.seen == pytest.approx(3.0)
 
 
@@ -54,12 +55,14 @@ def test_both_channels_are_segments_beside_each_other(tmp_path: Path) -> None:
     windows = SegmentConfig(window_s=1.0, hop_s=1.0)
     both = embedded(tmp_path, call(tmp_path), windows, "both")
     assert both.start.tolist() == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+    assert both.roles == ("agent", "customer") * 3
     assert both.seen == pytest.approx(6.0)
     record = {key: value for key, value in call(tmp_path).items() if key != "channels"}
     by_setting = embedded(tmp_path, record, replace(windows, channels="0=agent,1=customer"), "setting")
     np.testing.assert_array_equal(both.features, by_setting.features)
     left = embedded(tmp_path, record, replace(windows, channels="left"), "left")
     np.testing.assert_array_equal(left.features, both.features[::2])
+    assert left.roles is None
 
 
 def test_a_document_is_done_again_when_its_channels_change_and_its_neighbours_are_not(

@@ -37,7 +37,7 @@ def loud(folder: Path, name: str, seconds: float = 2.0) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fail", "stage", "error", "message"),
     [
-        ("raise", "encode", "RuntimeError", "too loud"),
+        ("raise", "encode", "RuntimeError", "RuntimeError in hilbert_ray/embedding/features.py"),
         (
             "nan",
             "check",

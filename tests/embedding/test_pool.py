@@ -45,7 +45,7 @@ def test_a_run_stops_at_the_first_failure_that_is_too_many(allowed: float, last:
         progress.add(failed(number))
     with pytest.raises(
         TooManyQuarantinedError,
-        match=rf"{last} of 100 planned documents failed, .*: AudioError \(silent\)\. What is committed stays",
+        match=rf"{last} of 100 planned documents failed, .*: {last} AudioError \(silent\)\. What is",
     ):
         progress.add(failed(last - 1))
 
@@ -64,6 +64,21 @@ def test_the_last_line_of_the_log_says_how_much_was_embedded(caplog: pytest.LogC
         progress.add(failed(1))
     assert "embedding 2 recordings and transcripts (0.04 h of audio) in 2 units" in caplog.messages[0]
     assert "2 of 2 documents, 0.02 of 0.04 h of audio" in caplog.messages[-1]
+    assert caplog.messages[-1].endswith(", 1 quarantined")
+
+
+def test_many_failures_of_one_reason_are_three_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    progress = _RunProgress(UNITS, 1.0)
+    for number in range(9):
+        progress.add(failed(number))
+    other = Quarantined(doc_id="d9", source="s", stage="read", error="RateError", message="too slow")
+    progress.add(UnitResult(modality="audio", unit_id="u9", quarantined=(other,)))
+    assert caplog.messages == [
+        "quarantined d0 (AudioError): silent",
+        "quarantined d1 (AudioError): silent",
+        "quarantined d2 (AudioError): silent; others for this reason are counted in the summary",
+        "quarantined d9 (RateError): too slow",
+    ]
 
 
 @pytest.mark.parametrize(

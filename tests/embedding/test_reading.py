@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hilbert_ray.config import SegmentConfig
 from hilbert_ray.embedding.features import embed_documents
-from hilbert_ray.embedding.reading import draw_ahead
+from hilbert_ray.embedding.reading import DocumentEnd, _read_audio, draw_ahead
 from hilbert_ray.embedding.worker import configured_encoder
+from hilbert_ray.transcript.repair import UNORDERED
 from tests import make
 from tests.embedding.in_process import (
     CONFIG,
@@ -56,3 +59,14 @@ def test_a_fault_of_the_reader_itself_reaches_the_caller() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(draw_ahead(items(), 4))
+
+
+def test_flaws_of_a_transcript_that_only_cuts_audio_are_reported_with_the_audio(tmp_path: Path) -> None:
+    (tmp_path / "t.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nb\n\n00:00.000 --> 00:01.000\na\n")
+    record = make.record(tmp_path, 0, text=None, text_file="t.vtt")
+    [entry] = stored_of(make.manifest(tmp_path / "m.jsonl", [record]))
+    config = replace(CONFIG, segment=SegmentConfig(audio="turns"))
+    for text, kinds in (("none", [UNORDERED]), ("hashing", [])):
+        *_, end = _read_audio(entry, 16000, replace(config, text=text))
+        assert isinstance(end, DocumentEnd)
+        assert [flaw.kind for flaw in end.flaws] == kinds

@@ -114,7 +114,7 @@ def test_hugging_face_datasets_reads_an_export_to_the_last_bit(
         for i, item in enumerate(items[:-1]):
             doc_id = item.document.doc_id
             row = make.feature_row(doc_id, item.source(modality), n=i + 1, seed=i)
-            by_id[doc_id] = replace(row, timed=i != 2)
+            by_id[doc_id] = replace(row, timed=i != 2, roles=("agent", "customer") if i == 1 else None)
             bucket = bucket_of(doc_id, 4)
             store.commit(modality, FINGERPRINT, unit=doc_id, bucket=bucket, rows=[by_id[doc_id]])
     out = tmp_path / "out"
@@ -133,6 +133,7 @@ def test_hugging_face_datasets_reads_an_export_to_the_last_bit(
             assert exported.tobytes() == want.features.tobytes()
             assert np.array(row["start"], np.float32).tobytes() == want.start.tobytes()
             assert np.array(row["end"], np.float32).tobytes() == want.end.tobytes()
+            assert row["roles"] == (["agent", "customer"] if number == 1 else None)
             assert json.loads(row["labels"]) == ({"mood": "løw", "age": number} if number % 2 else {})
             assert (row["group"], row["split"]) == (f"d{number}", "test" if number == 3 else None)
             assert (row["timed"], row["seconds" if modality == "audio" else "tokens"]) == (

@@ -79,11 +79,12 @@ def test_rows_come_back_within_the_rounding_of_their_columns(
         FeatureRow(
             doc_id=f"d{i}", source="s", features=values.astype(np.float16), start=start.astype(np.float32),
             end=(start + 1).astype(np.float32), timed=timed, seen=start.sum(), present=start.sum(),
+            roles=None if timed else tuple(f"speaker {k % 2}" for k in range(len(start))),
         )
         for i, (values, start, (_, _, timed)) in enumerate(zip(exact, starts, sizes, strict=True))
     ]  # fmt: skip
     found = list(decode_rows(modality, encode_rows(modality, rows)))
-    assert [row.doc_id for row in found] == [row.doc_id for row in rows]
+    assert [(row.doc_id, row.roles) for row in found] == [(row.doc_id, row.roles) for row in rows]
     for row, values, start, (n, dim, timed) in zip(found, exact, starts, sizes, strict=True):
         assert row.features.shape == (n, dim)
         assert (row.features.dtype.name, row.start.dtype.name, row.timed) == ("float16", "float32", timed)
