@@ -25,7 +25,7 @@ from hilbert_ray.embedding import embed_what_can_be
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
-from hilbert_ray.storage import absolute, open_output, open_workspace, require_writable
+from hilbert_ray.storage import absolute, access_errors, open_output, open_workspace, require_writable
 from hilbert_ray.store import Quarantined, Store
 
 log = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def explain(out: str, doc_id: str) -> str:
         ConfigError: when the file has no such document.
     """
     # Filtered while reading: a file of many documents does not have to fit into memory.
-    with fsspec.open(out, "rb") as file:
+    with access_errors(out), fsspec.open(out, "rb") as file:
         rows = pq.read_table(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
     if not rows:
         raise ConfigError(

@@ -44,7 +44,7 @@ from hilbert_ray.audio.tags import end_of_leading_tags
 from hilbert_ray.audio.w64 import W64
 from hilbert_ray.config import Channels
 from hilbert_ray.document import Hertz, Samples, Seconds
-from hilbert_ray.storage import irregular, local_path
+from hilbert_ray.storage import access_errors, irregular, local_path
 
 FORMATS: Sequence[AudioFormat] = (
     RIFF,
@@ -269,6 +269,12 @@ def _opened(uri: str) -> Iterator[BinaryIO]:
         raise AudioNotFoundError(
             f"no audio file at {uri}, which is {kind}; name a regular file, or {SET_NULL}"
         )
+    with access_errors(uri), _opened_file(uri) as file:
+        yield file
+
+
+@contextmanager
+def _opened_file(uri: str) -> Iterator[BinaryIO]:
     path = local_path(uri)
     try:
         if path is not None:

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from hilbert_ray.config.constraints import ConfigError
+from hilbert_ray.storage import access_errors
 
 T = TypeVar("T")
 
@@ -112,12 +113,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: if there is no such file, or it does not hold a YAML mapping.
+        AccessError: if its object store cannot be used from here.
     """
     import fsspec
     import yaml
 
     try:
-        with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+        with access_errors(str(path)), fsspec.open(str(path), "rt", encoding="utf-8") as file:
             # `safe_load`: the full loader runs code that a file names in its tags.
             values = yaml.safe_load(file)
     except FileNotFoundError:

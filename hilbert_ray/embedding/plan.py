@@ -20,7 +20,7 @@ from hilbert_ray import audio
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Document, DocumentError, InvalidRow, Seconds, Utterance
 from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
-from hilbert_ray.storage import file_versions, is_local
+from hilbert_ray.storage import StorageError, access_errors, file_versions, is_local
 from hilbert_ray.store import (
     RowBlock,
     Snapshot,
@@ -357,7 +357,7 @@ def _audio_seconds(document: Document) -> Seconds:
     """Return the length that the header states; 0 where it cannot be read (the worker will report why)."""
     try:
         return audio.probe(document.audio or "").duration_s
-    except (DocumentError, OSError):
+    except (DocumentError, OSError, StorageError):
         return 0.0
 
 
@@ -365,10 +365,10 @@ def _text_seconds(document: Document) -> Seconds:
     """Return about how long it takes to speak the transcript."""
     if document.text_file is not None:
         try:
-            with fsspec.open(document.text_file, "rb") as file:
+            with access_errors(document.text_file), fsspec.open(document.text_file, "rb") as file:
                 # Bytes for characters, and markup counts too: a weight need not be exact, and must be quick.
                 return float(file.seek(0, 2)) / CHARACTERS_PER_S
-        except OSError:
+        except (OSError, StorageError):
             return 0.0
     text = document.text or ""
     characters = len(text) if isinstance(text, str) else sum(len(turn.text) for turn in text)

@@ -30,7 +30,7 @@ from hilbert_ray.document import (
 )
 from hilbert_ray.embedding.plan import transcript_versions, version_or_absent
 from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
-from hilbert_ray.storage import file_versions
+from hilbert_ray.storage import StorageError, file_versions
 from hilbert_ray.store import Quarantined, StoredDocument
 from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
 
@@ -252,7 +252,7 @@ def _within_recording(document: Document, loaded: LoadedText) -> LoadedText:
         return loaded
     try:
         duration_s = audio.probe(document.audio).duration_s
-    except (DocumentError, OSError):  # embedding the audio reports this
+    except (DocumentError, OSError, StorageError):  # embedding the audio reports this
         return loaded
     clipped, flaws = clip(document, turns, duration_s)
     return LoadedText(clipped, loaded.flaws + flaws)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from hilbert_ray.document import Document, DocumentError, Utterance
+from hilbert_ray.storage import StorageError
 from hilbert_ray.store import Snapshot
 from hilbert_ray.transcript import load_text
 
@@ -25,7 +26,7 @@ def transcripts(documents: Sequence[Document]) -> list[Transcript]:
     for document in documents:
         try:
             texts.append(load_text(document).text)
-        except DocumentError as error:
+        except (DocumentError, StorageError) as error:
             log.warning("a transcript is not checked for shortcuts and duplicates: %s", error)
             texts.append(None)
     return texts

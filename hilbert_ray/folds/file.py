@@ -6,7 +6,7 @@ import numpy as np
 
 from hilbert_ray.folds.draw import group_codes
 from hilbert_ray.folds.records import Folds, FoldsError
-from hilbert_ray.storage import open_output
+from hilbert_ray.storage import access_errors, open_output
 
 
 def write_folds(folds: Folds, uri: str) -> None:
@@ -70,7 +70,7 @@ def _read_columns(uri: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import pyarrow.parquet as pq
 
     try:
-        with fsspec.open(uri, "rb") as file:
+        with access_errors(uri), fsspec.open(uri, "rb") as file:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise FoldsError(f"no folds file at {uri}; fix folds.file, or leave it empty to draw folds") from None

@@ -19,7 +19,7 @@ from hilbert_ray.manifest.columns import assign_columns
 from hilbert_ray.manifest.delimited import find_dialect, read_cells
 from hilbert_ray.manifest.json_lines import Reshape, chunks_of, first_object, read_array, read_lines, reshaped
 from hilbert_ray.manifest.rows import LONGEST, BadRow, ManifestError, Record, Source, blocks_of
-from hilbert_ray.storage import absolute, is_uri, local_path
+from hilbert_ray.storage import absolute, access_errors, is_uri, local_path
 
 _KINDS = {
     "jsonl": "jsonl", "ndjson": "jsonl", "json": "json",
@@ -335,7 +335,8 @@ def errors_of(manifest: str) -> Iterator[None]:
     """
     kind = manifest.rpartition("/")[2].rpartition(".")[2].lower()
     try:
-        yield
+        with access_errors(manifest):
+            yield
     except FileNotFoundError:
         raise ManifestError(f"there is no manifest {manifest}; name an existing file: {READ}") from None
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ from hilbert_ray.manifest.arrow import Batches, arrow_batches, checked, packed
 from hilbert_ray.manifest.huggingface import audio_column, tables_of
 from hilbert_ray.manifest.opening import errors_of, folder_of, table_columns
 from hilbert_ray.manifest.rows import BadRow, ManifestError
-from hilbert_ray.storage import local_path
+from hilbert_ray.storage import access_errors, local_path
 
 _ROWS = 4
 """Rows in memory at a time: each may hold hours of audio."""
@@ -96,7 +96,7 @@ def _records(table: str, folder: str, prefix: str) -> Iterator[Mapping[str, Any]
 
 @contextmanager
 def _batches(table: str) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    with fsspec.open(table, "rb") as file:
+    with access_errors(table), fsspec.open(table, "rb") as file:
         if file.read(4) == b"PAR1":
             parquet = pq.ParquetFile(file)
             yield parquet.schema_arrow, checked(parquet.iter_batches(batch_size=_ROWS))

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, StorageError, WriteError
+    from hilbert_ray.storage.access import AccessError, StorageError, access_error, access_errors, place_of
+    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, WriteError
     from hilbert_ray.storage.regular import irregular
     from hilbert_ray.storage.tensor_folder import (
         WEIGHTS,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TEMPORARY",
     "WEIGHTS",
+    "AccessError",
     "Entry",
     "Files",
     "StorageError",
@@ -33,6 +35,8 @@ __all__ = [
     "Workspace",
     "WriteError",
     "absolute",
+    "access_error",
+    "access_errors",
     "file_versions",
     "irregular",
     "is_local",
@@ -41,6 +45,7 @@ __all__ = [
     "missing_files",
     "open_output",
     "open_workspace",
+    "place_of",
     "read_tensor_folder",
     "require_writable",
     "write_tensor_folder",
@@ -51,7 +56,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "files": ("TEMPORARY", "Entry", "Files", "StorageError", "WriteError"),
+        "access": ("AccessError", "StorageError", "access_error", "access_errors", "place_of"),
+        "files": ("TEMPORARY", "Entry", "Files", "WriteError"),
         "regular": ("irregular",),
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from hilbert_ray.errors import HilbertError
+from hilbert_ray.storage.access import StorageError, access_errors
 from hilbert_ray.storage.uri import absolute, is_local
 
 TEMPORARY = ".writing"
@@ -30,10 +30,6 @@ _READ_AHEAD_BYTES = 2**20
 _DELETES_AT_ONCE = 16
 _CREATE_TRIES = 5
 """Tries to create a file while S3 answers that writers compete for it: one of them wins each time."""
-
-
-class StorageError(HilbertError, RuntimeError):
-    """Bytes at a path or URI that cannot be read or written."""
 
 
 class WriteError(StorageError):
@@ -53,7 +49,8 @@ class Files:
     """Access to the files below one folder. Paths are relative to it, with `/` between their parts.
 
     A missing file raises FileNotFoundError, as always; anything else that keeps a file from being read or
-    written, once the client's own retries are used up, raises StorageError.
+    written, once the client's own retries are used up, raises StorageError (`AccessError`, where the whole
+    place cannot be used from here).
     """
 
     def __init__(self, uri: str) -> None:
@@ -145,13 +142,14 @@ class Files:
 
     @contextmanager
     def _writing(self, name: str, size_bytes: int) -> Iterator[None]:
-        try:
-            yield
-        except self._errors as error:
-            raise WriteError(
-                f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is already written "
-                "is intact: free space or fix the permissions, then rerun to resume"
-            ) from error
+        with access_errors(self.uri):
+            try:
+                yield
+            except self._errors as error:
+                raise WriteError(
+                    f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is already "
+                    "written is intact: free space or fix the permissions, then rerun to resume"
+                ) from error
 
     # Reading
 
@@ -253,15 +251,16 @@ class Files:
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except self._errors as error:
-            raise StorageError(
-                f"cannot read {name} in {self.uri}: {error}; nothing was changed: check that the location "
-                "can be reached and read, then rerun"
-            ) from error
+        with access_errors(self.uri):
+            try:
+                yield
+            except FileNotFoundError:
+                raise
+            except self._errors as error:
+                raise StorageError(
+                    f"cannot read {name} in {self.uri}: {error}; nothing was changed: check that the "
+                    "location can be reached and read, then rerun"
+                ) from error
 
     # Deleting
 

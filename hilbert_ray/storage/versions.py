@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
 import fsspec
 
+from hilbert_ray.storage.access import AccessError, access_error, access_errors, is_everywhere
 from hilbert_ray.storage.regular import kind_of
 from hilbert_ray.storage.uri import is_s3, local_path
 
@@ -29,6 +30,7 @@ def file_version(uri: str, content_hash: bool = False) -> str:
 
     Raises:
         FileNotFoundError: when there is no such file, or it is a folder, a pipe or a device.
+        AccessError: when its object store cannot be used from here, or it may not be read.
     """
     path = local_path(uri)
     if path is not None:
@@ -39,15 +41,16 @@ def file_version(uri: str, content_hash: bool = False) -> str:
             return f"{status.st_size}-{status.st_mtime_ns}"
         with open(path, "rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    details = filesystem.info(path)
+    with access_errors(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        details = filesystem.info(path)
     if details.get("type") == "directory":
         raise FileNotFoundError(f"{uri} is a folder")
     return _version_of(details)
 
 
 def file_versions(uris: Iterable[str], content_hash: bool = False) -> dict[str, str | None]:
-    """Return `file_version` of each file, None where there is none.
+    """Return `file_version` of each file, None where there is none, or none that may be read.
 
     Objects on S3 are looked up by listing their folders, a thousand at a time, where that saves requests;
     other objects by one request each. Pass many at once, those of a folder together.
@@ -103,6 +106,10 @@ def _version_or_none(uri: str, content_hash: bool = False) -> str | None:
         return file_version(uri, content_hash)
     except FileNotFoundError:
         return None
+    except AccessError as error:
+        if is_everywhere(error.place):
+            raise
+        return None  # opening it says so
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):  # no such file can exist
             return None
@@ -131,6 +138,17 @@ def _listed_versions(folder: str, names: Collection[str]) -> dict[str, str]:
     requested = sorted(name for name in names if name and "::" not in name and "?versionId=" not in name)
     if not is_s3(folder) or len(requested) < _MIN_PER_PAGE:
         return {}
+    try:
+        with access_errors(folder):
+            return _listed(folder, requested)
+    except AccessError as error:
+        if is_everywhere(error.place):
+            raise
+        return {}
+
+
+def _listed(folder: str, requested: Sequence[str]) -> dict[str, str]:
+    """Return the versions of objects in a folder on S3, by listing it; `requested` are names in order."""
     filesystem, path = fsspec.core.url_to_fs(f"{folder}/{requested[0]}", use_listings_cache=False)
     bucket, key, _ = filesystem.split_path(path)
     prefix = key.removesuffix(requested[0])
@@ -143,7 +161,9 @@ def _listed_versions(folder: str, names: Collection[str]) -> dict[str, str]:
             page = filesystem.call_s3(
                 "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **start, **filesystem.req_kw
             )
-        except (PermissionError, FileNotFoundError):
+        except (PermissionError, FileNotFoundError) as error:
+            if (named := access_error(error, folder)) is not None and is_everywhere(named.place):
+                raise
             return versions  # credentials may allow reading objects but not listing them
         details = {item["Key"]: item for item in page.get("Contents", ())}
         last = max([*details, *(item["Prefix"] for item in page.get("CommonPrefixes", ()))], default="")

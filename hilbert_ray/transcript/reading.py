@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import fsspec
 
 from hilbert_ray.document import Document, DocumentError, Utterance
-from hilbert_ray.storage import irregular
+from hilbert_ray.storage import access_errors, irregular
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
 from hilbert_ray.transcript.diarization import with_speakers
 from hilbert_ray.transcript.nist import read_turns
@@ -156,7 +156,7 @@ def _read_bytes(path: str) -> bytes:
     kind = irregular(path)
     if kind is not None:
         raise FormatError(f"is {kind}; a transcript must be a regular file")
-    with fsspec.open(path, "rb") as file:
+    with access_errors(path), fsspec.open(path, "rb") as file:
         data: bytes = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise FormatError(

@@ -15,6 +15,7 @@ from hilbert_ray.document import (
     encode_label,
     message_of,
 )
+from hilbert_ray.storage import AccessError
 from hilbert_ray.transcript import Flaw, LoadedText, check_text_kind, clip, load_text
 from hilbert_ray.validation.listening import listen
 from hilbert_ray.validation.recordings import Recording
@@ -45,7 +46,11 @@ def check_document(
     is_opened: bool,
     hearing: Hearing = "header",
 ) -> Contents | InvalidRow:
-    """Check a document, and the content of its files if `is_opened`; for recordings see `Hearing`."""
+    """Check a document, and the content of its files if `is_opened`; for recordings see `Hearing`.
+
+    Raises:
+        AccessError: when the place of its files cannot be used from here at all.
+    """
     heard: tuple[Flaw, ...] = ()
     recording: Recording | None = None
     loaded = LoadedText(None)
@@ -71,6 +76,8 @@ def check_document(
                 _check_label(document, name, tasks[name], label)
     # All of them: a bug that one document brings to light must not keep the others from being checked.
     except Exception as error:
+        if isinstance(error, AccessError) and error.place:
+            raise  # not the document's fault
         return failed(row, document, stage, error)
     texts = [loaded.text] if isinstance(loaded.text, str) else [turn.text for turn in loaded.utterances]
     return Contents(

@@ -29,13 +29,15 @@ class Counts:
     """Counts over valid documents, and the invalid rows (`faults`); the counts of all blocks are merged.
 
     `inline` and `filed` count the transcripts that were read and their utterances and words, by where they
-    are; `unread` counts those in files that were not opened; `flaws`, what was odd in those read.
+    are; `unread` counts those in files that were not opened; `flaws`, what was odd in those read. `unusable`
+    counts documents with files at places that cannot be used from here, by what is wrong with the place.
     """
 
     audio: int = 0
     text: int = 0
     both: int = 0
     unopened: int = 0
+    unusable: Counter[str] = field(default_factory=Counter)
     unread: int = 0
     inline: Counter[str] = field(default_factory=Counter)
     filed: Counter[str] = field(default_factory=Counter)
@@ -175,11 +177,17 @@ class Counts:
             faults=tuple(self.faults),
         )
 
+    def unusable_places(self) -> Iterator[str]:
+        """Yield what keeps files from being opened at all, a line for each place."""
+        for message, count in self.unusable.most_common():
+            plural = "document is" if count == 1 else "documents are"
+            yield f"{message}; {count} {plural} not checked for that"
+
     def _warnings(self, tasks: Mapping[str, TaskConfig], is_inferred: bool) -> Iterator[str]:
-        if self.unopened:
+        if (existing := self.unopened - self.unusable.total()) > 0:
             opened = sum(self.groups.values()) - self.unopened
             yield (
-                f"the files of {self.unopened} documents exist but were not opened: hours, utterances and "
+                f"the files of {existing} documents exist but were not opened: hours, utterances and "
                 f"words are estimates from the other {opened}, a random sample, and damage inside the "
                 "unopened files is not detected; `--probe all` opens all files"
             )

@@ -29,7 +29,7 @@ from hilbert_ray.document import (
     with_labels_of,
 )
 from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
-from hilbert_ray.storage import missing_files
+from hilbert_ray.storage import AccessError, missing_files, place_of
 from hilbert_ray.validation.checks import Contents, Hearing, check_document, failed
 from hilbert_ray.validation.counts import Counts
 from hilbert_ray.validation.report import ValidationReport
@@ -100,7 +100,7 @@ def validate(
     for name in unclear:
         counts.undeclared.pop(name, None)  # reported as a problem
     report = counts.report(manifest, rows, declared, not tasks, manifest_notes(manifest))
-    return replace(report, problems=tuple(unclear.values()))
+    return replace(report, problems=(*counts.unusable_places(), *unclear.values()))
 
 
 # 128 bits: among a billion ids, two have the same digest with a chance of 1e-21; that would report valid rows
@@ -153,15 +153,41 @@ def _draw(rows: int, probe: int) -> frozenset[int]:
     return frozenset(random.Random(0).sample(range(1, rows + 1), probe))
 
 
-def _missing(files: Iterable[str]) -> set[str]:
-    """Return those of these files that do not exist, or of which nobody can tell whether they do."""
-    listed = list(files)
+def _missing(files: Iterable[str], unusable: dict[str, str]) -> set[str]:
+    """Return those of these files that do not exist, or of which nobody can tell whether they do.
+
+    Those at places that cannot be used from here are not looked up; `unusable` gets what is wrong with them.
+    """
+    by_place: dict[str, list[str]] = {}
+    for file in files:
+        by_place.setdefault(place_of(file), []).append(file)
+    missing: set[str] = set()
+    for place, listed in by_place.items():
+        if _unusable(place, unusable) is None:
+            missing |= _missing_at(listed, unusable)
+    return missing
+
+
+def _unusable(uri: str, unusable: Mapping[str, str]) -> str | None:
+    """Return what keeps a file from being opened from here at all; None where nothing is known to do so."""
+    messages = (message for begin, message in unusable.items() if place_of(uri).startswith(begin))
+    return next(messages, None)
+
+
+def _missing_at(listed: Sequence[str], unusable: dict[str, str]) -> set[str]:
     try:
         return missing_files(listed)
-    # One by one then: a URI that no library understands, or a server that asks for credentials, must not keep
-    # other rows from being checked. Opening the file says what is wrong.
+    except AccessError as error:
+        if error.place:
+            unusable[error.place] = str(error)
+            return set()
+        return set(listed)
+    # One by one then: a URI that no library understands must not keep other rows from being checked. Opening
+    # the file says what is wrong.
     except Exception:
-        return set(listed) if len(listed) < 2 else {file for file in listed if _missing([file])}
+        if len(listed) < 2:
+            return set(listed)
+        return set().union(*(_missing_at([file], unusable) for file in listed))
 
 
 def _check_block(
@@ -191,14 +217,21 @@ def _check_block(
             except Exception as error:
                 counts.faults.append(failed(row, item, "labels", error))
     unopened = [] if probed is None else [(row, item) for row, item in documents if row not in probed]
+    # What is wrong with places that cannot be used from here: each is asked once and not for every file.
+    unusable: dict[str, str] = {}
     # By block, because whole folders are listed: a request per file would take hours on a network disk.
-    missing = _missing(files_of(unopened))
+    missing = _missing(files_of(unopened), unusable)
     # A missing file is opened all the same, which fails with the same message as in the sample.
     present = {row for row, document in unopened if missing.isdisjoint(document.files)}
 
     def check(row: int, document: Document) -> Contents | InvalidRow:
         hearing: Hearing = "all" if heard == "all" else "beginning" if row in heard else "header"
-        return check_document(row, document, tasks, segment, is_opened=row not in present, hearing=hearing)
+        is_opened = row not in present and not any(_unusable(file, unusable) for file in document.files)
+        try:
+            return check_document(row, document, tasks, segment, is_opened=is_opened, hearing=hearing)
+        except AccessError as error:
+            unusable[error.place] = str(error)
+            return check_document(row, document, tasks, segment, is_opened=False)
 
     opened = [(row, document) for row, document in documents if row not in present]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -210,5 +243,7 @@ def _check_block(
                 counts.faults.append(outcome)
             else:
                 counts.add(document, outcome, tasks)
+                messages = (_unusable(file, unusable) for file in document.files)
+                counts.unusable.update({message for message in messages if message is not None})
     counts.faults.sort(key=lambda invalid: invalid.row)
     return counts

@@ -11,7 +11,7 @@ from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
 from hilbert_ray.embedding import dry_run
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.dry_run import estimate
-from hilbert_ray.storage.files import StorageError
+from hilbert_ray.storage.access import StorageError
 from hilbert_ray.store.store import Store
 from tests import make, models
 

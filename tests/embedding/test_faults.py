@@ -25,7 +25,7 @@ import pytest
 from hilbert_ray.config import EncoderConfig, Modality
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.errors import EmbedError
-from hilbert_ray.storage.files import StorageError
+from hilbert_ray.storage.access import StorageError
 from hilbert_ray.store.features import FeatureRow
 from hilbert_ray.store.maintenance import store_info, verify_store
 from hilbert_ray.store.store import Store

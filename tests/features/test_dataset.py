@@ -31,7 +31,8 @@ from hilbert_ray.features.memory_map import map_folder, remove_maps
 from hilbert_ray.model import network
 from hilbert_ray.model.network import Network
 from hilbert_ray.run.folder import write_run_config
-from hilbert_ray.storage.files import Files, StorageError
+from hilbert_ray.storage.access import StorageError
+from hilbert_ray.storage.files import Files
 from hilbert_ray.storage.workspace import Workspace
 from hilbert_ray.store.errors import PendingError
 from hilbert_ray.store.features import Quarantined
