@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import ray.data
 
 
+log = logging.getLogger(__name__)
 _CONNECTION_S = 5
 """How long a listener may take to accept a connection, seconds."""
 _WATCH_S = 0.5
@@ -86,6 +87,7 @@ def connect() -> None:
         # Known to this process and its children alone. Ray would write one into the home folder, readable by
         # others, and from then on demand it of every `ray start`.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    log.info("starting Ray on this machine (%d CPUs)", cpu_count())
     seen: set[str] = set()
     _watch(lambda: _local_loss(seen))
     # Ray would count the CPUs of the machine, not those that a batch system or a container grants.

@@ -79,6 +79,8 @@ def start(*arguments: str) -> Started:
         text=True,
         env={**os.environ, "MARK": mark},
         start_new_session=True,
+        # A shell that starts the tests with `&` lets them ignore Ctrl-C, which would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return Started(process, mark)
 
@@ -257,14 +259,14 @@ def interrupt(words: Sequence[str], number: signal.Signals, after_s: float) -> t
         ended = started.end(number)
     where = f"{' '.join(words)} after {after_s:.2f} s: {ended}"
     assert started.others() == [], where
+    # Before anything of ours runs, and after all is done, Python itself ends by the signal.
+    if ended.code == -number:
+        return True, ended.seconds
     assert "Traceback" not in ended.err, where
     if ended.code in (0, 1):
         assert "interrupted" not in ended.err, where
         return False, 0.0
     assert ended.seconds < LONGEST_S, where
-    # Before anything of ours runs, and after all is done, Python itself ends by the signal, without a word.
-    if ended.code == -number:
-        return True, ended.seconds
     assert ended.code == 128 + number, where
     assert [line for line in ended.err.splitlines() if "interrupted" in line] == ended.err.splitlines()[-1:]
     return True, ended.seconds

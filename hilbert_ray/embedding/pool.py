@@ -40,6 +40,8 @@ _BLOCKS = 10_000
 """Blocks of Ray Data at most: each costs its scheduler some memory."""
 _PROGRESS_S = 10.0
 """Seconds between lines of progress in the log."""
+_KNOWN_SHARE = 0.05
+"""Of the work done since the first result, from which on the log says how long the rest will take."""
 _ACTOR_RESTARTS = -1
 """Ray's "forever": nodes may come and go as often as they like."""
 
@@ -190,6 +192,8 @@ class _RunProgress:
         self._hours_done = 0.0
         self._hours_planned = sum(unit.seconds for unit in units if unit.modality == "audio") / 3600
         self._started = self._last_logged = time.monotonic()
+        # When the first result came, and the seconds done by then: workers start and load encoders before.
+        self._first: tuple[float, Seconds] | None = None
         logger.info(
             "embedding %d recordings and transcripts (%.2f h of audio) in %d units",
             self.planned,
@@ -217,9 +221,10 @@ class _RunProgress:
             self._flaws.add(doc_id, [Flaw(kind, count) for _, kind, count in flaws])
         self._check_failures()
         now = time.monotonic()
+        self._first = self._first or (now, self._seconds_done)
         if now - self._last_logged >= _PROGRESS_S or self._documents_done == self.planned:
             self._last_logged = now
-            logger.info(self._line(now - self._started))
+            logger.info(self._line(now))
 
     def log_flaws(self) -> None:
         """Log what was odd or repaired in transcripts, once for each kind."""
@@ -248,17 +253,24 @@ class _RunProgress:
                 "stays: fix the cause, or raise embed.max_quarantined, and rerun to resume"
             )
 
-    def _line(self, elapsed: Seconds) -> str:
-        """Return one line of progress after `elapsed` seconds."""
-        # By the weights of the plan: documents differ too much in length to count them.
-        fraction = self._seconds_done / self._seconds_planned if self._seconds_planned else 0.0
+    def _line(self, now: Seconds) -> str:
+        """Return one line of progress at this time."""
+        rate = self._hours_done / (now - self._started)
         failed = f", {len(self._failures)} quarantined" if self._failures else ""
-        remaining = f", {duration(elapsed / fraction - elapsed)} left" if 0 < fraction < 1 else ""
         return (
             f"{self._documents_done} of {self.planned} documents, {self._hours_done:.2f} of "
-            f"{self._hours_planned:.2f} h of audio, {self._hours_done / elapsed:.3g} h per second"
-            f"{failed}{remaining}"
+            f"{self._hours_planned:.2f} h of audio, {rate:.3g} h per second{failed}{self._time_left(now)}"
         )
+
+    def _time_left(self, now: Seconds) -> str:
+        """Return how long the rest will take; nothing while too little has been done to know."""
+        assert self._first is not None
+        first, done_before = self._first
+        # By the weights of the plan: documents differ too much in length to count them.
+        done, left = self._seconds_done - done_before, self._seconds_planned - self._seconds_done
+        if left <= 0 or done < _KNOWN_SHARE * self._seconds_planned:
+            return ""
+        return f", {duration((now - first) / done * left)} left"
 
 
 def duration(seconds: Seconds) -> str:

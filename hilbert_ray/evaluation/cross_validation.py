@@ -67,8 +67,7 @@ def run_folds(
         task = run_fold_remotely.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         pending[task.remote(features_ref, variant, fold)] = variant, fold, path
     count = len(pending)
-    if reused:
-        log.info("%d folds are already done, %d to do", len(reused), count)
+    log.info("%d folds are already done, %d to do", len(reused), count)
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1)
         variant, fold, path = pending.pop(ready[0])

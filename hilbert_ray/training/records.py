@@ -86,6 +86,7 @@ class RecordWriter:
 
 
 def record_line(record: Mapping[str, Any]) -> str:
-    """Return one epoch's record as a line: losses, information, saturation, expert use, speed, time left."""
-    numbers = " ".join(f"{name} {value:.4g}" for name, value in record.items() if isinstance(value, float))
-    return f"{record['job']} epoch {record['epoch']} {numbers}"
+    """Return what a person wants to know of one epoch: loss, validation loss, time left for all networks."""
+    names = {"loss": "loss", "validation_loss": "validation loss"}
+    losses = ", ".join(f"{shown} {record[name]:.4g}" for name, shown in names.items() if name in record)
+    return f"{record['job']}, epoch {record['epoch']}: {losses}, {record['left_s']:.0f} s left"

@@ -22,6 +22,8 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+from ray.scripts.symmetric_run import symmetric_run
 
 from tests.kuberay import SCHEMAS
 
@@ -310,6 +312,39 @@ SECRETS = (
 
 def secrets_in(text: str) -> list[str]:
     return [found.group() for pattern in SECRETS for found in re.finditer(pattern, text)]
+
+
+def test_the_job_of_slurm_starts_ray_on_its_nodes_with_one_token_and_runs_the_command(tmp_path: Path) -> None:
+    """With stand-ins for Slurm's programs and Ray's, which is called as its own parser accepts."""
+    programs = {
+        "scontrol": "echo node7; echo node8",
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+        "ray": 'echo "$RAY_ADDRESS $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $RAY_TMPDIR"; printf "%s\\n" "$@"',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin",
+        "TMPDIR": f"/scratch/{'long/' * 20}",
+        "SLURM_JOB_ID": "1234567",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
+    command = [str(FOLDER / "slurm.sh"), "python", "jobs/embed.py", "--store", "a b"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    address = "node7:34567"
+    surroundings, *arguments = shown.stdout.splitlines()
+    assert surroundings == f"{address} token 64 /tmp"
+    assert arguments == [
+        "symmetric-run", "--address", address, "--min-nodes", "2", "--num-cpus", "16", "--", "python",
+        "jobs/embed.py", "--store", "a b",
+    ]  # fmt: skip
+    own_options = {option for each in symmetric_run.params for option in each.opts}
+    start_options = {option for each in start.params for option in each.opts}
+    assert {"--address", "--min-nodes"} <= own_options
+    assert "--num-cpus" in start_options
 
 
 def test_no_file_holds_a_secret() -> None:

@@ -81,6 +81,20 @@ def test_many_failures_of_one_reason_are_three_lines_of_the_log(caplog: pytest.L
     ]
 
 
+def test_the_time_left_is_counted_from_the_first_result_and_said_only_when_it_is_known() -> None:
+    """Until then workers start and load encoders, which says nothing of the rest."""
+    progress = _RunProgress(UNITS, 1.0)
+    seconds = [unit.seconds for unit in UNITS]
+    progress.add(UnitResult(modality="audio", unit_id="u0", seconds=seconds[0], stored=1))
+    assert progress._first is not None
+    first = progress._first[0]
+    assert progress._time_left(first + 1000) == ""
+    for number in range(1, 21):
+        progress.add(UnitResult(modality="audio", unit_id=f"u{number}", seconds=seconds[number], stored=1))
+    left = sum(seconds[21:]) / sum(seconds[1:21]) * 40
+    assert progress._time_left(first + 40) == f", {duration(left)} left"
+
+
 @pytest.mark.parametrize(
     ("failed_documents", "documents", "allowed", "is_refused"),
     [
