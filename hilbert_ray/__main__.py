@@ -3,10 +3,16 @@
 Interruptions are handled before anything else is imported, which takes half a second.
 """
 
+import _signal  # type: ignore[import-not-found]
+import sys
+
+if "threading" not in sys.modules and _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+    # A process that has just begun: until `run_interruptible`, Ctrl-C ends it without a traceback of imports.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable, Sequence
 
 from hilbert_ray.interruption import run_interruptible

@@ -130,13 +130,13 @@ def run_interruptible(command: Callable[[], int]) -> int:
     _adopt_orphans()
     # A signal that is ignored stays ignored: of `nohup`, or of a shell that starts commands with `&`.
     handlers: dict[signal.Signals, Any] = {
-        number: signal.signal(number, ending.interrupt)
-        for number in SIGNALS
-        if signal.getsignal(number) is not signal.SIG_IGN
+        number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN
     }
-    wakeup = signal.set_wakeup_fd(ending._signalled, warn_on_full_buffer=False)
     threading.Thread(target=ending.watch, daemon=True).start()
+    wakeup = signal.set_wakeup_fd(ending._signalled, warn_on_full_buffer=False)
     try:
+        for number in handlers:
+            signal.signal(number, ending.interrupt)
         code = command()
         if ending.finish():
             ending.end()
