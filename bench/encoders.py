@@ -124,7 +124,7 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     modality: Modality = "audio" if shape in SPEECH else "text"
-    config = EncoderConfig(precision=options.precision)
+    config = EncoderConfig(precision=options.precision, pooling="mean")
     with tempfile.TemporaryDirectory() as folder:
         encoder: Any = build_encoder(save_model(shape, Path(folder)), modality, config, SegmentConfig())
         if modality == "audio":

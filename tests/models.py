@@ -96,6 +96,80 @@ TEXT: dict[str, Shape] = {
         {"vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 2},
     ),
 }  # fmt: skip
+OFFSET = {**BERT, "max_position_embeddings": 66, "pad_token_id": 1}
+DECODER = {
+    **SMALL, "vocab_size": 200, "max_position_embeddings": 64, "num_key_value_heads": 2, "head_dim": 16,
+    "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
+}  # fmt: skip
+OF_TWO = {
+    "vocab_size": 200, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+    "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3,
+}  # fmt: skip
+T5 = TEXT["t5"][2]
+MORE_TEXT: dict[str, Shape] = {
+    "xlm-roberta": (transformers.XLMRobertaModel, transformers.XLMRobertaConfig, OFFSET),
+    "camembert": (transformers.CamembertModel, transformers.CamembertConfig, OFFSET),
+    "electra": (transformers.ElectraModel, transformers.ElectraConfig, {**BERT, "embedding_size": 16}),
+    "albert": (transformers.AlbertModel, transformers.AlbertConfig, {**BERT, "embedding_size": 16}),
+    "longformer": (
+        transformers.LongformerModel, transformers.LongformerConfig, {**OFFSET, "attention_window": 8},
+    ),
+    "big-bird": (
+        transformers.BigBirdModel, transformers.BigBirdConfig, {**BERT, "attention_type": "original_full"},
+    ),
+    "nomic": (transformers.NomicBertModel, transformers.NomicBertConfig, {**BERT, "pad_token_id": 1}),
+    "gte": (transformers.GteModel, transformers.GteConfig, {**BERT, "pad_token_id": 1}),
+    "jina": (transformers.JinaEmbeddingsV3Model, transformers.JinaEmbeddingsV3Config, OFFSET),
+    "eurobert": (transformers.EuroBertModel, transformers.EuroBertConfig, DECODER),
+    "gemma3-both-ways": (
+        transformers.Gemma3TextModel,
+        transformers.Gemma3TextConfig,
+        {**DECODER, "use_bidirectional_attention": True},
+    ),
+    "mt5": (transformers.MT5ForConditionalGeneration, transformers.MT5Config, T5),
+    "longt5": (transformers.LongT5Model, transformers.LongT5Config, T5),
+    "t5gemma": (
+        transformers.T5GemmaForConditionalGeneration,
+        transformers.T5GemmaConfig,
+        {"encoder": DECODER, "decoder": {**DECODER, "cross_attention_hidden_size": 32}, "vocab_size": 200},
+    ),
+    "bart": (transformers.BartModel, transformers.BartConfig, OF_TWO),
+    "xlnet": (
+        transformers.XLNetModel,
+        transformers.XLNetConfig,
+        {"vocab_size": 200, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    ),
+    "clip-text": (
+        transformers.CLIPTextModel,
+        transformers.CLIPTextConfig,
+        {**BERT, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3},
+    ),
+}  # fmt: skip
+CAUSAL: dict[str, Shape] = {
+    "qwen3": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config, {**DECODER, "max_window_layers": 2}),
+    "mistral": (transformers.MistralForCausalLM, transformers.MistralConfig, DECODER),
+    "llama": (transformers.LlamaForCausalLM, transformers.LlamaConfig, DECODER),
+    "gemma2": (transformers.Gemma2ForCausalLM, transformers.Gemma2Config, DECODER),
+    "gemma3": (transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig, DECODER),
+}
+OTHERS: dict[str, Shape] = {
+    "qwen3-base": (transformers.Qwen3Model, transformers.Qwen3Config, {**DECODER, "max_window_layers": 2}),
+    "gpt2": (
+        transformers.GPT2LMHeadModel,
+        transformers.GPT2Config,
+        {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 2,
+         "eos_token_id": 3},
+    ),
+    "m2m": (transformers.M2M100ForConditionalGeneration, transformers.M2M100Config, OF_TWO),
+    "marian": (transformers.MarianMTModel, transformers.MarianConfig, OF_TWO),
+    "clip": (
+        transformers.CLIPModel,
+        transformers.CLIPConfig,
+        {"text_config": {**BERT, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3},
+         "vision_config": {**SMALL, "image_size": 16, "patch_size": 8}},
+    ),
+}  # fmt: skip
 SPEECH = {**WAVEFORM, **WHISPERS}
 TRUE_SIZE: dict[str, Shape] = {
     "wav2vec2-base": (transformers.Wav2Vec2Model, transformers.Wav2Vec2Config, {}),
@@ -134,7 +208,7 @@ TRUE_SIZE: dict[str, Shape] = {
         {"vocab_size": 1000, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
     ),
 }  # fmt: skip
-ALL = {**SPEECH, **TEXT, **TRUE_SIZE}
+ALL = {**SPEECH, **TEXT, **MORE_TEXT, **CAUSAL, **OTHERS, **TRUE_SIZE}
 
 
 def made(name: str, folder: Path) -> str:

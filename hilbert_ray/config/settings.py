@@ -78,8 +78,13 @@ class EncoderConfig:
     layer: str = "last"
     """Hidden layer to read features from: `last`, an index such as `9`, or a range such as `6:12` (its
     mean)."""
-    pooling: Literal["mean", "mean_std", "cls"] = "mean"
-    """How the frames or tokens of a segment are pooled into one vector."""
+    pooling: Literal["auto", "mean", "mean_std", "cls", "last"] = "auto"
+    """How the frames or tokens of a segment are pooled into one vector. `auto`: as a text model's folder
+    declares (sentence-transformers), with the projections and the prompt that it declares; without such a
+    declaration, the last token of causal language models, and the mean."""
+    prefix: str = "auto"
+    """What precedes each segment of text, such as `passage: `; it is not counted as its words. `auto`: the
+    default prompt that the folder declares, if pooling is `auto` too, else nothing."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the encoder. `auto`: bf16 where the hardware supports it, else float32."""
     # Never read from a published model: whoever made it must not decide what runs on this machine.

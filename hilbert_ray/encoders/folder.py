@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hilbert_ray.config import ConfigError
 from hilbert_ray.encoders.weights import FETCH_AGAIN, features_depend_on
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.storage import irregular
 
+T = TypeVar("T")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _JSON_BYTES = 2**24
 """Most bytes of a config.json: real ones have some thousand."""
@@ -49,7 +50,19 @@ def check_folder(folder: str, name: str) -> Mapping[str, Any]:
         needed = {*features_depend_on(folder), *filter(_is_read, names)}
     for file in sorted(needed):
         _check_file(Path(folder) / file, name)
-    return _config(Path(folder) / "config.json", name)
+    return read_json(Path(folder) / "config.json", name, dict)
+
+
+def check_module(folder: Path, name: str) -> None:
+    """Check that the weights of what follows a transformer are there, as whole files.
+
+    Raises:
+        ConfigError: naming the encoder, the file and what to do.
+    """
+    with reading(f"folder {folder.name}", name):
+        files = features_depend_on(str(folder))
+    for file in files:
+        _check_file(folder / file, name)
 
 
 def check_layers(values: Mapping[str, Any], name: str) -> None:
@@ -122,14 +135,27 @@ def _check_file(path: Path, name: str) -> None:
         raise ConfigError(f"encoder {name}: {path.name} is empty; {FETCH_AGAIN}")
 
 
-def _config(path: Path, name: str) -> Mapping[str, Any]:
+def read_json(path: Path, name: str, kind: type[T]) -> T:
+    """Return what a JSON file of an encoder's folder holds.
+
+    Args:
+        path: the file.
+        name: the encoder as in the settings, for messages.
+        kind: dict for an object, list for an array.
+
+    Raises:
+        ConfigError: when it is no regular file, cannot be read, or holds something else than `kind`.
+    """
+    _check_file(path, name)
     if path.stat().st_size > _JSON_BYTES:
         raise ConfigError(f"encoder {name}: {path.name} has more than {_JSON_BYTES} bytes; {FETCH_AGAIN}")
-    with reading("config.json", name):
+    with reading(path.name, name):
         values = json.loads(path.read_bytes())
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise ConfigError(f"encoder {name}: {path.name} holds a JSON {kind}, not an object; {FETCH_AGAIN}")
+    if not isinstance(values, kind):
+        expected = "an object" if issubclass(kind, dict) else "a list"
+        raise ConfigError(
+            f"encoder {name}: {path.name} holds a JSON {type(values).__name__}, not {expected}; {FETCH_AGAIN}"
+        )
     return values
 
 

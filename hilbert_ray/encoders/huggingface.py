@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.encoders.declaration import Declaration, read_declaration, transformer_folder
 from hilbert_ray.encoders.folder import (
     check_extractor_files,
     check_folder,
@@ -26,11 +27,20 @@ def build_transformer(
     spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig
 ) -> Encoder:
     """Return the encoder for `hf:<id or folder>[@revision]`; see `registry.build_encoder`."""
-    folder = fetch(spec, with_code=options.trust_remote_code)
+    root = fetch(spec, with_code=options.trust_remote_code)
+    folder, declaration = root, Declaration()
+    if modality == "text":
+        with reading("sentence-transformers files", spec):
+            folder = transformer_folder(root, spec)
+            if options.pooling == "auto":
+                declaration = read_declaration(root, spec)
     values = check_folder(folder, spec)
     config = _read_config(folder, spec, modality, values, options)
     model_type = str(config.model_type)
-    pretrained = Pretrained(spec=spec, folder=folder, config=config, options=options, segment=segment)
+    pretrained = Pretrained(
+        spec=spec, root=root, folder=folder, config=config, options=options, segment=segment,
+        declaration=declaration,
+    )  # fmt: skip
     kind = SPEECH_TYPES.get(model_type)
     if modality == "text":
         if kind is not None:

@@ -26,6 +26,10 @@ UNUSED = {"masked_spec_embed", "num_batches_tracked", "pooler"}
 head on top of a text encoder."""
 ENCODER_OF_TWO = ("t5", "mt5", "umt5")
 """Model types with a decoder of which `AutoModelForTextEncoding` gives the encoder half."""
+WITH_DECODER = ("bart", "mbart", "led", "mvp", "plbart", "bigbird_pegasus")
+"""Model types whose decoder reads the text after the encoder, and gives the states: so they are used."""
+COMPUTED = {"marian": "embed_positions", "pegasus": "embed_positions"}
+"""What the network of a model type computes itself where the weights lack it."""
 ADVICE = "they may be truncated: fetch them again"
 _MISFIT = "use weights that belong to this config.json, or fetch both again"
 _COUNTS = ("layers", "heads", "size", "dim", "d_model", "d_ff", "d_kv", "positions", "embeddings", "bins")
@@ -169,7 +173,8 @@ def _tensors(folder: str, name: str) -> dict[str, Tensor]:
 
 def _check_missing(name: str, config: Any, missing: Iterable[str]) -> None:  # noqa: ANN401
     """Check that no tensor that features depend on is missing: transformers would draw it at random."""
-    needed = sorted(key for key in missing if not UNUSED & set(key.split(".")))
+    unused = {*UNUSED, COMPUTED.get(config.model_type), "decoder" if is_encoder_half(config) else None}
+    needed = sorted(key for key in missing if not unused & set(key.split(".")))
     if needed:
         raise ConfigError(
             f"the weights of encoder {name} lack {len(needed)} of the tensors that a network of "
@@ -178,10 +183,17 @@ def _check_missing(name: str, config: Any, missing: Iterable[str]) -> None:  # n
         )
 
 
+def is_encoder_half(config: Any) -> bool:  # noqa: ANN401
+    """Return whether only the encoder of a network of encoder and decoder is used."""
+    is_of_two = bool(getattr(config, "is_encoder_decoder", False))
+    return is_of_two and config.model_type not in (*WITH_DECODER, *ENCODER_OF_TWO)
+
+
 def _network_class(config: Any, part: Part | None) -> Any:  # noqa: ANN401
     if part is not None:
         return resolve_name(f"transformers.models.{part.network}")
-    is_encoder_of_two = config.model_type in ENCODER_OF_TWO
+    is_encoder_alone = config.model_type == "t5gemma" and not config.is_encoder_decoder
+    is_encoder_of_two = config.model_type in ENCODER_OF_TWO or is_encoder_alone
     return transformers.AutoModelForTextEncoding if is_encoder_of_two else transformers.AutoModel
 
 

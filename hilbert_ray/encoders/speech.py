@@ -62,6 +62,16 @@ class SpeechEncoder(Transformer):
             self._check_segmentation(self.length / self.rate_hz)
 
     def _check_pooling(self, pretrained: Pretrained) -> None:
+        if pretrained.options.prefix not in ("auto", ""):
+            raise ConfigError(
+                f"audio encoder {pretrained.spec} takes no words, but audio_encoder.prefix is "
+                f"{pretrained.options.prefix!r}; leave it out"
+            )
+        if pretrained.options.pooling == "last":
+            raise ConfigError(
+                f"audio encoder {pretrained.spec} is a speech model, whose last frame stands for nothing but "
+                "itself; set pooling to mean or mean_std"
+            )
         if pretrained.options.pooling == "cls" and not self.kind.special_tokens:
             raise ConfigError(
                 f"audio encoder {pretrained.spec} is a speech model, which has no cls token; set pooling to "

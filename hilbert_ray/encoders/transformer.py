@@ -15,8 +15,10 @@ from torch import Tensor
 
 from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
+from hilbert_ray.encoders.declaration import Declaration
 from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.loading import Part, load, rehearse
+from hilbert_ray.encoders.pooling import pool, pooled_dim
 from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.encoders.weights import resolve_precision, weights_hash
 from hilbert_ray.segmentation import segmentation
@@ -28,13 +30,19 @@ class SegmentTooLongError(DocumentError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrained:
-    """A transformers model as the settings name it; `config` is its own, read from `folder`."""
+    """A transformers model as the settings name it.
+
+    root: the folder that `spec` names. folder: where the transformer is, `root` for all but some text models;
+    `config` is its own, read from there. declaration: how a text model is meant to be used.
+    """
 
     spec: str
+    root: str
     folder: str
     config: Any
     options: EncoderConfig
     segment: SegmentConfig
+    declaration: Declaration
 
     @property
     def runs_code(self) -> bool:
@@ -73,13 +81,23 @@ class Transformer:
         self.precision = resolve_precision(pretrained.options.precision)
         self.dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[self.precision]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.pooling = pretrained.options.pooling
+        self.modes = self._modes()
+        self.pooling = "+".join(self.modes)
         with reading("config.json", self.name):
             self.layers = self._layers()
-            width = self._width()
-        self.dim = 2 * width if self.pooling == "mean_std" else width
+            self.width = self._width()
+        self.dim = self._dim()
         self.fingerprint = fingerprint_of(self._facts())
         self.padding = PaddingCount()
+
+    def _modes(self) -> tuple[str, ...]:
+        """Return how states are pooled; what several modes give is concatenated."""
+        pooling = self.pretrained.options.pooling
+        return ("mean" if pooling == "auto" else pooling,)
+
+    def _dim(self) -> int:
+        """Return the width of a feature."""
+        return pooled_dim(self.width, self.modes)
 
     def _layers(self) -> tuple[int, int] | None:
         """Return the first and last hidden state to average, None for the model's output."""
@@ -193,17 +211,7 @@ class Transformer:
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return float32 [batch, dim] from states [batch, time, width] where `mask` [batch, time] is True."""
-        if self.pooling == "cls":
-            return states[:, 0]
-        weights = mask[..., None].to(states.dtype)
-        count = weights.sum(1)
-        # Filled, not only weighted: padding may hold NaN, and 0 * NaN is NaN.
-        states = states.masked_fill(~mask[..., None], 0)
-        mean = states.sum(1) / count
-        if self.pooling == "mean":
-            return mean
-        variance = ((states - mean[:, None]).square() * weights).sum(1) / count
-        return torch.cat([mean, variance.sqrt()], 1)
+        return pool(states, mask, self.modes)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Audio has no tokens."""

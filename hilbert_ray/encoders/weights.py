@@ -68,16 +68,25 @@ def fetch(spec: str, with_code: bool = False) -> str:
     files = [*_DOWNLOADED, *(["*.py"] if with_code else [])]
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=files)
-        if not list(Path(folder).glob("*.safetensors")):
-            # Older models only have pickled weights. The commit is repeated: the branch may have moved.
+        if pickled := _pickled(Path(folder)):
+            # The commit is repeated: the branch may have moved.
             commit = Path(folder).name
-            folder = snapshot_download(name, revision=commit, allow_patterns=[*files, "*.bin"])
+            folder = snapshot_download(name, revision=commit, allow_patterns=[*files, *pickled])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ConfigError(
             f"encoder {spec} is not a local folder and cannot be fetched: {error}; give the path of a folder "
             "with config.json and model.safetensors, or correct the name, the revision or the network"
         ) from error
     return str(folder)
+
+
+def _pickled(folder: Path) -> list[str]:
+    """Return patterns of the weights that a model does not have as safetensors: older ones are pickled."""
+    if not list(folder.glob("*.safetensors")):
+        return ["*.bin"]
+    # What a model of sentence-transformers has after its transformer is in folders of its own, 2_Dense.
+    parts = [path.parent for path in folder.glob("[0-9]*_*/config.json") if "Pooling" not in path.parent.name]
+    return [f"{part.name}/*.bin" for part in parts if not list(part.glob("*.safetensors"))]
 
 
 def _parse(spec: str) -> tuple[str, str | None]:

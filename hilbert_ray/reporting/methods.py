@@ -76,12 +76,17 @@ def _features(run: RunResults, config: Config) -> Html:
 
 
 def _options(described: Mapping[str, Any]) -> Html:
-    """Return what only encoders from the Hugging Face hub have: layer, pooling and precision."""
+    """Return what only encoders from the Hugging Face hub have: layer, pooling, prefix and precision."""
     options = described.get("options") or {}
     if not str(described.get("spec", "")).startswith("hf:"):
         return Html("")
+    # The options may say `auto`; what that meant is beside them.
+    pooling = described.get("pooling") or options.get("pooling")
+    modules = (described.get("declared") or {}).get("modules") or []
+    projected = "".join(f" and {module['kind']}" for module in modules)
+    prefix = f", prefix {described['prefix']!r}" if described.get("prefix") else ""
     return text(
-        f", layer {options.get('layer')}, {options.get('pooling')} pooling, {described.get('precision')}"
+        f", layer {options.get('layer')}, {pooling} pooling{projected}{prefix}, {described.get('precision')}"
     )
 
 

@@ -26,7 +26,7 @@ from hilbert_ray.segmentation.vad import vad_identity
 from tests import models
 from tests.models import SPEECH, TEXT, TRUE_SIZE, WAVEFORM, WORDS, minilm
 
-FLOAT32 = EncoderConfig(precision="float32")
+FLOAT32 = EncoderConfig(precision="float32", pooling="mean")
 SMALL = (*SPEECH, *TEXT, "minilm")
 PADS_AUDIO = ("wav2vec2-layer", "hubert-layer", "wavlm-layer")
 Models = Callable[[str], str]

@@ -242,6 +242,21 @@ def test_code_is_downloaded_only_where_it_may_be_run(
     assert (Path(folder) / "modeling_own.py").read_bytes() == b"raise SystemExit"
 
 
+def test_pickled_projections_are_fetched_beside_safetensors(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """As of models whose transformer alone was converted; the pickled transformer is left where it is."""
+    parts = {
+        "2_Dense/config.json": b"{}",
+        "2_Dense/pytorch_model.bin": b"pickled",
+        "1_Pooling/config.json": b"{}",
+    }
+    commit = hub.push({**files, **parts})
+    [folder] = processes("fetch", f"hf:small/encoder@{commit}", node(hub, tmp_path))
+    assert (Path(folder) / "2_Dense/pytorch_model.bin").read_bytes() == b"pickled"
+    assert not (Path(folder) / "pytorch_model.bin").exists()
+
+
 @pytest.mark.parametrize("spec", ["hf:small/encoder@nowhere", "hf:small/other", "hf:a/folder/that/is/not"])
 def test_what_cannot_be_found_is_named_with_what_to_do(
     spec: str, hub: Hub, files: dict[str, bytes], tmp_path: Path
