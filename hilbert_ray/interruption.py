@@ -23,7 +23,7 @@ from hilbert_ray.errors import HilbertError
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTICE_S = 3.0
 """How long the main thread may take to notice, seconds; native code that waits would never."""
-GRACE_S = 8.0
+GRACE_S = 5.0
 """How long the main thread may take from then on to clean up, seconds."""
 _PR_SET_CHILD_SUBREAPER = 36
 _FINISHED = 0

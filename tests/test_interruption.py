@@ -21,7 +21,7 @@ from tests import make
 MOMENTS = 10
 """Random moments of each signal in the soak test."""
 LONGEST_S = 15.0
-"""From the signal to the end: on a busy machine, three seconds to notice it and eight to clean up."""
+"""From the signal to the end: on a busy machine, three seconds to notice it and five to clean up."""
 SHORT = ("--folds.inner", "0", "--fit.epochs", "500", "--fit.seeds", "1", "--model.dim", "8")
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

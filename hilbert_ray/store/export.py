@@ -32,7 +32,7 @@ import yaml
 
 from hilbert_ray.config import MODALITIES, Modality
 from hilbert_ray.document import Document
-from hilbert_ray.storage import TEMPORARY, StorageError, is_uri
+from hilbert_ray.storage import TEMPORARY, StorageError, WriteError, is_uri
 from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.features import AMOUNT, FeatureRow
 from hilbert_ray.store.snapshot import Snapshot, bucket_of
@@ -201,7 +201,7 @@ def _new_folder(folder: str) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, target)
     except OSError as error:
-        raise StorageError(
+        raise WriteError(
             f"cannot write the export to {folder}: {error}; the unfinished export was deleted: free space or "
             "fix the permissions, then rerun"
         ) from error
