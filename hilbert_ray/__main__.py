@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from hilbert_ray.interruption import run_interruptible
+from hilbert_ray.native_log import filtered_native_log
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,8 @@ def run(command: Callable[[], int]) -> int:
             disconnect()
         return code
 
-    return run_interruptible(whole)
+    with filtered_native_log():
+        return run_interruptible(whole)
 
 
 def _is_reader_gone() -> bool:

@@ -44,7 +44,7 @@ class _Ending:
         self._noticed = threading.Event()
         self._lock = threading.Lock()
         self._finished = threading.Event()
-        self._stderr = os.dup(2)
+        self._stderr = os.dup(_stderr())
         self._signals, self._signalled = os.pipe()
         os.set_blocking(self._signalled, False)  # as `set_wakeup_fd` demands
 
@@ -67,7 +67,8 @@ class _Ending:
             self._print(f"{self.name}: {cause}{self.advice}")
             # What libraries say of their own end, on whatever thread, is no news after this line.
             silent = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silent, 2)
+            for file in {2, _stderr()}:
+                os.dup2(silent, file)
             os.close(silent)
         threading.Thread(target=self._end_in_time, daemon=True).start()
         return True
@@ -154,6 +155,13 @@ def run_interruptible(command: Callable[[], int]) -> int:
     # What is left is Python's own end, in which an exception would be a traceback after the result.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
+
+
+def _stderr() -> int:
+    """Return the file of `sys.stderr`, or of the process where a test has put something else there."""
+    with suppress(AttributeError, OSError):
+        return sys.stderr.fileno()
+    return 2
 
 
 def describe(name: str, advice: str) -> None:

@@ -176,6 +176,22 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     assert subprocess.run([sys.executable, "-c", outer, inner], check=False).returncode == 0
 
 
+def test_the_log_of_rays_native_code_is_filtered_and_nothing_else() -> None:
+    code = (
+        "import os, sys\nfrom hilbert_ray.native_log import filtered_native_log\n"
+        "with filtered_native_log():\n"
+        "    os.write(2, b'[2026-11-29 13:51:06,630 E 5771 5771] core_worker.cc:2465: Actor x\\n')\n"
+        "    os.write(2, b'[2026-11-29 14:17:41,334 W 3489 3878] (x) client.h:85: GCS is gone\\n')\n"
+        "    os.write(2, b'[2026-11-29 14:17:41,334 C 3489 3878] worker.cc:85: fatal\\n')\n"
+        "    print('python', file=sys.stderr); os.write(2, b'native\\n'); os.system('echo child >&2')\n"
+        "print('after', file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert sorted(shown.splitlines()) == [
+        "[2026-11-29 14:17:41,334 C 3489 3878] worker.cc:85: fatal", "after", "child", "native", "python",
+    ]  # fmt: skip
+
+
 def test_every_command_says_what_is_kept() -> None:
     for kind in COMMANDS.values():
         assert "rerun" in kind.interrupted

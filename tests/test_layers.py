@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "hilbert_ray"
 ROWS: Sequence[Sequence[str]] = (
     ("version", "lazy", "errors"),
-    ("interruption", "storage"),
+    ("interruption", "native_log", "storage"),
     ("config", "doctor"),
     ("document", "folds", "losses", "metrics"),
     ("transcript",),
