@@ -160,8 +160,8 @@ def _local_loss(seen: set[str]) -> str:
     if not seen - running or _is_leaving.is_set():
         return ""
     return (
-        f"Ray's process {min(seen - running)} on this machine has ended, as when memory runs out or starting takes "
-        f"too long on a busy machine (its logs: {_logs()})"
+        f"Ray's process {min(seen - running)} on this machine has ended, as when memory runs out or starting "
+        f"takes too long on a busy machine (its logs: {_logs()})"
     )
 
 
