@@ -2,6 +2,7 @@
 
 from hilbert_ray.config.channels import Channels, parse_channels
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
+from hilbert_ray.config.layers import layer_range
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
@@ -52,6 +53,7 @@ __all__ = [
     "ablations",
     "check_fields",
     "from_dict",
+    "layer_range",
     "load_file",
     "parse_channels",
     "preset",

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from hilbert_ray.config.channels import parse_channels
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
+from hilbert_ray.config.layers import is_layer_range
 from hilbert_ray.config.reading import from_dict, load_file
 from hilbert_ray.config.search import TuneConfig
 
@@ -76,8 +77,8 @@ class EncoderConfig:
     """Options of a transformers encoder (`hf:...`); the built-in encoders take none."""
 
     layer: str = "last"
-    """Hidden layer to read features from: `last`, an index such as `9`, or a range such as `6:12` (its
-    mean)."""
+    """Hidden layer to read features from: `last`, an index such as `9`, a range such as `6:12` (its mean), or
+    `all`, each of which then gets a weight in training."""
     pooling: Literal["auto", "mean", "mean_std", "cls", "last"] = "auto"
     """How the frames or tokens of a segment are pooled into one vector. `auto`: as a text model's folder
     declares (sentence-transformers), with the projections and the prompt that it declares; without such a
@@ -94,16 +95,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         check_fields(self, "encoder")
         # Only the syntax: how many layers there are is known once the weights are loaded.
-        layers = self.layer.split(":")
-        is_valid = self.layer == "last" or (
-            len(layers) in (1, 2)
-            and all(layer.isdigit() for layer in layers)
-            and int(layers[0]) <= int(layers[-1])
-        )
         require(
-            is_valid,
-            f"encoder layer is {self.layer!r}; set it to `last`, an index such as `9`, or a range such as "
-            "`6:12`",
+            self.layer in ("last", "all") or is_layer_range(self.layer),
+            f"encoder layer is {self.layer!r}; set it to `last`, `all`, an index such as `9`, or a range "
+            "such as `6:12`",
         )
 
 
@@ -184,9 +179,20 @@ class ModelConfig:
     """Fraction of segments hidden in training."""
     modality_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Fraction of documents with both modalities that lose one of them in training."""
+    audio_layers: str = "all"
+    """Which layers of audio features that were embedded with `layer: all` the network reads and weighs:
+    `all`, an index such as `2`, or a range such as `1:3`."""
+    text_layers: str = "all"
+    """The same for text."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
+        for name in ("audio_layers", "text_layers"):
+            value = getattr(self, name)
+            require(
+                value == "all" or is_layer_range(value),
+                f"model.{name} is {value!r}; set it to `all`, an index such as `2`, or a range such as `1:3`",
+            )
         require(
             self.dim % self.heads == 0,
             f"model.heads is {self.heads} and model.dim is {self.dim}: heads must divide dim",

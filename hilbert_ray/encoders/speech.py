@@ -165,7 +165,12 @@ class SpeechEncoder(Transformer):
             **{name: values.to(self.device) for name, values in arguments.items()},
             output_hidden_states=self.layers is not None,
         )
-        states, special = self._states(output), self.kind.special_tokens
+        # Layer by layer: all of a long batch in float32 would not fit where one does.
+        return torch.cat([self._pooled(self._states(output, layers), inputs) for layers in self.kept], 1)
+
+    def _pooled(self, states: Tensor, inputs: Sequence[np.ndarray]) -> Tensor:
+        """Return float32 [batch, dim] of one layer's states [batch, time, width]."""
+        special = self.kind.special_tokens
         if self.pooling == "cls":  # of several, their mean: what such models are trained to classify by
             states = states[:, :special].mean(1, keepdim=True)
             return self._pool(states, torch.ones_like(states[..., 0], dtype=torch.bool))
@@ -191,33 +196,33 @@ class SpeechEncoder(Transformer):
         values = pad(values, (0, missing))
         return values, torch.ones(values.shape, dtype=torch.int64)
 
-    def _states(self, output: Any) -> Tensor:  # noqa: ANN401 - transformers has no common type
+    def _states(self, output: Any, layers: tuple[int, int] | None) -> Tensor:  # noqa: ANN401
         if self.kind is REMOTE_CODE:
-            return self._states_of_remote_code(output)
-        states = super()._states(output)
+            return self._states_of_remote_code(output, layers)
+        states = super()._states(output, layers)
         # CLAP lays its states out as an image: [batch, width, bins, time].
         return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
-    def _states_of_remote_code(self, output: Any) -> Tensor:  # noqa: ANN401
+    def _states_of_remote_code(self, output: Any, layers: tuple[int, int] | None) -> Tensor:  # noqa: ANN401
         """Return the states in what code that comes with the weights has returned, which may be anything.
 
         Raises:
             ConfigError: when it has no states [batch, time, width] under the names that transformers uses.
         """
         last, hidden = (getattr(output, name, None) for name in ("last_hidden_state", "hidden_states"))
-        if self.layers is None:
+        if layers is None:
             # Dasheng gives its only states as `hidden_states`.
             states = hidden if last is None and isinstance(hidden, Tensor) else last
-        elif isinstance(hidden, Sequence) and len(hidden) > self.layers[1]:
-            states = super()._states(output)
+        elif isinstance(hidden, Sequence) and len(hidden) > layers[1]:
+            states = super()._states(output, layers)
         else:
             states = None
         if not isinstance(states, Tensor) or states.ndim != 3 or states.shape[2] != self._width():
-            what = "last_hidden_state" if self.layers is None else f"hidden_states up to {self.layers[1]}"
+            what = "last_hidden_state" if layers is None else f"hidden_states up to {layers[1]}"
             raise ConfigError(
                 f"audio encoder {self.name}: what its code returns, a {type(output).__name__}, has no {what} "
                 f"of the shape [batch, time, {self._width()}]; name another model"
-                + ("" if self.layers is None else ", or set layer to `last`")
+                + ("" if layers is None else ", or set layer to `last`")
             )
         return states.float()
 

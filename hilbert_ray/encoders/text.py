@@ -293,8 +293,8 @@ class TextEncoder(Transformer):
         )
         if self.unpooled:
             mask[:, : self.unpooled] = False
-        vectors: Tensor = self.projections(self._pool(self._states(output), mask))
-        return vectors[:, : self.dim]
+        vectors = [self.projections(self._pool(self._states(output, layers), mask)) for layers in self.kept]
+        return torch.cat([each[:, : self.layer_dim] for each in vectors], 1)
 
 
 def _is_causal(config: Any) -> bool:  # noqa: ANN401 - transformers has a class for each model

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConfig, to_dict
+from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, layer_range, to_dict
 from hilbert_ray.document import DocumentError, Hertz, Segment
 from hilbert_ray.encoders.declaration import Declaration
 from hilbert_ray.encoders.folder import reading
@@ -86,7 +86,8 @@ class Transformer:
         with reading("config.json", self.name):
             self.layers = self._layers()
             self.width = self._width()
-        self.dim = self._dim()
+        self.layer_dim = self._dim()
+        self.dim = len(self.kept) * self.layer_dim
         self.fingerprint = fingerprint_of(self._facts())
         self.padding = PaddingCount()
 
@@ -96,22 +97,23 @@ class Transformer:
         return ("mean" if pooling == "auto" else pooling,)
 
     def _dim(self) -> int:
-        """Return the width of a feature."""
+        """Return the width of what a feature holds of one layer."""
         return pooled_dim(self.width, self.modes)
 
     def _layers(self) -> tuple[int, int] | None:
-        """Return the first and last hidden state to average, None for the model's output."""
+        """Return the first and last hidden state to read, None for the model's output."""
         layer = self.pretrained.options.layer
         if layer == "last":
             return None
-        numbers = [int(number) for number in layer.split(":")]
-        last = self._last_state()
-        if numbers[-1] > last:
-            raise ConfigError(
-                f"encoder {self.name} has hidden states 0 to {last}, but layer is {layer}; set it to `last` "
-                "or to numbers in this range"
-            )
-        return numbers[0], numbers[-1]
+        chosen = layer_range(layer, self._last_state() + 1, f"encoder {self.name}")
+        return chosen.start, chosen.stop - 1
+
+    @property
+    def kept(self) -> Sequence[tuple[int, int] | None]:
+        """First and last of the hidden states whose mean is pooled, for each layer that a feature holds."""
+        if self.layers is None or self.pretrained.options.layer != "all":
+            return [self.layers]
+        return [(layer, layer) for layer in range(self.layers[1] + 1)]
 
     def _last_state(self) -> int:
         """Return the number of the last hidden state that can be chosen."""
@@ -139,6 +141,8 @@ class Transformer:
             "type": self.config.model_type, "options": to_dict(self.pretrained.options),
             "segment": to_dict(self.pretrained.segment), "rate_hz": self.rate_hz,
             "fingerprint": self.fingerprint,
+            # Left out where it is 1: descriptions in stores are compared whole.
+            **({"layers": len(self.kept)} if len(self.kept) > 1 else {}),
         }  # fmt: skip
 
     @cached_property
@@ -201,11 +205,11 @@ class Transformer:
         """Return float32 [batch, dim] of one batch."""
         raise NotImplementedError
 
-    def _states(self, output: Any) -> Tensor:  # noqa: ANN401
-        """Return float32 [batch, time, width]: the output, or the mean of the chosen hidden states."""
-        if self.layers is None:
+    def _states(self, output: Any, layers: tuple[int, int] | None) -> Tensor:  # noqa: ANN401
+        """Return float32 [batch, time, width]: the output, or the mean of the hidden states first to last."""
+        if layers is None:
             return output.last_hidden_state.float()  # type: ignore[no-any-return]
-        first, last = self.layers
+        first, last = layers
         # In float32, because a sum in bf16 would be rounded once per layer.
         return torch.stack([state.float() for state in output.hidden_states[first : last + 1]]).mean(0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -34,8 +34,9 @@ def logistic(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return probabilities and decisions of the baseline to beat: a linear model on mean and std of segments.
 
-    Logistic regression on standardised statistics: its strength, and whether it reads both modalities or one
-    alone, are chosen on inner group folds by log loss, for each task (and label) on its own. The class
+    Logistic regression on standardised statistics: its strength, whether it reads both modalities or one
+    alone, and which layer of each, are chosen on inner group folds by log loss, for each task (and label) on
+    its own. The class
     decision is corrected by the prior, as the network's is. One model per label for multilabel; ridge
     regression, chosen by squared error, for numbers.
     """
@@ -68,14 +69,19 @@ def logistic(
     return probabilities, decisions
 
 
-def _inputs(features: Features) -> list[np.ndarray]:
-    """Return what a linear model may read, both modalities first: it is used where nothing can be chosen."""
-    single = [ragged.wide for ragged in features.by_modality.values()]
-    return single if len(single) == 1 else [np.concatenate(single, 1), *single]
+def _inputs(features: Features) -> list[list[np.ndarray]]:
+    """Return what a linear model may read of each modality: the statistics of each layer, the last one first.
+
+    The first is used where nothing can be chosen.
+    """
+    return [
+        [ragged.wide_by_layer[:, layer] for layer in reversed(range(ragged.layers))]
+        for ragged in features.by_modality.values()
+    ]
 
 
 def _logistic(
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Sequence[np.ndarray]],
     y: np.ndarray,
     groups: np.ndarray,
     train: np.ndarray,
@@ -100,7 +106,7 @@ def _logistic(
 
 
 def _choose(
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Sequence[np.ndarray]],
     y: np.ndarray,
     train: np.ndarray,
     groups: np.ndarray,
@@ -111,7 +117,7 @@ def _choose(
     """Return the model with the best score on inner group folds, fitted on `train`, and what it reads.
 
     Args:
-        inputs: what it may read, each [documents, width].
+        inputs: what it may read of each modality, each [documents, width]; one of them is chosen.
         y: targets of the documents at `train`.
         train: documents to fit on, all of them labelled.
         groups: of all documents.
@@ -121,21 +127,43 @@ def _choose(
     """
     model = make_pipeline(StandardScaler(), estimator)
     inner_splits = _inner_splits(y, groups[train])
+    single = [_choose_layer(layers, y, train, model, scoring, inner_splits) for layers in inputs]
+    readable = single if len(single) == 1 else [np.concatenate(single, 1), *single]
     if not inner_splits:
-        return model.fit(inputs[0][train], y), inputs[0]
+        return model.fit(readable[0][train], y), readable[0]
     searches = [
         GridSearchCV(clone(model), candidates, scoring=scoring, cv=inner_splits).fit(x[train], y)
-        for x in inputs
+        for x in readable
     ]
     # Both modalities, unless one alone is better by more than chance over the inner folds: with few documents
     # the best of three would often be the luckiest, and this is the model to beat.
     chosen = 0
-    for i in range(1, len(inputs)):
+    for i in range(1, len(readable)):
         gain = _scores_of_best(searches[i]) - _scores_of_best(searches[0])
         error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
         if gain.mean() > error and searches[i].best_score_ > searches[chosen].best_score_:
             chosen = i
-    return searches[chosen].best_estimator_, inputs[chosen]
+    return searches[chosen].best_estimator_, readable[chosen]
+
+
+def _choose_layer(
+    layers: Sequence[np.ndarray],
+    y: np.ndarray,
+    train: np.ndarray,
+    model: Any,  # noqa: ANN401 - a scikit-learn pipeline
+    scoring: Any,  # noqa: ANN401 - a name or function of scikit-learn
+    inner_splits: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Return the layer with the best mean score on inner folds at the middle strength, the first of equals.
+
+    Not at each strength: large encoders have dozens of layers.
+    """
+    if len(layers) == 1 or not inner_splits:
+        return layers[0]
+    scores = [
+        cross_val_score(clone(model), x[train], y, scoring=scoring, cv=inner_splits).mean() for x in layers
+    ]
+    return layers[int(np.argmax(scores))]
 
 
 def _scores_of_best(search: GridSearchCV) -> np.ndarray:

@@ -140,7 +140,9 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
     model, tested = fitted.model(), seen.take(fold.test)
     prediction = model.predict(tested)
     result = replace(
-        _result(variant, fold, prediction.probabilities, prediction.decisions), heads=fitted.plain_heads()
+        _result(variant, fold, prediction.probabilities, prediction.decisions),
+        heads=fitted.plain_heads(),
+        layers={str(modality): weights for modality, weights in model.layer_weights.items()},
     )
     if variant.subsets:
         # The same weights, with the other modality replaced by its learned token.

@@ -29,6 +29,7 @@ def score(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:
         # Of HILBERT only: the others are judged by their comparison with it.
         values["permutation"][task] = metrics.permutation_null(predictions[HILBERT])
     values["fusion"] = {task: _mean_heads(task, by_variant[HILBERT]) for task in tasks}
+    values["layers"] = _describe_layers(by_variant[HILBERT])
     values["embedding"] = _score_embeddings(dataset, by_variant[HILBERT])
     values["data"] = describe(dataset)
     values["labels"] = count_labelled(dataset)
@@ -65,6 +66,15 @@ def _mean_heads(task: str, results: Sequence[FoldResult]) -> dict[str, dict[str,
         modalities: {name: float(np.mean([weights[name] for weights in of_folds])) for name in of_folds[0]}
         for modalities, of_folds in by_modalities.items()
     }
+
+
+def _describe_layers(results: Sequence[FoldResult]) -> dict[str, dict[str, list[float]]]:
+    """Return the weight of each layer of a modality's encoder: mean and deviation over folds."""
+    layers: dict[str, dict[str, list[float]]] = {}
+    for modality in dict.fromkeys(modality for result in results for modality in result.layers):
+        weights = np.array([result.layers[modality] for result in results if modality in result.layers])
+        layers[modality] = {"weight": weights.mean(0).tolist(), "deviation": weights.std(0).tolist()}
+    return layers
 
 
 def _score_embeddings(dataset: Dataset, results: Sequence[FoldResult]) -> dict[str, Any]:

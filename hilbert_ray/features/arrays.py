@@ -18,6 +18,7 @@ class Ragged:
     [segments], middle of a segment as a fraction of the recording; start, end: float32 [segments], seconds
     (positions in [0, 1] for untimed text); offsets: int64 [B + 1];
     wide: float32 [B, 2 dim], mean and standard deviation over a document's segments, zeros if it has none.
+    layers: how many hidden states of the encoder a row holds, one after the other, all of equal width.
     """
 
     values: Any
@@ -26,11 +27,18 @@ class Ragged:
     end: np.ndarray
     offsets: np.ndarray
     wide: np.ndarray
+    layers: int = 1
 
     @property
     def dim(self) -> int:
-        """Width of the features."""
+        """Width of a row, all layers together."""
         return int(self.values.shape[1])
+
+    @property
+    def wide_by_layer(self) -> np.ndarray:
+        """Mean and standard deviation of each layer alone, float32 [B, layers, 2 dim / layers]."""
+        statistics = self.wide.reshape(len(self.wide), 2, self.layers, -1)
+        return statistics.transpose(0, 2, 1, 3).reshape(len(self.wide), self.layers, -1)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -56,6 +64,7 @@ class Ragged:
             end=self.end[rows],
             offsets=np.concatenate([[0], self.lengths[indices].cumsum()]).astype(np.int64),
             wide=self.wide[indices],
+            layers=self.layers,
         )
 
 

@@ -83,6 +83,7 @@ class _RaggedSource:
     doc_ids: np.ndarray
     offsets: np.ndarray
     dim: int
+    layers: int
     content: str
 
     @classmethod
@@ -99,6 +100,7 @@ class _RaggedSource:
             doc_ids=doc_ids,
             offsets=np.cumsum([0, *lengths], dtype=np.int64),
             dim=store.encoder_dim(modality, stored.fingerprint),
+            layers=store.encoder_layers(modality, stored.fingerprint),
             content=_content(doc_ids, locations),
         )
 
@@ -195,5 +197,6 @@ def _read(
         for first, values in row_spans():
             all_values[first : first + len(values)] = values
     return Ragged(
-        values=all_values, position=position, start=start, end=end, offsets=source.offsets, wide=wide
-    )
+        values=all_values, position=position, start=start, end=end, offsets=source.offsets, wide=wide,
+        layers=source.layers,
+    )  # fmt: skip

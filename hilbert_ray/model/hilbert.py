@@ -6,7 +6,7 @@ Axes: N documents, M networks, D model width, K outputs of a task.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ class Published:
     """What a published folder's config.json holds, apart from the encoders' descriptions.
 
     dims: width of each modality's features. networks: how many the weights are of. heads: by task and by what
-    a document has, see `HeadWeights`.
+    a document has, see `HeadWeights`. layers: how many layers the features of a modality hold side by side,
+    where more than one.
     """
 
     schema: int
@@ -77,8 +78,15 @@ class Published:
     dims: Mapping[Modality, int]
     networks: int
     heads: Mapping[str, Mapping[str, HeadWeights]]
+    layers: Mapping[Modality, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for modality, count in self.layers.items():
+            if count < 1 or self.dims.get(modality, 0) % count:
+                raise ConfigError(
+                    f"`layers` gives {modality!r} {count}, which does not divide its width "
+                    f"{self.dims.get(modality)}"
+                )
         if self.networks < 1:
             raise ConfigError(f"`networks` is {self.networks}; it must be 1 or more")
         for modality, dim in self.dims.items():
@@ -116,6 +124,19 @@ class Hilbert(nn.Module):
     def dims(self) -> dict[Modality, int]:
         """Width of the features that each modality's encoder must give."""
         return self._members()[0].dims  # the same for all: they read the same features
+
+    @property
+    def layer_weights(self) -> dict[Modality, list[float]]:
+        """The weight of each layer of a modality's encoder, means over networks; none where it has one."""
+        by_modality: dict[Modality, list[float]] = {}
+        for modality in MODALITIES:
+            layers = [network.streams[modality].layers for network in self._members()]
+            weights = [each.weights for each in layers if each.weights is not None]
+            if weights:
+                full = torch.zeros(layers[0].count)
+                full[layers[0].chosen] = torch.stack(weights).mean(0).detach().float().cpu()
+                by_modality[modality] = full.tolist()
+        return by_modality
 
     @property
     def labels(self) -> dict[str, Tensor]:
@@ -230,7 +251,7 @@ class Hilbert(nn.Module):
         """
         published = Published(
             schema=SCHEMA, version=__version__, config=self.config, dims=self.dims,
-            networks=len(self.networks), heads=self.heads,
+            networks=len(self.networks), heads=self.heads, layers=self._members()[0].layers,
         )  # fmt: skip
         values = {**to_dict(published), "encoders": self.encoders}
         # Descriptions of encoders are free-form and travel outside of the typed record.
@@ -260,7 +281,9 @@ class Hilbert(nn.Module):
                 "with their weights; if you trust that code, load with trust_remote_code=True"
             )
         with torch.device("meta"):  # shapes alone: no memory, and no random number is drawn
-            networks = [Network(published.config, published.dims) for _ in range(published.networks)]
+            networks = [
+                Network(published.config, published.dims, published.layers) for _ in range(published.networks)
+            ]
         model = cls(networks, published.config, published.heads, encoders)
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         mistyped = [

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hilbert_ray import losses
-from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
+from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig, layer_range
 from hilbert_ray.features import BLOCK_ROWS, Batch, Features, MappedRows, ModalityBatch
 from hilbert_ray.model.dropout import Dropout
 from hilbert_ray.model.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
@@ -26,6 +26,9 @@ FIRST_SCALE = 1 / 0.07
 """Contrastive scale of a new network: CLIP's temperature of 0.07 (Radford et al. 2021, section 2.5)."""
 ABSENT_DEVIATION = 0.02
 """Standard deviation of a new network's token of an absent modality: small next to layer-normed segments."""
+LAYER_RATE = 10.0
+"""How much faster the logits of layers move than other weights: an epoch of AdamW moves each by about its
+number of steps times the learning rate, too little to leave equal weights in a few hundred steps."""
 CONSTANT_BELOW = 1e-6
 """A feature whose deviation is below this fraction of its mean is constant: what varies is float32 rounding,
 and dividing by it would turn noise into a feature."""
@@ -104,26 +107,55 @@ class Standardise(nn.Module):
         return (values - self.mean) * self.scale
 
 
+class Layers(nn.Module):
+    """The mean of an encoder's layers with weights that are learned: the weighted sum of SUPERB.
+
+    Yang et al. 2021, "SUPERB: Speech processing universal performance benchmark", section 3. Layers are
+    standardised before, or one of large numbers would outweigh the others. A single layer passes unchanged.
+    """
+
+    def __init__(self, count: int, chosen: slice) -> None:
+        super().__init__()
+        self.count, self.chosen = count, chosen
+        size = len(range(count)[chosen])
+        self.logits = nn.Parameter(torch.zeros(size)) if size > 1 else None
+
+    @property
+    def weights(self) -> Float[Tensor, " layers"] | None:
+        """The weight of each chosen layer, which sum to 1; None for a single one."""
+        return None if self.logits is None else (LAYER_RATE * self.logits).softmax(0)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the weighted mean of layers: [..., layers * dim] -> [..., dim]."""
+        if self.count == 1:
+            return values
+        by_layer = values.reshape(*values.shape[:-1], self.count, -1)[..., self.chosen, :]
+        weights = self.weights
+        return by_layer[..., 0, :] if weights is None else torch.einsum("...ld,l->...d", by_layer, weights)
+
+
 class Stream(nn.Module):
     """One modality up to its document embedding, which never sees the other modality.
 
-    Frozen features are standardised, projected, normalised and given a time embedding; the pool of this
-    stream (before fusion) and the wide path (mean and standard deviation of the features) make the embedding.
+    Frozen features are standardised, their layers averaged where there are several, projected, normalised and
+    given a time embedding; the pool of this stream (before fusion) and the wide path (mean and standard
+    deviation of the features) make the embedding.
     """
 
-    def __init__(self, feature_dim: int, config: ModelConfig) -> None:
+    def __init__(self, feature_dim: int, layers: Layers, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
         self.segment_dropout = config.segment_dropout
         self.scale = Standardise(feature_dim)
-        self.project = nn.Linear(feature_dim, dim)
+        self.layers, layer_dim = layers, feature_dim // layers.count
+        self.project = nn.Linear(layer_dim, dim)
         self.norm = nn.LayerNorm(dim)
         # Stands for the whole modality where it is absent: the fusion and the pools always have one segment.
         self.absent = nn.Parameter(torch.randn(dim) * ABSENT_DEVIATION)
         self.pool = SelfAttentivePool(dim, config.hops)
         # Registered even without the wide path: buffers are part of the published format.
         self.wide_scale = Standardise(2 * feature_dim)
-        self.wide = nn.Linear(2 * feature_dim, dim, bias=False) if config.wide else None
+        self.wide = nn.Linear(2 * layer_dim, dim, bias=False) if config.wide else None
         self.wide_dropout = Dropout(config.wide_dropout)
         self.embedding_norm = nn.LayerNorm(dim)
 
@@ -139,7 +171,7 @@ class Stream(nn.Module):
             present: bool [B]; False also for a modality that has segments but was dropped.
         """
         # Time is added after the norm: features of any scale would otherwise outweigh it.
-        hidden = self.norm(self.project(self.scale(values)))
+        hidden = self.norm(self.project(self.layers(self.scale(values))))
         hidden = hidden + time_embedding(position, hidden.shape[-1]).to(hidden.dtype)
         if self.training and self.segment_dropout > 0:
             mask = _drop_segments(mask, self.segment_dropout)
@@ -155,7 +187,9 @@ class Stream(nn.Module):
         """Return what the wide path adds to the embedding, float [B, D]; zeros for an absent modality."""
         if self.wide is None:
             return 0.0
-        return self.wide(self.wide_dropout(self.wide_scale(wide))) * present[:, None]  # type: ignore[no-any-return]
+        # Means of all layers come first, then deviations: each of the two is averaged over layers.
+        statistics = self.layers(self.wide_scale(wide).reshape(len(wide), 2, -1)).flatten(1)
+        return self.wide(self.wide_dropout(statistics)) * present[:, None]  # type: ignore[no-any-return]
 
 
 def _drop_segments(mask: Tensor, probability: float) -> Tensor:
@@ -167,12 +201,18 @@ def _drop_segments(mask: Tensor, probability: float) -> Tensor:
 class Network(nn.Module):
     """HILBERT for one seed: streams, fusion, joint embedding, experts and single-modality heads."""
 
-    def __init__(self, config: Config, dims: Mapping[Modality, int]) -> None:
+    def __init__(
+        self, config: Config, dims: Mapping[Modality, int], layers: Mapping[Modality, int] | None = None
+    ) -> None:
         """Make the network with torch's current random state.
 
         Args:
             config: settings; `config.tasks` must name every task.
             dims: width of the features of each modality; one that is missing is absent from every document.
+            layers: how many layers of its encoder a feature holds side by side, where more than one.
+
+        Raises:
+            ConfigError: when the settings choose a layer that the features do not have.
         """
         super().__init__()
         # Names of modules and buffers are the keys of model.safetensors, and their order is that in which
@@ -180,8 +220,10 @@ class Network(nn.Module):
         model, tasks = config.model, config.tasks
         dim = model.dim
         self.tasks, self.dims, self.modality_dropout = tasks, dict(dims), model.modality_dropout
-        self.audio = Stream(dims.get("audio", 1), model)
-        self.text = Stream(dims.get("text", 1), model)
+        self.layers = {modality: count for modality, count in (layers or {}).items() if count > 1}
+        by_modality = {modality: self._choose_layers(modality, model) for modality in MODALITIES}
+        self.audio = Stream(dims.get("audio", 1), by_modality["audio"], model)
+        self.text = Stream(dims.get("text", 1), by_modality["text"], model)
         self.fusion = CrossModalFusion(dim, model.layers, model.heads, model.dropout)
         self.audio_pool = SelfAttentivePool(dim, model.hops)
         self.text_pool = SelfAttentivePool(dim, model.hops)
@@ -203,6 +245,15 @@ class Network(nn.Module):
         # Numbered, since task names are free text and names of buffers must not hold dots.
         for i, task in enumerate(tasks.values()):
             self.register_buffer(f"labels_{i}", torch.zeros(losses.statistics_shape(task)))
+
+    def _choose_layers(self, modality: Modality, model: ModelConfig) -> Layers:
+        """Return the layers of a modality that the settings choose, or the only one."""
+        count = self.layers.get(modality, 1)
+        value = model.audio_layers if modality == "audio" else model.text_layers
+        # Features of one layer leave nothing to choose, whatever the setting says.
+        return Layers(
+            count, layer_range(value, count, f"the {modality} encoder") if count > 1 else slice(0, 1)
+        )
 
     @property
     def streams(self) -> dict[Modality, Stream]:

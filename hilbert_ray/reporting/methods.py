@@ -37,7 +37,7 @@ def methods_section(run: RunResults) -> Html:
         "methods",
         "Methods",
         blocks(
-            join([_features(run, config), _model(config), _objective(config)]),
+            join([_features(run, config), _model(config, [*run.evaluation.layers]), _objective(config)]),
             join([_training(run, config), _evaluation(run, config), _software(run)]),
         ),
         heading(3, "TRIPOD+AI checklist"),
@@ -102,8 +102,14 @@ def _segmentation(segment: SegmentConfig, modalities: Sequence[str]) -> str:
     return " ".join(filter(None, [*(sentences[m] for m in MODALITIES if m in modalities), roles]))
 
 
-def _model(config: Config) -> Html:
+def _model(config: Config, layered: Sequence[str]) -> Html:
     model, moe = config.model, config.moe
+    layers = (
+        f"The {' and '.join(layered)} features hold every layer of the encoder; the network reads a weighted "
+        "mean of the standardised layers and learns the weights (the weighted sum of SUPERB)."
+        if layered
+        else ""
+    )
     fusion = (
         f"{model.layers} cross-modal fusion layer{'s' if model.layers > 1 else ''} with {model.heads} heads"
         if model.layers
@@ -125,6 +131,7 @@ def _model(config: Config) -> Html:
         "HILBERT (arXiv 2604.16247) computes one audio, one text and one joint embedding per document by "
         f"cross-modal attention and self-attentive pooling: width {model.dim}, {fusion}, {model.hops} "
         f"pooling hops{wide}.",
+        layers,
         f"The three embeddings are the input of {head}, which gives the predictions.{heads}",
         f"Dropout: {model.dropout:g} in heads and feed-forward blocks, {model.wide_dropout:g} on wide paths, "
         f"{model.segment_dropout:g} of segments, {model.modality_dropout:g} of modalities.",

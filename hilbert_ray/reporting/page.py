@@ -11,6 +11,7 @@ from hilbert_ray.reporting.data import data_section
 from hilbert_ray.reporting.embeddings import embeddings_section
 from hilbert_ray.reporting.fusion import fusion_section
 from hilbert_ray.reporting.html import page
+from hilbert_ray.reporting.layers import layers_section
 from hilbert_ray.reporting.learning import learning_section
 from hilbert_ray.reporting.methods import methods_section
 from hilbert_ray.reporting.scores import scores_section
@@ -45,6 +46,7 @@ def report(run: str | Path) -> str:
 
 def _page(run: RunResults) -> str:
     search, fusion, learning = search_section(run), fusion_section(run), learning_section(run)
+    layers = layers_section(run)
     # In the order of a reader's questions: on what data, how good, for which class, why, and how it was made.
     sections = [
         ("data", "Data", data_section(run)),
@@ -52,6 +54,7 @@ def _page(run: RunResults) -> str:
         # A run without one of these parts has no entry in the table of contents either.
         *([("learning", "Labels", learning)] if learning else []),
         *([("fusion", "Heads", fusion)] if fusion else []),
+        *([("layers", "Layers", layers)] if layers else []),
         ("classes", "Classes", classes_section(run)),
         ("embeddings", "Embeddings", embeddings_section(run)),
         ("training", "Training", training_section(run)),

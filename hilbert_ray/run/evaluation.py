@@ -202,6 +202,14 @@ class ShortcutScores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LayerWeights:
+    """The weight of each layer of an encoder, from 0 on: mean and standard deviation over folds."""
+
+    weight: Sequence[float]
+    deviation: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FusionWeights:
     """How much each head counts in the logits of a task, as means over the networks of all folds.
 
@@ -338,6 +346,12 @@ class Evaluation:
             task: {modalities: _fusion_weights(values) for modalities, values in by_modalities.items()}
             for task, by_modalities in (self._values.get("fusion") or {}).items()
         }
+
+    @cached_property
+    def layers(self) -> Mapping[str, LayerWeights]:
+        """The weight of each layer of a modality's encoder; empty where features are of one layer."""
+        layers = self._values.get("layers") or {}
+        return {modality: _record(LayerWeights, values) for modality, values in layers.items()}
 
     @cached_property
     def learning_curve(self) -> Mapping[str, Mapping[str, Sequence[LearningPoint]]]:

@@ -29,8 +29,9 @@ class FoldResult:
     """Out-of-fold predictions of one variant on one fold, for the documents at `test`.
 
     Arrays are as in `TaskPredictions`. embeddings, attention: only of HILBERT. subsets: the same network's
-    predictions from one modality alone, where the variant includes them. labels: the share of labelled
-    training groups that kept their labels. seconds: of fitting and predicting.
+    predictions from one modality alone, where the variant includes them. layers: the weight of each layer of
+    a modality's encoder, where its features hold several. labels: the share of labelled training groups that
+    kept their labels. seconds: of fitting and predicting.
     """
 
     variant: str
@@ -45,6 +46,7 @@ class FoldResult:
     trained_on: np.ndarray
     seconds: float
     subsets: Mapping[str, TaskPredictions] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     labels: float = 1.0
 
     def split(self) -> list["FoldResult"]:
@@ -70,6 +72,7 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
     for task, by_modalities in result.heads.items():
         for modalities, numbers in by_modalities.items():
             arrays |= {f"heads/{modalities}/{name}/{task}": value for name, value in numbers.items()}
+    arrays |= {f"layers/{modality}": weights for modality, weights in result.layers.items()}
     for modality, predictions in result.subsets.items():
         for name in ("probabilities", "decisions"):
             by_task = getattr(predictions, name)
@@ -97,6 +100,7 @@ def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) 
         variant=variant, repeat=fold.repeat, fold=fold.fold, test=fold.test, trained_on=fold.train,
         labels=labels, probabilities=under("probabilities/"), decisions=under("decisions/"),
         heads=_heads(under("heads/")),
+        layers={modality: weights.tolist() for modality, weights in under("layers/").items()},
         embeddings=under("embeddings/"),
         attention={
             # Without the last boundary, which is the end of the array: it would add an empty row.

@@ -144,8 +144,12 @@ class Store:
         return descriptions
 
     def encoder_dim(self, modality: Modality, fingerprint: str) -> int:
-        """Return the width of an encoder's features."""
+        """Return the width of an encoder's features, all its layers together."""
         return int(self._encoder(modality, fingerprint)["dim"])
+
+    def encoder_layers(self, modality: Modality, fingerprint: str) -> int:
+        """Return how many hidden states a feature holds: 1 unless it was embedded with `layer: all`."""
+        return int(self._encoder(modality, fingerprint).get("layers", 1))
 
     def _encoder(self, modality: Modality, fingerprint: str) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(

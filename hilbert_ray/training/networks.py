@@ -91,6 +91,11 @@ def new_network(config: Config, features: Features, job: NetworkJob) -> Network:
     """Return a job's network with its first weights and the statistics of its training part."""
     # On the CPU, before any move to a device: the first weights are the same on every rank and device.
     torch.manual_seed(job.seed)
-    network = Network(config, {modality: ragged.dim for modality, ragged in features.by_modality.items()})
+    by_modality = features.by_modality
+    network = Network(
+        config,
+        dims={modality: ragged.dim for modality, ragged in by_modality.items()},
+        layers={modality: ragged.layers for modality, ragged in by_modality.items()},
+    )
     network.fit_statistics(features, job.train)
     return network
