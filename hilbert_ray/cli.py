@@ -388,6 +388,8 @@ class StoreExport(_StoreCommand):
     """Export only this document (repeatable)."""
     allow_pending: bool = False
     """Export a store that `embed` has not finished, without the documents that are not embedded yet."""
+    layer: int | None = None
+    """Of features that hold all layers of an encoder, export this one; 0 is the input of the first block."""
 
     def run(self, config: Config) -> CommandResult:
         """Return how many documents were exported."""
@@ -395,8 +397,9 @@ class StoreExport(_StoreCommand):
 
         form = self.format or ("numpy" if self.document else "huggingface")
         count = export_store(
-            Store.open(self.store), self.out, form, self.document, allow_pending=self.allow_pending
-        )
+            Store.open(self.store), self.out, form, self.document, layer=self.layer,
+            allow_pending=self.allow_pending,
+        )  # fmt: skip
         values = {"documents": count, "out": self.out, "format": form}
         return CommandResult(values, f"{count} documents exported to {self.out} ({form})")
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from hilbert_ray.config.channels import parse_channels
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
-from hilbert_ray.config.layers import is_layer_range
+from hilbert_ray.config.layers import is_layer_range, layer_range
 from hilbert_ray.config.reading import from_dict, load_file
 from hilbert_ray.config.search import TuneConfig
 
@@ -197,6 +197,16 @@ class ModelConfig:
             self.dim % self.heads == 0,
             f"model.heads is {self.heads} and model.dim is {self.dim}: heads must divide dim",
         )
+
+    def layers_of(self, modality: Modality, count: int) -> slice:
+        """Return which of a modality's `count` layers the network reads; of one, that one.
+
+        Raises:
+            ConfigError: when the settings choose a layer beyond the last.
+        """
+        value = self.audio_layers if modality == "audio" else self.text_layers
+        # With a single layer nothing can be chosen, and the setting may be meant for other features.
+        return layer_range("all" if count == 1 else value, count, f"the {modality} encoder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

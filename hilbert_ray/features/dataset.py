@@ -169,6 +169,9 @@ def open_dataset(
     opened = Store.open(store)
     snapshot = opened.snapshot()
     encoders = _choose_encoders(opened, snapshot, audio, text)
+    for modality, encoder in encoders.items():
+        # Before anything is read, and not in a worker that makes a network.
+        config.model.layers_of(modality, int(encoder.get("layers", 1)))
     # By id, not by bucket: results must not depend on how many buckets the store has.
     rows = sorted(snapshot.documents(with_text=False), key=lambda row: row.document.doc_id)
     documents = [with_labels_of(row.document, config.tasks) for row in rows]

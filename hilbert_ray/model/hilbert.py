@@ -316,6 +316,12 @@ class Hilbert(nn.Module):
             f"- {m}: `{d.get('name')}`, fingerprint `{d.get('fingerprint')}`"
             for m, d in self.encoders.items()
         )
+        layers = "\n".join(
+            f"- {m}: " + ", ".join(f"layer {k} {weight:.2f}" for k, weight in enumerate(weights) if weight)
+            for m, weights in self.layer_weights.items()
+        )
+        if layers:
+            encoders += f"\n\nFeatures hold every layer, and the networks weigh them; the mean:\n\n{layers}"
         return CARD.format(
             tasks=tasks,
             probabilities=probabilities,

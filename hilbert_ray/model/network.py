@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hilbert_ray import losses
-from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig, layer_range
+from hilbert_ray.config import MODALITIES, Config, Modality, ModelConfig
 from hilbert_ray.features import BLOCK_ROWS, Batch, Features, MappedRows, ModalityBatch
 from hilbert_ray.model.dropout import Dropout
 from hilbert_ray.model.fusion import CrossModalFusion, SelfAttentivePool, time_embedding
@@ -221,7 +221,8 @@ class Network(nn.Module):
         dim = model.dim
         self.tasks, self.dims, self.modality_dropout = tasks, dict(dims), model.modality_dropout
         self.layers = {modality: count for modality, count in (layers or {}).items() if count > 1}
-        by_modality = {modality: self._choose_layers(modality, model) for modality in MODALITIES}
+        count = {modality: self.layers.get(modality, 1) for modality in MODALITIES}
+        by_modality = {m: Layers(count[m], model.layers_of(m, count[m])) for m in MODALITIES}
         self.audio = Stream(dims.get("audio", 1), by_modality["audio"], model)
         self.text = Stream(dims.get("text", 1), by_modality["text"], model)
         self.fusion = CrossModalFusion(dim, model.layers, model.heads, model.dropout)
@@ -245,15 +246,6 @@ class Network(nn.Module):
         # Numbered, since task names are free text and names of buffers must not hold dots.
         for i, task in enumerate(tasks.values()):
             self.register_buffer(f"labels_{i}", torch.zeros(losses.statistics_shape(task)))
-
-    def _choose_layers(self, modality: Modality, model: ModelConfig) -> Layers:
-        """Return the layers of a modality that the settings choose, or the only one."""
-        count = self.layers.get(modality, 1)
-        value = model.audio_layers if modality == "audio" else model.text_layers
-        # Features of one layer leave nothing to choose, whatever the setting says.
-        return Layers(
-            count, layer_range(value, count, f"the {modality} encoder") if count > 1 else slice(0, 1)
-        )
 
     @property
     def streams(self) -> dict[Modality, Stream]:

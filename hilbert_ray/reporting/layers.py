@@ -18,8 +18,8 @@ def layers_section(run: RunResults) -> Html | None:
     drawn = [
         figure(
             _bars(f"Weight of each layer of the {modality} encoder", weights),
-            f"Weight of each layer of the {modality} encoder, mean and standard deviation over folds; dashed: all "
-            "alike. Layer 0 is the input of the first block.",
+            "Mean and standard deviation over folds; dashed: all alike. Layer 0 is the input of the first "
+            "block.",
             table(
                 f"Weights of the layers of the {modality} encoder",
                 ["Layer", "Weight", "Standard deviation over folds"],

@@ -18,9 +18,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from hilbert_ray.config import MODALITIES, Modality
+from hilbert_ray.config import MODALITIES, Modality, layer_range
 from hilbert_ray.document import Document
 from hilbert_ray.storage import TEMPORARY, StorageError, WriteError, is_uri
 from hilbert_ray.store.errors import PendingError, StoreError
@@ -52,13 +52,17 @@ _SHARD_BYTES = 512 * 2**20
 class ExportPart:
     """What an export holds of one modality and encoder; it is counted while the export is written.
 
-    `documents` counts those that have the modality; `exported` are the ids of those that have features too.
+    `layers` is how many the stored features hold, of which `layer` is exported, or all of them side by side;
+    `dim` is the width that is exported. `documents` counts those that have the modality; `exported` are the
+    ids of those that have features too.
     """
 
     modality: Modality
     fingerprint: str
     encoder: str
     dim: int
+    layers: int = 1
+    layer: int | None = None
     documents: int = 0
     exported: set[str] = field(default_factory=set)
 
@@ -74,6 +78,7 @@ def export_store(
     format: Format = "huggingface",
     doc_ids: Collection[str] = (),
     *,
+    layer: int | None = None,
     allow_pending: bool = False,
 ) -> int:
     """Write the current features of all documents or some to a new folder; return how many documents.
@@ -83,10 +88,13 @@ def export_store(
         folder: local folder to write, absent or empty.
         format: what to write, see the module.
         doc_ids: only these documents; all where empty.
+        layer: of features that were embedded with `layer: all`, only this one; None for all side by side.
+            Features of a single layer are exported as they are.
         allow_pending: leave out documents that are not embedded yet, instead of refusing the store.
 
     Raises:
         PendingError: when documents are not embedded yet, without `doc_ids` and `allow_pending`.
+        ConfigError: when features of several layers lack this one.
         StorageError: when the folder is not local, not empty, or cannot be written.
         StoreError: when a document of `doc_ids` is not in the newest manifest or has no features, or none
             has.
@@ -97,12 +105,7 @@ def export_store(
     if chosen is not None:
         _require_documents(store, snapshot, chosen)
     parts = [
-        ExportPart(
-            modality=modality,
-            fingerprint=fingerprint,
-            encoder=str(description.get("name")),
-            dim=int(description["dim"]),
-        )
+        _part(modality, fingerprint, description, layer)
         for modality in MODALITIES
         for fingerprint, description in store.encoders(modality, snapshot).items()
     ]
@@ -123,6 +126,25 @@ def export_store(
         if format == "huggingface":
             _write_card(parts, store.uri, unfinished)
     return len(exported)
+
+
+def _part(
+    modality: Modality, fingerprint: str, description: Mapping[str, Any], layer: int | None
+) -> ExportPart:
+    """Return what is exported of an encoder's features.
+
+    Raises:
+        ConfigError: when features of several layers lack the chosen one.
+    """
+    encoder, layers = str(description.get("name")), int(description.get("layers", 1))
+    if layer is not None and layers > 1:
+        layer_range(str(layer), layers, f"{modality} encoder {encoder}")
+    else:
+        layer = None
+    return ExportPart(
+        modality=modality, fingerprint=fingerprint, encoder=encoder, layers=layers, layer=layer,
+        dim=int(description["dim"]) // (1 if layer is None else layers),
+    )  # fmt: skip
 
 
 def _require_all_embedded(parts: Sequence[ExportPart], store: Store, snapshot: Snapshot) -> None:
@@ -165,6 +187,9 @@ def _rows_of(
         documents = {item.document.doc_id: item.document for item in items}
         for row in store.rows(part.modality, block.locations(chosen)):
             part.exported.add(row.doc_id)
+            if part.layer is not None:
+                by_layer = row.features.reshape(len(row.features), part.layers, -1)
+                row = replace(row, features=by_layer[:, part.layer])
             yield row, documents[row.doc_id]
 
 

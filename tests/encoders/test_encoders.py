@@ -184,6 +184,23 @@ def test_layers_and_pooling_are_what_their_names_say(name: str, layer: str, smal
         np.testing.assert_allclose(features, torch.stack(expected[pooling]).numpy(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_all_layers_lie_side_by_side_in_a_feature(name: str, small: Models) -> None:
+    segments, modality = pool_of(name), modality_of(name)
+    for pooling in ("mean", "mean_std"):
+        encoder = load(small(name), modality, layer="all", pooling=pooling)
+        features, last = encoder.encode(segments), encoder.describe()["layers"] - 1
+        by_layer = features.reshape(len(segments), last + 1, -1)
+        alone = [load(small(name), modality, layer=str(layer), pooling=pooling) for layer in range(last + 1)]
+        with pytest.raises(ConfigError, match=f"has hidden states 0 to {last}, but layer is {last + 1}"):
+            load(small(name), modality, layer=str(last + 1))
+        for layer, encoder_of_layer in enumerate(alone):
+            np.testing.assert_allclose(
+                by_layer[:, layer], encoder_of_layer.encode(segments), atol=1e-5, rtol=0
+            )
+        assert len({encoder.fingerprint, *(each.fingerprint for each in alone)}) == last + 2
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", TRUE_SIZE)

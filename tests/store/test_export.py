@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hilbert_ray.config import MODALITIES, Modality
+from hilbert_ray.config import MODALITIES, ConfigError, Modality
 from hilbert_ray.storage import StorageError
 from hilbert_ray.store import FeatureRow, Store, bucket_of, export, export_store, write_snapshot
 from tests import make
@@ -47,6 +47,22 @@ def test_chosen_documents_are_exported_alone_and_only_their_buckets_are_read(tmp
         [row] = reader.read_all().to_pylist()
     np.testing.assert_array_equal(np.array(row["features"], np.float16), make.feature_row("b").features)
     assert (row["doc_id"], row["group"], row["start"], row["seconds"]) == ("b", "b", [0.0, 1.0, 2.0], 3.0)
+
+
+def test_one_layer_of_features_that_hold_several_is_cut_out(tmp_path: Path) -> None:
+    store = filled(str(tmp_path / "store"), "ab")
+    width = make.feature_row("a").features.shape[1]
+    encoder = tmp_path / "store" / "features" / "audio" / FINGERPRINT / "encoder.json"
+    description = json.loads(encoder.read_text())
+    encoder.write_text(json.dumps({**description, "layers": 2, "dim": width}))
+    for layer, columns in ((0, slice(0, width // 2)), (1, slice(width // 2, width))):
+        out = tmp_path / f"layer-{layer}"
+        assert export_store(Store.open(store.uri), str(out), "numpy", layer=layer) == 2
+        found = read_folder(out / f"audio-{FINGERPRINT}")["a.npz"]
+        np.testing.assert_array_equal(found, make.feature_row("a").features[:, columns])
+    with pytest.raises(ConfigError, match="has hidden states 0 to 1, but layer is 2; set it to"):
+        export_store(Store.open(store.uri), str(tmp_path / "beyond"), "numpy", layer=2)
+    assert not (tmp_path / "beyond").exists()
 
 
 def test_documents_that_cannot_be_exported_are_named_and_nothing_is_left(tmp_path: Path) -> None:
