@@ -56,6 +56,7 @@ FUSION = {
     },
     "heard": {"both": {"experts": 1.0, "audio": 1.0, "text": 1.0, "temperature": 1.0, "labels": 0}},
 }
+LAYERS = {"audio": {"weight": [0.25, 0.5, 0.25], "deviation": [0.125, 0.25, 0.0]}}
 LEARNING = {
     "hilbert": [
         {"fraction": 1.0, "labels": 24, "within": 0.9, "low": 0.8, "high": 0.95},
@@ -126,6 +127,8 @@ def evaluated(run: Path) -> None:
     values["folds"]["warnings"] = [f"class {EVIL!r} is rare"]
     values["run"] = {"seconds": 1.0, "fold_seconds": 2.0, "fits": len(results)}
     values["fusion"] = FUSION
+    assert values["layers"] == {}
+    values["layers"] = LAYERS
     values["learning_curve"] = {"state": LEARNING}
     values["splits"] = {"documents": 48, "held_out": {"test": 7}}
     values["duplicates"] = {

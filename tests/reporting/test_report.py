@@ -219,6 +219,14 @@ def test_heads_have_shares_and_what_was_not_fitted_says_so(page: Page) -> None:
     ]
 
 
+def test_layers_have_the_weights_that_training_gave_them(page: Page) -> None:
+    rows = page.table("Weights of the layers of the audio encoder").rows
+    assert [values[1:] for _, values in rows] == [[[0.25], [0.125]], [[0.5], [0.25]], [[0.25], [0.0]]]
+    assert [texts[0] for texts, _ in rows] == ["0", "1", "2"]
+    assert "The heaviest: audio: layer 1." in page.text
+    assert "the network reads a weighted mean of the standardised layers" in page.text
+
+
 def test_a_learning_curve_says_how_many_labels_are_enough(page: Page) -> None:
     assert (
         "\u201cstate\u201d: 12 labels are enough (macro AUC 0.890, with all 24 0.900); with 12 HILBERT "
