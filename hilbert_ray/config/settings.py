@@ -359,8 +359,8 @@ class FoldsConfig:
     repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
     """Repeats, each with another random assignment of groups to folds."""
     inner: Annotated[int, Meta(ge=0, le=10_000, description="0: off")] = 3
-    """Inner folds on whose held-out predictions the weights of the heads and the temperature are
-    fitted. 0: all heads count alike, and the temperature is 1."""
+    """Inner folds on whose held-out predictions the weights of the heads, the temperature and offsets are
+    fitted. 0: all heads count alike, the temperature is 1, and nothing is added."""
     stratify: str = ""
     """Task whose classes are spread evenly over the folds. Default: the task with the rarest class."""
     # Off: joining changes what a group is, which is for whoever knows the documents to decide.

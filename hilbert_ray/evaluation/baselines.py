@@ -212,8 +212,8 @@ def late_fusion(
     probabilities, decisions = {}, {}
     for name, task in config.tasks.items():
         members = np.stack([by_task[name] for by_task in evidence])  # [2, documents, K]
-        weights = _stack(task, [by_task.get(name) for by_task in held_out])
-        both = (weights[:, None, None] * members).sum(0)
+        weights, offsets = _stack(task, [by_task.get(name) for by_task in held_out])
+        both = (weights[:, None, None] * members).sum(0) + offsets
         # Documents of one modality: its own evidence, already at its own temperature.
         alone = np.where(present[0][:, None], members[0], members[1])
         fused = torch.from_numpy(np.where((present[0] & present[1])[:, None], both, alone)).float()
@@ -222,10 +222,13 @@ def late_fusion(
     return probabilities, decisions
 
 
-def _stack(task: TaskConfig, held_out: Sequence[HeldOut | None]) -> np.ndarray:
-    """Return the weights of the two networks' evidence, float64 [2]; halves where nothing can be fitted."""
+def _stack(task: TaskConfig, held_out: Sequence[HeldOut | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the two networks' evidence, float64 [2], and offsets, float64 [K] or [1].
+
+    Halves and 0 where nothing can be fitted.
+    """
     audio, text = held_out
-    halves = np.full(2, 0.5)
+    halves = np.full(2, 0.5), np.zeros(1)
     if audio is None or text is None:
         return halves
     # Documents that both networks were tried on, in the same order.
@@ -238,4 +241,4 @@ def _stack(task: TaskConfig, held_out: Sequence[HeldOut | None]) -> np.ndarray:
     weights = fit_weights(task, joined, (True, True, False))
     if not weights.labels:
         return halves
-    return np.array(weights.values()[:2]) / weights.temperature
+    return np.array(weights.values()[:2]) / weights.temperature, np.array(weights.offsets or (0.0,))

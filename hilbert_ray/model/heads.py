@@ -1,8 +1,9 @@
-"""How much the heads of the network count: weights for each task, and a temperature.
+"""How much the heads of the network count: weights for each task, a temperature, and offsets.
 
 Axes: N documents, K outputs of a task, W scores of a head (K, or 1 for an ordinal task).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float
 from msgspec import Meta
 from torch import Tensor
 
-from hilbert_ray.config import check_fields
+from hilbert_ray.config import check_fields, require
 
 HEADS = ("experts", "audio", "text")
 """In the order of `Output.scores`."""
@@ -27,20 +28,26 @@ class HeadWeights:
     """What a task's evidence is made of, for documents with the same modalities.
 
     experts, audio, text: weight of each head, at least 0; those of the heads in use average 1. temperature:
-    what the weighted sum is divided by. labels: held-out labelled documents that they were fitted on. cases:
-    those of the rarest class among them (labels, for regression). Weights of 1 from 0 labels: nothing was
-    fitted, all heads count alike.
+    what the weighted sum is divided by. offsets: what is then added, one number for each logit or one for
+    all; none where nothing was fitted, and for regression. labels: held-out labelled documents that they were
+    fitted on. cases: those of the rarest class among them (labels, for regression). Weights of 1 from 0
+    labels: nothing was fitted, all heads count alike.
     """
 
     experts: Annotated[float, Meta(ge=0, le=len(HEADS))] = 1.0
     audio: Annotated[float, Meta(ge=0, le=len(HEADS))] = 1.0
     text: Annotated[float, Meta(ge=0, le=len(HEADS))] = 1.0
     temperature: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    offsets: tuple[float, ...] = ()
     labels: Annotated[int, Meta(ge=0)] = 0
     cases: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "heads")
+        require(
+            all(math.isfinite(offset) for offset in self.offsets),
+            f"heads.offsets are {self.offsets}; they must be finite numbers",
+        )
 
     def values(self) -> tuple[float, float, float]:
         """The weights in the order of `HEADS`."""
@@ -65,7 +72,7 @@ def weigh_heads(
     has_audio: Bool[Tensor, " batch"],
     has_text: Bool[Tensor, " batch"],
 ) -> Float[Tensor, "batch logits"]:
-    """Return evidence in which the heads count as weighted, over the temperature.
+    """Return evidence in which the heads count as weighted, over the temperature, plus the offsets.
 
     Args:
         evidence: a task's logits less what they hold of the prior, all heads counting alike.
@@ -77,7 +84,11 @@ def weigh_heads(
     """
     by_head, temperature = _by_document(scores, weights, has_audio, has_text)
     # Logits are linear in the scores, thresholds of an ordinal task included: only the change is added.
-    return (evidence + (scores * (by_head - 1)[:, :, None]).sum(1)) / temperature
+    weighted = (evidence + (scores * (by_head - 1)[:, :, None]).sum(1)) / temperature
+    for name, documents in modalities_of(has_audio, has_text).items():
+        if offsets := weights.get(name, EVEN).offsets:
+            weighted[documents] += weighted.new_tensor(offsets)
+    return weighted
 
 
 def _by_document(

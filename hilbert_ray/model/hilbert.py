@@ -422,9 +422,9 @@ The mean of {networks} networks.
 
 ## How heads and probabilities are made
 
-The logits of the experts, the audio head and the text head are weighted for each task, and the temperature
-scales evidence, never the classes' frequencies. Where they were fitted, it was on held-out documents of inner
-folds, by what a document has.
+The logits of the experts, the audio head and the text head are weighted for each task, the temperature
+scales evidence, never the classes' frequencies, and offsets make classes as probable as they are frequent.
+Where they were fitted, it was on held-out documents of inner folds, by what a document has.
 
 {probabilities}
 

@@ -170,8 +170,9 @@ def _training(run: RunResults, config: Config) -> Html:
         f" after {fit.align_epochs} without labels" if fit.align_epochs else ""
     )
     heads = (
-        "The weights of the heads and a temperature for each task were fitted by log loss on held-out "
-        f"predictions of {inner} inner folds of the training documents"
+        "The weights of the heads, a temperature and offsets for each task were fitted by log loss on "
+        f"held-out predictions of {inner} inner folds of the training documents, with the heuristic "
+        "shrinkage factor of van Houwelingen and le Cessie"
         if inner
         else "All heads counted alike and probabilities were not recalibrated (no inner folds)"
     )
@@ -189,7 +190,8 @@ def _training(run: RunResults, config: Config) -> Html:
         f"{fit.clip_norm:g}); the logits of {fit.seeds} networks from seeds {fit.seed} to "
         f"{fit.seed + fit.seeds - 1} were averaged.",
         f"{heads}{published}.",
-        "Scaling, networks, weights and temperatures were fitted on the training groups of each fold only.",
+        "Scaling, networks, weights, temperatures and offsets were fitted on the training groups of each fold "
+        "only.",
     )
 
 

@@ -1,11 +1,12 @@
-"""Weights of the heads and a temperature for each task, fitted on inner out-of-fold predictions.
+"""Weights of the heads, a temperature and offsets for each task, fitted on inner out-of-fold predictions.
 
 A head that says nothing about a task must cost nothing, and probabilities must be as sure as the model is
-right on documents that it has not seen. Both come of one convex fit of the log loss, with weights not below 0
-(stacking: Wolpert 1992, Breiman 1996) that are pulled towards equal ones: with few labels they stay there.
+right on documents that it has not seen, and as frequent as the classes. All come of one convex fit of the log
+loss, with weights not below 0 (stacking: Wolpert 1992, Breiman 1996) that are pulled towards equal ones: with
+few labels they stay there. What such a fit gains by chance is then taken back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,10 @@ EVEN_STRENGTH = 2.0
 labelled documents say."""
 SCALE_STRENGTH = 1.0
 """Pull of their mean towards 1, which is a temperature of 1."""
+OFFSET_STRENGTH = 1.0
+"""Pull of the offsets towards 0, in nats for each unit of squared distance."""
+GREATEST_OFFSET = 5.0
+"""Of the offsets: more would be a prior of its own."""
 LEAST_MEAN = 0.05
 """Of the weights. Without any signal the best mean is 0: all documents would have the same probabilities, and
 their order would be lost."""
@@ -88,6 +93,8 @@ def _weighted(held_out: HeldOut, weights: HeadWeights) -> HeldOut:
     """Return the documents with their weighted evidence as the only member."""
     change = held_out.members.new_tensor(weights.values())
     evidence = ((held_out.members * change[:, None]).sum(1) + held_out.rest) / weights.temperature
+    if weights.offsets:
+        evidence = evidence + evidence.new_tensor(weights.offsets)
     return replace(held_out, members=evidence[:, None], rest=torch.zeros_like(evidence))
 
 
@@ -143,42 +150,83 @@ def join(parts: Sequence[HeldOut]) -> HeldOut:
 def fit_weights(task: TaskConfig, held_out: HeldOut, in_use: Sequence[bool]) -> HeadWeights:
     """Return the weights that give the held-out documents the least log loss, pulled towards equal ones.
 
-    With w the weights over the temperature, w >= 0 and m their mean over the H heads in use, the loss is
+    With w the weights over the temperature, w >= 0, m their mean over the H heads in use, and b the offsets,
+    the loss is
 
-        sum of log losses of (sum_h w_h member_h + m rest + prior)
-        + EVEN_STRENGTH / 2 sum_h (w_h - m)^2 + SCALE_STRENGTH / 2 (m - 1)^2
+        sum of log losses of (sum_h w_h member_h + m rest + b + prior)
+        + EVEN_STRENGTH / 2 sum_h (w_h - m)^2 + SCALE_STRENGTH / 2 (m - 1)^2 + OFFSET_STRENGTH / 2 |b|^2
 
-    and convex. For regression the log loss is that of a normal error with the variance of equal weights.
-    Weights are even where fewer than two classes are held out.
+    and convex. Then w is multiplied by 1 - p / (2 g), not below 0, and b fitted again: a fit of p numbers
+    that gains g nats over w = 0 gains about p / 2 of them by chance, and this factor is what is left (van
+    Houwelingen and le Cessie 1990, "Predictive value of statistical models", the heuristic shrinkage factor).
+
+    An ordinal task has one offset for all cuts, which keeps them in order; regression has none, and its log
+    loss is that of a normal error with the variance of equal weights. Weights are even where fewer than two
+    classes are held out.
     """
     cases = _rarest(task, held_out.targets)
     if cases == 0:
         return HeadWeights()
     columns = np.flatnonzero(in_use)
     members = held_out.members[:, columns]
+    heads, offsets = len(columns), _num_offsets(task, held_out)
     variance = 1.0
     if task.kind == "regression":
         error = members.sum(1) + held_out.rest - held_out.targets[:, None]
         variance = max(float(error.square().mean()), 1e-6)
 
-    def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-        w = torch.from_numpy(values).requires_grad_()
-        mean = w.mean()
-        logits = (members * w[:, None]).sum(1) + mean * held_out.rest + held_out.prior
-        loss = _log_loss(task, logits, held_out.targets) / variance
-        loss = loss + EVEN_STRENGTH / 2 * (w - mean).square().sum() + SCALE_STRENGTH / 2 * (mean - 1).square()
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert w.grad is not None
-        return float(loss.detach()), w.grad.numpy()
+    def log_loss(w: Tensor, b: Tensor) -> Tensor:
+        logits = (members * w[:, None]).sum(1) + w.mean() * held_out.rest + held_out.prior
+        if offsets:
+            logits = logits + b
+        return _log_loss(task, logits, held_out.targets) / variance
 
-    bounds = [(0.0, GREATEST_MEAN)] * len(columns)
-    best = minimize(loss_and_gradient, np.ones(len(columns)), jac=True, method="L-BFGS-B", bounds=bounds).x
-    mean = float(best.mean())
-    shares = best / mean if mean > 0 else np.ones(len(columns))
+    def penalised(w: Tensor, b: Tensor) -> Tensor:
+        mean = w.mean()
+        pulls = EVEN_STRENGTH * (w - mean).square().sum() + SCALE_STRENGTH * (mean - 1).square()
+        return log_loss(w, b) + (pulls + OFFSET_STRENGTH * b.square().sum()) / 2
+
+    bounds = [(0.0, GREATEST_MEAN)] * heads + [(-GREATEST_OFFSET, GREATEST_OFFSET)] * offsets
+    start = np.concatenate([np.ones(heads), np.zeros(offsets)])
+    best = torch.from_numpy(_minimum(lambda t: penalised(t[:heads], t[heads:]), start, bounds))
+    w, b = best[:heads], best[heads:]
+    gain = float(log_loss(torch.zeros_like(w), b) - log_loss(w, b))
+    mean = float(w.mean())
+    shares = w / mean if mean > 0 else torch.ones_like(w)
+    mean = max(mean * (1 - len(best) / (2 * gain)) if gain > 0 else 0.0, LEAST_MEAN)
+    if offsets:
+        b = torch.from_numpy(_minimum(lambda t: penalised(shares * mean, t), b.numpy(), bounds[heads:]))
     weights = dict.fromkeys(HEADS, 0.0) | {HEADS[c]: float(v) for c, v in zip(columns, shares, strict=True)}
     return HeadWeights(
-        **weights, temperature=1 / max(mean, LEAST_MEAN), labels=len(held_out.documents), cases=cases
-    )
+        **weights, temperature=1 / mean, offsets=tuple(b.tolist()), labels=len(held_out.documents),
+        cases=cases,
+    )  # fmt: skip
+
+
+def _num_offsets(task: TaskConfig, held_out: HeldOut) -> int:
+    match task.kind:
+        case "regression":
+            return 0
+        case "ordinal":
+            return 1
+        case _:
+            return held_out.prior.shape[1]
+
+
+def _minimum(
+    loss: Callable[[Tensor], Tensor], start: np.ndarray, bounds: Sequence[tuple[float, float]]
+) -> np.ndarray:
+    """Return where a convex function is least within bounds, float64."""
+
+    def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
+        x = torch.from_numpy(values).requires_grad_()
+        found = loss(x)
+        found.backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        return float(found.detach()), x.grad.numpy()
+
+    found: np.ndarray = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found
 
 
 def _log_loss(task: TaskConfig, logits: Tensor, targets: Tensor) -> Tensor:

@@ -67,9 +67,12 @@ class TrainedNetworks:
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def plain_heads(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Return `heads` as plain numbers, for files."""
+        """Return `heads` as plain numbers, for files; without the offsets, which say nothing about heads."""
         return {
-            task: {modalities: asdict(weights) for modalities, weights in by_modalities.items()}
+            task: {
+                modalities: {name: value for name, value in asdict(weights).items() if name != "offsets"}
+                for modalities, weights in by_modalities.items()
+            }
             for task, by_modalities in self.heads.items()
         }
 

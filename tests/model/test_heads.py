@@ -12,7 +12,9 @@ from hilbert_ray.model.heads import BOTH, HeadWeights, describe_heads, modalitie
 HAS_AUDIO = torch.tensor([True, True, False, False])
 HAS_TEXT = torch.tensor([True, False, True, False])
 WEIGHTS = {
-    BOTH: HeadWeights(experts=0.5, audio=2.5, text=0.0, temperature=2.0, labels=30, cases=12),
+    BOTH: HeadWeights(
+        experts=0.5, audio=2.5, text=0.0, temperature=2.0, offsets=(0.25,), labels=30, cases=12
+    ),
     "audio": HeadWeights(experts=0.4, audio=1.6, text=0.0, temperature=4.0, labels=30, cases=2),
 }
 
@@ -29,7 +31,7 @@ def test_evidence_is_the_weighted_sum_of_scores_and_thresholds_over_the_temperat
     evidence = torch.from_numpy(scores.sum(1) + rest)
     actual = weigh_heads(evidence, torch.from_numpy(scores), WEIGHTS, HAS_AUDIO, HAS_TEXT)
     expected = np.stack([
-        (0.5 * scores[0, 0] + 2.5 * scores[0, 1] + rest[0]) / 2.0,
+        (0.5 * scores[0, 0] + 2.5 * scores[0, 1] + rest[0]) / 2.0 + 0.25,
         (0.4 * scores[1, 0] + 1.6 * scores[1, 1] + rest[1]) / 4.0,
         scores[2].sum(0) + rest[2],  # nothing is fitted for text alone
         scores[3].sum(0) + rest[3],
@@ -43,6 +45,14 @@ def test_one_score_of_an_ordinal_task_moves_all_its_cuts() -> None:
     yes = torch.tensor([True])
     actual = weigh_heads(evidence, scores, {BOTH: HeadWeights(experts=2.0, audio=1.0, text=0.0)}, yes, yes)
     assert actual.tolist() == [[5.0, 3.5]]
+
+
+def test_each_logit_has_its_offset() -> None:
+    scores, yes = torch.zeros(1, 3, 2), torch.tensor([True])
+    weights = {BOTH: HeadWeights(temperature=4.0, offsets=(1.0, -2.0))}
+    assert weigh_heads(torch.tensor([[4.0, 8.0]]), scores, weights, yes, yes).tolist() == [[2.0, 0.0]]
+    with pytest.raises(ConfigError, match=r"heads\.offsets are \(nan,\); they must be finite numbers"):
+        HeadWeights(offsets=(float("nan"),))
 
 
 def test_each_document_is_of_one_kind_or_has_nothing() -> None:

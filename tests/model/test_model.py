@@ -137,7 +137,15 @@ def test_every_switch_gives_a_working_network(config: ModelConfig) -> None:
 
 WEIGHTS = {
     "state": {
-        BOTH: HeadWeights(experts=0.3, audio=2.7, text=0.0, temperature=1.5, labels=40, cases=12),
+        BOTH: HeadWeights(
+            experts=0.3,
+            audio=2.7,
+            text=0.0,
+            temperature=1.5,
+            offsets=(0.5, -0.25, 0.0, 0.1),
+            labels=40,
+            cases=12,
+        ),
         "audio": HeadWeights(experts=0.8, audio=1.2, text=0.0, temperature=2.5, labels=40, cases=3),
     }
 }
