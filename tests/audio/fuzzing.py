@@ -13,6 +13,7 @@ import numpy as np
 
 from hilbert_ray import audio
 from hilbert_ray.audio.errors import AudioError
+from hilbert_ray.validation.listening import listen
 from tests.audio.recordings import BARE, encode, id3, signal
 from tests.audio.test_formats import NARROW, WIDE, amr, sphere
 from tests.mutation import bounded_time, damaged
@@ -102,7 +103,7 @@ def decode(path: Path) -> None:
         assert np.isfinite(block).all()
         samples += len(block)
     assert abs(samples / 16000 - info.duration_s) < 0.5
-    audio.listen(str(path))
+    listen(str(path), audio.MIX, info.duration_s, is_whole=False)
 
 
 def attack(seed: int, folder: Path) -> None:
