@@ -37,8 +37,8 @@ def write_table(path: Path, rows: int, columns: tuple[str, ...]) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         for number in range(rows):
-            speaker, path = f"speaker-{number // 4}", f"audio/{number // 1000:04d}/d{number:07d}.wav"
-            said = (f"d{number:07d}", path, f"so this is recording {number}", speaker)
+            speaker, sound = f"speaker-{number // 4}", f"audio/{number // 1000:04d}/d{number:07d}.wav"
+            said = (f"d{number:07d}", sound, f"so this is recording {number}", speaker)
             labels = (draw.randrange(24), draw.choice(("low", "high", "")))
             person = (draw.randint(18, 90), draw.choice("fm"))
             place = (f"site {draw.randrange(9)}", draw.choice(("phone", "")))
