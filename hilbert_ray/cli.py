@@ -13,11 +13,11 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
+from msgspec import Meta
 from tyro.conf import Positional
 
 from hilbert_ray.config import (
     Config,
-    ConfigError,
     EmbedConfig,
     EncoderConfig,
     FitConfig,
@@ -28,6 +28,7 @@ from hilbert_ray.config import (
     SegmentConfig,
     TrainConfig,
     TuneConfig,
+    check_fields,
     from_dict,
     load_file,
     preset,
@@ -75,9 +76,9 @@ class Validate(_Common):
     manifest: Positional[str]
     """Manifest (.jsonl, .csv, .parquet, or that of another program), local or on any fsspec store."""
     # `validation.PROBED` and `LISTENED`, written out: importing would load NumPy and the audio libraries.
-    probe: int | Literal["all"] = 10_000
+    probe: Annotated[int, Meta(ge=1, le=10**12)] | Literal["all"] = 10_000
     """Open the files of at most this many documents, drawn at random (audio: headers only), or of `all`."""
-    listen: int | Literal["all"] = 100
+    listen: Annotated[int, Meta(ge=0, le=10**12)] | Literal["all"] = 100
     """Decode the first 30 s of this many of the opened recordings, for loudness, channels and the share of
     speech; `all`: every one of them, from start to end."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
@@ -113,11 +114,11 @@ class Embed(_Common):
     """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
     dry_run: bool = False
     """Write nothing; print what is left to do and, from a short measurement, how long and how much space."""
-    plan: float | None = None
+    plan: Annotated[float, Meta(gt=0, le=1e12)] | None = None
     """With --dry-run: also print what this many hours of such recordings would take."""
-    price: float = 0.0
+    price: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """With --plan: price per hour of one worker (its GPU or CPUs)."""
-    storage_price: float = 0.0
+    storage_price: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """With --plan: price per gigabyte and month of storage."""
 
     def run(self, config: Config) -> CommandResult:
@@ -128,8 +129,7 @@ class Embed(_Common):
             # A capacity plan is a dry run scaled up, so without --plan its prices have no use.
             summary = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
             return CommandResult(summary.to_dict(), summary.text())
-        if not self.dry_run or self.plan <= 0:
-            raise ConfigError(f"--plan is {self.plan:g}; it needs --dry-run and more than 0 hours")
+        require(self.dry_run, f"--plan is {self.plan:g}; it needs --dry-run")
         estimated = estimate(self.manifest, self.store, config)
         capacity = plan_capacity(estimated, self.plan, self.price, self.storage_price)
         values = {**estimated.to_dict(), "capacity": capacity.to_dict()}
@@ -168,7 +168,7 @@ class Evaluate(_Reading):
     """Add every baseline and ablation, on the same folds."""
     subsets: bool = False
     """Also score the network, trained on both modalities, on audio alone and on text alone."""
-    labels: tuple[float, ...] = ()
+    labels: tuple[Annotated[float, Meta(gt=0, le=1)], ...] = ()
     """Also draw a learning curve: with these shares of the labels, such as `0.1 0.25 0.5 1`, how good is it?
     Whole training groups lose their labels and stay as unlabelled ones; test sets stay as they are."""
 
@@ -345,14 +345,13 @@ class StoreCompact(_StoreCommand):
     """Fold the commits of each bucket into one index, so that a store of many commits opens faster."""
 
     interrupted = "the store is intact and finished indexes are kept: rerun it"
-    min_commits: int = 32
+    min_commits: Annotated[int, Meta(ge=1, le=10**12)] = 32
     """Only fold buckets with at least this many commits outside an index."""
 
     def run(self, config: Config) -> CommandResult:
         """Return the names of the indexes written."""
         from hilbert_ray.store import Store, compact_store
 
-        require(self.min_commits >= 1, f"--min-commits is {self.min_commits}; it must be 1 or more")
         indexes = compact_store(Store.open(self.store), self.min_commits)
         return CommandResult({"indexes": indexes}, "\n".join([*indexes, f"{len(indexes)} indexes written"]))
 
@@ -362,14 +361,13 @@ class StoreGc(_StoreCommand):
     """Delete files that nothing refers to: leftovers of killed runs, and what compaction replaced."""
 
     interrupted = "the store is intact and what is deleted stays deleted: rerun it"
-    min_age_h: float = 24.0
+    min_age_h: Annotated[float, Meta(ge=0, le=1e6)] = 24.0
     """Keep files younger than this many hours; must exceed the longest run that may be under way."""
 
     def run(self, config: Config) -> CommandResult:
         """Return the names of the files deleted."""
         from hilbert_ray.store import Store, collect_garbage
 
-        require(self.min_age_h >= 0, f"--min-age-h is {self.min_age_h:g}; it must be 0 or more")
         deleted = collect_garbage(Store.open(self.store), self.min_age_h)
         return CommandResult({"deleted": deleted}, "\n".join([*deleted, f"{len(deleted)} files deleted"]))
 
@@ -587,6 +585,7 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
         else:
             defaults[f.name] = tyro.MISSING if f.default is MISSING else f.default
     command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=kind(**defaults))
+    check_fields(command)
     # The settings that a command has no flags for stay those of the preset and the file.
     flags = {f.name: getattr(command, f.name) for f in fields(kind) if f.name in settings}
     return command, replace(base, **{key: value for key, value in flags.items() if value is not None})

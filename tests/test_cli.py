@@ -164,7 +164,7 @@ REFUSED = {
     ),
     "a plan without a dry run": (
         ["embed", "--manifest", "M", "--store", "NEW", "--plan", "10"],
-        "--plan is 10; it needs --dry-run and more than 0 hours",
+        "--plan is 10; it needs --dry-run",
     ),
     "no encoder at all": (
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "none", "--text", "none"],
@@ -181,7 +181,7 @@ REFUSED = {
     ),
     "a share of labels in per cent": (
         ["evaluate", "--store", "S", "--out", "R", "--labels", "0.5", "25"],
-        "labels is 25; each value is a share of the labelled training groups, above 0 and at most 1",
+        "labels is 25.0; it must be above 0 and at most 1",
     ),
     "missing model": (
         ["predict", "--model", "NO", "--manifest", "M", "--out", "P"],
@@ -194,8 +194,8 @@ REFUSED = {
         ["store", "export", "S", "--out", "R", "--document", "dd"],
         "document 'dd' is not in the newest manifest of store",
     ),
-    "negative age": (["store", "gc", "S", "--min-age-h=-1"], "--min-age-h is -1; it must be 0 or more"),
-    "no commits": (["store", "compact", "S", "--min-commits", "0"], "--min-commits is 0; it must be 1"),
+    "negative age": (["store", "gc", "S", "--min-age-h=-1"], "min_age_h is -1.0; it must be from 0 to"),
+    "no commits": (["store", "compact", "S", "--min-commits", "0"], "min_commits is 0; it must be from 1 to"),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Settings: declared with their constraints, read from files and flags, and named presets."""
 
 from hilbert_ray.config.channels import Channels, parse_channels
+from hilbert_ray.config.columns import class_column, heads_column
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
 from hilbert_ray.config.layers import layer_range
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
@@ -52,7 +53,9 @@ __all__ = [
     "TuneConfig",
     "ablations",
     "check_fields",
+    "class_column",
     "from_dict",
+    "heads_column",
     "layer_range",
     "load_file",
     "parse_channels",

@@ -28,7 +28,8 @@ class Constraint:
     """What one field may hold: numbers within bounds, or one of some choices.
 
     `kind` is int or float for a number, None for choices; `meta` holds the bounds, and in its `description` a
-    remark for messages, such as `0: automatic`.
+    remark for messages, such as `0: automatic`. Beside a number, `choices` are words that may stand for it.
+    `is_list`: the field holds any number of them.
     """
 
     field: str
@@ -36,6 +37,19 @@ class Constraint:
     meta: Meta | None = None
     choices: tuple[Any, ...] = ()
     is_optional: bool = False
+    is_list: bool = False
+
+
+LEAST_SHARE = 0.001
+"""Least share of a CPU or GPU that may be asked of Ray, which counts in steps of 0.0001."""
+
+
+def require_share(name: str, gpus: float) -> None:
+    """Raise `ConfigError` for a share of a GPU that is neither 0 nor one that Ray can give."""
+    require(
+        gpus == 0 or gpus >= LEAST_SHARE,
+        f"{name} is {gpus}; it must be 0 (CPUs only) or at least {LEAST_SHARE}, as small as Ray's shares are",
+    )
 
 
 def require(condition: bool, message: str) -> None:
@@ -64,8 +78,9 @@ def check_fields(settings: object, section: str = "") -> None:
         if constraint.kind is None:
             choices = ", ".join(map(str, constraint.choices))
             require(value in constraint.choices, f"{name} is {value!r}; the choices are {choices}")
-        else:
-            _check_number(name, value, constraint)
+        elif not (isinstance(value, str) and value in constraint.choices):
+            for number in value if constraint.is_list else (value,):
+                _check_number(name, number, constraint)
 
 
 def constraints(settings_class: type[Any]) -> tuple[Constraint, ...]:
@@ -84,12 +99,18 @@ def _read_constraints(settings_class: type[Any]) -> Iterator[Constraint]:
     hints = typing.get_type_hints(settings_class, include_extras=True)
     for field in dataclasses.fields(settings_class):
         hint = hints[field.name]
-        is_optional = get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
-        if is_optional:
+        is_union = get_origin(hint) in (Union, UnionType)
+        is_optional = is_union and NoneType in get_args(hint)
+        words: tuple[Any, ...] = ()
+        if is_union:
+            words = next((get_args(kind) for kind in get_args(hint) if get_origin(kind) is Literal), ())
             hint = next(kind for kind in get_args(hint) if kind is not NoneType)
+        is_list = get_origin(hint) is tuple and get_args(hint)[1:] == (...,)
+        if is_list:
+            hint = get_args(hint)[0]
         # Strings, switches, tuples and nested settings yield nothing: reading checks their types, and nested
         # settings check themselves.
-        if get_origin(hint) is Literal:
+        if get_origin(hint) is Literal and not is_list:
             yield Constraint(field=field.name, choices=get_args(hint), is_optional=is_optional)
             continue
         meta = None
@@ -98,7 +119,14 @@ def _read_constraints(settings_class: type[Any]) -> Iterator[Constraint]:
             meta = next((extra for extra in extras if isinstance(extra, Meta)), None)
         # `bool` is a subclass of `int`, yet a switch has no bounds: hence `in` and not `issubclass`.
         if hint in (int, float):
-            yield Constraint(field=field.name, kind=hint, meta=meta, is_optional=is_optional)
+            yield Constraint(
+                field=field.name,
+                kind=hint,
+                meta=meta,
+                choices=words,
+                is_optional=is_optional,
+                is_list=is_list,
+            )
 
 
 def _check_number(name: str, value: object, constraint: Constraint) -> None:
@@ -111,7 +139,8 @@ def _check_number(name: str, value: object, constraint: Constraint) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be {expected}")
     number = typing.cast(float, value)
     # First of all, since every comparison with NaN is false, and an infinity may lie within one-sided bounds.
-    require(math.isfinite(number), f"{name} is {value}, which is not a finite number")
+    is_whole = isinstance(value, Integral)  # and so finite, but perhaps too large to ask as a float
+    require(is_whole or math.isfinite(number), f"{name} is {value}, which is not a finite number")
     meta = constraint.meta
     if meta is None:
         return

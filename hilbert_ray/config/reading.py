@@ -7,7 +7,8 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -16,6 +17,10 @@ from hilbert_ray.config.constraints import ConfigError
 from hilbert_ray.storage import access_errors
 
 T = TypeVar("T")
+LARGEST_FILE = 2**20
+"""Most bytes of a settings file: far more than all settings written out."""
+MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls the key `<<`."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any settings dataclass
@@ -90,9 +95,17 @@ def _convert(hint: Any, value: Any, path: str, base: Any) -> Any:  # noqa: ANN40
         return {str(k): _convert(arguments[1], v, f"{path}.{k}", None) for k, v in value.items()}
     # YAML and JSON write 1 for 1.0, and YAML reads an unquoted 2024 as a number even where a word is meant.
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"`{path}` is a number of over 300 digits, which is out of range") from None
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
+    if hint is str and isinstance(value, bool):
+        raise ConfigError(
+            f"`{path}` is {value!r}; it must be text. YAML reads yes, no, on and off as switches: put the "
+            'word in quotes, as in "no"'
+        )
     if type(value) is not hint:
         raise ConfigError(f"`{path}` is {value!r}; it must be of type {hint.__name__}")
     return value
@@ -112,20 +125,22 @@ def load_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML (or JSON) file of settings as plain values, local or on any fsspec store.
 
     Raises:
-        ConfigError: if there is no such file, or it does not hold a YAML mapping.
+        ConfigError: if there is no such file, it cannot be read, is larger than `LARGEST_FILE`, or does not
+            hold a YAML mapping in which every key occurs once.
         AccessError: if its object store cannot be used from here.
     """
-    import fsspec
     import yaml
 
+    text = _read_text(str(path))
     try:
-        with access_errors(str(path)), fsspec.open(str(path), "rt", encoding="utf-8") as file:
-            # `safe_load`: the full loader runs code that a file names in its tags.
-            values = yaml.safe_load(file)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no settings file {path}; name an existing YAML or JSON file") from None
-    except yaml.YAMLError as error:
+        values = yaml.load(text, _unique_keys_loader())
+    # ValueError: YAML reads 2024-13-01 as a date, and Python refuses whole numbers of over 4,300 digits.
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"settings file {path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(
+            f"settings file {path} is nested too deeply to be read; settings have a few levels"
+        ) from None
     # An empty file, or one of comments only.
     if values is None:
         return {}
@@ -134,3 +149,52 @@ def load_file(path: str | Path) -> dict[str, Any]:
             f"settings file {path} holds a {type(values).__name__}; it must be a mapping of settings"
         )
     return values
+
+
+def _read_text(path: str) -> str:
+    """Return what a settings file holds; see `load_file`."""
+    import fsspec
+
+    # Opening a named pipe would wait for ever, and a device may never end.
+    if Path(path).exists() and not Path(path).is_file():
+        raise ConfigError(f"{path} is a folder or another thing that is no file; name a YAML or JSON file")
+    try:
+        with access_errors(path), fsspec.open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(
+                f"settings file {path} has more than {LARGEST_FILE} bytes; is it another file, such as the "
+                "manifest?"
+            )
+        return str(data.decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no settings file {path}; name an existing YAML or JSON file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"settings file {path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as "
+            "UTF-8, or name the right file"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"settings file {path} cannot be read: {error}") from None
+
+
+@cache
+def _unique_keys_loader() -> type[Any]:
+    """Return PyYAML's safe loader, which runs no code that a file names, and which refuses double keys."""
+    import yaml
+
+    class UniqueKeysLoader(yaml.SafeLoader):
+        """Refuses a key that occurs twice in a mapping: the last would win, and the first would look set."""
+
+    def construct(loader: Any, node: Any) -> Iterator[dict[Any, Any]]:  # noqa: ANN401 - yaml has no types
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            # `<<` merges another mapping, whose keys may occur here again.
+            if isinstance(key, yaml.ScalarNode) and key.value in lines and key.tag != MERGE:
+                raise yaml.YAMLError(f"`{key.value}` is set in line {lines[key.value]} and in line {line}")
+            lines[str(key.value)] = line
+        yield from loader.construct_yaml_map(node)
+
+    UniqueKeysLoader.add_constructor("tag:yaml.org,2002:map", construct)
+    return UniqueKeysLoader

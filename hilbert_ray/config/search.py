@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from hilbert_ray.config.constraints import ConfigError, check_fields, require
+from hilbert_ray.config.constraints import LEAST_SHARE, ConfigError, check_fields, require, require_share
 
 Scalar = bool | int | float | str
 
@@ -96,7 +96,7 @@ class TuneConfig:
     more in none; otherwise they stay. The best of many trials is partly lucky: the outer folds tell."""
     max_concurrent: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
     """Number of trials that run at once. 0: as many as the cluster has room for."""
-    cpus_per_trial: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    cpus_per_trial: Annotated[float, Meta(ge=LEAST_SHARE, le=10_000)] = 1.0
     """Logical CPUs per worker of a trial, and its number of threads (at least one)."""
     gpus_per_trial: Annotated[float, Meta(ge=0, le=1, description="a worker runs on at most one GPU")] = 0.0
     """GPUs per worker of a trial; with a fraction, several trials share one GPU. 0: CPUs only."""
@@ -115,6 +115,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "tune")
+        require_share("tune.gpus_per_trial", self.gpus_per_trial)
         # NCCL refuses two ranks on one GPU.
         require(
             self.workers_per_trial == 1 or self.gpus_per_trial in (0, 1),

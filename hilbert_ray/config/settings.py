@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from hilbert_ray.config.channels import parse_channels
-from hilbert_ray.config.constraints import ConfigError, check_fields, require
+from hilbert_ray.config.columns import check_columns
+from hilbert_ray.config.constraints import LEAST_SHARE, ConfigError, check_fields, require, require_share
 from hilbert_ray.config.layers import is_layer_range, layer_range
 from hilbert_ray.config.reading import from_dict, load_file
 from hilbert_ray.config.search import TuneConfig
@@ -25,6 +26,9 @@ Modality = Literal["audio", "text"]
 # In this order everywhere: in tables and messages, and in the concatenated embeddings of saved networks.
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
 BUILTIN_ENCODERS: Mapping[Modality, str] = {"audio": "mfcc", "text": "hashing"}
+SHORTEST_S = 0.001
+"""Lower bound of windows, hops and segments, in seconds: shorter than a frame of any encoder. With far
+shorter ones, cutting would never end."""
 WEEK_S = 604_800.0
 """Upper bound of every length of audio, in seconds: longer than any recording, so that with such a window
 each recording is one segment."""
@@ -41,13 +45,13 @@ class SegmentConfig:
 
     audio: Literal["window", "pause", "turns"] = "window"
     """Where audio is cut: into windows of equal length, at pauses in speech, or at the transcript's turns."""
-    # Above 0, since cutting would never end. Equal by default: no second of audio counts twice.
-    window_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
+    # Equal by default: no second of audio counts twice.
+    window_s: Annotated[float, Meta(ge=SHORTEST_S, le=WEEK_S)] = 10.0
     """Length of a window in seconds."""
-    hop_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 10.0
+    hop_s: Annotated[float, Meta(ge=SHORTEST_S, le=WEEK_S)] = 10.0
     """Seconds between the starts of consecutive windows; at most window_s."""
     # Speech may go without a pause for many minutes, and attention costs the square of a segment's length.
-    max_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 30.0
+    max_s: Annotated[float, Meta(ge=SHORTEST_S, le=WEEK_S)] = 30.0
     """Longest segment with `pause` and `turns`, in seconds."""
     target_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Merge consecutive short utterances or sentences up to this many tokens. 0: no merging."""
@@ -117,9 +121,9 @@ class EmbedConfig:
     workers: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
     """Number of encoder actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
     gpu: Literal["auto", "yes", "no"] = "auto"
-    """Whether encoder actors use GPUs. `auto`: if the cluster has any now. An autoscaling cluster does not
-    report its maximum size: set this to `yes` and set embed.workers."""
-    gpus_per_worker: Annotated[float, Meta(gt=0, le=64)] = 1.0
+    """Whether encoder actors, and the network in `predict`, use GPUs. `auto`: if the cluster has any now. An
+    autoscaling cluster does not report its maximum size: set this to `yes` and set embed.workers."""
+    gpus_per_worker: Annotated[float, Meta(ge=LEAST_SHARE, le=64)] = 1.0
     """GPUs per encoder actor, where GPUs are used; with a fraction, several actors share one GPU."""
     # Threads split a sum of float32 numbers, and its rounding depends on where it is split.
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -270,7 +274,7 @@ class LossConfig:
     balance_estimator: Literal["infonce", "smile"] = "infonce"
     """Estimator of mutual information in the balance loss."""
     # A higher threshold means less bias and more variance (Song and Ermon 2020).
-    smile_clip: Annotated[float, Meta(gt=0, le=1000)] = 5.0
+    smile_clip: Annotated[float, Meta(ge=0.01, le=1000)] = 5.0
     """Clipping threshold (tau) of the SMILE estimator, in nats."""
     penalty: Literal["off_diagonal", "lin"] = "off_diagonal"
     """Redundancy penalty of pooling: the off-diagonal of A A^T, or ||A A^T - I||_F^2 as in Lin et al.
@@ -304,15 +308,16 @@ class FitConfig:
     micro_batch_size: Annotated[int, Meta(ge=0, le=1_000_000, description="0: off")] = 0
     """Documents whose activations a rank holds at once, so that a batch may exceed memory (gradient caching:
     every document is computed twice, loss and gradients stay the same). 0: the whole batch."""
-    # 1e30 is finite in float32, which ends at 3.4e38; as `clip_norm`, it turns clipping off.
-    learning_rate: Annotated[float, Meta(gt=0, le=1e30)] = 2e-3
+    # AdamW moves each weight by about this much in a step: below 1e-9, nothing would be learned. 1e30 is
+    # finite in float32, which ends at 3.4e38; as `clip_norm`, it turns clipping off.
+    learning_rate: Annotated[float, Meta(ge=1e-9, le=1e30)] = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Meta(ge=0, le=1000)] = 0.05
     """Weight decay of AdamW."""
     # Below 1, because the cosine needs a step to fall in.
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Fraction of steps in which the learning rate rises; then it follows a cosine to 0."""
-    clip_norm: Annotated[float, Meta(gt=0, le=1e30)] = 1.0
+    clip_norm: Annotated[float, Meta(ge=1e-6, le=1e30)] = 1.0
     """Gradients are clipped to this norm."""
     patience: Annotated[int, Meta(ge=0, le=100_000, description="0: off")] = 5
     """Stop after this many epochs without a smaller loss on a held-out tenth of the groups, and keep the best
@@ -369,7 +374,7 @@ class FoldsConfig:
     # For comparison with other programs on the very same folds.
     file: str = ""
     """Read the folds from this Parquet file instead of drawing them."""
-    cpus: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    cpus: Annotated[float, Meta(ge=LEAST_SHARE, le=10_000)] = 1.0
     """Logical CPUs per fold, which decides how many folds run at once; no result depends on it."""
     # At most 1: a fold trains a single network in a single process.
     gpus: Annotated[float, Meta(ge=0, le=1, description="a fold runs on at most one GPU")] = 0.0
@@ -379,6 +384,7 @@ class FoldsConfig:
         check_fields(self, "folds")
         # A single inner fold would hold everything out and leave nothing to train on.
         require(self.inner != 1, "folds.inner is 1; it must be 0 (off) or at least 2")
+        require_share("folds.gpus", self.gpus)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -390,7 +396,7 @@ class TrainConfig:
     machine; use several for many or long ones. Apart from dropout, the result does not depend on it."""
     gpu: bool = False
     """Train on one GPU per rank (NCCL) instead of on CPUs (gloo)."""
-    cpus_per_worker: Annotated[float, Meta(gt=0, le=10_000)] = 1.0
+    cpus_per_worker: Annotated[float, Meta(ge=LEAST_SHARE, le=10_000)] = 1.0
     """Logical CPUs per rank, and its number of threads."""
     max_failures: Annotated[int, Meta(ge=0, le=100_000)] = 3
     """How many lost workers or nodes the run survives by resuming from its last checkpoint. A single rank
@@ -486,6 +492,7 @@ class Config:
                 f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
                 "folder>[@revision]`, `none`",
             )
+        check_columns(self.tasks)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: "Config | None" = None) -> "Config":

@@ -7,12 +7,12 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hilbert_ray.config import ConfigError, to_dict
+from hilbert_ray.config import ConfigError, require, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Dataset
 from hilbert_ray.storage import Workspace, write_text
@@ -68,9 +68,14 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
     """Write RUN/config.json: resolved settings, versions, seed, git revision and data fingerprint.
 
     Raises:
-        ConfigError: when the folder holds a run on other data, or with other settings of what is trained.
+        ConfigError: when the folder holds a run on other data, or with other settings of what is trained, or
+            is a feature store.
     """
     run.path.mkdir(parents=True, exist_ok=True)
+    require(
+        not (run.path / "store.json").exists(),
+        f"--out {run.uri} is a feature store; name another folder for the run",
+    )
     path = run.path / RunFile.CONFIG
     # Commands share a folder: whoever comes later must have the data and settings of those before.
     if path.exists():
@@ -135,11 +140,20 @@ def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) ->
     settings = to_dict(dataset.config)
     # Others, such as folds or resources, may differ between the commands of one run.
     for name in TRAINED:
-        if earlier["config"][name] != settings[name]:
+        changed = list(_differences(earlier["config"].get(name), settings[name], name))
+        if changed:
             raise ConfigError(
-                f"run folder {out} holds results with other settings: `{name}` was {earlier['config'][name]} "
-                f"and is now {settings[name]}; {remedy}"
+                f"run folder {out} holds results with other settings: {'; '.join(changed)}; {remedy}"
             )
+
+
+def _differences(earlier: object, now: object, name: str) -> Iterator[str]:
+    """Yield what differs between two plain values, a line for each innermost setting, by its dotted name."""
+    if isinstance(earlier, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*earlier, *now)):
+            yield from _differences(earlier.get(key), now.get(key), f"{name}.{key}")
+    elif earlier != now:
+        yield f"`{name}` was {earlier!r} and is now {now!r}"
 
 
 def _revision() -> str | None:

@@ -14,6 +14,7 @@ document:
     seconds (text: tokens)  float64  length of the document, all of which the features cover
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -42,6 +43,8 @@ Format: TypeAlias = Literal["huggingface", "numpy", "arrow"]
 """What `export_store` writes."""
 Row: TypeAlias = tuple[FeatureRow, Document]
 """Features of a document and what the manifest says of it."""
+LONGEST_NAME = 200
+"""Characters of a NumPy file's name, without what is appended: file systems take 255 bytes."""
 _ROW_GROUP_BYTES = 32 * 2**20
 """Features per row group: what is in memory at a time, here and in programs that stream the file."""
 _SHARD_BYTES = 512 * 2**20
@@ -238,17 +241,27 @@ def _new_folder(folder: str) -> Iterator[Path]:
 def _write_numpy(rows: Iterable[Row], folder: Path) -> None:
     """Write each document to `folder`/<doc_id>.npz.
 
-    A file holds `features` float16 [n, dim], `start` and `end` float32 [n], `timed`, and where channels are
-    named `roles` [n]. Characters of an id
-    other than letters, digits and `_.-~` are written as in URLs (%2F for a slash).
+    A file holds `doc_id`, `features` float16 [n, dim], `start` and `end` float32 [n], `timed`, and where
+    channels are named `roles` [n]. In its name, characters other than letters, digits and `_.-~` are written
+    as in URLs (%2F for a slash), and an id too long for a name is its first `LONGEST_NAME` characters and a
+    hash.
     """
     folder.mkdir()
     for row, _ in rows:
-        path = folder / f"{quote(row.doc_id, safe='')}.npz"
+        path = folder / f"{_file_name(row.doc_id)}.npz"
         roles: dict[str, Any] = {} if row.roles is None else {"roles": np.array(row.roles)}
         np.savez(
-            path, features=row.features, start=row.start, end=row.end, timed=np.bool_(row.timed), **roles
-        )
+            path, doc_id=np.str_(row.doc_id), features=row.features, start=row.start, end=row.end,
+            timed=np.bool_(row.timed), **roles,
+        )  # fmt: skip
+
+
+def _file_name(doc_id: str) -> str:
+    name = quote(doc_id, safe="")
+    if len(name) <= LONGEST_NAME:
+        return name
+    # The hash keeps apart ids that begin alike.
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(doc_id.encode()).hexdigest()[:16]}"
 
 
 def _write_arrow(rows: Iterable[Row], modality: Modality, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hilbert_ray.config import (
     Config,
     ConfigError,
+    EncoderConfig,
     FitConfig,
     LossConfig,
     TaskConfig,
@@ -121,6 +123,72 @@ def test_a_settings_file_is_read_and_its_faults_are_named(tmp_path: Path) -> Non
         load_file(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match=r"there is no settings file .*absent\.yaml; name an existing"):
         load_file(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"fit: {epochs: 3}\nloss: {cka: 1}\nfit: {epochs: 4}", "`fit` is set in line 1 and in line 3"),
+        (b"fit:\n  epochs: 3\n  epochs: 4", "`epochs` is set in line 2 and in line 3"),
+        ("tasks: {gemütlich: {}}".encode("latin-1"), "is not text in UTF-8 .* at byte 11"),
+        (b"\x00\x01\x02", "is not valid YAML"),
+        (b"[" * 5000, "is nested too deeply"),
+        (b"fit: {epochs: 2024-13-45}", "is not valid YAML"),
+        (b"fit: {seed: %s}" % (b"9" * 5000), "is not valid YAML"),
+        (b"fit: {seed: %s}" % (b"9" * 4000), "seed is 9+; it must be at least 0 and below"),
+        (b"fit: {warmup: %s}" % (b"9" * 400), "`fit.warmup` is a number of over 300 digits"),
+        (b"#" * 2**21, "has more than 1048576 bytes"),
+        (b"tasks: {x: {kind: binary, classes: [no, yes]}}", r"classes\[0\]` is False; .*YAML reads yes, no"),
+    ],
+)
+def test_odd_settings_files_are_refused_in_one_message(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        Config.from_file(path)
+
+
+def test_what_is_no_file_is_not_read_as_settings(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="is a folder or another thing that is no file"):
+            load_file(path)
+
+
+def test_merged_mappings_of_yaml_may_repeat_keys(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("fit: &fit {epochs: 3}\nloss: {<<: {cka: 0.3, task: 2}, cka: 0.1}\n")
+    assert load_file(path) == {"fit": {"epochs": 3}, "loss": {"cka": 0.1, "task": 2}}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "column"),
+    [
+        ({"audio": ()}, "audio"),
+        ({"text": ()}, "text"),
+        ({"joint": ()}, "joint"),
+        ({"fault": ()}, "fault"),
+        ({"doc_id": ()}, "doc_id"),
+        ({"audio_weight": ()}, "audio_weight"),
+        ({"mood": ("up", "down"), "mood.up": ()}, "mood.up"),
+        ({"mood": (), "mood_heads": ()}, "mood_heads"),
+    ],
+)
+def test_names_that_would_give_two_columns_of_predictions_one_name_are_refused(
+    tasks: dict[str, tuple[str, ...]], column: str
+) -> None:
+    declared = {
+        name: TaskConfig(kind="multiclass" if classes else "regression", classes=classes)
+        for name, classes in tasks.items()
+    }
+    with pytest.raises(ConfigError, match=f"would have the column '{column}' in the file of predictions"):
+        Config(tasks=declared)
+
+
+def test_an_encoder_layer_is_a_number_that_a_network_may_have() -> None:
+    for layer in ("9" * 5000, "\u00b2", "-1", "1:", "3:2"):
+        with pytest.raises(ConfigError, match="encoder layer is"):
+            EncoderConfig(layer=layer)
 
 
 def test_presets_and_ablations_differ_where_their_names_say() -> None:

@@ -51,7 +51,7 @@ NUMBERS = [
     if constraint.kind is not None
 ]
 COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
-    ("segment", "window_s"): {"hop_s": math.ulp(0.0)},
+    ("segment", "window_s"): {"hop_s": 0.001},
     ("segment", "hop_s"): {"window_s": 604_800.0},
     ("model", "dim"): {"heads": 1},
     ("model", "heads"): {"dim": 65_536},
@@ -158,7 +158,7 @@ def test_a_number_that_is_not_finite_is_refused_in_every_field(value: float) -> 
         (FitConfig, {"ema": "0.9"}, "fit.ema is '0.9'; it must be a number"),
         (FitConfig, {"ema": None}, "fit.ema is None; it must be a number"),
         (ModelConfig, {"dim": 7}, "model.dim is 7; it must be from 2 to 65536 and a multiple of 2"),
-        (SegmentConfig, {"max_s": 0}, "segment.max_s is 0; it must be above 0 and at most 604800"),
+        (SegmentConfig, {"max_s": 0}, "segment.max_s is 0; it must be from 0.001 to 604800"),
         (FoldsConfig, {"inner": 1}, "folds.inner is 1; it must be 0 (off) or at least 2"),
         (EmbedConfig, {"gpu": "maybe"}, "embed.gpu is 'maybe'; the choices are auto, yes, no"),
         (SpaceConfig, {"low": 0, "high": 1e13}, "high is 10000000000000.0; it must be from -1e+12 to 1e+12"),

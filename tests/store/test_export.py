@@ -31,6 +31,18 @@ def test_features_are_exported_as_numpy_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(arrays["a.npz"][name], getattr(make.feature_row("a"), name))
 
 
+def test_ids_too_long_for_a_file_name_are_exported_under_their_beginning(tmp_path: Path) -> None:
+    long = ["x" * 300 + "a", "x" * 300 + "b"]
+    store = filled(str(tmp_path / "store"), "")
+    write_snapshot(store, iter([make.stored(doc_id) for doc_id in long]))
+    for number, doc_id in enumerate(long):
+        commit(store, make.stored(doc_id), unit=f"unit-{number}")
+    assert export_store(store, str(tmp_path / "out"), "numpy") == 2
+    files = sorted((tmp_path / "out" / f"audio-{FINGERPRINT}").iterdir())
+    assert sorted(str(np.load(path)["doc_id"]) for path in files) == long
+    assert all(path.name.startswith("x" * 200 + "-") for path in files)
+
+
 def test_chosen_documents_are_exported_alone_and_only_their_buckets_are_read(tmp_path: Path) -> None:
     store = filled(str(tmp_path / "store"), "abcdef")
     for item in store.snapshot().documents():
