@@ -243,6 +243,38 @@ def _connection_error(address: str) -> str:
     return ""
 
 
+def given_device() -> str:
+    """Return where this process may compute: the GPU that Ray gave its task or actor, otherwise `cpu`.
+
+    Not what torch finds: Ray 2.60 hides no GPU from a worker that requested none, and such workers would all
+    load their weights onto the first one.
+
+    Raises:
+        ClusterError: when Ray gave a GPU and torch finds none.
+    """
+    gpus = ray.get_gpu_ids() if ray.is_initialized() else []
+    if not gpus:
+        return "cpu"
+    import torch  # two seconds, which not every command needs
+
+    if not torch.cuda.is_available():
+        raise ClusterError(
+            f"Ray gave this worker on node {socket.gethostname()} GPU {gpus[0]}, but torch "
+            f"{torch.__version__} finds no GPU there: install a torch built for its driver, or use no GPUs "
+            "(embed.gpu no, folds.gpus 0, tune.gpus_per_trial 0)"
+        )
+    return f"cuda:{gpu_number(str(gpus[0]), os.environ.get('CUDA_VISIBLE_DEVICES'))}"
+
+
+def gpu_number(gpu: str, visible: str | None) -> int:
+    """Return torch's number of a GPU, which counts those that CUDA_VISIBLE_DEVICES makes visible from 0.
+
+    Ray sets that variable to the GPUs of a worker, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set.
+    """
+    names = [gpu] if visible is None else [name.strip() for name in visible.split(",")]
+    return names.index(gpu) if visible is not None and gpu in names else int(gpu)
+
+
 def describe_resources() -> str:
     """Return what the cluster at RAY_ADDRESS has, or what a local run would use; start nothing.
 

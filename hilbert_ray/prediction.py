@@ -18,10 +18,19 @@ import ray
 import ray.data
 import torch
 
-from hilbert_ray.cluster import connect, data_context
-from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, TaskConfig
+from hilbert_ray.cluster import connect, data_context, given_device
+from hilbert_ray.config import (
+    MODALITIES,
+    Config,
+    ConfigError,
+    EmbedConfig,
+    Modality,
+    TaskConfig,
+    class_column,
+    heads_column,
+)
 from hilbert_ray.document import InvalidRow, reason_lines
-from hilbert_ray.embedding import embed_what_can_be
+from hilbert_ray.embedding import embed_what_can_be, takes_gpus
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
@@ -118,7 +127,7 @@ def predict(
     context.execution_options.preserve_order = True
     # A dataset keeps the context that it is made in.
     with ray.data.DataContext.current(context):
-        rows = _predicted_rows(model, trained, Store.open(store_uri), trust_remote_code)
+        rows = _predicted_rows(model, trained, Store.open(store_uri), trust_remote_code, config.embed)
         with open_output(out) as path:
             predicted, partly = _write(rows, path, trained, faults)
     failed = {doc_id: reason for doc_id, reason in faults.items() if doc_id not in partly}
@@ -159,8 +168,13 @@ def _faults(quarantined: Mapping[Modality, Sequence[Quarantined]]) -> dict[str, 
     return faults
 
 
-def _predicted_rows(model: str, trained: Hilbert, store: Store, trust_remote_code: bool) -> ray.data.Dataset:
-    """Return the lazy dataset of predictions: one actor reads the store bucket by bucket."""
+def _predicted_rows(
+    model: str, trained: Hilbert, store: Store, trust_remote_code: bool, settings: EmbedConfig
+) -> ray.data.Dataset:
+    """Return the lazy dataset of predictions: one actor reads the store bucket by bucket.
+
+    It computes on a GPU, as much of one as an encoder has, where encoders do.
+    """
     fingerprints = {m: trained.encoders[m]["fingerprint"] for m in MODALITIES if m in trained.encoders}
     snapshot = store.snapshot()
     # Sorted, so that rows have the same order in every run.
@@ -179,7 +193,7 @@ def _predicted_rows(model: str, trained: Hilbert, store: Store, trust_remote_cod
         # Networks are small next to encoders, so one actor keeps up; half a CPU leaves room for Ray's own
         # tasks on a single core.
         compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=0.5,
+        **({"num_gpus": settings.gpus_per_worker} if takes_gpus(settings) else {"num_cpus": 0.5}),
     )
 
 
@@ -206,7 +220,7 @@ class PredictBucket:
     ) -> None:
         # Ray gives the actor half a CPU; torch would take all of the machine's.
         torch.set_num_threads(1)
-        self.model = _load(model, trust_remote_code)
+        self.model = _load(model, trust_remote_code).to(given_device())
         self.store = Store.open(store)
         # By number: another run may replace the store's newest manifest meanwhile.
         self.snapshot = self.store.snapshot(snapshot)
@@ -234,8 +248,8 @@ def prediction_schema(model: Hilbert) -> pa.Schema:
     for name, task in model.config.tasks.items():
         decision = pa.float32() if task.kind == "regression" else pa.string()
         fields.append((name, pa.list_(decision) if task.kind == "multilabel" else decision))
-        fields += [(f"{name}.{label}", pa.float32()) for label in task.classes]
-        fields.append((f"{name}_heads", pa.struct([(head, pa.float32()) for head in HEADS])))
+        fields += [(class_column(name, label), pa.float32()) for label in task.classes]
+        fields.append((heads_column(name), pa.struct([(head, pa.float32()) for head in HEADS])))
     fields += [(f"{m}_{column}", vectors) for m in MODALITIES for column in ("start", "end", "weight")]
     return pa.schema([*fields, ("fault", pa.string())])
 
@@ -258,8 +272,8 @@ def prediction_table(model: Hilbert, features: Features, prediction: Prediction)
     for name, task in model.config.tasks.items():
         columns[name] = _named_decisions(task, prediction.decisions[name])
         for k, label in enumerate(task.classes):
-            columns[f"{name}.{label}"] = prediction.probabilities[name][:, k]
-        columns[f"{name}_heads"] = [
+            columns[class_column(name, label)] = prediction.probabilities[name][:, k]
+        columns[heads_column(name)] = [
             dict(zip(HEADS, row.tolist(), strict=True)) for row in prediction.shares[name]
         ]
     return pa.table(columns, prediction_schema(model))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hilbert_ray.embedding.dry_run import estimate
     from hilbert_ray.embedding.features import embed_documents
     from hilbert_ray.embedding.plan import SPEECH_PER_UNIT, plan_jobs, version_or_absent, versioned_rows
-    from hilbert_ray.embedding.resolve import chosen_encoders, plan_all
+    from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, takes_gpus
     from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "plan_all",
     "plan_capacity",
     "plan_jobs",
+    "takes_gpus",
     "version_or_absent",
     "versioned_rows",
 ]
@@ -48,6 +49,7 @@ __getattr__ = lazy_names(
         "resolve": (
             "chosen_encoders",
             "plan_all",
+            "takes_gpus",
         ),
         "worker": (
             "EmbedUnits",

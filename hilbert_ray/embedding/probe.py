@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hilbert_ray.cluster import given_device
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, Seconds, Segment
 from hilbert_ray.embedding.errors import EmbedError
@@ -46,7 +47,7 @@ def measure(
     import torch
 
     torch.set_num_threads(config.embed.threads)
-    encoder = configured_encoder(config, modality)
+    encoder = configured_encoder(config, modality, given_device())
     if (error := loading_error(encoder)) is not None:
         raise EmbedError(error)
     return _Probe(entries, modality, encoder, config).run(probe_s)

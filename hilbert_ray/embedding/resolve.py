@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import ray
 
-from hilbert_ray.cluster import connect, has_cluster
+from hilbert_ray.cluster import connect, given_device, has_cluster
 from hilbert_ray.config import MODALITIES, Config, EmbedConfig, EncoderChoice, Modality
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.plan import EmbedPlan, EncodingJob, plan_jobs
@@ -36,13 +36,22 @@ def resolve_encoders(config: Config) -> Config:
 
 
 def _precision_of_workers(config: EmbedConfig) -> Precision:
+    # Ray started on this machine will find the GPUs that torch finds.
     if not has_cluster():
-        return resolve_precision()
+        import torch  # here, since the driver of a run with built-in encoders does without
+
+        has_gpu = config.gpu != "no" and torch.cuda.is_available()
+        return resolve_precision("auto", "cuda" if has_gpu else "cpu")
     connect()
     # A sliver of the device that the workers will use, so that the task runs even on a busy cluster.
     resources = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
-    precision: Precision = ray.get(ray.remote(resolve_precision).options(**resources).remote())
+    precision: Precision = ray.get(ray.remote(_precision_here).options(**resources).remote())
     return precision
+
+
+def _precision_here() -> Precision:
+    """Return what `auto` means on the device that Ray gave this task."""
+    return resolve_precision("auto", given_device())
 
 
 def takes_gpus(config: EmbedConfig) -> bool:

@@ -17,6 +17,7 @@ from itertools import groupby
 
 import numpy as np
 
+from hilbert_ray.cluster import given_device
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import Seconds
 from hilbert_ray.embedding.errors import EmbedError
@@ -93,8 +94,9 @@ class EmbedUnits:
         self.encoders: dict[Modality, Encoder] = {}
         self._missing_encoder: str | None = None
         try:
-            self.encoders = {modality: configured_encoder(config, modality) for modality in fingerprints}
-        except HilbertError as error:  # files that this node lacks: an actor whose constructor raises is
+            device = given_device()
+            self.encoders = {m: configured_encoder(config, m, device) for m in fingerprints}
+        except HilbertError as error:  # what this node lacks: an actor whose constructor raises is
             self._missing_encoder = f"on node {platform.node()}: {error}"  # restarted for ever
         self.flaws: dict[str, tuple[tuple[str, str, int], ...]] = {}
         """Flaws by unit, until the unit's result is reported."""
@@ -306,10 +308,10 @@ class _WaitingTime:
         return time.monotonic() - self._started
 
 
-def configured_encoder(config: Config, modality: Modality) -> Encoder:
-    """Return the encoder that the settings name for a modality."""
+def configured_encoder(config: Config, modality: Modality, device: str = "cpu") -> Encoder:
+    """Return the encoder that the settings name for a modality, to compute on a device."""
     choice = config.encoder(modality)
-    return build_encoder(choice.spec, modality, choice.options, config.segment)
+    return build_encoder(choice.spec, modality, choice.options, config.segment, device)
 
 
 def _suspected(doc_id: str, source: str) -> Quarantined:

@@ -24,7 +24,7 @@ from hilbert_ray.encoders.weights import fetch
 
 
 def build_transformer(
-    spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig
+    spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig, device: str
 ) -> Encoder:
     """Return the encoder for `hf:<id or folder>[@revision]`; see `registry.build_encoder`."""
     root = fetch(spec, with_code=options.trust_remote_code)
@@ -39,7 +39,7 @@ def build_transformer(
     model_type = str(config.model_type)
     pretrained = Pretrained(
         spec=spec, root=root, folder=folder, config=config, options=options, segment=segment,
-        declaration=declaration,
+        declaration=declaration, device=device,
     )  # fmt: skip
     kind = SPEECH_TYPES.get(model_type)
     if modality == "text":

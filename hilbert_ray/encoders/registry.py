@@ -20,7 +20,9 @@ TRANSFORMERS = "hilbert_ray.encoders.huggingface:build_transformer"
 """What builds the encoders whose names begin with `hf:`."""
 
 
-def build_encoder(spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig) -> Encoder:
+def build_encoder(
+    spec: str, modality: Modality, options: EncoderConfig, segment: SegmentConfig, device: str = "cpu"
+) -> Encoder:
     """Return the encoder that the settings name; the weights of a transformers model are read at first use.
 
     Args:
@@ -28,12 +30,13 @@ def build_encoder(spec: str, modality: Modality, options: EncoderConfig, segment
         modality: what it is to encode.
         options: for a transformers model; built-in encoders have none.
         segment: how documents are cut, which is part of the fingerprint.
+        device: where a transformers model computes, `cpu` or `cuda:0`; built-in encoders know the CPU only.
 
     Raises:
         ConfigError: when the name is unknown or of the other modality, or the options do not fit the model.
     """
     if spec.startswith("hf:"):
-        encoder: Encoder = resolve_name(TRANSFORMERS)(spec, modality, options, segment)
+        encoder: Encoder = resolve_name(TRANSFORMERS)(spec, modality, options, segment, device)
     elif spec in BUILTIN[modality]:
         encoder = resolve_name(BUILTIN[modality][spec])(segment)
     else:

@@ -33,7 +33,9 @@ class Pretrained:
     """A transformers model as the settings name it.
 
     root: the folder that `spec` names. folder: where the transformer is, `root` for all but some text models;
-    `config` is its own, read from there. declaration: how a text model is meant to be used.
+    `config` is its own, read from there. declaration: how a text model is meant to be used. device:
+    where it computes, which whoever started this process has to say: a GPU that torch finds may be another
+    process's.
     """
 
     spec: str
@@ -43,6 +45,7 @@ class Pretrained:
     options: EncoderConfig
     segment: SegmentConfig
     declaration: Declaration
+    device: str
 
     @property
     def runs_code(self) -> bool:
@@ -78,9 +81,9 @@ class Transformer:
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.pretrained, self.name, self.config = pretrained, pretrained.spec, pretrained.config
-        self.precision = resolve_precision(pretrained.options.precision)
+        self.device = torch.device(pretrained.device)
+        self.precision = resolve_precision(pretrained.options.precision, pretrained.device)
         self.dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[self.precision]
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.modes = self._modes()
         self.pooling = "+".join(self.modes)
         with reading("config.json", self.name):
@@ -147,7 +150,7 @@ class Transformer:
 
     @cached_property
     def model(self) -> Any:  # noqa: ANN401 - transformers has no common type
-        """The network, in the chosen precision, on the GPU if there is one; loaded at first use."""
+        """The network, in the chosen precision and on the device; loaded at first use."""
         # Weights converted in inference mode need no gradient, and torch then multiplies by a copy of them
         # for every frame when a batch holds two segments or more: WavLM becomes seven times slower.
         with torch.inference_mode(False):

@@ -147,15 +147,15 @@ def _stamps(folder: str) -> FileStamps:
     return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in [*weights, *others])
 
 
-def resolve_precision(setting: str = "auto") -> Precision:
-    """Return the arithmetic for `auto`, `float32` or `bf16`: `auto` is bf16 where this device has it."""
+def resolve_precision(setting: str = "auto", device: str = "cpu") -> Precision:
+    """Return the arithmetic for `auto`, `float32` or `bf16`: `auto` is bf16 where the device has it."""
     import torch
 
     if setting != "auto":
         return "bf16" if setting == "bf16" else "float32"
-    if torch.cuda.is_available():
+    if torch.device(device).type == "cuda":
         # From Ampere (compute capability 8.0) on; older cards emulate bf16, slower than float32.
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "float32"
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     return "bf16" if _cpu_has_bf16() else "float32"
 
 

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hilbert_ray import losses
+from hilbert_ray.cluster import given_device
 from hilbert_ray.config import MODALITIES, Config, TaskConfig
 from hilbert_ray.features import Features
 from hilbert_ray.training import HeldOut, fit, fit_weights
@@ -203,7 +204,7 @@ def late_fusion(
     labels: Mapping[str, torch.Tensor] = {}
     for modality in MODALITIES:
         seen = features.only(modality)
-        fitted = fit(config, seen, train, device="cuda" if config.folds.gpus else "cpu")
+        fitted = fit(config, seen, train, device=given_device())
         model = fitted.model()
         evidence.append(model.predict(seen.take(test)).evidence)
         held_out.append(fitted.held_out)

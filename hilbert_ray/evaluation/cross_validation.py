@@ -18,6 +18,7 @@ import numpy as np
 import ray
 import torch
 
+from hilbert_ray.cluster import given_device
 from hilbert_ray.config import HILBERT, MODALITIES, TaskConfig, to_dict
 from hilbert_ray.evaluation.variants import BASELINES, Variant
 from hilbert_ray.evaluation.withholding import withhold
@@ -136,7 +137,7 @@ def _run_network(features: Features, variant: Variant, fold: Fold) -> FoldResult
     config = variant.config
     seen = features if variant.modality is None else features.only(variant.modality)
     # `fit` gets all documents and the training indices: nothing it fits may depend on the others.
-    fitted = fit(config, seen, fold.train, device="cuda" if config.folds.gpus else "cpu")
+    fitted = fit(config, seen, fold.train, device=given_device())
     model, tested = fitted.model(), seen.take(fold.test)
     prediction = model.predict(tested)
     result = replace(

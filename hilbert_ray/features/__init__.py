@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         documents_of_rank,
         epoch_batches,
         eval_batches,
+        to_device,
     )
     from hilbert_ray.features.dataset import Dataset, open_dataset
     from hilbert_ray.features.duplicates import NearDuplicates
@@ -41,6 +42,7 @@ __all__ = [
     "open_dataset",
     "read_features",
     "remove_maps",
+    "to_device",
 ]
 
 __getattr__ = lazy_names(
@@ -60,6 +62,7 @@ __getattr__ = lazy_names(
             "documents_of_rank",
             "epoch_batches",
             "eval_batches",
+            "to_device",
         ),
         "dataset": (
             "Dataset",

@@ -18,6 +18,14 @@ SEGMENT_BUDGET = 8192
 """Padded segments of an evaluation batch: bounds its memory, whatever the length of its documents."""
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return the same on `device`. The copy to a GPU is queued behind its work, and nobody waits for it."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        # From memory that the system cannot move meanwhile; torch keeps it until the copy is done.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalityBatch:
     """One modality of B documents, padded to S segments, the longest document's; at least 1.
@@ -35,10 +43,10 @@ class ModalityBatch:
     def to(self, device: torch.device | str) -> "ModalityBatch":
         """Return the same with every tensor on `device`."""
         return ModalityBatch(
-            values=self.values.to(device),
-            mask=self.mask.to(device),
-            position=self.position.to(device),
-            wide=self.wide.to(device),
+            values=to_device(self.values, device),
+            mask=to_device(self.mask, device),
+            position=to_device(self.position, device),
+            wide=to_device(self.wide, device),
         )
 
 
@@ -70,8 +78,8 @@ class Batch:
             self,
             audio=None if self.audio is None else self.audio.to(device),
             text=None if self.text is None else self.text.to(device),
-            targets={task: values.to(device) for task, values in self.targets.items()},
-            group=self.group.to(device),
+            targets={task: to_device(values, device) for task, values in self.targets.items()},
+            group=to_device(self.group, device),
         )
 
 

@@ -21,8 +21,9 @@ from hilbert_ray.losses.precision import full_precision
 
 ContrastiveScale = Float[Tensor, ""] | float
 """s = exp(logit_scale), the inverse temperature: what cosines are multiplied by, not its logarithm."""
-Present = Bool[Tensor, " batch"] | None
-"""True for documents with a modality; None means all."""
+Present = Bool[Tensor, " batch"] | Int[Tensor, " selected"] | None
+"""Which documents have a modality: a mask, or their places in rising order. With a mask, each selection waits
+for a GPU to learn how many they are. None means all."""
 CHUNK_ROWS = 128
 """Rows of logits computed at a time: products stay large, and the logits take 8 MB at B = 16,384."""
 STRIP_ROWS = 256
@@ -135,11 +136,8 @@ def _mean_over_contrasted(rows: Tensor, group: Tensor | None) -> Tensor:
     """
     if group is None:
         return rows.mean()
-    group_of_row: Tensor
-    group_size: Tensor
-    _, group_of_row, group_size = torch.unique(group, return_inverse=True, return_counts=True)
-    is_contrasted = group_size[group_of_row] < len(rows)
-    return (rows * is_contrasted).sum() / is_contrasted.sum().clamp_min(1)
+    is_contrasted = (group != group[0]).any()
+    return (rows * is_contrasted).sum() / (is_contrasted * len(rows)).clamp_min(1)
 
 
 @full_precision
@@ -226,8 +224,7 @@ def balance(
     gradient: Literal["both", "weaker"] = "both",
     clip: float = 5.0,
     *,
-    audio_present: Present = None,
-    text_present: Present = None,
+    present: Present = None,
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return ( (I_a - I_t) / log B )^2 over the B rows that have both modalities; 0 if B < 2.
@@ -236,7 +233,7 @@ def balance(
     smaller scale would equalise both by losing them. `smile` does not saturate and is not divided by log B.
 
     Args:
-        audio: a; rows of documents without audio may hold anything.
+        audio: a; rows of documents that lack a modality may hold anything.
         text: t, likewise.
         joint: j.
         scale: s; no gradient flows to it.
@@ -244,14 +241,12 @@ def balance(
         gradient: `both` moves all embeddings; `weaker` detaches j and the side with more information, so that
             the weaker side rises instead of the stronger falling.
         clip: tau of SMILE, nats.
-        audio_present: rows with audio; None means all.
-        text_present: rows with text.
+        present: rows with both modalities.
         chunk: as in `nce`.
     """
     # Both estimates on the same rows: their bound log B depends on the number of rows.
-    both = _and(audio_present, text_present)
-    if both is not None:
-        audio, text, joint = audio[both], text[both], joint[both]
+    if present is not None:
+        audio, text, joint = audio[present], text[present], joint[present]
     # A smaller scale would lower both estimates, and with them their difference.
     scale = scale.detach() if isinstance(scale, Tensor) else scale
     if gradient == "weaker":
@@ -263,10 +258,3 @@ def balance(
         i_a, i_t = torch.where(i_a < i_t, i_a, i_a.detach()), torch.where(i_t < i_a, i_t, i_t.detach())
     unit = math.log(max(len(joint), 2)) if estimator == "infonce" else 1.0
     return ((i_a - i_t) / unit).square()
-
-
-def _and(audio_present: Present, text_present: Present) -> Present:
-    """Return where both modalities are there; None means everywhere."""
-    if audio_present is None or text_present is None:
-        return text_present if audio_present is None else audio_present
-    return audio_present & text_present

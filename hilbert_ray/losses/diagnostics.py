@@ -3,9 +3,10 @@
 import math
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from hilbert_ray.losses.contrast import ContrastiveScale, Present, information
+from hilbert_ray.losses.contrast import ContrastiveScale, information
 from hilbert_ray.losses.structure import MINIMUM, cka
 
 
@@ -16,8 +17,8 @@ def embedding_diagnostics(
     joint: Tensor,
     scale: ContrastiveScale,
     *,
-    audio_present: Present = None,
-    text_present: Present = None,
+    audio_present: Bool[Tensor, " batch"] | None = None,
+    text_present: Bool[Tensor, " batch"] | None = None,
     minimum: int = MINIMUM,
 ) -> dict[str, float]:
     """Return figures on embeddings [B, D] that tell whether the terms on embeddings have a signal.

@@ -17,6 +17,7 @@ def cached_backward(
     forward: Callable[[T], Mapping[str, Tensor]],
     batches: Sequence[T],
     objective: Callable[[dict[str, Tensor]], Tensor],
+    device: torch.device,
 ) -> Tensor:
     """Add the gradients of objective(forward(all batches)) to parameters and return its detached value.
 
@@ -36,6 +37,7 @@ def cached_backward(
             that of the random generators.
         batches: the micro batches of a step, at least one.
         objective: outputs of all micro batches, each name concatenated over documents, to a scalar loss.
+        device: where `forward` draws its random numbers, besides the CPU.
 
     Raises:
         ValueError: when there is no micro batch.
@@ -46,7 +48,7 @@ def cached_backward(
     # The first pass has no graph, and so no activations: its memory is that of the outputs.
     with torch.no_grad():
         for batch in batches:
-            random_states.append(_random_state())
+            random_states.append(_random_state(device))
             outputs.append(dict(forward(batch)))
     # Leaves of the objective's graph: where its backward stops, and leaves the gradients to be cached.
     leaves = [
@@ -56,25 +58,27 @@ def cached_backward(
     loss = objective({name: torch.cat([leaf[name] for leaf in leaves]) for name in outputs[0]})
     loss.backward()  # type: ignore[no-untyped-call]
     del outputs  # before the second pass: memory holds the leaves and one micro batch's graph
-    random_state_after = _random_state()
+    random_state_after = _random_state(device)
     for batch, random_state, cached in zip(batches, random_states, leaves, strict=True):
-        _restore(random_state)
+        _restore(random_state, device)
         output = forward(batch)
         # Masks and targets carry no gradient, and the objective need not use every output.
         used = [name for name, x in output.items() if x.requires_grad and cached[name].grad is not None]
         torch.autograd.backward([output[name] for name in used], [cached[name].grad for name in used])
     # As after the first pass, so that the next step draws what it would have drawn without caching.
-    _restore(random_state_after)
+    _restore(random_state_after, device)
     return loss.detach()
 
 
-def _random_state() -> tuple[Tensor, list[Tensor]]:
-    """Return the state of torch's generators: CPU, and each CUDA device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), cuda
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the state of torch's generators: of the CPU, and of `device` where that is a GPU."""
+    # Not of all GPUs of the machine: asking for a state takes memory on each, which may be another process's.
+    of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), of_gpu
 
 
-def _restore(state: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+def _restore(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    of_cpu, of_gpu = state
+    torch.set_rng_state(of_cpu)
+    if of_gpu is not None:
+        torch.cuda.set_rng_state(of_gpu, device)

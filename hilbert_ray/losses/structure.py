@@ -7,9 +7,10 @@ shifts and scales cancel. Axes: B documents (`batch`), n = B in the formulas.
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from hilbert_ray.losses.contrast import Present
 from hilbert_ray.losses.precision import full_precision
 
 Estimator = Literal["unbiased", "biased"]
@@ -87,14 +88,19 @@ def _centred(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
     return centred * torch.where(spread > rounding, spread.rsqrt(), 0).detach()
 
 
+def _off_diagonal(square: Float[Tensor, "rows rows"]) -> Float[Tensor, "fewer rows"]:
+    """Return a matrix without its diagonal, in order; by shape, since a mask would wait for a GPU."""
+    rows = len(square)
+    return square.flatten()[1:].view(rows - 1, rows + 1)[:, :-1]
+
+
 def _rbf(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
     """Return exp(-||x_i - x_j||^2 / (2 sigma^2)) / n, sigma the (lower) median distance of two rows."""
     # ||x_i - x_j||^2 by a matrix product; rounding may make it slightly negative.
     norm = x.square().sum(dim=1)
     distance = (norm[:, None] + norm - 2 * x @ x.T).clamp_min(0)
-    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     # The median heuristic (Gretton et al. 2012, section 8), without the zeros of the diagonal.
-    variance = distance[others].median().clamp_min(torch.finfo(x.dtype).eps)
+    variance = _off_diagonal(distance).median().clamp_min(torch.finfo(x.dtype).eps)
     return (-distance / (2 * variance)).exp() / len(x)
 
 
@@ -145,8 +151,8 @@ def cka_loss(
     estimator: Estimator = "unbiased",
     kernel: Kernel = "linear",
     *,
-    audio_present: Bool[Tensor, " batch"] | None = None,
-    text_present: Bool[Tensor, " batch"] | None = None,
+    audio_present: Present = None,
+    text_present: Present = None,
     minimum: int = MINIMUM,
 ) -> Float[Tensor, ""]:
     """Return ( 1 - CKA(a, j) + 1 - CKA(t, j) ) / 2 on embeddings that are not normalised.

@@ -28,10 +28,12 @@ class Terms:
     router_z: Tensor = field(default_factory=_zero)
     redundancy: Tensor = field(default_factory=_zero)
 
-    def values(self) -> dict[str, float]:
-        """Return the terms as numbers for the log."""
-        # Eight transfers from the device per step, which is little next to its forward and backward.
-        return {name: float(getattr(self, name).detach()) for name in LossConfig.WEIGHTS}
+    def values(self, **others: Tensor) -> dict[str, float]:
+        """Return other scalars and the terms as numbers for the log."""
+        scalars = others | {name: getattr(self, name) for name in LossConfig.WEIGHTS}
+        # Copied together: each copy would wait until the device has done all of its work so far.
+        numbers = torch.stack([scalar.detach() for scalar in scalars.values()]).tolist()
+        return dict(zip(scalars, numbers, strict=True))
 
 
 def weighted_sum(terms: Terms, weights: LossConfig) -> Tensor:

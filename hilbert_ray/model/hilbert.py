@@ -6,9 +6,9 @@ Axes: N documents, M networks, D model width, K outputs of a task.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from hilbert_ray.model.network import ModalityOutput, Network, Output
 from hilbert_ray.storage import TensorFolderError, read_tensor_folder, write_tensor_folder
 from hilbert_ray.version import __version__
 
+T = TypeVar("T")
+WIDEST = 10_000_000
+"""Most numbers in a feature: far more than any encoder gives, and few enough to reckon with."""
 SCHEMA = 2
 """Of a published folder; a version of this package reads its own schema only."""
 
@@ -90,9 +93,9 @@ class Published:
         if self.networks < 1:
             raise ConfigError(f"`networks` is {self.networks}; it must be 1 or more")
         for modality, dim in self.dims.items():
-            if modality not in MODALITIES or dim < 1:
+            if modality not in MODALITIES or not 1 <= dim <= WIDEST:
                 raise ConfigError(
-                    f"`dims` gives {modality!r} width {dim}; it must give audio or text 1 or more"
+                    f"`dims` gives {modality!r} width {dim}; it must give audio or text 1 to {WIDEST}"
                 )
 
 
@@ -220,12 +223,16 @@ class Hilbert(nn.Module):
         return logits, scores
 
     def _outputs(self, features: Features) -> tuple[list[np.ndarray], list[Output]]:
-        """Return which documents each batch has, longest first, and what comes of it; dropout is off."""
+        """Return which documents each batch has, longest first, and what comes of it, on the CPU.
+
+        Dropout is off.
+        """
         self._check_widths(features)
         self.eval()
         device = self._members()[0].logit_scale.device
         visited = list(eval_batches(len(features), features.lengths))
-        return visited, [self(collate(features, indices).to(device)) for indices in visited]
+        # Back on the CPU batch by batch: a device has no room for what comes of many thousands of documents.
+        return visited, [_on_cpu(self(collate(features, indices).to(device))) for indices in visited]
 
     def _check_widths(self, features: Features) -> None:
         """Refuse features of another encoder, as far as their width tells."""
@@ -364,7 +371,18 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
 def _restorer(visited: Sequence[np.ndarray]) -> Callable[[Sequence[Tensor]], Tensor]:
     """Return what joins tensors of batches in the order of the features; batches go from long to short."""
     back = np.argsort(np.concatenate(visited))
-    return lambda by_batch: torch.cat(list(by_batch)).cpu()[back]
+    return lambda by_batch: torch.cat(list(by_batch))[back]
+
+
+def _on_cpu(value: T) -> T:
+    """Return a tensor, or a record or mapping of tensors, with every tensor on the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()  # type: ignore[return-value]
+    if isinstance(value, Mapping):
+        return {name: _on_cpu(inner) for name, inner in value.items()}  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _on_cpu(getattr(value, f.name)) for f in fields(value)})
+    return value
 
 
 def _side_by_side(embeddings: Sequence[Tensor]) -> Tensor:
@@ -405,7 +423,7 @@ def _attention(
     lengths = np.zeros(len(features), np.int64) if ragged is None else ragged.lengths
     by_document: dict[int, np.ndarray] = {}
     for indices, output in zip(visited, outputs, strict=True):
-        weights = output.by_modality[modality].attention.mean(1).cpu().numpy()
+        weights = output.by_modality[modality].attention.mean(1).numpy()
         # Cut to the document's own segments: the rest is padding, and the token of an absent modality.
         by_document |= {int(i): row[: lengths[i]] for i, row in zip(indices, weights, strict=True)}
     return [by_document[i] for i in range(len(features))]

@@ -62,7 +62,10 @@ def global_mean(
     This is how a loss of local sums (tasks, redundancy) becomes the mean over the global batch, in value and
     gradient. All ranks must call it.
     """
-    counts = torch.as_tensor(count, dtype=loss_sum.dtype, device=loss_sum.device).expand_as(loss_sum)
+    if isinstance(count, int):
+        counts = torch.full_like(loss_sum, count)  # filled on the device: a copy would wait for the host
+    else:
+        counts = count.to(loss_sum.dtype).expand_as(loss_sum)
     return all_reduce_sum_with_grad(loss_sum) / all_reduce_sum_with_grad(counts.detach()).clamp_min(1)
 
 
@@ -97,10 +100,10 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch gives no type
         # Ranks first tell each other their numbers of rows: a batch need not divide evenly.
-        count = torch.tensor([x.shape[0]], device=x.device)
+        count = x.new_full((1,), x.shape[0], dtype=torch.int64)
         counts = [torch.zeros_like(count) for _ in range(world_size())]
         dist.all_gather(counts, count)
-        rows = [int(c) for c in counts]
+        rows: list[int] = torch.cat(counts).tolist()
         ctx.own_rows = slice(sum(rows[: rank()]), sum(rows[: rank() + 1]))
         # Collectives need equal shapes, and not every backend supports booleans: pad, and send them as bytes.
         sent = x.to(torch.uint8) if x.dtype == torch.bool else x

@@ -6,6 +6,7 @@ network, epoch, rank), so a run resumed after an epoch continues as if it had ne
 the order of a run; its formulas are in `objective`, `optimization`, `validation` and `loop_state`.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hilbert_ray.config import Config
+from hilbert_ray.config import Config, LossConfig
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Features, documents_of_rank, epoch_batches
-from hilbert_ray.losses import Terms
 from hilbert_ray.model import HeadWeights, Hilbert, Network
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import TrainingState
@@ -154,14 +154,15 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
             terms, loss, seen = backward(state.module, features, own, config, state.weights)
             norm = nn.utils.clip_grad_norm_(network.parameters(), config.fit.clip_norm)
             # Before the step: a NaN in the weights would outlive the batch that it came from.
-            if not torch.isfinite(loss) or not torch.isfinite(norm):
-                raise _not_finite(state, step, terms, loss, norm, features.doc_ids[batch])
+            numbers = terms.values(loss=loss, norm=norm)
+            if not math.isfinite(numbers["loss"]) or not math.isfinite(numbers["norm"]):
+                raise _not_finite(state, step, numbers, features.doc_ids[batch])
             state.optimizer.step()
             network.bound_scale()
             if state.average:
                 state.average.update_parameters(network)
-            for name, value in {"loss": float(loss), **terms.values()}.items():
-                sums[name] = sums.get(name, 0.0) + value
+            for name in ("loss", *LossConfig.WEIGHTS):
+                sums[name] = sums.get(name, 0.0) + numbers[name]
         # The record: means over steps, and diagnostics of the last step, whose embeddings are at hand. All
         # ranks compute it, since diagnostics gather; rank 0 writes it.
         record: dict[str, Any] = {"job": job.name, "epoch": state.epoch}
@@ -185,11 +186,12 @@ def _train_network(state: LoopState, features: Features, report: Reporter | None
 
 
 def _not_finite(
-    state: LoopState, step: int, terms: Terms, loss: Tensor, norm: Tensor, doc_ids: np.ndarray
+    state: LoopState, step: int, numbers: Mapping[str, float], doc_ids: np.ndarray
 ) -> NotFiniteError:
     """Return the error of a step whose loss or gradient is not finite."""
+    terms = {name: numbers[name] for name in LossConfig.WEIGHTS}
     return NotFiniteError(
-        f"{state.job.name}, epoch {state.epoch}, step {step}: loss {float(loss)} and gradient norm "
-        f"{float(norm)} must be finite; terms {terms.values()}; documents {', '.join(map(str, doc_ids))}. "
+        f"{state.job.name}, epoch {state.epoch}, step {step}: loss {numbers['loss']} and gradient norm "
+        f"{numbers['norm']} must be finite; terms {terms}; documents {', '.join(map(str, doc_ids))}. "
         "Lower fit.learning_rate, or check these documents' features"
     )

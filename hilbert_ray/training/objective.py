@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hilbert_ray import losses
 from hilbert_ray.config import MODALITIES, Config, LossConfig
-from hilbert_ray.features import Batch, Features, collate
+from hilbert_ray.features import Batch, Features, collate, to_device
 from hilbert_ray.model import (
     Network,
     Output,
@@ -71,7 +71,7 @@ def backward(
     if config.fit.micro_batch_size:
         count = math.ceil(len(own) / config.fit.micro_batch_size)
         # A rank without documents runs one empty micro batch: it must still take part in the collectives.
-        loss = losses.cached_backward(forward, np.array_split(own, max(count, 1)), loss_of)
+        loss = losses.cached_backward(forward, np.array_split(own, max(count, 1)), loss_of, device)
         distributed.average_gradients(network.parameters())
     else:
         loss = loss_of(forward(own))
@@ -134,28 +134,30 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
     # Terms that compare documents with each other need the embeddings of all ranks, with their gradients: the
     # loss of a batch must not depend on how it is divided.
     audio, text, joint = (gather(inputs[name]) for name in ("audio/embedding", "text/embedding", "joint"))
-    has_audio, has_text = gather(inputs["audio/present"]), gather(inputs["text/present"])
+    with_audio, with_text, with_both = _rows_with(
+        gather(inputs["audio/present"]), gather(inputs["text/present"])
+    )
     # Documents of one group (a speaker) are alike for reasons other than their content: not negatives.
     group = None if settings.group_negatives else gather(inputs["group"])
     contrasts = []
     if settings.contrast != "direct":
         contrasts.append(
             losses.contrastive(
-                audio, text, joint, scale, group, audio_present=has_audio, text_present=has_text
+                audio, text, joint, scale, group, audio_present=with_audio, text_present=with_text
             )
         )
     if settings.contrast != "reciprocal":  # the modalities directly, on the documents that have both
-        contrasts.append(losses.info_nce(audio, text, scale, group, present=has_audio & has_text))
+        contrasts.append(losses.info_nce(audio, text, scale, group, present=with_both))
     audio_reference, text_reference = audio, text
     if settings.cka_reference == "features":
         audio_reference, text_reference = gather(inputs["audio/reference"]), gather(inputs["text/reference"])
     cka = losses.cka_loss(
         audio_reference, text_reference, joint, settings.cka_estimator, settings.cka_kernel,
-        audio_present=has_audio, text_present=has_text, minimum=CKA_MINIMUM,
+        audio_present=with_audio, text_present=with_text, minimum=CKA_MINIMUM,
     )  # fmt: skip
     balance = losses.balance(
         audio, text, joint, scale, settings.balance_estimator, settings.balance_gradient, settings.smile_clip,
-        audio_present=has_audio, text_present=has_text,
+        present=with_both,
     )  # fmt: skip
     # The load of experts is a product of two means over the batch, which a mean over ranks would not give.
     router = gather(inputs["router_logits"]) if "router_logits" in inputs else None
@@ -170,6 +172,14 @@ def objective_terms(inputs: Mapping[str, Tensor], network: Network, config: Conf
         router_z=zero if router is None else router_z_loss(router),
         redundancy=distributed.global_mean(inputs["redundancy"].sum(), inputs["redundancy"].numel()),
     )
+
+
+def _rows_with(has_audio: Tensor, has_text: Tensor) -> list[Tensor]:
+    """Return the rows of documents with audio, with text and with both, int64, of masks over documents."""
+    # The sizes of what the terms select must be known here: one wait for the device, where selecting by masks
+    # would wait at each selection and again in its backward.
+    masks = torch.stack([has_audio, has_text, has_audio & has_text]).cpu()
+    return [to_device(mask.nonzero()[:, 0], has_audio.device) for mask in masks]
 
 
 def diagnostics(seen: Mapping[str, Tensor], config: Config) -> dict[str, float]:

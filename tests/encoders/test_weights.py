@@ -349,8 +349,18 @@ def test_built_in_encoders_need_no_pin() -> None:
 def test_auto_is_bf16_on_cards_that_have_it(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", "cuda:0") == expected
+    assert resolve_precision("float32", "cuda:0") == "float32"
+    assert resolve_precision("bf16", "cuda:0") == "bf16"
+
+
+def test_auto_is_that_of_the_cpu_on_a_machine_whose_gpus_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_cpu = resolve_precision("auto", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert resolve_precision("auto") == expected
-    assert resolve_precision("float32") == "float32"
-    assert resolve_precision("bf16") == "bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr("hilbert_ray.encoders.weights._cpu_has_bf16", lambda: True)
+    assert resolve_precision("auto", "cpu") == "bf16"
+    assert on_cpu in ("bf16", "float32")

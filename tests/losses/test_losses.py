@@ -264,7 +264,7 @@ def test_absent_rows_neither_count_nor_receive_gradients() -> None:
         losses.info_nce(a[has_audio], j[has_audio], 7.0) + losses.info_nce(t[has_text], j[has_text], 7.0)
     ) / 2
     torch.testing.assert_close(contrast, apart)
-    balance = losses.balance(a, t, j, 7.0, audio_present=has_audio, text_present=has_text)
+    balance = losses.balance(a, t, j, 7.0, present=has_audio & has_text)
     torch.testing.assert_close(balance, losses.balance(a[both], t[both], j[both], 7.0))
     cka = losses.cka_loss(a, t, j, audio_present=has_audio, text_present=has_text)
     expected = 1 - (losses.cka(a[has_audio], j[has_audio]) + losses.cka(t[has_text], j[has_text])) / 2
@@ -584,7 +584,7 @@ def test_caching_gradients_changes_neither_loss_nor_gradients_nor_the_random_sta
     after_plain = torch.rand(3)
 
     torch.manual_seed(6)
-    actual = losses.cached_backward(cached, batches, cached.objective)
+    actual = losses.cached_backward(cached, batches, cached.objective, torch.device("cpu"))
     after_cached = torch.rand(3)
 
     torch.testing.assert_close(actual, expected.detach())
@@ -599,9 +599,9 @@ def test_caching_gradients_changes_neither_loss_nor_gradients_nor_the_random_sta
 
 def test_caching_gradients_adds_to_those_that_are_there() -> None:
     towers, batch = Towers().eval(), (random(6, 4).detach(), random(6, 3).detach())
-    losses.cached_backward(towers, [batch], towers.objective)
+    losses.cached_backward(towers, [batch], towers.objective, torch.device("cpu"))
     once = [None if p.grad is None else p.grad.clone() for p in towers.parameters()]
-    losses.cached_backward(towers, [batch], towers.objective)
+    losses.cached_backward(towers, [batch], towers.objective, torch.device("cpu"))
     for p, gradient in zip(towers.parameters(), once, strict=True):
         assert (p.grad is None) == (gradient is None)
         if p.grad is not None and gradient is not None:
@@ -611,4 +611,4 @@ def test_caching_gradients_adds_to_those_that_are_there() -> None:
 def test_caching_gradients_of_no_batch_names_the_rule() -> None:
     towers = Towers()
     with pytest.raises(ValueError, match="gradient caching of 0 micro batches: a step needs at least one"):
-        losses.cached_backward(towers, [], towers.objective)
+        losses.cached_backward(towers, [], towers.objective, torch.device("cpu"))
