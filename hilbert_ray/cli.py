@@ -321,7 +321,7 @@ class StoreInfo(_StoreCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreVerify(_StoreCommand):
-    """Read every committed file again and report what is missing or damaged."""
+    """Read every file that counts again and report what is missing or damaged."""
 
     interrupted = "what is repaired stays repaired: rerun it"
     repair: bool = False
@@ -330,14 +330,19 @@ class StoreVerify(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the problems; it is ok when there are none."""
-        from hilbert_ray.store import Store, verify_store
+        from hilbert_ray.store import Store, count_unchecked, verify_store
 
-        problems = [
-            f"{problem.path}: {problem.message}"
-            for problem in verify_store(Store.open(self.store), self.repair)
-        ]
-        text = "\n".join(problems) or "every committed file is intact"
-        return CommandResult({"problems": problems, "repaired": self.repair}, text, not problems)
+        store = Store.open(self.store)
+        problems = [f"{problem.path}: {problem.message}" for problem in verify_store(store, self.repair)]
+        unchecked = count_unchecked(store)
+        lines = problems or ["every file is intact"]
+        if unchecked:
+            lines = [
+                *lines,
+                f"{unchecked} files of an older version have no checksum, and are read as they are",
+            ]
+        values = {"problems": problems, "repaired": self.repair, "unchecked": unchecked}
+        return CommandResult(values, "\n".join(lines), not problems)
 
 
 @dataclass(frozen=True, kw_only=True)

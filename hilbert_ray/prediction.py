@@ -13,7 +13,6 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
@@ -34,7 +33,15 @@ from hilbert_ray.embedding import embed_what_can_be, takes_gpus
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
-from hilbert_ray.storage import absolute, access_errors, open_output, open_workspace, require_writable
+from hilbert_ray.storage import (
+    absolute,
+    access_errors,
+    open_output,
+    open_workspace,
+    parquet_writer,
+    read_parquet,
+    require_writable,
+)
 from hilbert_ray.store import Quarantined, Store
 
 log = logging.getLogger(__name__)
@@ -295,10 +302,12 @@ def explain(out: str, doc_id: str) -> str:
 
     Raises:
         ConfigError: when the file has no such document.
+        DamagedError: when the file is not what was written.
     """
     # Filtered while reading: a file of many documents does not have to fit into memory.
     with access_errors(out), fsspec.open(out, "rb") as file:
-        rows = pq.read_table(file, filters=[("doc_id", "=", doc_id)]).to_pylist()
+        repair = "rerun `hilbert-ray predict`, which writes it again"
+        rows = read_parquet(file, out, repair, filters=[("doc_id", "=", doc_id)]).to_pylist()
     if not rows:
         raise ConfigError(
             f"{out} has no prediction of document {doc_id!r}; the summary of `predict` lists the documents "
@@ -329,7 +338,7 @@ def _write(
     count = 0
     partly: dict[str, str] = {}
     fault_index = columns.get_field_index("fault")
-    with pq.ParquetWriter(path, columns) as writer:
+    with parquet_writer(path, columns) as writer:
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             doc_ids = batch["doc_id"].to_pylist()
             # Only the driver knows what was quarantined: the actor sees what the store holds.

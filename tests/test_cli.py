@@ -303,7 +303,7 @@ def test_store_commands_print_what_they_found_and_did(store: str, call: Call, tm
     [encoder] = info["encoders"]
     assert (encoder["commit_files"], encoder["indexes"], encoder["quarantined_by_error"]) == (2, 0, {})
     whole = call("store", "verify", copy)
-    assert (whole.returncode, whole.stdout.strip()) == (0, "every committed file is intact")
+    assert (whole.returncode, whole.stdout.strip()) == (0, "every file is intact")
     indexes = json.loads(call("store", "compact", copy, "--min-commits", "1", "--json").stdout)["indexes"]
     assert [(copy / index).exists() for index in indexes] == [True, True]
     assert call("store", "gc", copy).stdout.strip() == "0 files deleted"

@@ -26,7 +26,7 @@ from hilbert_ray.features import Features
 from hilbert_ray.folds import Fold
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run import FoldResult, RunDir, TaskPredictions, read_fold_result, write_fold_result
-from hilbert_ray.storage import Workspace
+from hilbert_ray.storage import DamagedError, Workspace
 from hilbert_ray.training import fit
 from hilbert_ray.version import __version__
 
@@ -61,8 +61,11 @@ def run_folds(
     for variant, fold in variants_on_folds:
         path = folder / f"{_fold_key(fingerprint, variant, fold)}.npz"
         if path.exists():
-            reused.append(read_fold_result(path, variant.name, fold, variant.labels))
-            continue
+            try:
+                reused.append(read_fold_result(path, variant.name, fold, variant.labels))
+                continue
+            except DamagedError as error:
+                log.warning("%s: it is run again now", error)
         resources = variant.config.folds
         # All at once: Ray queues what the cluster has no room for, and runs it as places become free.
         task = run_fold_remotely.options(num_cpus=resources.cpus, num_gpus=resources.gpus)

@@ -6,13 +6,15 @@ import numpy as np
 
 from hilbert_ray.folds.draw import group_codes
 from hilbert_ray.folds.records import Folds, FoldsError
-from hilbert_ray.storage import access_errors, open_output
+from hilbert_ray.storage import access_errors, open_output, parquet_writer, read_parquet
 
 
 def write_folds(folds: Folds, uri: str) -> None:
-    """Write folds as Parquet with columns repeat, fold, doc_id, group: one row per document and repeat."""
+    """Write folds as Parquet with columns repeat, fold, doc_id, group: one row per document and repeat.
+
+    The file holds its checksum, and is written whole or not at all.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     count = folds.assignment.shape[1]
     columns = {
@@ -21,8 +23,9 @@ def write_folds(folds: Folds, uri: str) -> None:
         "doc_id": pa.array(np.tile(folds.doc_ids, folds.repeats).tolist(), pa.string()),
         "group": pa.array([str(group) for group in folds.groups] * folds.repeats, pa.string()),
     }
-    with open_output(uri) as fresh:
-        pq.write_table(pa.table(columns), fresh)
+    table = pa.table(columns)
+    with open_output(uri) as path, parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray) -> Folds:
@@ -36,6 +39,7 @@ def read_folds(uri: str, doc_ids: Sequence[str] | np.ndarray, groups: np.ndarray
     Raises:
         FoldsError: if there is no such file, a document is missing, unknown or listed twice in a repeat,
             folds are not numbered 0, 1, ... in each repeat, or a group straddles folds.
+        DamagedError: if it is not Parquet, or not what `write_folds` wrote.
     """
     repeat, fold, listed = _read_columns(uri)
     ids, groups = np.asarray(doc_ids, dtype=str), np.asarray(groups)
@@ -67,15 +71,12 @@ def _read_columns(uri: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return repeat and fold, int64, and the document of each row of a folds file."""
     import fsspec
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         with access_errors(uri), fsspec.open(uri, "rb") as file:
-            table = pq.read_table(file)
+            table = read_parquet(file, f"folds file {uri}", "write it again, or leave folds.file empty")
     except FileNotFoundError:
         raise FoldsError(f"no folds file at {uri}; fix folds.file, or leave it empty to draw folds") from None
-    except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
-        raise FoldsError(f"folds file {uri} is not valid Parquet: {error}; write it again") from None
     if not {"repeat", "fold", "doc_id"} <= set(table.column_names):
         raise FoldsError(
             f"folds file {uri} has columns {', '.join(table.column_names)}; it needs repeat, fold and doc_id"

@@ -190,8 +190,8 @@ def _training(run: RunResults, config: Config) -> Html:
         f"{fit.clip_norm:g}); the logits of {fit.seeds} networks from seeds {fit.seed} to "
         f"{fit.seed + fit.seeds - 1} were averaged.",
         f"{heads}{published}.",
-        "Scaling, networks, weights, temperatures and offsets were fitted on the training groups of each fold "
-        "only.",
+        "Scaling, networks, weights, temperatures and offsets were fitted on the training groups of each "
+        "fold only.",
     )
 
 

@@ -33,7 +33,8 @@ def report(run: str | Path) -> str:
         run: folder that `evaluate` wrote, path or URI; what `train` and `tune` added is shown too.
 
     Raises:
-        RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
+        RunError: when metrics.json or config.json is missing, or they do not fit each other.
+        DamagedError: when a file of the run is not what was written.
         WriteError: when the report cannot be written; one that was there before is intact.
     """
     # Checkpoints, fold results and journals are most of a run's bytes, and no report reads them: not

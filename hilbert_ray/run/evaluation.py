@@ -4,7 +4,6 @@ The plain values of metrics.json are the only state: attributes are read from th
 what was read, key by key. Files of older versions may lack a part; its attribute is then None or empty.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hilbert_ray.config import VARIANTS
-from hilbert_ray.run.folder import RunFile, read_json
-from hilbert_ray.storage import write_text
+from hilbert_ray.run.folder import RunFile, read_json, write_json
 
 R = TypeVar("R")
 SHORTCUT_LOW = 0.6
@@ -465,13 +463,14 @@ def _score(values: Mapping[str, Any]) -> Score:
 def write_metrics(run: Path, evaluation: Evaluation) -> None:
     """Write RUN/metrics.json."""
     # NaN is not JSON: the metrics give None for what is not defined, so that any parser can read the file.
-    write_text(run / RunFile.METRICS, json.dumps(evaluation.to_dict(), indent=1))
+    write_json(run, RunFile.METRICS, evaluation.to_dict())
 
 
 def read_metrics(run: Path) -> Evaluation:
     """Return RUN/metrics.json.
 
     Raises:
-        RunError: when the file is missing or damaged.
+        RunError: when the file is missing.
+        DamagedError: when it is not what was written.
     """
     return Evaluation(read_json(run, RunFile.METRICS))

@@ -1,5 +1,8 @@
 """RUN/folds: what was predicted on one fold, one file per fold and variant, so that a rerun resumes."""
 
+import hashlib
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +12,10 @@ import numpy as np
 
 from hilbert_ray.config import MODALITIES
 from hilbert_ray.folds import Fold
-from hilbert_ray.storage import open_output
+from hilbert_ray.storage import DamagedError, open_output
+
+_CHECKSUM = b"checksum:"
+"""After the archive, before the SHA-256 of the archive in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,16 +87,22 @@ def write_fold_result(path: Path, result: FoldResult) -> None:
         # .npz holds no ragged arrays: all rows in one, and where to cut them again.
         arrays[f"attention/{modality}"] = np.concatenate(weights)
         arrays[f"lengths/{modality}"] = [len(row) for row in weights]
-    # Under another name first: a rerun takes every .npz file for a finished fold.
-    with open_output(str(path)) as fresh, fresh.open("wb") as file:
-        np.savez(file, **arrays)
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)
+    data = archive.getvalue()
+    # Whole or not at all: a rerun takes every .npz file for a finished fold. Readers of zip archives do not
+    # mind what comes after the end.
+    with open_output(str(path)) as fresh:
+        fresh.write_bytes(data + _CHECKSUM + hashlib.sha256(data).hexdigest().encode())
 
 
 def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) -> FoldResult:
-    """Return what `write_fold_result` wrote of a variant on a fold, trained on a share of its labels."""
-    # Pickles run code when read, and a run folder may come from somebody else.
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
+    """Return what `write_fold_result` wrote of a variant on a fold, trained on a share of its labels.
+
+    Raises:
+        DamagedError: when the file is not what was written.
+    """
+    arrays = _read_arrays(path)
 
     def under(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
@@ -118,6 +130,20 @@ def read_fold_result(path: Path, variant: str, fold: Fold, labels: float = 1.0) 
             if under(f"subsets/{modality}/")
         },
     )  # fmt: skip
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    repair = "delete it and rerun the same command, which runs the fold again"
+    # Files of older versions end without a checksum; the archive has one of each array.
+    data, checksum, recorded = path.read_bytes().rpartition(_CHECKSUM)
+    if checksum and hashlib.sha256(data).hexdigest().encode() != recorded:
+        raise DamagedError.of(str(path), "its checksum is not what it says at its end", repair)
+    try:
+        # Pickles run code when read, and a run folder may come from somebody else.
+        with np.load(io.BytesIO(data or recorded), allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise DamagedError.of(str(path), f"{type(error).__name__}: {error}", repair) from error
 
 
 def _heads(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from hilbert_ray.config import ConfigError, require, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Dataset
-from hilbert_ray.storage import Workspace, write_text
+from hilbert_ray.storage import Workspace, json_line, parse_json, parse_json_lines, with_checksum, write_text
 from hilbert_ray.version import __version__
 
 
@@ -60,8 +60,22 @@ TRAINED = ("tasks", "segment", "model", "moe", "loss", "fit")
 """Settings that determine what is trained; all commands on one run folder must agree on them."""
 
 
+_WRITERS = {
+    RunFile.FOLDS: "evaluate",
+    RunFile.PREDICTIONS: "evaluate",
+    RunFile.EMBEDDINGS: "evaluate",
+    RunFile.ATTENTION: "evaluate",
+    RunFile.METRICS: "evaluate",
+    RunFile.HISTORY: "train",
+    RunFile.TRAINING: "train",
+    RunFile.TUNE: "tune --resume",
+    RunFile.TRIALS: "tune --resume",
+}
+"""The command that writes each file again, mostly from results that it kept."""
+
+
 class RunError(HilbertError, ValueError):
-    """A run folder whose results are missing or damaged, or do not belong together."""
+    """A run folder whose results are missing, or do not belong together."""
 
 
 def write_run_config(run: Workspace, dataset: Dataset) -> None:
@@ -76,10 +90,9 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
         not (run.path / "store.json").exists(),
         f"--out {run.uri} is a feature store; name another folder for the run",
     )
-    path = run.path / RunFile.CONFIG
     # Commands share a folder: whoever comes later must have the data and settings of those before.
-    if path.exists():
-        _refuse_other_run(run.uri, json.loads(path.read_text()), dataset)
+    if (run.path / RunFile.CONFIG).exists():
+        _refuse_other_run(run.uri, read_run_config(run.path), dataset)
     values = {
         # Resolved: with the tasks inferred from the labels and the encoders found in the store.
         "config": to_dict(dataset.config),
@@ -95,23 +108,30 @@ def write_run_config(run: Workspace, dataset: Dataset) -> None:
         },
         "revision": _revision(),
     }
-    write_text(path, json.dumps(values, indent=1))
+    write_json(run.path, RunFile.CONFIG, values)
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
     """Return RUN/config.json as plain values.
 
     Raises:
-        RunError: when the file is missing or damaged.
+        RunError: when the file is missing.
+        DamagedError: when it is not what was written.
     """
     return read_json(folder, RunFile.CONFIG)
+
+
+def write_json(folder: Path, name: RunFile, values: Mapping[str, Any]) -> None:
+    """Write a JSON file of a run folder, with its checksum, whole or not at all."""
+    write_text(folder / name, with_checksum(json.dumps(values, indent=1).encode()).decode())
 
 
 def read_json(folder: Path, name: RunFile) -> dict[str, Any]:
     """Return a JSON file of a run folder.
 
     Raises:
-        RunError: when the file is missing or damaged.
+        RunError: when the file is missing.
+        DamagedError: when it is not what was written.
     """
     path = folder / name
     if not path.exists():
@@ -119,11 +139,30 @@ def read_json(folder: Path, name: RunFile) -> dict[str, Any]:
             f"run folder {folder} has no {name}; run `hilbert-ray evaluate --store STORE --out {folder}` "
             "first"
         )
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); rerun `hilbert-ray evaluate`") from error
-    return values
+    return parse_json(path.read_bytes(), str(path), repair(name))
+
+
+def write_lines(folder: Path, name: RunFile, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file of a run folder, with a checksum in each line, whole or not at all."""
+    write_text(folder / name, "".join(map(json_line, records)))
+
+
+def read_lines(folder: Path, name: RunFile) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file of a run folder, none where it is missing.
+
+    Raises:
+        DamagedError: when a line is not what was written; a last one that a kill cut off is left out.
+    """
+    path = folder / name
+    return parse_json_lines(path.read_bytes(), str(path), repair(name)) if path.exists() else []
+
+
+def repair(name: RunFile) -> str:
+    """Return what to do where a file of a run folder is damaged."""
+    if name == RunFile.CONFIG:
+        # Every command refuses a folder whose settings it cannot compare with its own.
+        return "restore it from a copy, or delete it and rerun `hilbert-ray` with the same settings and --out"
+    return f"rerun `hilbert-ray {_WRITERS[name]}` with the same --out, which writes it again"
 
 
 def _refuse_other_run(out: str, earlier: Mapping[str, Any], dataset: Dataset) -> None:

@@ -4,7 +4,6 @@ Absolute paths are cut to their last part when read, so that no report can print
 files that only a report reads are here too.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,19 @@ from typing import Any
 from hilbert_ray.config import BASELINE, VARIANTS, Config, ConfigError, TaskConfig, from_dict
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.evaluation import Comparison, Evaluation, Score, read_metrics
-from hilbert_ray.run.folder import RunDir, RunError, RunFile, read_json, read_run_config
+from hilbert_ray.run.folder import (
+    RunDir,
+    RunError,
+    RunFile,
+    read_json,
+    read_lines,
+    read_run_config,
+    repair,
+    write_json,
+    write_lines,
+)
 from hilbert_ray.run.tables import Columns, read_columns, read_predictions, without_paths
-from hilbert_ray.storage import write_text
+from hilbert_ray.storage import DamagedError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,15 +93,17 @@ def read_run(folder: Path) -> RunResults:
     """Read a run folder.
 
     Raises:
-        RunError: when metrics.json or config.json is missing or damaged, or they do not fit each other.
+        RunError: when metrics.json or config.json is missing, or they do not fit each other.
+        DamagedError: when a file is not what was written.
     """
     evaluation, saved = read_metrics(folder), read_run_config(folder)
     tasks = _scored_tasks(folder, evaluation, saved)
     settings = without_paths(saved)
     # A class may look like a path, and must keep its name.
     settings["config"]["tasks"] = saved["config"]["tasks"]
+    training, tuned = _read_optional(folder, RunFile.TRAINING), _read_optional(folder, RunFile.TUNE)
     # Only the two JSON files are required: a report of scores alone is still a report.
-    doc_ids, predictions = read_predictions(folder / RunFile.PREDICTIONS, tasks)
+    doc_ids, predictions = read_predictions(folder, tasks)
     return RunResults(
         # Resolved, since `.` has no name.
         name=folder.resolve().name,
@@ -101,12 +112,12 @@ def read_run(folder: Path) -> RunResults:
         tasks=tasks,
         doc_ids=doc_ids,
         predictions=predictions,
-        embeddings=read_columns(folder / RunFile.EMBEDDINGS),
-        attention=read_columns(folder / RunFile.ATTENTION),
-        history=_read_lines(folder / RunFile.HISTORY),
-        training=_read_optional(folder, RunFile.TRAINING),
-        tuned=_read_optional(folder, RunFile.TUNE),
-        trials=_read_lines(folder / RunFile.TRIALS),
+        embeddings=read_columns(folder, RunFile.EMBEDDINGS),
+        attention=read_columns(folder, RunFile.ATTENTION),
+        history=_read_whole(folder, RunFile.HISTORY, (training or {}).get("records")),
+        training=training,
+        tuned=tuned,
+        trials=_read_whole(folder, RunFile.TRIALS, (tuned or {}).get("trials")),
         is_published=(folder / RunDir.MODEL / RunFile.CONFIG).exists(),
     )
 
@@ -130,37 +141,32 @@ def _scored_tasks(folder: Path, evaluation: Evaluation, saved: Mapping[str, Any]
 
 
 def write_training(
-    run: Path, heads: Mapping[str, Mapping[str, Mapping[str, float]]], last: Mapping[str, Any]
+    run: Path, heads: Mapping[str, Mapping[str, Mapping[str, float]]], history: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write RUN/training.json: how much each head counts for each task, and the last epoch's record."""
-    _write_json(run / RunFile.TRAINING, {"heads": heads, "last": last})
+    """Write RUN/training.json: what each head counts for each task, the last epoch's record, and how many."""
+    write_json(run, RunFile.TRAINING, {"heads": heads, "last": history[-1], "records": len(history)})
 
 
 def write_tune(run: Path, summary: Mapping[str, Any], searches: Mapping[str, Sequence[Any]]) -> None:
     """Write RUN/tune.json, and RUN/trials.jsonl with one line per trial, by the name of its search."""
-    lines = [
-        json.dumps({"search": name, **trial}) + "\n" for name, trials in searches.items() for trial in trials
-    ]
     # Before tune.json, whose presence says that the search is complete.
-    write_text(run / RunFile.TRIALS, "".join(lines))
-    _write_json(run / RunFile.TUNE, summary)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=1))
+    write_lines(
+        run,
+        RunFile.TRIALS,
+        ({"search": name, **trial} for name, all_of in searches.items() for trial in all_of),
+    )
+    write_json(run, RunFile.TUNE, summary)
 
 
 def _read_optional(folder: Path, name: RunFile) -> dict[str, Any] | None:
     return read_json(folder, name) if (folder / name).exists() else None
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSONL file; none where it is missing, none from a damaged line on."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            # A kill can cut the last line off; what comes before it is whole.
-            break
+def _read_whole(folder: Path, name: RunFile, count: int | None) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file, which are `count`, where another file says how many."""
+    records = read_lines(folder, name)
+    # Each line proves itself, but not that none is missing at the end.
+    if count is not None and (folder / name).exists() and len(records) != count:
+        fault = f"it has {len(records)} whole lines of {count}"
+        raise DamagedError.of(str(folder / name), fault, repair(name))
     return records

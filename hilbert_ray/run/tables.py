@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hilbert_ray.config import HILBERT, TaskConfig
 from hilbert_ray.features import Dataset, Features
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.fold_results import FoldResult
-from hilbert_ray.run.folder import RunFile
-from hilbert_ray.storage import open_output
+from hilbert_ray.run.folder import RunFile, repair
+from hilbert_ray.storage import open_output, parquet_writer, read_parquet
 
 
 def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]) -> None:
@@ -25,16 +24,16 @@ def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]
     document of the first repeat.
     """
     tables = [_prediction_rows(dataset, task, result) for result in results for task in result.probabilities]
-    _write_table(run / RunFile.PREDICTIONS, pa.concat_tables(tables))
+    _write(run, RunFile.PREDICTIONS, pa.concat_tables(tables))
     # Embeddings of different repeats come from different networks; one repeat covers every document once.
     first_repeat = [result for result in results if result.variant == HILBERT and result.repeat == 0]
     embeddings = {
         name: [row.tolist() for result in first_repeat for row in result.embeddings[name]]
         for name in ("audio", "text", "joint")
     }
-    _write_documents(run / RunFile.EMBEDDINGS, dataset, first_repeat, embeddings)
+    _write_documents(run, RunFile.EMBEDDINGS, dataset, first_repeat, embeddings)
     timelines = _attention_columns(dataset.features, first_repeat)
-    _write_documents(run / RunFile.ATTENTION, dataset, first_repeat, timelines)
+    _write_documents(run, RunFile.ATTENTION, dataset, first_repeat, timelines)
 
 
 def _prediction_rows(dataset: Dataset, task: str, result: FoldResult) -> pa.Table:
@@ -75,45 +74,70 @@ def _attention_columns(features: Features, results: Sequence[FoldResult]) -> dic
 
 
 def _write_documents(
-    path: Path, dataset: Dataset, results: Sequence[FoldResult], columns: Mapping[str, list[Any]]
+    run: Path,
+    name: RunFile,
+    dataset: Dataset,
+    results: Sequence[FoldResult],
+    columns: Mapping[str, list[Any]],
 ) -> None:
     """Write one row per tested document: its id, its fold and some columns."""
     doc_ids = [doc_id for result in results for doc_id in dataset.features.doc_ids[result.test].tolist()]
     folds = [result.fold for result in results for _ in result.test]
-    _write_table(path, pa.table({"doc_id": doc_ids, "fold": folds, **columns}))
+    _write(run, name, pa.table({"doc_id": doc_ids, "fold": folds, **columns}))
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
-    with open_output(str(path)) as fresh:
-        pq.write_table(table, fresh)
+def _write(run: Path, name: RunFile, table: pa.Table) -> None:
+    with open_output(str(run / name)) as path, parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read(run: Path, name: RunFile) -> pa.Table | None:
+    """Return a table of a run folder, None where there is none.
+
+    Raises:
+        DamagedError: when it is not what was written.
+    """
+    path = run / name
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return read_parquet(file, str(path), repair(name))
 
 
 Columns = Mapping[str, list[Any]]
 """A table by column: `doc_id`, `fold`, and lists of numbers."""
 
 
-def read_columns(path: Path) -> Columns | None:
-    """Return embeddings.parquet or attention.parquet by column; None where a run has none."""
-    if not path.exists():
+def read_columns(run: Path, name: RunFile) -> Columns | None:
+    """Return embeddings.parquet or attention.parquet by column; None where a run has none.
+
+    Raises:
+        DamagedError: when it is not what was written.
+    """
+    table = _read(run, name)
+    if table is None:
         return None
-    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    columns: dict[str, list[Any]] = table.to_pydict()
     # Ids made from file names may hold the folders of the machine that made the manifest.
     columns["doc_id"] = [without_paths(doc_id) for doc_id in columns["doc_id"]]
     return columns
 
 
 def read_predictions(
-    path: Path, tasks: Mapping[str, TaskConfig]
+    run: Path, tasks: Mapping[str, TaskConfig]
 ) -> tuple[list[str], dict[tuple[str, str], Predictions]]:
     """Read predictions.parquet; rows of tasks that are not in `tasks` are left out.
 
     Returns:
         The ids of all documents, and predictions by (task, variant), sorted by repeat and document; their
         `document` is an index of the ids. Empty where a run has no such file.
+
+    Raises:
+        DamagedError: when it is not what was written.
     """
-    if not path.exists():
+    table = _read(run, RunFile.PREDICTIONS)
+    if table is None:
         return [], {}
-    table = pq.read_table(path)
     # Ids and groups as numbers: metrics work on arrays, and ids are strings of any length.
     doc_ids, documents = np.unique(table["doc_id"].to_pylist(), return_inverse=True)
     _, groups = np.unique(table["group"].to_pylist(), return_inverse=True)

@@ -1,4 +1,4 @@
-"""Bytes at a path or URI: files, their versions, working copies of folders, folders of tensors."""
+"""Bytes at a path or URI: files, checksums, versions, working copies of folders, folders of tensors."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,24 @@ from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hilbert_ray.storage.access import AccessError, StorageError, access_error, access_errors, place_of
-    from hilbert_ray.storage.files import TEMPORARY, Entry, Files, WriteError
+    from hilbert_ray.storage.files import TEMPORARY, DamagedError, Entry, Files, WriteError
+    from hilbert_ray.storage.json_files import (
+        CHECKSUM,
+        has_checksum,
+        json_line,
+        parse_json,
+        parse_json_lines,
+        reading_json,
+        with_checksum,
+        without_checksum,
+    )
+    from hilbert_ray.storage.parquet_files import (
+        CheckedBlocks,
+        block_checksums,
+        parquet_writer,
+        read_parquet,
+        reading_parquet,
+    )
     from hilbert_ray.storage.regular import irregular
     from hilbert_ray.storage.tensor_folder import (
         WEIGHTS,
@@ -25,9 +42,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CHECKSUM",
     "TEMPORARY",
     "WEIGHTS",
     "AccessError",
+    "CheckedBlocks",
+    "DamagedError",
     "Entry",
     "Files",
     "StorageError",
@@ -37,17 +57,28 @@ __all__ = [
     "absolute",
     "access_error",
     "access_errors",
+    "block_checksums",
     "file_versions",
+    "has_checksum",
     "irregular",
     "is_local",
     "is_uri",
+    "json_line",
     "local_path",
     "missing_files",
     "open_output",
     "open_workspace",
+    "parquet_writer",
+    "parse_json",
+    "parse_json_lines",
     "place_of",
+    "read_parquet",
     "read_tensor_folder",
+    "reading_json",
+    "reading_parquet",
     "require_writable",
+    "with_checksum",
+    "without_checksum",
     "write_tensor_folder",
     "write_text",
 ]
@@ -57,7 +88,24 @@ __getattr__ = lazy_names(
     __name__,
     {
         "access": ("AccessError", "StorageError", "access_error", "access_errors", "place_of"),
-        "files": ("TEMPORARY", "Entry", "Files", "WriteError"),
+        "files": ("TEMPORARY", "DamagedError", "Entry", "Files", "WriteError"),
+        "json_files": (
+            "CHECKSUM",
+            "has_checksum",
+            "json_line",
+            "parse_json",
+            "parse_json_lines",
+            "reading_json",
+            "with_checksum",
+            "without_checksum",
+        ),
+        "parquet_files": (
+            "CheckedBlocks",
+            "block_checksums",
+            "parquet_writer",
+            "read_parquet",
+            "reading_parquet",
+        ),
         "regular": ("irregular",),
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),

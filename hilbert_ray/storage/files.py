@@ -28,6 +28,7 @@ TEMPORARY = ".writing"
 _READ_AHEAD_BYTES = 2**20
 """What is read ahead of an open file: about a row group of a manifest, not the 50 MiB that s3fs takes."""
 _DELETES_AT_ONCE = 16
+_LONGEST_FAULT = 300
 _CREATE_TRIES = 5
 """Tries to create a file while S3 answers that writers compete for it: one of them wins each time."""
 
@@ -36,6 +37,19 @@ class WriteError(StorageError):
     """Work has begun and its results cannot be written."""
 
     exit_code = 1
+
+
+class DamagedError(StorageError):
+    """A file whose bytes are not those that were written; the message names it and what repairs it."""
+
+    exit_code = 1
+
+    @classmethod
+    def of(cls, name: str, fault: str, repair: str) -> "DamagedError":
+        """Return the error of a file: its name or path, what is wrong, and what the user can do."""
+        # Some libraries report over several lines, with bytes of the file.
+        shown = "".join(c if c.isprintable() else " " for c in fault)
+        return cls(f"{name} is damaged ({' '.join(shown.split())[:_LONGEST_FAULT]}); {repair}")
 
 
 class Entry(NamedTuple):
@@ -106,9 +120,10 @@ class Files:
         raise WriteError(f"cannot write {name} in {self.uri}: too many writers at once; rerun to resume")
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file whose name holds its content's hash; an existing one is replaced by the same bytes.
+        """Write a file, replacing an existing one as a whole: readers see the old bytes or the new ones.
 
-        Replacing it makes it young again: garbage collection spares it until its commit is written.
+        Replacing a file by the same bytes makes it young again: garbage collection of a store spares it until
+        its commit is written.
 
         Raises:
             StorageError: when the file cannot be written.

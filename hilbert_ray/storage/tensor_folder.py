@@ -85,7 +85,8 @@ def read_tensor_folder(folder: Path, name: str, schema: int) -> "tuple[dict[str,
     # RecursionError: JSON that is nested a thousand times. Both files may come from anybody.
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise TensorFolderError(
-            f"{folder} cannot be read: {error}; it must hold {name} and {WEIGHTS}"
+            f"{folder} cannot be read: {error}; it must hold {name} and {WEIGHTS} as they were written: "
+            "restore both from a copy, or write the folder again"
         ) from error
     if not isinstance(values, dict):
         raise TensorFolderError(

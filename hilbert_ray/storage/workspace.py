@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.fs
 
 from hilbert_ray.errors import SYSTEM_FAULTS
-from hilbert_ray.storage.files import Files, WriteError
+from hilbert_ray.storage.files import TEMPORARY, Files, WriteError
 
 UNFINISHED = ".tmp"
 """End of the names of unfinished files, which are never uploaded."""
@@ -62,7 +62,7 @@ class Workspace:
         if self.is_local or time.monotonic() < self._saved_at + every_s:
             return
         self._saved_at = time.monotonic()
-        paths = [p for p in self.path.rglob("*") if p.is_file() and p.suffix != UNFINISHED]
+        paths = [p for p in self.path.rglob("*") if p.is_file() and p.suffix not in (UNFINISHED, TEMPORARY)]
         present = {path.relative_to(self.path).as_posix(): _state(path) for path in paths}
         # Oldest first: metrics.json is written last, so its presence at `uri` still means a complete run.
         for name, state in sorted(present.items(), key=lambda item: item[1]):

@@ -2,10 +2,17 @@
 
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.current import DataLocation, StoredFeatures
-from hilbert_ray.store.errors import DamagedError, PendingError, StoreError
+from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.export import Format, export_store
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, encode_rows, sha256_of
-from hilbert_ray.store.maintenance import Problem, collect_garbage, compact_store, store_info, verify_store
+from hilbert_ray.store.maintenance import (
+    Problem,
+    collect_garbage,
+    compact_store,
+    count_unchecked,
+    store_info,
+    verify_store,
+)
 from hilbert_ray.store.snapshot import FileVersions, Snapshot, StoredDocument, bucket_of, digest, encode_text
 from hilbert_ray.store.sorting import RowBlock, row_block, write_snapshot
 from hilbert_ray.store.store import Store, reads_turns
@@ -13,7 +20,6 @@ from hilbert_ray.store.store import Store, reads_turns
 __all__ = [
     "Commit",
     "Commits",
-    "DamagedError",
     "DataLocation",
     "FeatureRow",
     "FileVersions",
@@ -30,6 +36,7 @@ __all__ = [
     "bucket_of",
     "collect_garbage",
     "compact_store",
+    "count_unchecked",
     "digest",
     "encode_rows",
     "encode_text",

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from hilbert_ray.storage import Entry, Files
-from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.storage import DamagedError, Entry, Files, reading_json, with_checksum, without_checksum
+from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import Commit, commit_from_json, sha256_of
 
 _FILES_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * 2**20
@@ -39,7 +39,7 @@ class Commits:
 
     def create(self, commit: Commit) -> bool:
         """Commit a unit; False where it has another commit already."""
-        return self.files.create(self.name(commit.bucket, commit.unit), commit.to_json())
+        return self.files.create(self.name(commit.bucket, commit.unit), with_checksum(commit.to_json()))
 
     def find(self, bucket: int, unit: str) -> Commit | None:
         """Return the commit of a unit, or None where there is none."""
@@ -281,18 +281,19 @@ def _checked_lines(index: str, data: bytes) -> list[bytes]:
     """Return the lines of an index whose content is what its name says."""
     sha256 = sha256_of(data)
     if not index.endswith(f"{_INDEX}{sha256[:16]}{_INDEX_END}"):
-        raise DamagedError(
-            f"index {index} is damaged: sha256 is {sha256}, its name says otherwise; restore it from a copy, "
-            "or run `hilbert-ray store verify --repair`, after which `embed` redoes what only it held"
+        raise DamagedError.of(
+            f"index {index}",
+            f"its sha256 is {sha256}, its name says otherwise",
+            "restore it from a copy, or run `hilbert-ray store verify --repair`, after which `embed` redoes "
+            "what only it held",
         )
     return data.splitlines()
 
 
 def _parse(name: str, data: bytes) -> Commit:
-    try:
-        return commit_from_json(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"commit {name} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
-            "run `hilbert-ray store verify --repair`, after which `embed` writes it again"
-        ) from error
+    repair = (
+        "restore it from a copy, or run `hilbert-ray store verify --repair`, after which `embed` writes it "
+        "again"
+    )
+    with reading_json(f"commit {name}", repair):
+        return commit_from_json(without_checksum(data, f"commit {name}", repair))

@@ -9,10 +9,6 @@ class StoreError(StorageError):
     """A feature store that is absent, damaged, of another schema, or lacks what was requested of it."""
 
 
-class DamagedError(StoreError):
-    """A file of a store whose content is not what was written."""
-
-
 class PendingError(StoreError):
     """Documents that the manifest has and the store neither holds nor refused: `embed` has not finished."""
 

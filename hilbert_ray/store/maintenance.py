@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.storage import TEMPORARY
+from hilbert_ray.storage import TEMPORARY, DamagedError, has_checksum
 from hilbert_ray.store.commits import Commits
-from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import Commit, decode_rows, sha256_of
 from hilbert_ray.store.snapshot import Snapshot, snapshot_name, snapshot_numbers
 from hilbert_ray.store.store import SCHEMA, Store, batches_by_size, encoder_folder
@@ -113,15 +113,36 @@ def compact_store(store: Store, min_commits: int = 32) -> list[str]:
 
 
 def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
-    """Read every committed file again; yield what is gone, changed, or not what its commit says.
+    """Read everything that counts again; yield what is gone, changed, or not what its commit says.
 
     Args:
         store: the store.
         repair: delete damaged files and the commits that name them, so that `embed` writes them again.
             Nothing else may write to the store meanwhile.
     """
-    snapshot = store.snapshot()
-    if snapshot.number:  # a store that nothing was embedded into has none
+    yield from _verify_manifests(store, repair)
+    for modality in MODALITIES:
+        for fingerprint in store.files.folders(f"features/{modality}"):
+            yield from _verify_encoder(store, modality, fingerprint, repair)
+            commits = store.commits(modality, fingerprint)
+            for bucket, names in commits.names().items():
+                yield from _verify_bucket(store, modality, commits, bucket, names, repair)
+
+
+def _verify_manifests(store: Store, repair: bool) -> Iterator[Problem]:
+    numbers = snapshot_numbers(store.files.names("documents"))
+    for number in numbers:
+        name, is_newest = snapshot_name(number), number == numbers[-1]
+        try:
+            snapshot = store.snapshot(number)
+        except DamagedError as error:
+            yield Problem(path=name, message=str(error))
+            # Never the newest: the one before would count as the manifest until `embed` writes the next.
+            if repair and not is_newest:
+                store.files.delete(name)
+            continue
+        if not is_newest:
+            continue  # no reader opens the documents of a manifest that was replaced
         try:
             snapshot.check()
         except StoreError as error:
@@ -129,11 +150,32 @@ def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
             # Only the documents' file: `embed` writes it again under the same name, the hash of its content.
             if repair:
                 store.files.delete(snapshot.file)
-    for modality in MODALITIES:
-        for fingerprint in store.encoders(modality, snapshot):
-            commits = store.commits(modality, fingerprint)
-            for bucket, names in commits.names().items():
-                yield from _verify_bucket(store, modality, commits, bucket, names, repair)
+
+
+def _verify_encoder(store: Store, modality: Modality, fingerprint: str, repair: bool) -> Iterator[Problem]:
+    name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
+    try:
+        store.description(modality, fingerprint)
+    except DamagedError as error:
+        yield Problem(path=name, message=str(error))
+        if repair:
+            store.files.delete(name)
+    except FileNotFoundError:
+        yield Problem(path=name, message="it is gone; rerun `hilbert-ray embed` with the same encoder")
+
+
+def count_unchecked(store: Store) -> int:
+    """Return how many files of a store have no checksum, because an older version wrote them.
+
+    They are read as they are. Data files and indexes have the hash of their content in their name.
+    """
+    sizes = (
+        (name, entry.size_bytes)
+        for name, entry in store.files.entries("").items()
+        if name.endswith(".json") and "/attempts/" not in name
+    )
+    contents = (store.files.read_many(batch) for batch in batches_by_size(sizes))
+    return sum(not has_checksum(data) for batch in contents for data in batch.values())
 
 
 def _verify_bucket(

@@ -1,7 +1,8 @@
 """The validated manifest inside a store: documents by bucket, with the versions of their files.
 
 A snapshot is one Parquet file and a small JSON file that names it; the newest counts. Manifest rows that are
-not valid documents are kept with it as faults.
+not valid documents are kept with it as faults. Workers read a few row groups each, so the JSON file has a
+checksum of every block of the Parquet file.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hilbert_ray.config import Modality, parse_channels
 from hilbert_ray.document import Document, InvalidRow, Utterance
-from hilbert_ray.storage import Files
+from hilbert_ray.storage import CheckedBlocks, DamagedError, Files, parse_json, reading_json, with_checksum
 from hilbert_ray.store.errors import StoreError
 
 ROW_GROUP_ROWS = 256
@@ -49,6 +50,7 @@ OPTIONAL = ("attributes", "channels", "diarization")
 """Columns that a file has only where a document needs them: manifests without them keep their bytes."""
 _VERSION_COLUMNS = ("audio_version", "text_version", "turns_version", "channels")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+_REPAIR = "run `hilbert-ray store verify --repair` and then `embed`, which writes it again"
 _footers: dict[str, pq.FileMetaData] = {}
 """Footer of the snapshot that this process read last, by the file's hash."""
 
@@ -141,6 +143,7 @@ class Snapshot:
 
     `row_groups` lists (bucket, documents) of each row group of `file`; `roles` are the only speakers that the
     run kept (empty: all), on which every document's source depends. Number 0 is a store without a manifest.
+    `block_checksums` are those of the file's blocks, empty in stores of older versions.
     """
 
     files: Files = field(compare=False, repr=False)
@@ -151,6 +154,7 @@ class Snapshot:
     row_groups: tuple[tuple[int, int], ...] = ()
     faults: tuple[InvalidRow, ...] = ()
     roles: tuple[str, ...] = ()
+    block_checksums: str = ""
 
     @classmethod
     def read(cls, files: Files, number: int) -> "Snapshot":
@@ -158,18 +162,26 @@ class Snapshot:
 
         Raises:
             FileNotFoundError: when there is none of this number.
+            DamagedError: when it is not what was written.
         """
-        values = json.loads(files.read(snapshot_name(number)))
-        return cls(
-            files=files,
-            number=number,
-            file=values["file"],
-            sha256=values["sha256"],
-            num_documents=values["rows"],
-            row_groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
-            faults=tuple(InvalidRow(**fault) for fault in values["faults"]),
-            roles=tuple(values["roles"]),
+        name = f"{files.uri}/{snapshot_name(number)}"
+        repair = (
+            "rerun `hilbert-ray embed` with the manifest, which writes it again; if a newer one has replaced "
+            "it, `hilbert-ray store verify --repair` deletes it"
         )
+        values = parse_json(files.read(snapshot_name(number)), name, repair)
+        with reading_json(name, repair):
+            return cls(
+                files=files,
+                number=number,
+                file=values["file"],
+                sha256=values["sha256"],
+                num_documents=values["rows"],
+                row_groups=tuple((bucket, rows) for bucket, rows in values["groups"]),
+                faults=tuple(InvalidRow(**fault) for fault in values["faults"]),
+                roles=tuple(values["roles"]),
+                block_checksums=values.get("blocks", ""),
+            )
 
     def to_json(self) -> bytes:
         """Return the bytes of the JSON file; the number is its name."""
@@ -181,8 +193,9 @@ class Snapshot:
             "groups": self.row_groups,
             "faults": [asdict(fault) for fault in self.faults],
             "roles": self.roles,
+            "blocks": self.block_checksums,
         }
-        return json.dumps(values).encode()
+        return with_checksum(json.dumps(values).encode())
 
     def blocks(self, bucket: int | None = None, num_documents: int = 50_000) -> list[frozenset[int]]:
         """Return the buckets in use in blocks: what one process holds in memory at a time.
@@ -275,14 +288,18 @@ class Snapshot:
                 while block := file.read(_HASHED_BYTES):
                     hasher.update(block)
         except FileNotFoundError:
-            raise StoreError(
-                f"{self.file}, the newest manifest, is gone; rerun `hilbert-ray embed` to write it again"
-            ) from None
+            raise self._gone() from None
         if hasher.hexdigest() != self.sha256:
             raise StoreError(
                 f"sha256 is {hasher.hexdigest()}, but the manifest {self.number:08d}.json says "
                 f"{self.sha256}; delete the file and rerun `hilbert-ray embed`"
             )
+
+    def _gone(self) -> StoreError:
+        return StoreError(
+            f"{self.files.uri}/{self.file}, the manifest's documents, is gone; rerun `hilbert-ray embed` "
+            "with the manifest to write it again"
+        )
 
     def _row_groups_of(self, buckets: Collection[int] | None) -> list[int]:
         return [i for i, (owner, _) in enumerate(self.row_groups) if buckets is None or owner in buckets]
@@ -290,12 +307,21 @@ class Snapshot:
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         """Open the documents. The footer grows with the manifest, so a process reads it only once."""
-        with self.files.open(self.file) as file:
-            parquet = pq.ParquetFile(file, metadata=_footers.get(self.sha256))
-            if self.sha256 not in _footers:
-                _footers.clear()  # a run reads one snapshot
-                _footers[self.sha256] = parquet.metadata
-            yield parquet
+        name = f"{self.files.uri}/{self.file}"
+        try:
+            with self.files.open(self.file) as file:
+                if self.block_checksums:
+                    file = CheckedBlocks(file, self.block_checksums, name, _REPAIR)
+                parquet = pq.ParquetFile(file, metadata=_footers.get(self.sha256))
+                if self.sha256 not in _footers:
+                    _footers.clear()  # a run reads one snapshot
+                    _footers[self.sha256] = parquet.metadata
+                yield parquet
+        except FileNotFoundError:
+            raise self._gone() from None
+        # Only of older stores, whose documents have no checksums; what cannot be read is a StorageError.
+        except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            raise DamagedError.of(name, f"{type(error).__name__}: {error}", _REPAIR) from error
 
 
 def snapshot_name(number: int) -> str:

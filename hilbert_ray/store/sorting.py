@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.document import InvalidRow, duplicate_row
+from hilbert_ray.storage import DamagedError, block_checksums
 from hilbert_ray.store.snapshot import (
     OPTIONAL,
     ROW_GROUP_ROWS,
@@ -78,6 +79,7 @@ def write_snapshot(
         row_groups, all_faults = _merge(runs, faults, store.buckets, path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            checksums = block_checksums(file)
         snapshot = Snapshot(
             files=files,
             file=f"documents/{sha256[:16]}.parquet",
@@ -86,19 +88,22 @@ def write_snapshot(
             row_groups=tuple(row_groups),
             faults=tuple(sorted(all_faults, key=lambda fault: fault.row)),
             roles=tuple(sorted(roles)),
+            block_checksums=checksums,
         )
         # Ends when this snapshot is the newest: another run may take the next number first.
         while True:
-            newest = store.snapshot()
-            is_newest = dataclasses.replace(newest, number=0) == snapshot
+            number = store.newest_snapshot_number()
+            try:
+                is_newest = dataclasses.replace(store.snapshot(number), number=0) == snapshot
+            except DamagedError:
+                is_newest = False  # this one takes its place
             # An older manifest's file may still exist; written again, it is too young for garbage collection.
             if not is_newest or not files.exists(snapshot.file):
                 files.put_from(snapshot.file, path)
             if is_newest:
-                return newest
-            number = newest.number + 1
-            if files.create(snapshot_name(number), snapshot.to_json()):
                 return dataclasses.replace(snapshot, number=number)
+            if files.create(snapshot_name(number + 1), snapshot.to_json()):
+                return dataclasses.replace(snapshot, number=number + 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

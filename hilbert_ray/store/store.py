@@ -25,15 +25,16 @@ from uuid import uuid4
 import pyarrow as pa
 
 from hilbert_ray.config import Modality
-from hilbert_ray.storage import Files, absolute
+from hilbert_ray.storage import DamagedError, Files, absolute, parse_json, reading_json, with_checksum
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.current import CurrentBlock, DataLocation, StoredFeatures
-from hilbert_ray.store.errors import DamagedError, StoreError
+from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, decode_rows, encode_rows, sha256_of
 from hilbert_ray.store.snapshot import Snapshot, snapshot_numbers
 
 SCHEMA = 1
 """Version of the layout above. A store of another schema is refused: nothing converts it."""
+_ABOUT = "store.json"
 _READ_BYTES = 64 * 2**20
 """Data files that are fetched together: enough to hide the latency of an object store, few enough to hold."""
 _T = TypeVar("_T")
@@ -64,7 +65,8 @@ class Store:
         """Create a store, or open the existing one, which keeps its own number of buckets."""
         # Of several processes that create a store at once, one wins, and the others open what it created.
         files = Files(uri)
-        files.create("store.json", json.dumps({"schema": SCHEMA, "buckets": buckets}).encode())
+        about = json.dumps({"schema": SCHEMA, "buckets": buckets}).encode()
+        files.create(_ABOUT, with_checksum(about))
         return cls.open(uri)
 
     @classmethod
@@ -73,32 +75,37 @@ class Store:
 
         Raises:
             StoreError: when there is none, or it is of a schema that this version cannot read.
+            DamagedError: when store.json is not what was written.
         """
+        name, repair = f"{uri.rstrip('/')}/{_ABOUT}", "restore it from a copy of the store"
         try:
-            values = json.loads(Files(uri).read("store.json"))
+            values = parse_json(Files(uri).read(_ABOUT), name, repair)
         except FileNotFoundError:
             raise StoreError(
                 f"no store at {uri}: it has no store.json; correct the path, or create a store with "
                 "`hilbert-ray embed`"
             ) from None
-        except ValueError as error:
-            raise StoreError(f"store.json of {uri} is damaged ({error}); restore it from a copy") from None
         if values.get("schema") != SCHEMA:
             raise StoreError(
                 f"store {uri} has schema {values.get('schema')!r}; this version reads {SCHEMA}: use the "
                 "version of hilbert-ray that wrote it, or embed into a new store"
             )
-        return cls(uri, int(values["buckets"]))
+        with reading_json(name, repair):
+            return cls(uri, int(values["buckets"]))
 
     def snapshot(self, number: int | None = None) -> Snapshot:
-        """Return a snapshot of the manifest: of this number, or the newest (an empty one where none is)."""
-        if number is None:
-            # Numbers never repeat and only grow, so a listing tells which is the newest.
-            numbers = snapshot_numbers(self.files.names("documents"))
-            if not numbers:
-                return Snapshot(files=self.files)
-            number = numbers[-1]
-        return Snapshot.read(self.files, number)
+        """Return a snapshot of the manifest: of this number, or the newest; number 0 is an empty one.
+
+        Raises:
+            DamagedError: when it is not what was written.
+        """
+        number = self.newest_snapshot_number() if number is None else number
+        return Snapshot.read(self.files, number) if number else Snapshot(files=self.files)
+
+    def newest_snapshot_number(self) -> int:
+        """Return the number of the newest snapshot, 0 where there is none."""
+        # Numbers never repeat and only grow, so a listing tells which is the newest.
+        return max(snapshot_numbers(self.files.names("documents")), default=0)
 
     # Encoders
 
@@ -109,10 +116,11 @@ class Store:
             StoreError: when the recorded encoder of this fingerprint has another width.
         """
         name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
-        if self.files.create(name, json.dumps(description, indent=1, sort_keys=True).encode()):
+        data = json.dumps(description, indent=1, sort_keys=True).encode()
+        if self.files.create(name, with_checksum(data)):
             return
         # A fingerprint hashes what the encoder says of itself; one that forgets something shows up here.
-        recorded = json.loads(self.files.read(name))
+        recorded = self.description(modality, fingerprint)
         if recorded.get("dim") != description.get("dim"):
             raise StoreError(
                 f"{name} describes an encoder of width {recorded.get('dim')}, but this run's encoder of the "
@@ -133,7 +141,7 @@ class Store:
         descriptions: dict[str, dict[str, Any]] = {}
         for fingerprint in self.files.folders(f"features/{modality}"):
             try:
-                descriptions[fingerprint] = self._encoder(modality, fingerprint)
+                descriptions[fingerprint] = self.description(modality, fingerprint)
             except FileNotFoundError:  # another run is about to write it
                 continue
         if any("segment" in description for description in descriptions.values()):
@@ -145,21 +153,29 @@ class Store:
 
     def encoder_dim(self, modality: Modality, fingerprint: str) -> int:
         """Return the width of an encoder's features, all its layers together."""
-        return int(self._encoder(modality, fingerprint)["dim"])
+        return int(self.description(modality, fingerprint)["dim"])
 
     def encoder_layers(self, modality: Modality, fingerprint: str) -> int:
         """Return how many hidden states a feature holds: 1 unless it was embedded with `layer: all`."""
-        return int(self._encoder(modality, fingerprint).get("layers", 1))
+        return int(self.description(modality, fingerprint).get("layers", 1))
 
-    def _encoder(self, modality: Modality, fingerprint: str) -> dict[str, Any]:
-        description: dict[str, Any] = json.loads(
-            self.files.read(f"{encoder_folder(modality, fingerprint)}/encoder.json")
+    def description(self, modality: Modality, fingerprint: str) -> dict[str, Any]:
+        """Return what encoder.json says of an encoder.
+
+        Raises:
+            FileNotFoundError: when there is none.
+            DamagedError: when it is not what was written.
+        """
+        name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
+        repair = (
+            "restore it from a copy, or run `hilbert-ray store verify --repair` and then `embed` with the "
+            "same encoder, which writes it again"
         )
-        return description
+        return parse_json(self.files.read(name), f"{self.uri}/{name}", repair)
 
     def _reads_turns(self, modality: Modality, fingerprint: str) -> bool:
         try:
-            return reads_turns(modality, self._encoder(modality, fingerprint))
+            return reads_turns(modality, self.description(modality, fingerprint))
         except FileNotFoundError:
             known = self.encoders(modality)
             listed = ", ".join(f"{key} ({value.get('name', '?')})" for key, value in known.items()) or "none"
@@ -363,9 +379,11 @@ def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]
             raise ValueError(f"its sha256 begins with {sha256[: len(recorded)]}, not with {recorded}")
         return decode_rows(modality, data)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamagedError(
-            f"data file {file} is damaged ({error}); `hilbert-ray store verify` lists all such files, and "
-            "with --repair makes `embed` write them again"
+        raise DamagedError.of(
+            f"data file {file}",
+            str(error),
+            "`hilbert-ray store verify` lists all such files, and with --repair makes `embed` write them "
+            "again",
         ) from error
 
 

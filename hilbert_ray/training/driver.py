@@ -19,7 +19,7 @@ from hilbert_ray.cluster import connect, has_cluster, maps_removed_at_exit
 from hilbert_ray.config import Config, ConfigError, LossConfig, to_dict
 from hilbert_ray.features import Dataset, Features, open_dataset
 from hilbert_ray.run import RESUME_ONLY, RunDir, RunFile, pending_lines, write_run_config, write_training
-from hilbert_ray.storage import Workspace, absolute, open_workspace
+from hilbert_ray.storage import Workspace, absolute, open_workspace, parse_json
 from hilbert_ray.training import distributed
 from hilbert_ray.training.checkpoints import Checkpoints
 from hilbert_ray.training.loop import EpochReport, fit
@@ -135,7 +135,8 @@ def _train(run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
             connect()
             _train_on_ranks(spec, dataset.features, mlflow, run)
     # From the file and not from a return value: rank 0 may be a process on another machine.
-    finished = json.loads(run.read(RunFile.TRAINING))
+    name = f"{run.uri}/{RunFile.TRAINING}"
+    finished = parse_json(run.read(RunFile.TRAINING), name, "rerun `hilbert-ray train` to publish again")
     return TrainSummary(
         model=f"{run.uri}/{RunDir.MODEL}",
         documents=len(spec.indices),
@@ -253,4 +254,4 @@ def _train_rank(
     if run and writer:
         writer.close()
         trained.model(spec.encoders).save_pretrained(run.path / RunDir.MODEL)
-        write_training(run.path, trained.plain_heads(), trained.history[-1])
+        write_training(run.path, trained.plain_heads(), trained.history)

@@ -12,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from hilbert_ray.run import RunDir, RunFile
-from hilbert_ray.storage import Workspace
+from hilbert_ray.storage import Workspace, json_line
 from hilbert_ray.training.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,9 @@ def logged_progress(run: Workspace, every_s: float = PROGRESS_S) -> Iterator[Non
                 log.info("%s", record_line(json.loads(lines[-1])))
             seen = len(lines)
 
-    # Records of an earlier attempt would be logged as news; rank 0 writes those up to the checkpoint again.
+    # training.json counts the records of a finished training. Those of an earlier attempt would be logged as
+    # news; rank 0 writes those up to the checkpoint again.
+    (run.path / RunFile.TRAINING).unlink(missing_ok=True)
     (run.path / RunFile.HISTORY).unlink(missing_ok=True)
     run.save()
     follower = threading.Thread(target=follow, daemon=True)
@@ -70,7 +72,7 @@ class RecordWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; TensorBoard and MLflow show each number over epochs, one curve per network."""
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json_line(record))
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
         # Floats are measurements; integers, such as counts of rows, only explain them.
         for name, value in record.items():

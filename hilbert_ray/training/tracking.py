@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from hilbert_ray.config import ConfigError
+from hilbert_ray.storage import Files
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "hilbert-ray"
@@ -72,8 +73,7 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
             client.update_run(run_id, status="RUNNING")
         else:
             run_id = _begin(mlflow, client, name, settings)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(run_id)
+            Files(str(note.parent)).put(note.name, run_id.encode())
     except (mlflow.MlflowException, OSError) as error:
         raise ConfigError(
             f"MLflow at train.mlflow cannot be used: {_without_secrets(error, uri)}; correct the URI, start "

@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray.config import ConfigError, TuneConfig
 from hilbert_ray.run import RunDir
-from hilbert_ray.storage import Workspace, write_text
+from hilbert_ray.storage import Workspace, json_line, parse_json_lines, write_text
 from hilbert_ray.tuning.space import Settings
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         self.plan = plan
         self.done = done
         # Rewritten, so that a last line that a kill cut off does not merge with the next one.
-        write_text(plan.journal, "".join(f"{json.dumps(trial)}\n" for trial in read_journal(plan.journal)))
+        write_text(plan.journal, "".join(map(json_line, read_journal(plan.journal))))
 
     def on_trial_complete(
         self,
@@ -201,7 +201,7 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
         }
         # Appended, never rewritten while trials run: a kill can damage the last line only.
         with self.plan.journal.open("a") as file:
-            file.write(f"{json.dumps(record)}\n")
+            file.write(json_line(record))
             # A trial can take hours: what is finished must survive a crash of the machine.
             file.flush()
             os.fsync(file.fileno())
@@ -215,14 +215,13 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
 
 
 def read_journal(path: Path) -> list[Trial]:
-    """Return the finished trials of a search; a last line that a kill cut off is left out."""
-    trials: list[Trial] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            trials.append(json.loads(line))
-        except ValueError:
-            break
-    return trials
+    """Return the finished trials of a search; a last line that a kill cut off is left out.
+
+    Raises:
+        DamagedError: when a line is not what was written.
+    """
+    repair = "delete that line and rerun `hilbert-ray tune --resume`, which replaces the trial"
+    return [*parse_json_lines(path.read_bytes(), str(path), repair)] if path.exists() else []
 
 
 def bundle(settings: TuneConfig) -> dict[str, float]:

@@ -150,8 +150,8 @@ def test_attention_has_each_segment_of_the_first_repeat_with_its_weight_and_time
     features = labelled(12, 3)
     results = [result_of(features, fold, i) for i, fold in enumerate(folds_of(12, 2, 3))]
     write(tmp_path, features, results)
-    columns = read_columns(tmp_path / RunFile.ATTENTION)
-    embeddings = read_columns(tmp_path / RunFile.EMBEDDINGS)
+    columns = read_columns(tmp_path, RunFile.ATTENTION)
+    embeddings = read_columns(tmp_path, RunFile.EMBEDDINGS)
     assert columns is not None
     assert embeddings is not None
     tested = np.concatenate([result.test for result in results[:3]])
