@@ -325,15 +325,23 @@ class StoreVerify(_StoreCommand):
 
     interrupted = "what is repaired stays repaired: rerun it"
     repair: bool = False
-    """Delete damaged files and the commits that name them, so that the next `embed` writes them again.
-    Nothing else may write to the store meanwhile."""
+    """Delete damaged files and the commits that name them, so that the next `embed` writes them again; a
+    damaged store.json is written again at once. Nothing else may write to the store meanwhile."""
 
     def run(self, config: Config) -> CommandResult:
         """Return the problems; it is ok when there are none."""
-        from hilbert_ray.store import Store, count_unchecked, verify_store
+        from hilbert_ray.storage import DamagedError
+        from hilbert_ray.store import Store, count_unchecked, rewrite_about, verify_store
 
-        store = Store.open(self.store)
-        problems = [f"{problem.path}: {problem.message}" for problem in verify_store(store, self.repair)]
+        problems = []
+        try:
+            store = Store.open(self.store)
+        except DamagedError as error:
+            if not self.repair:
+                raise
+            store = rewrite_about(self.store)
+            problems.append(f"store.json: {error}")
+        problems += [f"{problem.path}: {problem.message}" for problem in verify_store(store, self.repair)]
         unchecked = count_unchecked(store)
         lines = problems or ["every file is intact"]
         if unchecked:

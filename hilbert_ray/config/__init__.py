@@ -5,7 +5,7 @@ from hilbert_ray.config.columns import class_column, heads_column
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
 from hilbert_ray.config.layers import layer_range
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
-from hilbert_ray.config.reading import from_dict, load_file, to_dict
+from hilbert_ray.config.reading import from_dict, load_file, to_dict, with_settings_checksum
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
 from hilbert_ray.config.settings import (
     MODALITIES,
@@ -62,5 +62,6 @@ __all__ = [
     "preset",
     "require",
     "to_dict",
+    "with_settings_checksum",
     "without",
 ]

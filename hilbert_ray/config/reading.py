@@ -5,6 +5,7 @@ It works on any settings dataclass by its annotations and imports none of them, 
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import typing
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ LARGEST_FILE = 2**20
 """Most bytes of a settings file: far more than all settings written out."""
 MERGE = "tag:yaml.org,2002:merge"
 """What YAML calls the key `<<`."""
+_CHECKSUM = b"# checksum: "
+"""Begin of the first line of a settings file that a command wrote, before the SHA-256 of the lines below."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any settings dataclass
@@ -125,8 +128,8 @@ def load_file(path: str | Path) -> dict[str, Any]:
     """Read a YAML (or JSON) file of settings as plain values, local or on any fsspec store.
 
     Raises:
-        ConfigError: if there is no such file, it cannot be read, is larger than `LARGEST_FILE`, or does not
-            hold a YAML mapping in which every key occurs once.
+        ConfigError: if there is no such file, it cannot be read, is larger than `LARGEST_FILE`, does not hold
+            a YAML mapping in which every key occurs once, or not what its checksum says.
         AccessError: if its object store cannot be used from here.
     """
     import yaml
@@ -166,6 +169,7 @@ def _read_text(path: str) -> str:
                 f"settings file {path} has more than {LARGEST_FILE} bytes; is it another file, such as the "
                 "manifest?"
             )
+        _compare_checksum(data, path)
         return str(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"there is no settings file {path}; name an existing YAML or JSON file") from None
@@ -198,3 +202,22 @@ def _unique_keys_loader() -> type[Any]:
 
     UniqueKeysLoader.add_constructor("tag:yaml.org,2002:map", construct)
     return UniqueKeysLoader
+
+
+def with_settings_checksum(text: str) -> str:
+    """Return the text of a settings file below a line with its checksum, which `load_file` compares."""
+    return f"{_CHECKSUM.decode()}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def _compare_checksum(data: bytes, path: str | Path) -> None:
+    """Raise ConfigError where a settings file with a checksum is not what was written."""
+    line, _, text = data.partition(b"\n")
+    recorded = line.removeprefix(_CHECKSUM).decode("utf-8", "replace")
+    # A file that was cut off within the line, or to nothing, would set nothing.
+    if _CHECKSUM.startswith(data) or (
+        line.startswith(_CHECKSUM) and hashlib.sha256(text).hexdigest() != recorded
+    ):
+        raise ConfigError(
+            f"settings file {path} is empty, or not what was written: the checksum in its first line is not "
+            "that of the lines below; write it again, or, after an edit of your own, delete the line"
+        )

@@ -10,6 +10,7 @@ from hilbert_ray.store.maintenance import (
     collect_garbage,
     compact_store,
     count_unchecked,
+    rewrite_about,
     store_info,
     verify_store,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "encode_text",
     "export_store",
     "reads_turns",
+    "rewrite_about",
     "row_block",
     "sha256_of",
     "store_info",

@@ -1,5 +1,6 @@
 """Care of a store: what it holds, whether it is intact, and what may be folded or deleted."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.storage import TEMPORARY, DamagedError, has_checksum
+from hilbert_ray.storage import TEMPORARY, DamagedError, Files, has_checksum
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import Commit, decode_rows, sha256_of
-from hilbert_ray.store.snapshot import Snapshot, snapshot_name, snapshot_numbers
-from hilbert_ray.store.store import SCHEMA, Store, batches_by_size, encoder_folder
+from hilbert_ray.store.snapshot import Snapshot, doc_id_hash, snapshot_name, snapshot_numbers
+from hilbert_ray.store.store import ABOUT, SCHEMA, Store, about_store, batches_by_size, encoder_folder
 
 _READS_AT_ONCE = 16
 """Files that `verify_store` reads at a time: what hides the latency of an object store."""
+_BUCKETS = 2**20
+"""More buckets than any store has: a larger common divisor means that documents are too few to tell."""
 _ADVICE = "`hilbert-ray store verify --repair` deletes both, and `embed` then writes them again"
 
 
@@ -127,6 +130,32 @@ def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
             commits = store.commits(modality, fingerprint)
             for bucket, names in commits.names().items():
                 yield from _verify_bucket(store, modality, commits, bucket, names, repair)
+
+
+def rewrite_about(uri: str) -> Store:
+    """Write a damaged store.json again, with the number of buckets that the documents are in; open the store.
+
+    Raises:
+        DamagedError: when other numbers of buckets would give each document the same bucket, as with few
+            documents.
+    """
+    files = Files(uri)
+    number = max(snapshot_numbers(files.names("documents")), default=0)
+    snapshot = Snapshot.read(files, number) if number else Snapshot(files=files)
+    # hash = bucket + n * buckets, for each document: the number of buckets divides all differences.
+    common = largest = documents = 0
+    for bucket in sorted({bucket for bucket, _ in snapshot.row_groups}):
+        largest = bucket
+        for doc_id, _ in snapshot.versions({bucket}):
+            common, documents = math.gcd(common, doc_id_hash(doc_id) - bucket), documents + 1
+    smaller = range(largest + 1, common // 2 + 1)
+    if not documents or common > _BUCKETS or any(common % number == 0 for number in smaller):
+        fault = f"and the {documents} documents of the newest manifest do not tell the number of buckets"
+        raise DamagedError.of(
+            f"{files.uri}/{ABOUT}", fault, "restore it from a copy, or embed into a new store"
+        )
+    files.put(ABOUT, about_store(common))
+    return Store.open(uri)
 
 
 def _verify_manifests(store: Store, repair: bool) -> Iterator[Problem]:

@@ -34,7 +34,7 @@ from hilbert_ray.store.snapshot import Snapshot, snapshot_numbers
 
 SCHEMA = 1
 """Version of the layout above. A store of another schema is refused: nothing converts it."""
-_ABOUT = "store.json"
+ABOUT = "store.json"
 _READ_BYTES = 64 * 2**20
 """Data files that are fetched together: enough to hide the latency of an object store, few enough to hold."""
 _T = TypeVar("_T")
@@ -65,8 +65,7 @@ class Store:
         """Create a store, or open the existing one, which keeps its own number of buckets."""
         # Of several processes that create a store at once, one wins, and the others open what it created.
         files = Files(uri)
-        about = json.dumps({"schema": SCHEMA, "buckets": buckets}).encode()
-        files.create(_ABOUT, with_checksum(about))
+        files.create(ABOUT, about_store(buckets))
         return cls.open(uri)
 
     @classmethod
@@ -77,9 +76,10 @@ class Store:
             StoreError: when there is none, or it is of a schema that this version cannot read.
             DamagedError: when store.json is not what was written.
         """
-        name, repair = f"{uri.rstrip('/')}/{_ABOUT}", "restore it from a copy of the store"
+        name = f"{uri.rstrip('/')}/{ABOUT}"
+        repair = "run `hilbert-ray store verify --repair`, which computes it from the documents"
         try:
-            values = parse_json(Files(uri).read(_ABOUT), name, repair)
+            values = parse_json(Files(uri).read(ABOUT), name, repair)
         except FileNotFoundError:
             raise StoreError(
                 f"no store at {uri}: it has no store.json; correct the path, or create a store with "
@@ -354,6 +354,11 @@ class Store:
                     sources={doc_id: source for doc_id, source in sources if source is not None},
                     commits=list(commits.read(chosen)),
                 )
+
+
+def about_store(buckets: int) -> bytes:
+    """Return the content of store.json."""
+    return with_checksum(json.dumps({"schema": SCHEMA, "buckets": buckets}).encode())
 
 
 def reads_turns(modality: Modality, description: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution
 
 from hilbert_ray import metrics
 from hilbert_ray.cluster import connect, maps_removed_at_exit
-from hilbert_ray.config import Config, ConfigError, from_dict, to_dict
+from hilbert_ray.config import Config, ConfigError, from_dict, to_dict, with_settings_checksum
 from hilbert_ray.evaluation import Variant, adjust_p_values, gather, run_folds
 from hilbert_ray.features import Dataset, open_dataset
 from hilbert_ray.folds import Fold, Strata, choose_strata, inner_folds, make_folds, read_folds
@@ -246,7 +246,8 @@ def _settings_file(config: Config, summary: TuneSummary) -> str:
         head = "\n".join(["# Made by `hilbert-ray tune`, which changed:", *changes, ""])
     # Whole sections and not the changes alone: later versions may have other defaults.
     values = to_dict(apply(config, summary.best))
-    return head + yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False)
+    sections = yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False)
+    return with_settings_checksum(head + sections)
 
 
 def _search_key(dataset: Dataset, outer_folds: Sequence[Fold]) -> str:

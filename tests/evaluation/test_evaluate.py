@@ -27,7 +27,7 @@ from hilbert_ray.features.dataset import Dataset, open_dataset
 from hilbert_ray.folds.draw import make_folds
 from hilbert_ray.folds.file import read_folds as load_folds
 from hilbert_ray.folds.file import write_folds
-from hilbert_ray.run.evaluation import Evaluation
+from hilbert_ray.run.evaluation import Evaluation, read_metrics
 from tests import make
 from tests.evaluation.cases import CONFIG
 
@@ -75,7 +75,7 @@ def test_a_run_holds_its_settings_folds_predictions_embeddings_attention_and_sco
     evaluated: Evaluated,
 ) -> None:
     assert sorted(path.name for path in evaluated.folder.iterdir()) == sorted([*FILES, "predictions.parquet"])
-    assert json.loads((evaluated.folder / "metrics.json").read_text()) == evaluated.values
+    assert read_metrics(evaluated.folder).to_dict() == evaluated.values
     saved = json.loads((evaluated.folder / "config.json").read_text())
     assert from_dict(Config, saved["config"]) == evaluated.dataset.config
     assert saved["data"] == evaluated.dataset.fingerprint

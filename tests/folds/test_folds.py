@@ -13,6 +13,7 @@ from hilbert_ray.config import ConfigError, FoldsConfig, TaskConfig
 from hilbert_ray.folds.draw import choose_strata, inner_folds, make_folds
 from hilbert_ray.folds.file import read_folds, write_folds
 from hilbert_ray.folds.records import Folds, FoldsError
+from hilbert_ray.storage.files import DamagedError
 
 
 def ids(count: int) -> list[str]:
@@ -298,5 +299,5 @@ def test_an_absent_or_foreign_folds_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FoldsError, match=r"no folds file at .*; fix folds.file, or leave it empty"):
         read_folds(str(tmp_path / "none.parquet"), ["a"], np.array([0]))
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(FoldsError, match="is not valid Parquet"):
+    with pytest.raises(DamagedError, match=r"folds file .*text\.parquet is damaged .*write it again"):
         read_folds(str(tmp_path / "text.parquet"), ["a"], np.array([0]))

@@ -15,6 +15,7 @@ import pytest
 from hilbert_ray.reporting.page import report
 from hilbert_ray.run.folder import RunError
 from hilbert_ray.run.tables import without_paths
+from hilbert_ray.storage.files import DamagedError
 from tests.reporting.pages import (
     EVIL,
     SECRET,
@@ -144,6 +145,7 @@ def test_scores_alone_make_a_report(run: Path, tmp_path: Path, metrics: dict[str
 
 def test_a_run_of_audio_alone_has_one_lane_and_no_retrieval(smaller: Path) -> None:
     settings = json.loads((smaller / "config.json").read_text())
+    del settings["checksum"]  # an edit on purpose
     settings["config"]["text"] = "none"
     del settings["encoders"]["text"]
     (smaller / "config.json").write_text(json.dumps(settings))
@@ -180,7 +182,7 @@ def test_a_folder_without_scores_is_refused(run: Path, tmp_path: Path) -> None:
     ):
         report(tmp_path / "nowhere")
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(RunError, match="is not valid JSON"):
+    with pytest.raises(DamagedError, match=r"metrics\.json is damaged .*rerun `hilbert-ray evaluate`"):
         report(tmp_path)
     (tmp_path / "metrics.json").write_text('{"tasks": {"mood": {}}}')
     with pytest.raises(RunError, match=r"has no config\.json"):

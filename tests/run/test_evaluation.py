@@ -1,5 +1,6 @@
 """The typed results of `evaluate`: attributes read what metrics.json holds, and writing gives it back."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ def test_what_is_written_is_what_was_scored_byte_for_byte(values: dict[str, Any]
 
 def test_metrics_are_read_back_as_written(tmp_path: Path) -> None:
     write_metrics(tmp_path, Evaluation(VALUES))
-    assert (tmp_path / "metrics.json").read_text() == json.dumps(VALUES, indent=1)
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    checksum = values.pop("checksum")
+    text = json.dumps(VALUES, indent=1)
+    assert (values, checksum) == (VALUES, hashlib.sha256(text.removesuffix("\n}").encode()).hexdigest())
     assert read_metrics(tmp_path) == Evaluation(VALUES)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilbert_ray.storage import Files, StorageError
+from hilbert_ray.storage import DamagedError, Files, StorageError
 from hilbert_ray.store import (
     Store,
     bucket_of,
     collect_garbage,
     compact_store,
     encode_rows,
+    rewrite_about,
     sha256_of,
     store_info,
     verify_store,
@@ -225,3 +226,20 @@ def test_a_manifest_that_cannot_be_read_now_is_no_damaged_one_and_stays(
         with pytest.raises(StorageError, match=r"cannot read documents/.*parquet"):
             list(verify_store(store, repair=True))
     assert list(verify_store(store)) == []
+
+
+def test_a_damaged_store_json_is_written_again_from_the_buckets_of_enough_documents(tmp_path: Path) -> None:
+    filled(str(tmp_path / "many"), "abcdefghijklmnop", buckets=6)
+    filled(str(tmp_path / "one"), "a", buckets=6)
+    for name in ("many", "one"):
+        about = tmp_path / name / "store.json"
+        whole = about.read_bytes()
+        about.write_bytes(whole.replace(b"6", b"7", 1))
+        with pytest.raises(DamagedError, match=r"store\.json is damaged .*store verify --repair"):
+            Store.open(str(tmp_path / name))
+        if name == "many":
+            assert rewrite_about(str(tmp_path / name)).buckets == 6
+            assert about.read_bytes() == whole
+            continue
+        with pytest.raises(DamagedError, match="the 1 documents of the newest manifest do not tell"):
+            rewrite_about(str(tmp_path / name))

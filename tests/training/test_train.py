@@ -32,6 +32,7 @@ from hilbert_ray.features.memory_map import map_folder
 from hilbert_ray.model.hilbert import Hilbert
 from hilbert_ray.run.fold_results import FoldResult
 from hilbert_ray.storage.files import Files
+from hilbert_ray.storage.json_files import parse_json_lines
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
 from hilbert_ray.training.checkpoints import CheckpointError, Checkpoints, TrainingState
@@ -86,8 +87,7 @@ def trained(one_thread: None, embedded: make.Embedded, tmp_path_factory: pytest.
 def history(run: Path) -> list[dict[str, Any]]:
     """Return the whole lines of metrics.jsonl."""
     path = run / "metrics.jsonl"
-    written = path.read_text() if path.exists() else ""
-    return [json.loads(text) for text in written.rpartition("\n")[0].splitlines()]
+    return parse_json_lines(path.read_bytes() if path.exists() else b"", str(path), "")
 
 
 def assert_same_training(run: Path, expected: Path, rtol: float = 0.0) -> None:

@@ -40,6 +40,7 @@ from hilbert_ray.features.dataset import Dataset, open_dataset
 from hilbert_ray.folds.draw import choose_strata, inner_folds, make_folds
 from hilbert_ray.folds.file import read_folds, write_folds
 from hilbert_ray.folds.records import Fold
+from hilbert_ray.run.folder import RunFile, read_json, read_lines
 from hilbert_ray.storage.workspace import Workspace
 from hilbert_ray.tuning.driver import _outer_folds, _search_key, _settings_file, tune
 from hilbert_ray.tuning.search import brier, headline, run_search, run_trial
@@ -90,7 +91,7 @@ def searched(
 
 
 def trials_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in (run / "trials.jsonl").read_text().splitlines()]
+    return read_lines(run, RunFile.TRIALS)
 
 
 def test_each_outer_fold_and_the_whole_are_searched_from_the_defaults_on(
@@ -227,7 +228,7 @@ def test_the_settings_it_ends_with_are_read_by_the_other_commands(
     read = from_dict(Config, load_settings(run / "best.yaml"))
     assert replace(read, segment=expected.segment) == expected
     assert bool(summary.best) == summary.beaten
-    assert json.loads((run / "tune.json").read_text()) == summary.to_dict()
+    assert read_json(run, RunFile.TUNE) == summary.to_dict()
 
 
 def test_the_settings_file_says_what_the_search_changed(searched: tuple[Path, TuneSummary]) -> None:
