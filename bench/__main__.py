@@ -13,6 +13,7 @@ BENCHMARKS = (
     "encoders --threads 1 --repeats 2 --pipeline-repeats 1",
     "embed --only minilm --minutes 2.5 --repeats 1",
     "features --repeats 2",
+    "checksums --documents 300 --repeats 3",
     "training --repeats 1",
     "objective --batch 1024 4096 --repeats 2",
     "evaluate --repeats 1 --rounds 1 --epochs 5",

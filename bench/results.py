@@ -33,6 +33,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "tables": "Planning and validating",
     "objective": "Objective",
     "features": "Store",
+    "checksums": "Store",
     "training": "Training",
     "evaluate": "Folds",
     "coverage": "Intervals and tests",

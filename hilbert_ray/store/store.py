@@ -18,6 +18,7 @@ all else reads.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -37,6 +38,7 @@ SCHEMA = 1
 ABOUT = "store.json"
 _READ_BYTES = 64 * 2**20
 """Data files that are fetched together: enough to hide the latency of an object store, few enough to hold."""
+_HASHED_TOGETHER = 16
 _T = TypeVar("_T")
 
 
@@ -317,8 +319,8 @@ class Store:
                     f"a data file that a commit of store {self.uri} names is gone ({error}); `hilbert-ray "
                     "store verify` lists what is missing"
                 ) from error
-            for name in names:
-                for row in _decoded(modality, name, contents[name]):
+            for name, sha256 in _hashed_ahead(names, contents):
+                for row in _decoded(modality, name, contents[name], sha256):
                     # A file may hold more: superseded rows, or documents that were not requested.
                     location = locations.get(row.doc_id)
                     if location is not None and location.file == name:
@@ -375,10 +377,23 @@ def _attempts_folder(modality: Modality, fingerprint: str, bucket: int, unit: st
     return f"{encoder_folder(modality, fingerprint)}/attempts/bucket={bucket:04d}/{unit}"
 
 
-def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]:
+def _hashed_ahead(names: Sequence[str], contents: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
+    """Yield each name with the SHA-256 of its content, which another thread computes ahead of the reader."""
+    # hashlib lets go of the interpreter, so that hashing costs no time where a core is free. Several files at
+    # a time, since handing one to a thread takes as long as hashing it.
+    groups = [names[first : first + _HASHED_TOGETHER] for first in range(0, len(names), _HASHED_TOGETHER)]
+
+    def hashes(group: Sequence[str]) -> list[str]:
+        return [sha256_of(contents[name]) for name in group]
+
+    with ThreadPoolExecutor(1) as pool:
+        for group, sha256s in zip(groups, pool.map(hashes, groups), strict=True):
+            yield from zip(group, sha256s, strict=True)
+
+
+def _decoded(modality: Modality, file: str, data: bytes, sha256: str) -> Iterator[FeatureRow]:
     """Return the rows of a data file, whose name ends in the first digits of its SHA-256."""
-    # Hashing takes a small part of the time of reading; a flipped bit of a feature would go unseen otherwise.
-    sha256, recorded = sha256_of(data), file.rpartition("-")[2].removesuffix(".parquet")
+    recorded = file.rpartition("-")[2].removesuffix(".parquet")
     try:
         if not sha256.startswith(recorded):
             raise ValueError(f"its sha256 begins with {sha256[: len(recorded)]}, not with {recorded}")
