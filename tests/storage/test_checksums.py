@@ -25,9 +25,11 @@ from hilbert_ray.storage.json_files import (
 )
 from hilbert_ray.storage.parquet_files import CheckedBlocks, block_checksums, parquet_writer, read_parquet
 
+words = st.text(max_size=6)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=4,
 )
 
 
@@ -36,7 +38,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 @given(
-    st.dictionaries(st.text(), plain, max_size=4),
+    st.dictionaries(words, plain, max_size=3),
     st.sampled_from([None, 1, 2]),
     st.integers(0),
     st.integers(0, 7),
