@@ -142,6 +142,7 @@ def run_interruptible(command: Callable[[], int]) -> int:
         if ending.finish():
             ending.end()
     except BaseException as error:
+        ending._noticed.set()  # no signal may interrupt what follows
         # Whatever came up: the handlers of libraries raise SystemExit, or make their own calls fail.
         if ending._finished.is_set() or not ending.finish():
             raise
