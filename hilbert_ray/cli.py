@@ -34,7 +34,7 @@ from hilbert_ray.config import (
     preset,
     require,
 )
-from hilbert_ray.errors import SYSTEM_FAULTS, HilbertError, SystemFaultError
+from hilbert_ray.errors import HilbertError, SystemFaultError, system_fault
 from hilbert_ray.interruption import describe
 from hilbert_ray.version import __version__
 
@@ -330,25 +330,15 @@ class StoreVerify(_StoreCommand):
 
     def run(self, config: Config) -> CommandResult:
         """Return the problems; it is ok when there are none."""
-        from hilbert_ray.storage import DamagedError
-        from hilbert_ray.store import Store, count_unchecked, rewrite_about, verify_store
+        from hilbert_ray.store import count_unchecked, open_to_verify, verify_store
 
-        problems = []
-        try:
-            store = Store.open(self.store)
-        except DamagedError as error:
-            if not self.repair:
-                raise
-            store = rewrite_about(self.store)
-            problems.append(f"store.json: {error}")
-        problems += [f"{problem.path}: {problem.message}" for problem in verify_store(store, self.repair)]
+        store, found = open_to_verify(self.store, self.repair)
+        problems = [f"{each.path}: {each.message}" for each in [*found, *verify_store(store, self.repair)]]
         unchecked = count_unchecked(store)
         lines = problems or ["every file is intact"]
         if unchecked:
-            lines = [
-                *lines,
-                f"{unchecked} files of an older version have no checksum, and are read as they are",
-            ]
+            older = f"{unchecked} files of an older version have no checksum, and are read as they are"
+            lines = [*lines, older]
         values = {"problems": problems, "repaired": self.repair, "unchecked": unchecked}
         return CommandResult(values, "\n".join(lines), not problems)
 
@@ -525,13 +515,7 @@ def _named(error: Exception) -> HilbertError | None:
         from hilbert_ray.cluster import cause_of
 
         error = cause_of(error)
-    if isinstance(error, OSError) and error.errno in SYSTEM_FAULTS:
-        where = "" if error.filename is None else f" {error.filename}"
-        return SystemFaultError(
-            f"cannot access{where}: {error.strerror or error}; what was there before is intact: free space "
-            "or fix the permissions, then rerun"
-        )
-    return error if isinstance(error, HilbertError) else None
+    return error if isinstance(error, HilbertError) else system_fault(error)
 
 
 def _print(text: str) -> None:

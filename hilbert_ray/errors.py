@@ -28,3 +28,14 @@ SYSTEM_FAULTS = frozenset(
     )
 )  # fmt: skip
 """Numbers of the operating system's errors behind a `SystemFaultError`; others are bugs of ours."""
+
+
+def system_fault(error: Exception) -> SystemFaultError | None:
+    """Return what to say of an error of the operating system; None for an error of another kind."""
+    if not isinstance(error, OSError) or error.errno not in SYSTEM_FAULTS:
+        return None
+    where = "" if error.filename is None else f" {error.filename}"
+    return SystemFaultError(
+        f"cannot access{where}: {error.strerror or error}; what was there before is intact: free space or "
+        "fix the permissions, then rerun"
+    )

@@ -69,7 +69,7 @@ def test_mixed_devices_are_refused() -> None:
         assert (x * 2 + torch.tensor(1.0)).tolist() == [3, 3, 3]  # a single number may be on the CPU
         for operation in (lambda: x + y, lambda: torch.cat([x, y]), lambda: x.reshape(1, 3) @ y):
             with pytest.raises(DeviceError, match="on the CPU"):
-                operation()
+                operation()  # type: ignore[no-untyped-call]
         weight = torch.nn.Parameter(torch.ones(3, device=GPU))
         with pytest.raises(RuntimeError, match="device"):
             weight.grad = y
@@ -79,7 +79,7 @@ def test_a_fused_optimiser_whose_count_of_steps_is_on_the_cpu_is_refused() -> No
     with fake_gpu():
         weight = torch.nn.Parameter(torch.ones(3, device=GPU))
         optimiser = torch.optim.AdamW([weight], fused=True)
-        weight.sum().backward()
+        weight.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.state[weight]["step"] = optimiser.state[weight]["step"].cpu()
         with pytest.raises(DeviceError, match="adamw"):

@@ -8,6 +8,7 @@ from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, p
 from hilbert_ray.config.reading import from_dict, load_file, to_dict, with_settings_checksum
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
 from hilbert_ray.config.settings import (
+    BUILTIN_ENCODERS,
     MODALITIES,
     Config,
     EmbedConfig,
@@ -28,6 +29,7 @@ from hilbert_ray.config.settings import (
 
 __all__ = [
     "BASELINE",
+    "BUILTIN_ENCODERS",
     "HILBERT",
     "MODALITIES",
     "VARIANTS",

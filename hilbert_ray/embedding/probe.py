@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hilbert_ray.cluster import given_device
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, Seconds, Segment
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.features import segments_of
 from hilbert_ray.embedding.plan import CHARACTERS_PER_S
 from hilbert_ray.embedding.reading import DocumentEnd, DocumentProgress, DocumentReader, read_ahead
-from hilbert_ray.embedding.worker import configured_encoder, loading_error
+from hilbert_ray.embedding.worker import encoder_here, loading_error
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Quarantined, StoredDocument
 
@@ -47,7 +46,7 @@ def measure(
     import torch
 
     torch.set_num_threads(config.embed.threads)
-    encoder = configured_encoder(config, modality, given_device())
+    encoder = encoder_here(config, modality)
     if (error := loading_error(encoder)) is not None:
         raise EmbedError(error)
     return _Probe(entries, modality, encoder, config).run(probe_s)

@@ -18,7 +18,7 @@ from itertools import groupby
 import numpy as np
 
 from hilbert_ray.cluster import given_device
-from hilbert_ray.config import Config, Modality
+from hilbert_ray.config import BUILTIN_ENCODERS, Config, Modality
 from hilbert_ray.document import Seconds
 from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.features import encode_parts
@@ -94,8 +94,7 @@ class EmbedUnits:
         self.encoders: dict[Modality, Encoder] = {}
         self._missing_encoder: str | None = None
         try:
-            device = given_device()
-            self.encoders = {m: configured_encoder(config, m, device) for m in fingerprints}
+            self.encoders = {m: encoder_here(config, m) for m in fingerprints}
         except HilbertError as error:  # what this node lacks: an actor whose constructor raises is
             self._missing_encoder = f"on node {platform.node()}: {error}"  # restarted for ever
         self.flaws: dict[str, tuple[tuple[str, str, int], ...]] = {}
@@ -312,6 +311,17 @@ def configured_encoder(config: Config, modality: Modality, device: str = "cpu") 
     """Return the encoder that the settings name for a modality, to compute on a device."""
     choice = config.encoder(modality)
     return build_encoder(choice.spec, modality, choice.options, config.segment, device)
+
+
+def encoder_here(config: Config, modality: Modality) -> Encoder:
+    """Return the encoder that the settings name, to compute on the device that Ray gave this process.
+
+    Raises:
+        ClusterError: when Ray gave a GPU that torch does not find.
+    """
+    # Built-in encoders compute on the CPU, also on a node whose torch is made for nothing else.
+    is_builtin = config.encoder(modality).spec in BUILTIN_ENCODERS.values()
+    return configured_encoder(config, modality, "cpu" if is_builtin else given_device())
 
 
 def _suspected(doc_id: str, source: str) -> Quarantined:

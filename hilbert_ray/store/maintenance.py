@@ -132,6 +132,21 @@ def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
                 yield from _verify_bucket(store, modality, commits, bucket, names, repair)
 
 
+def open_to_verify(uri: str, repair: bool) -> tuple[Store, Sequence[Problem]]:
+    """Open a store whose store.json may be damaged; return it and what was wrong with that file.
+
+    Raises:
+        DamagedError: when store.json is damaged, without `repair`, or where it cannot be written again.
+        StoreError: when there is no store.
+    """
+    try:
+        return Store.open(uri), ()
+    except DamagedError as error:
+        if not repair:
+            raise
+        return rewrite_about(uri), [Problem(path="store.json", message=str(error))]
+
+
 def rewrite_about(uri: str) -> Store:
     """Write a damaged store.json again, with the number of buckets that the documents are in; open the store.
 
