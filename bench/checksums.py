@@ -21,8 +21,7 @@ from unittest.mock import patch
 from bench.features import commit, make_store, read_store, units
 from bench.measure import Bar, Record, turns
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.store import FeatureRow
-from hilbert_ray.store.features import decode_rows
+from hilbert_ray.store import FeatureRow, decode_rows
 
 MOST = 1.03
 """Reading with checksums over reading without."""

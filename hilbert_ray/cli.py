@@ -389,7 +389,7 @@ class StoreExport(_StoreCommand):
     """Export only this document (repeatable)."""
     allow_pending: bool = False
     """Export a store that `embed` has not finished, without the documents that are not embedded yet."""
-    layer: int | None = None
+    layer: Annotated[int, Meta(ge=0, le=9999)] | None = None
     """Of features that hold all layers of an encoder, export this one; 0 is the input of the first block."""
 
     def run(self, config: Config) -> CommandResult:

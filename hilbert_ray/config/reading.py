@@ -136,7 +136,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
     text = _read_text(str(path))
     try:
-        values = yaml.load(text, _unique_keys_loader())
+        values = _unique_keys_loader()(text).get_single_data()
     # ValueError: YAML reads 2024-13-01 as a date, and Python refuses whole numbers of over 4,300 digits.
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"settings file {path} is not valid YAML: {error}") from None

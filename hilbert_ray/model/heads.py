@@ -3,7 +3,6 @@
 Axes: N documents, K outputs of a task, W scores of a head (K, or 1 for an ordinal task).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from msgspec import Meta
 from torch import Tensor
 
-from hilbert_ray.config import check_fields, require
+from hilbert_ray.config import check_fields
 
 HEADS = ("experts", "audio", "text")
 """In the order of `Output.scores`."""
@@ -44,10 +43,6 @@ class HeadWeights:
 
     def __post_init__(self) -> None:
         check_fields(self, "heads")
-        require(
-            all(math.isfinite(offset) for offset in self.offsets),
-            f"heads.offsets are {self.offsets}; they must be finite numbers",
-        )
 
     def values(self) -> tuple[float, float, float]:
         """The weights in the order of `HEADS`."""

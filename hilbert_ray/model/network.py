@@ -129,7 +129,9 @@ class Layers(nn.Module):
         """Return the weighted mean of layers: [..., layers * dim] -> [..., dim]."""
         if self.count == 1:
             return values
-        by_layer = values.reshape(*values.shape[:-1], self.count, -1)[..., self.chosen, :]
+        # Widths in full: a rank may have no document, and then no width can be inferred.
+        width = values.shape[-1] // self.count
+        by_layer = values.reshape(*values.shape[:-1], self.count, width)[..., self.chosen, :]
         weights = self.weights
         return by_layer[..., 0, :] if weights is None else torch.einsum("...ld,l->...d", by_layer, weights)
 
@@ -188,7 +190,7 @@ class Stream(nn.Module):
         if self.wide is None:
             return 0.0
         # Means of all layers come first, then deviations: each of the two is averaged over layers.
-        statistics = self.layers(self.wide_scale(wide).reshape(len(wide), 2, -1)).flatten(1)
+        statistics = self.layers(self.wide_scale(wide).reshape(len(wide), 2, wide.shape[1] // 2)).flatten(1)
         return self.wide(self.wide_dropout(statistics)) * present[:, None]  # type: ignore[no-any-return]
 
 

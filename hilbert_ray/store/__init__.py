@@ -4,7 +4,14 @@ from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.current import DataLocation, StoredFeatures
 from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.export import Format, export_store
-from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, encode_rows, sha256_of
+from hilbert_ray.store.features import (
+    Commit,
+    FeatureRow,
+    Quarantined,
+    decode_rows,
+    encode_rows,
+    sha256_of,
+)
 from hilbert_ray.store.maintenance import (
     Problem,
     collect_garbage,
@@ -39,6 +46,7 @@ __all__ = [
     "collect_garbage",
     "compact_store",
     "count_unchecked",
+    "decode_rows",
     "digest",
     "encode_rows",
     "encode_text",

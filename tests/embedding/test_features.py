@@ -159,10 +159,15 @@ def test_every_second_and_every_token_that_is_present_is_seen(
         items = stored_of(
             make.manifest(folder / "m.jsonl", [{"doc_id": "a", "audio": "a.wav", "text": turns}])
         )
-        [row], none = embed_documents(items, ["k"], "audio", PlainEncoder(), config)
-        assert none == []
+        rows, failures = embed_documents(items, ["k"], "audio", PlainEncoder(), config)
         kept = [turn for turn in turns if not roles or turn["role"] in roles]
         spoken = sum(turn["end"] - turn["start"] for turn in kept)
+        if not rows:  # turns between two samples
+            assert [failure.error for failure in failures] == ["EmptyError"]
+            assert spoken < len(kept) / 16000
+            return
+        [row], none = rows, failures
+        assert none == []
         wanted = spoken if cut == "turns" or roles else duration
         assert row.seen == row.present == pytest.approx(wanted, abs=(1 + len(turns)) / 16000)
         encoder = configured_encoder(config, "text")

@@ -51,7 +51,7 @@ def test_each_logit_has_its_offset() -> None:
     scores, yes = torch.zeros(1, 3, 2), torch.tensor([True])
     weights = {BOTH: HeadWeights(temperature=4.0, offsets=(1.0, -2.0))}
     assert weigh_heads(torch.tensor([[4.0, 8.0]]), scores, weights, yes, yes).tolist() == [[2.0, 0.0]]
-    with pytest.raises(ConfigError, match=r"heads\.offsets are \(nan,\); they must be finite numbers"):
+    with pytest.raises(ConfigError, match=r"heads\.offsets is nan, which is not a finite number"):
         HeadWeights(offsets=(float("nan"),))
 
 

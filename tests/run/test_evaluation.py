@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hilbert_ray.run.evaluation import Evaluation, read_metrics, write_metrics
 from hilbert_ray.run.folder import NOT_COPIED, RESUME_ONLY, RunDir, RunError, RunFile
+from hilbert_ray.storage import DamagedError
 
 AUC = {
     "within": 0.75, "pooled": 0.7, "mean": 0.72, "folds": 4, "within_low": 0.5, "within_high": 0.9,
@@ -101,7 +102,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     ):
         read_metrics(tmp_path)
     (tmp_path / RunFile.METRICS).write_text("{")
-    with pytest.raises(RunError, match=r"metrics\.json is not valid JSON"):
+    with pytest.raises(DamagedError, match=r"metrics\.json is damaged .*; rerun `hilbert-ray evaluate`"):
         read_metrics(tmp_path)
 
 

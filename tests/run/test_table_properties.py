@@ -131,7 +131,7 @@ def test_predictions_are_read_in_order_of_repeat_and_document_as_they_were_made(
     features = labelled(documents, seed)
     results = [result_of(features, fold, i) for i, fold in enumerate(folds_of(documents, 2, seed))]
     write(tmp_path, features, results[::-1])
-    doc_ids, by_task = read_predictions(tmp_path / RunFile.PREDICTIONS, TASKS)
+    doc_ids, by_task = read_predictions(tmp_path, TASKS)
     assert doc_ids == features.doc_ids.tolist()
     assert set(by_task) == {(task, HILBERT) for task in TASKS}
     for (task, _), found in by_task.items():

@@ -107,7 +107,7 @@ def test_a_space_that_cannot_be_trained_is_refused_by_name(space: dict[str, Any]
         ({"algorithm": "grid"}, "`tune.algorithm` is 'grid'; the choices are tpe, random"),
         ({"objectives": ["brier"]}, r"the choices are \[score\] and \[score, brier\]"),
         ({"objectives": ["score", "brier"]}, "scheduler is asha, which stops trials by a single number; set"),
-        ({"cpus_per_trial": 0}, "tune.cpus_per_trial is 0.0; it must be above 0"),
+        ({"cpus_per_trial": 0}, "tune.cpus_per_trial is 0.0; it must be from 0.001 to 10000"),
         ({"gpus_per_trial": 2}, "a worker runs on at most one GPU"),
         ({"workers_per_trial": 0}, "tune.workers_per_trial is 0; it must be from 1 to"),
         ({"workers_per_trial": 2, "gpus_per_trial": 0.5}, "the ranks of a trial cannot share a GPU"),
