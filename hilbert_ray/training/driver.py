@@ -55,7 +55,8 @@ class TrainSummary:
     def text(self) -> str:
         """Return lines for a terminal."""
         terms = ", ".join(f"{name} {self.last[name]:.3g}" for name in ("loss", *LossConfig.WEIGHTS))
-        lines = [f"trained on {self.documents} documents with {self.workers} workers"]
+        plural = "" if self.workers == 1 else "s"
+        lines = [f"trained on {self.documents} documents with {self.workers} worker{plural}"]
         return "\n".join(
             [*lines, *pending_lines(self.pending), f"last epoch: {terms}", f"model: {self.model}"]
         )
