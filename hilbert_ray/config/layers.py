@@ -13,13 +13,14 @@ def is_layer_range(value: str) -> bool:
     )
 
 
-def layer_range(value: str, count: int, what: str) -> slice:
+def layer_range(value: str, count: int, what: str, setting: str = "layer") -> slice:
     """Return the layers that a setting chooses of `count`, the first being 0.
 
     Args:
         value: `all`, an index, or a range.
         count: of layers, hidden states.
         what: has them, for the message, such as `encoder hf:...`.
+        setting: that chooses, for the message.
 
     Raises:
         ConfigError: for a layer beyond the last.
@@ -29,7 +30,7 @@ def layer_range(value: str, count: int, what: str) -> slice:
     numbers = [int(number) for number in value.split(":")]
     if numbers[-1] >= count:
         raise ConfigError(
-            f"{what} has hidden states 0 to {count - 1}, but layer is {value}; set it to `last`, `all`, or "
-            "to numbers in this range"
+            f"{what} has hidden states 0 to {count - 1}, but {setting} is {value}; set it to `all` or to "
+            "numbers in this range"
         )
     return slice(numbers[0], numbers[-1] + 1)

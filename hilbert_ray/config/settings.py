@@ -208,9 +208,11 @@ class ModelConfig:
         Raises:
             ConfigError: when the settings choose a layer beyond the last.
         """
-        value = self.audio_layers if modality == "audio" else self.text_layers
+        setting = f"{modality}_layers"
+        value = getattr(self, setting)
         # With a single layer nothing can be chosen, and the setting may be meant for other features.
-        return layer_range("all" if count == 1 else value, count, f"the {modality} encoder")
+        value = "all" if count == 1 else value
+        return layer_range(value, count, f"the {modality} encoder", f"model.{setting}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

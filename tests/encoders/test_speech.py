@@ -166,7 +166,7 @@ def test_what_a_type_cannot_give_is_refused(small: Models) -> None:
     clap, qwen, ast = small("clap"), small("qwen2_audio"), small("audio-spectrogram-transformer")
     with pytest.raises(ConfigError, match=r"hidden states differ in width, but layer is 1; set it to `last`"):
         load(clap, layer="1")
-    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer is 1:3; set it to `last`"):
+    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer is 1:3; set it to `all`"):
         load(qwen, layer="1:3")
     with pytest.raises(
         ConfigError, match=r"takes at most 10 s, but segments may last 30\.0 s; set segment\.max"

@@ -113,7 +113,9 @@ def test_layers_are_published_and_kept_with_a_fold(tmp_path: Path) -> None:
 
 def test_layers_that_are_not_there_are_refused() -> None:
     beyond = replace(CONFIG, model=replace(CONFIG.model, audio_layers="2:3"))
-    with pytest.raises(ConfigError, match="the audio encoder has hidden states 0 to 2, but layer is 2:3"):
+    with pytest.raises(
+        ConfigError, match=r"the audio encoder has hidden states 0 to 2, but model\.audio_layers is 2:3"
+    ):
         fit(beyond, layered(1), TRAIN)
     # Features of one layer leave nothing to choose.
     fit(replace(beyond, fit=replace(CONFIG.fit, epochs=1)), layered(1, slice(0, 1)), TRAIN)
