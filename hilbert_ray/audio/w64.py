@@ -1,6 +1,7 @@
 """Sony Wave64: is the chunk with the samples complete? Sizes have 64 bits, and chunks are named by GUIDs."""
 
 import struct
+import sys
 from typing import BinaryIO
 
 from hilbert_ray.audio.byte_range import ByteRange
@@ -54,6 +55,8 @@ def check_chunks(file: BinaryIO, size: int, uri: str) -> int:
 
 def _chunk(file: BinaryIO, position: int) -> tuple[bytes, int] | None:
     """Return the name and size of the chunk at a position; None where there is none."""
+    if position > sys.maxsize:  # stated by a damaged size; no file can be read there
+        return None
     file.seek(position)
     header = file.read(_HEADER)
     if len(header) < _HEADER or header[4:16] != _SUFFIX:

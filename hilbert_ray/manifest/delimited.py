@@ -213,8 +213,13 @@ def _rows(manifest: str, text: IO[str], dialect: Dialect, columns: Columns) -> I
         strict=True,  # or the rest of a file vanishes into a cell whose quote is not closed
         skipinitialspace=dialect.skips_spaces,
     )
-    while reader.line_num < dialect.header_lines:
-        next(reader, None)
+    try:
+        while reader.line_num < dialect.header_lines:
+            next(reader, None)
+    except csv.Error as error:
+        raise ManifestError(
+            f"the header of manifest {manifest} {_reason(error, dialect.delimiter)}"
+        ) from None
     width, row = len(columns.names), 0
     id_first = columns.names[0] == "doc_id"
     mentioned = DELIMITERS.get(dialect.delimiter, repr(dialect.delimiter))

@@ -20,6 +20,7 @@ _BULLET = re.compile(r"[\x15\u2022]%?[a-z]{0,9}:?[^\s\x15\u2022]{0,99}?(\d{1,12}
 _BARE = re.compile(r"(?<=\s)(\d{1,12})_(\d{1,12})[ \t]*$")
 _SPEAKER = re.compile(r"\*([^\s:]{1,40}):[ \t]*")
 _TOKEN = re.compile(r"\[[^\]\n]*+\]|[<>]|[^\s<>\[]++|\[")
+_WORD = re.compile(r"[<>\[]|[^\s<>\[]++")
 _PAUSE = re.compile(r"\((?:\.{1,3}|\d{0,6}:?\d{1,6}\.?\d{0,6})\)")
 _REPEAT = re.compile(r"\[x (\d{1,4})\]")
 _TERMINATOR = re.compile(r"\+[/.!?\"]{0,9}[.!?]|[.!?]{1,3}")
@@ -88,13 +89,21 @@ def _pieces(line: str) -> Iterator[tuple[str, float | None, float | None]]:
         yield rest, None, None
 
 
+def _tokens(line: str) -> Iterator[str]:
+    """Yield the codes, scopes and words of a main line."""
+    # Behind the last `]` no `[` begins a code: each would be sought to the end of the line.
+    last, position = line.rfind("]"), 0
+    while match := (_TOKEN if position <= last else _WORD).search(line, position):
+        yield match[0]
+        position = match.end()
+
+
 def spoken(line: str) -> tuple[str, int]:
     """Return what was said in a main line, and how many words of others in it are left out."""
     said: list[str] = []
     scopes: list[int] = []
     latest, others = 0, 0
-    for match in _TOKEN.finditer(line.replace("\x15", " ")):
-        token = match[0]
+    for token in _tokens(line.replace("\x15", " ")):
         if token == "<":
             scopes.append(len(said))
         elif token == ">":

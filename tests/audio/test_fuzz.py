@@ -20,3 +20,8 @@ def test_damaged_recordings_are_read_whole_or_refused(seeds: range, tmp_path: Pa
     seed = (tmp_path / "seed").read_text()
     assert result.returncode == 0, f"seed {seed}: {result.stderr[-2000:]}"
     assert int(seed) == seeds[-1]
+
+
+def test_a_chunk_beyond_all_files_is_refused(tmp_path: Path) -> None:
+    """Found by a seed: Wave64 whose damaged size leads beyond what a file can have."""
+    fuzzing.attack(5_078_290, tmp_path)

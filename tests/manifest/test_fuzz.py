@@ -131,3 +131,8 @@ def test_values_that_lhotse_never_writes_are_faults_of_their_row(
 def test_text_of_a_hundred_thousand_digits_takes_linear_time() -> None:
     with bounded_time():
         assert number_of("1" * 100_000 + "x") is None
+
+
+def test_a_header_that_is_no_csv_is_refused(tmp_path: Path) -> None:
+    """Found by a seed: its bytes are a header that a looser reading takes, and a strict one does not."""
+    attack(5_046_578, tmp_path / KINDS[5_046_578 % len(KINDS)])

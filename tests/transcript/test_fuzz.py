@@ -62,3 +62,8 @@ def test_every_format_has_a_sample_that_is_read() -> None:
 def test_damaged_transcripts_are_read_or_refused(seeds: range) -> None:
     for seed in seeds:
         attack(seed)
+
+
+def test_a_seed_that_took_quadratic_time_does_not_any_more() -> None:
+    """A line of brackets that are opened and never closed."""
+    attack(5_728_159)
