@@ -110,7 +110,7 @@ def _audio(number: int, recording: Mapping[str, Any]) -> str | BadRow:
     sources = recording.get("sources")
     sources = sources if isinstance(sources, list) else [sources]
     kinds = [source.get("type") if isinstance(source, dict) else source for source in sources]
-    if len(kinds) != 1 or kinds[0] not in ("file", "url"):
+    if len(kinds) != 1 or not isinstance(sources[0], dict) or kinds[0] not in ("file", "url"):
         return BadRow(
             f"line {number}: recording {name!r} has the sources {kinds}; it must be one file (or url): save "
             "the "

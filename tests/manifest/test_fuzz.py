@@ -114,6 +114,7 @@ def test_a_dataset_that_names_what_is_elsewhere_is_refused(names: object, tmp_pa
         ("m.jsonl", "supervisions", {"a": 1}, "supervisions must be a list"),
         ("m.jsonl", "start", 10**400, "not seconds"),
         ("x_recordings_a.jsonl", "sources", [3, {"type": "file"}], "it must be one file"),
+        ("x_recordings_a.jsonl", "sources", "file", "it must be one file"),
         ("x_supervisions_a.jsonl", "custom", ["x"], "custom of a supervision is of type list"),
     ],
 )
