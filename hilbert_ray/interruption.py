@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Ending:
-    """The end of the command that this process runs: asked for by the first signal, reached once."""
+    """The end of the command that this process runs: requested by the first signal, reached once."""
 
     def __init__(self) -> None:
         self.name = "hilbert-ray"

@@ -144,7 +144,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"settings file {path} is nested too deeply to be read; settings have a few levels"
         ) from None
-    # An empty file, or one of comments only.
+    # A file of comments only.
     if values is None:
         return {}
     if not isinstance(values, dict):

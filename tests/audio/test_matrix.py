@@ -62,7 +62,7 @@ class Case:
 
 
 def cases(container: str, most: int, **options: Any) -> Iterator[Case]:  # noqa: ANN401 - of `encode`
-    """Yield files of at most so many rates, of one channel and of two, of those that the encoder takes."""
+    """Yield files of `most` rates or fewer, with one channel and with two, where the encoder takes them."""
     # Other formats begin with other rates, so that few files cover much.
     first = sum(map(ord, f"{container}{options}")) % len(RATES)
     made: set[int] = set()

@@ -208,3 +208,11 @@ def test_too_few_trials_or_equal_ones_have_no_importance() -> None:
 def test_trials_that_diverged_have_no_importance_and_are_not_counted() -> None:
     diverged = [trial([], settings=one["settings"], error="loss is nan") for one in planted(5, 1)]
     assert importances([[*planted(30, 0), *diverged]], WHERE)[1] == 30
+
+
+def test_layers_are_searched_as_any_other_choice() -> None:
+    config = settings({"model.audio_layers": {"choices": ["all", "2", "1:3"]}})
+    assert list(make_space(config)) == ["model.audio_layers"]
+    assert apply(config, {"model.audio_layers": "1:3"}).model.layers_of("audio", 5) == slice(1, 4)
+    with pytest.raises(ConfigError, match=r"model\.audio_layers is 'first'; set it to `all`"):
+        make_space(settings({"model.audio_layers": {"choices": ["all", "first"]}}))
