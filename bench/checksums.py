@@ -3,8 +3,7 @@
 A store as in `bench.features`, in units that `embed` would make. Opening reads the manifest, locates every
 document's commit and reads all features, as `evaluate` and `train` do. Without checksums, the functions that
 compare are replaced by ones that pass on the same bytes. Times are of the CPU, which other load on the host
-changes little: those of the reading thread are what a user waits for where a core is free for the thread that
-hashes, those of the process are the whole work. Everything is in the page cache.
+changes little. Everything is in the page cache: from a disk or a network, the share is smaller.
 
     python -m bench.checksums [--documents 2100] [--dims 120 512] [--repeats 5]
 """
@@ -12,7 +11,7 @@ hashes, those of the process are the whole work. Everything is in the page cache
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,8 @@ MOST = 1.03
 def without_checksums() -> Iterator[None]:
     """Read what is in a store as it is, while the context lasts."""
 
-    def decoded(modality: Modality, _: str, data: bytes, __: str) -> Iterator[FeatureRow]:
+    def decoded(modality: Modality, _: str, data: bytes) -> Iterator[FeatureRow]:
         return decode_rows(modality, data)
-
-    def unhashed(names: Sequence[str], _: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-        return ((name, "") for name in names)
 
     def as_is(data: bytes, *_: str) -> bytes:
         return data
@@ -45,7 +41,6 @@ def without_checksums() -> Iterator[None]:
 
     with (
         patch("hilbert_ray.store.store._decoded", decoded),
-        patch("hilbert_ray.store.store._hashed_ahead", unhashed),
         patch("hilbert_ray.store.commits.without_checksum", as_is),
         patch("hilbert_ray.storage.json_files.without_checksum", as_is),
         patch("hilbert_ray.store.snapshot.CheckedBlocks", file_as_is),

@@ -13,11 +13,13 @@ A data file holds one row per document, in columns that pyarrow alone can read:
                                    where all are null
 
 The bytes of a file depend on its rows alone: one chunk, no dictionary, nothing about the run that wrote it.
-Two runs that embed the same documents therefore write the same file, whose name holds its hash.
+Two runs that embed the same documents therefore write the same file, whose name ends in 16 digits of its
+SHA-256 and its CRC-32. Readers compare the CRC-32, `store verify` the whole SHA-256, which the commit holds.
 """
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,6 +33,7 @@ import pyarrow.parquet as pq
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Seconds
 
+CRC32_DIGITS = 8
 AMOUNT: Mapping[Modality, str] = {"audio": "seconds", "text": "tokens"}
 """The unit in which each modality is counted; it is part of the names of columns."""
 
@@ -208,6 +211,11 @@ def _views(lists: pa.ListArray) -> Iterator[np.ndarray]:
     # Times of all documents are one flat array, cut at the list offsets.
     values = lists.values.to_numpy()
     return (values[first:end] for first, end in pairwise(lists.offsets.to_pylist()))
+
+
+def crc32_of(data: bytes) -> str:
+    """Return the CRC-32 of some bytes, in hexadecimal: it finds every error of up to 32 bits in a row."""
+    return f"{zlib.crc32(data):0{CRC32_DIGITS}x}"
 
 
 def sha256_of(data: bytes) -> str:

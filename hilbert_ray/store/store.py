@@ -4,7 +4,7 @@
     STORE/documents/<number>.json, <sha16>.parquet   snapshots of the validated manifest; the highest counts
     STORE/features/<modality>/<fingerprint>/
         encoder.json                                 what makes these features
-        data/bucket=0007/<unit>-<sha16>.parquet      rows; never changed: the name holds their hash
+        data/bucket=0007/<unit>-<sha16>-<crc32>.parquet   rows; never changed: the name holds their hashes
         commits/bucket=0007/<unit>.json              the only truth: what a unit stored and quarantined
         commits/bucket=0007/index-<sha16>.jsonl      many commits in one file, written by `compact_store`
         attempts/bucket=0007/<unit>/1.json           notes on documents tried alone after workers died
@@ -18,7 +18,6 @@ all else reads.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -30,7 +29,16 @@ from hilbert_ray.storage import DamagedError, Files, absolute, parse_json, readi
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.current import CurrentBlock, DataLocation, StoredFeatures
 from hilbert_ray.store.errors import StoreError
-from hilbert_ray.store.features import Commit, FeatureRow, Quarantined, decode_rows, encode_rows, sha256_of
+from hilbert_ray.store.features import (
+    CRC32_DIGITS,
+    Commit,
+    FeatureRow,
+    Quarantined,
+    crc32_of,
+    decode_rows,
+    encode_rows,
+    sha256_of,
+)
 from hilbert_ray.store.snapshot import Snapshot, snapshot_numbers
 
 SCHEMA = 1
@@ -38,7 +46,6 @@ SCHEMA = 1
 ABOUT = "store.json"
 _READ_BYTES = 64 * 2**20
 """Data files that are fetched together: enough to hide the latency of an object store, few enough to hold."""
-_HASHED_TOGETHER = 16
 _T = TypeVar("_T")
 
 
@@ -219,7 +226,7 @@ class Store:
             data = encode_rows(modality, rows)
             sha256 = sha256_of(data)
             folder = encoder_folder(modality, fingerprint)
-            file = f"{folder}/data/bucket={bucket:04d}/{unit}-{sha256[:16]}.parquet"
+            file = f"{folder}/data/bucket={bucket:04d}/{unit}-{sha256[:16]}-{crc32_of(data)}.parquet"
             # Before its commit: a writer that dies in between leaves a file that nothing names, and
             # `collect_garbage` deletes it. The other way round, readers would look for a missing file.
             self.files.put(file, data)
@@ -319,8 +326,8 @@ class Store:
                     f"a data file that a commit of store {self.uri} names is gone ({error}); `hilbert-ray "
                     "store verify` lists what is missing"
                 ) from error
-            for name, sha256 in _hashed_ahead(names, contents):
-                for row in _decoded(modality, name, contents[name], sha256):
+            for name in names:
+                for row in _decoded(modality, name, contents[name]):
                     # A file may hold more: superseded rows, or documents that were not requested.
                     location = locations.get(row.doc_id)
                     if location is not None and location.file == name:
@@ -377,26 +384,14 @@ def _attempts_folder(modality: Modality, fingerprint: str, bucket: int, unit: st
     return f"{encoder_folder(modality, fingerprint)}/attempts/bucket={bucket:04d}/{unit}"
 
 
-def _hashed_ahead(names: Sequence[str], contents: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    """Yield each name with the SHA-256 of its content, which another thread computes ahead of the reader."""
-    # hashlib lets go of the interpreter, so that hashing costs no time where a core is free. Several files at
-    # a time, since handing one to a thread takes as long as hashing it.
-    groups = [names[first : first + _HASHED_TOGETHER] for first in range(0, len(names), _HASHED_TOGETHER)]
-
-    def hashes(group: Sequence[str]) -> list[str]:
-        return [sha256_of(contents[name]) for name in group]
-
-    with ThreadPoolExecutor(1) as pool:
-        for group, sha256s in zip(groups, pool.map(hashes, groups), strict=True):
-            yield from zip(group, sha256s, strict=True)
-
-
-def _decoded(modality: Modality, file: str, data: bytes, sha256: str) -> Iterator[FeatureRow]:
-    """Return the rows of a data file, whose name ends in the first digits of its SHA-256."""
+def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]:
+    """Return the rows of a data file, whose name ends in its checksum."""
     recorded = file.rpartition("-")[2].removesuffix(".parquet")
+    # Older names end in digits of the SHA-256, which takes three times as long.
+    actual = crc32_of(data) if len(recorded) == CRC32_DIGITS else sha256_of(data)[: len(recorded)]
     try:
-        if not sha256.startswith(recorded):
-            raise ValueError(f"its sha256 begins with {sha256[: len(recorded)]}, not with {recorded}")
+        if actual != recorded:
+            raise ValueError(f"its checksum is {actual}, not {recorded} as its name says")
         return decode_rows(modality, data)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError.of(

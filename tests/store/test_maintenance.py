@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,7 +182,8 @@ def test_what_a_writer_uses_again_is_too_young_for_gc(place: str) -> None:
     store = many(place, 1)
     rows = unit_rows(5)
     data = encode_rows("audio", rows)
-    left = f"features/audio/{FINGERPRINT}/data/bucket=0001/u005-{sha256_of(data)[:16]}.parquet"
+    name = f"u005-{sha256_of(data)[:16]}-{zlib.crc32(data):08x}.parquet"
+    left = f"features/audio/{FINGERPRINT}/data/bucket=0001/{name}"
     first = write_snapshot(store, iter([make.stored("a")]))
     write_snapshot(store, iter([make.stored("b")]))
     store.files.put(left, data)
