@@ -173,7 +173,8 @@ DECODE = "import sys; from hilbert_ray import audio\nfor block in audio.stream(s
 EMBED_ONE = """
 import sys
 from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.embedding import configured_encoder, embed_documents, versioned_rows
+from hilbert_ray.embedding import configured_encoder, embed_documents
+from hilbert_ray.units import versioned_rows
 from hilbert_ray.store import Store, write_snapshot
 config = Config()
 encoder = configured_encoder(config, "audio")

@@ -29,10 +29,10 @@ import numpy as np
 from bench.measure import Bar, Record, timed, turns
 from hilbert_ray.config import MODALITIES, Config, FitConfig, Modality
 from hilbert_ray.document import Document
-from hilbert_ray.embedding import SPEECH_PER_UNIT
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, collate, epoch_batches, open_dataset
 from hilbert_ray.store import FeatureRow, Store, StoredDocument, bucket_of, write_snapshot
+from hilbert_ray.units import SPEECH_PER_UNIT
 
 LONGEST = 400  # audio segments of a document
 TEXT_SHARE = 0.8  # text segments per audio segment

@@ -40,9 +40,10 @@ import soundfile
 
 from bench.measure import Record, in_process, peak_bytes
 from hilbert_ray.config import Config, EmbedConfig, TaskConfig
-from hilbert_ray.embedding import EmbedUnits, chosen_encoders, plan_all, versioned_rows
+from hilbert_ray.embedding import EmbedUnits, chosen_encoders, jobs_of
 from hilbert_ray.storage import is_uri
 from hilbert_ray.store import Commit, FeatureRow, Store, compact_store, encode_rows, sha256_of, write_snapshot
+from hilbert_ray.units import plan_all, versioned_rows
 from hilbert_ray.validation import PROBED, validate
 
 COMMITTED = 0.99
@@ -181,7 +182,7 @@ def resume(manifest: str, store: str) -> dict[str, Any]:
     checked = time.monotonic()
     for modality, encoder in chosen.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
-    plans = plan_all(target, snapshot, chosen, config)
+    plans = plan_all(target, snapshot, jobs_of(chosen), config)
     return {
         "rows": snapshot.num_documents,
         "look_s": checked - began,
@@ -319,10 +320,12 @@ def embed_unit(manifest: str, uri: str, requests: Counter[str]) -> None:
     store = Store.create(uri, 4)
     snapshot = write_snapshot(store, versioned_rows(manifest, content_hash=False))
     chosen = chosen_encoders(config)
-    [plan] = plan_all(store, snapshot, chosen, replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0)))
+    [plan] = plan_all(
+        store, snapshot, jobs_of(chosen), replace(config, embed=EmbedConfig(unit_s=UNIT_FILES * 2.0))
+    )
     worker = EmbedUnits(store, snapshot.number, config, {m: one.fingerprint for m, one in chosen.items()})
     requests.clear()
-    [(_, commit)] = worker.embed(plan.units[:1])
+    [(_, commit)] = worker.run(plan.units[:1])
     assert len(commit.stored) == UNIT_FILES
 
 

@@ -68,7 +68,7 @@ def measure_plan(folder: str) -> Measured:
     from hilbert_ray.cluster import connect
 
     def wake() -> None:
-        from hilbert_ray.embedding import plan_job  # noqa: F401
+        from hilbert_ray.units import plan_jobs  # noqa: F401
 
         time.sleep(1.0)
 
@@ -134,8 +134,9 @@ def measure_duration(folder: str, minutes: float) -> Measured:
 
     from hilbert_ray.config import Config
     from hilbert_ray.document import Document
-    from hilbert_ray.embedding import configured_encoder, embed_documents, version_or_absent
+    from hilbert_ray.embedding import configured_encoder, embed_documents
     from hilbert_ray.store import StoredDocument
+    from hilbert_ray.units import version_or_absent
 
     config = Config()
     torch.set_num_threads(config.embed.threads)

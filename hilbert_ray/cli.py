@@ -123,7 +123,8 @@ class Embed(_Common):
 
     def run(self, config: Config) -> CommandResult:
         """Embed what is not stored yet and return the summary."""
-        from hilbert_ray.embedding import embed, estimate, plan_capacity
+        from hilbert_ray.embedding import embed, estimate
+        from hilbert_ray.units import plan_capacity
 
         if self.plan is None:
             # A capacity plan is a dry run scaled up, so without --plan its prices have no use.

@@ -29,7 +29,7 @@ from hilbert_ray.config import (
     heads_column,
 )
 from hilbert_ray.document import InvalidRow, reason_lines
-from hilbert_ray.embedding import embed_what_can_be, takes_gpus
+from hilbert_ray.embedding import embed_what_can_be
 from hilbert_ray.encoders import build_encoder
 from hilbert_ray.features import Features, read_features
 from hilbert_ray.model import HEADS, Hilbert, ModelError, Prediction
@@ -43,6 +43,7 @@ from hilbert_ray.storage import (
     require_writable,
 )
 from hilbert_ray.store import Quarantined, Store
+from hilbert_ray.units import takes_gpus
 
 log = logging.getLogger(__name__)
 EXPLAINED = 10

@@ -21,7 +21,8 @@ ROWS: Sequence[Sequence[str]] = (
     ("audio", "encoders", "store"),
     ("features", "validation"),
     ("model", "cluster"),
-    ("run", "embedding"),
+    ("run", "units"),
+    ("embedding",),
     ("training", "prediction", "reporting"),
     ("evaluation",),
     ("tuning",),
@@ -34,6 +35,7 @@ ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 OUTSIDE = ROWS[-1]
 MAY_IMPORT_RAY = {
     "cluster",
+    "units",
     "embedding",
     "training",
     "prediction",

@@ -1,8 +1,7 @@
 """`embed`: plan first, and start Ray only if something is left to do.
 
 Ray Data then streams units, longest first, through a pool of encoder actors (`worker.EmbedUnits`), which
-write and commit what they embed: only short results come back, and any process may die at any moment. Units
-lost with a worker run again, document by document, until each is committed (`pool.run_units`).
+write and commit what they embed (`units.run_units`).
 """
 
 import json
@@ -11,16 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hilbert_ray.cluster import connect
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import InvalidRow, Seconds, reason_lines
-from hilbert_ray.embedding.errors import check_quarantined
-from hilbert_ray.embedding.plan import EmbedPlan, versioned_rows
-from hilbert_ray.embedding.pool import run_units
-from hilbert_ray.embedding.resolve import chosen_encoders, plan_all, require_documents, resolve_encoders
-from hilbert_ray.embedding.worker import UnitResult
+from hilbert_ray.embedding.resolve import chosen_encoders, jobs_of, resolve_encoders
+from hilbert_ray.embedding.worker import EmbedUnits
 from hilbert_ray.encoders import Encoder
-from hilbert_ray.store import Quarantined, Snapshot, Store, write_snapshot
+from hilbert_ray.store import Quarantined, Snapshot, Store
+from hilbert_ray.units import Plan, UnitResult, check_quarantined, plan_all, run_units, take_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +91,7 @@ def embed(manifest: str, store: str, config: Config | None = None) -> EmbedSumma
         ConfigError: when an encoder cannot be loaded as configured.
         ManifestError: when the manifest cannot be read at all.
         StoreError: when the store cannot be read, or has another schema.
-        EmbedError: when the manifest has no valid document, the store cannot be written, an encoder does
+        UnitsError: when the manifest has no valid document, the store cannot be written, an encoder does
             not load, or workers keep dying.
         TooManyQuarantinedError: when more documents are quarantined than `config.embed.max_quarantined`
             allows, by this run or an earlier one.
@@ -116,48 +112,45 @@ def embed_what_can_be(manifest: str, store: str, config: Config) -> EmbedSummary
     many documents fail.
 
     Raises:
-        ConfigError, ManifestError, StoreError, EmbedError, TooManyQuarantinedError: as `embed`.
+        ConfigError, ManifestError, StoreError, UnitsError, TooManyQuarantinedError: as `embed`.
     """
     # Not the wall clock, which a time server may set back during a run of days.
     started = time.monotonic()
     config = resolve_encoders(config)
     encoders = chosen_encoders(config)
 
-    # The manifest becomes a snapshot inside the store. Workers on any node read their documents from there,
-    # and a manifest that changes during the run changes nothing.
     target = Store.create(store, config.embed.buckets)
-    rows = versioned_rows(manifest, config.embed.content_hash, config.roots)
-    snapshot = write_snapshot(target, rows, config.segment.roles)
-    require_documents(manifest, snapshot)
+    snapshot = take_snapshot(manifest, target, config)
     # Before any features: a reader must be able to tell what a folder of features is, at any moment.
     for modality, encoder in encoders.items():
         target.add_encoder(modality, encoder.fingerprint, encoder.describe())
 
     # What commits hold is done, whoever did it. With nothing left, a rerun takes seconds and starts no Ray.
-    plans = plan_all(target, snapshot, encoders, config)
-    results: list[UnitResult] = []
-    if any(plan.units for plan in plans):
-        connect()
-        results = run_units(target, snapshot, plans, config)
+    plans = plan_all(target, snapshot, jobs_of(encoders), config)
+    results = run_units(target, snapshot, plans, config, EmbedUnits)
 
     return EmbedSummary(
         documents=snapshot.num_documents,
         faults=snapshot.faults,
         modalities={
-            plan.job.modality: _summary(plan, encoders[plan.job.modality], results, target, snapshot)
-            for plan in plans
+            modality: _summary(modality, plan, encoder, results, target, snapshot)
+            for (modality, encoder), plan in zip(encoders.items(), plans, strict=True)
         },
         seconds=time.monotonic() - started,
     )
 
 
 def _summary(
-    plan: EmbedPlan, encoder: Encoder, results: Sequence[UnitResult], store: Store, snapshot: Snapshot
+    modality: Modality,
+    plan: Plan,
+    encoder: Encoder,
+    results: Sequence[UnitResult],
+    store: Store,
+    snapshot: Snapshot,
 ) -> ModalitySummary:
     """Return what the results of a run say about one modality."""
-    modality = plan.job.modality
     # Of this run only; what is quarantined is read from the store, since earlier runs count too.
-    own_results = [result for result in results if result.modality == modality]
+    own_results = [result for result in results if result.content == modality]
     amount = sum(result.amount for result in own_results)
     return ModalitySummary(
         encoder=encoder.name,

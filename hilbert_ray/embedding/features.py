@@ -3,14 +3,18 @@
 A document that fails, at whatever stage, is quarantined with its reason, and the others continue.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, DocumentError, Hertz, Samples, Seconds, Segment
-from hilbert_ray.embedding.reading import (
+from hilbert_ray.encoders import Encoder
+from hilbert_ray.segmentation import characters, text_segments
+from hilbert_ray.store import FeatureRow, Quarantined, StoredDocument
+from hilbert_ray.units import (
     DocumentEnd,
     DocumentProgress,
     DocumentReader,
@@ -19,9 +23,6 @@ from hilbert_ray.embedding.reading import (
     read_ahead,
     run_or_quarantine,
 )
-from hilbert_ray.encoders import Encoder
-from hilbert_ray.segmentation import characters, text_segments
-from hilbert_ray.store import FeatureRow, Quarantined, StoredDocument
 
 # Segments that are handed to the encoder together, which packs them into batches by length: the more there
 # are, the less padding. 600 s of float32 at 16 kHz take 38 MB.
@@ -64,6 +65,14 @@ def embed_documents(
     return encode_parts(documents, read_ahead(documents, reader), encoder, config)
 
 
+@dataclass(kw_only=True, slots=True)
+class _Encoded:
+    """What has been encoded of a document: its segments' times and texts, and their features."""
+
+    segments: list[tuple[Seconds, Seconds, str]] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+
+
 def encode_parts(
     documents: Sequence[DocumentProgress],
     parts: Iterator[DocumentWithPart],
@@ -76,6 +85,7 @@ def encode_parts(
     What a failed document gave before it failed is discarded.
     """
     # Across documents, since short ones alone would leave most of each batch empty.
+    made = {document: _Encoded() for document in documents}
     batch: list[tuple[DocumentProgress, Segment]] = []
     size = 0.0
     for document, part in parts:
@@ -92,10 +102,10 @@ def encode_parts(
             # Text is limited by number, since its cost is only known once it is tokenised.
             size += segment.end - segment.start if is_audio else _BATCH_S / _BATCH_TEXTS
             if size >= _BATCH_S:
-                _encode(batch, encoder)
+                _encode(batch, encoder, made)
                 batch, size = [], 0.0
-    _encode(batch, encoder)
-    return _rows(documents, encoder)
+    _encode(batch, encoder, made)
+    return _rows(made, encoder)
 
 
 def segments_of(
@@ -113,7 +123,11 @@ def segments_of(
     return segments
 
 
-def _encode(batch: Sequence[tuple[DocumentProgress, Segment]], encoder: Encoder) -> None:
+def _encode(
+    batch: Sequence[tuple[DocumentProgress, Segment]],
+    encoder: Encoder,
+    made: Mapping[DocumentProgress, _Encoded],
+) -> None:
     """Encode segments and hand each feature to its document.
 
     If that fails, the documents of the batch are encoded one by one, and those that fail alone are
@@ -126,19 +140,18 @@ def _encode(batch: Sequence[tuple[DocumentProgress, Segment]], encoder: Encoder)
     action = partial(_features, encoder, [segment for _, segment in valid])
     features = run_or_quarantine(first.entry, first.source, "encode", action)
     if isinstance(features, Quarantined):
-        # By identity: progress records are mutable and not hashable.
-        documents = list({id(document): document for document, _ in valid}.values())
+        documents = list(dict.fromkeys(document for document, _ in valid))
         if len(documents) == 1:
             first.failure = features
         else:
             for document in documents:
-                _encode([(owner, segment) for owner, segment in valid if owner is document], encoder)
+                _encode([one for one in valid if one[0] is document], encoder, made)
         return
     for (document, segment), vector in zip(valid, features, strict=True):
-        document.features.append(vector)
+        made[document].features.append(vector)
         # Samples are no longer needed.
         words = segment.role or "" if isinstance(segment, AudioSegment) else segment.text
-        document.segments.append((segment.start, segment.end, words))
+        made[document].segments.append((segment.start, segment.end, words))
 
 
 def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
@@ -159,23 +172,23 @@ def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
 
 
 def _rows(
-    documents: Sequence[DocumentProgress], encoder: Encoder
+    made: Mapping[DocumentProgress, _Encoded], encoder: Encoder
 ) -> tuple[list[FeatureRow], list[Quarantined]]:
     """Return the rows of the documents that pass the checks, and the reasons of all others."""
     rows: list[FeatureRow] = []
-    for document in documents:
+    for document, encoded in made.items():
         # Only now: a document may span several batches, and one batch holds pieces of many.
         if document.failure is None:
-            action = partial(_row, document, encoder)
+            action = partial(_row, document, encoded, encoder)
             row = run_or_quarantine(document.entry, document.source, "check", action)
             if isinstance(row, Quarantined):
                 document.failure = row
             else:
                 rows.append(row)
-    return rows, [document.failure for document in documents if document.failure is not None]
+    return rows, [document.failure for document in made if document.failure is not None]
 
 
-def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
+def _row(document: DocumentProgress, encoded: _Encoded, encoder: Encoder) -> FeatureRow:
     """Return the row of a document whose features are complete.
 
     Raises:
@@ -184,31 +197,31 @@ def _row(document: DocumentProgress, encoder: Encoder) -> FeatureRow:
         TruncatedError: when some of the document is missing.
     """
     doc_id, end_part = document.entry.document.doc_id, document.end
-    if not document.features or end_part is None:
+    if not encoded.features or end_part is None:
         raise EmptyError(
             f"document {doc_id!r} has no {encoder.modality} left to embed; check the file, and segment.roles "
             "if it is set"
         )
-    features = np.stack(document.features)
+    features = np.stack(encoded.features)
     # A NaN in one segment would make every loss of every batch with this document NaN.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0, 0])
-        start, end, _ = document.segments[row]
+        start, end, _ = encoded.segments[row]
         raise FeatureError(
             f"document {doc_id!r}: the features of segment {row} ({start:.2f} to {end:.2f} s) are not "
             "finite or beyond 65504, the largest float16; check this stretch of the document"
         )
-    spans = [(start, end) for start, end, _ in document.segments]
+    spans = [(start, end) for start, end, _ in encoded.segments]
     roles = None
     if encoder.modality == "audio":
         # The channels of several speakers lie beside each other in time.
         by_role: dict[str, list[tuple[Seconds, Seconds]]] = {}
-        for start, end, role in document.segments:
+        for start, end, role in encoded.segments:
             by_role.setdefault(role, []).append((start, end))
-        roles = tuple(role for _, _, role in document.segments) if "" not in by_role else None
+        roles = tuple(role for _, _, role in encoded.segments) if "" not in by_role else None
         seen = present = _check_seconds(doc_id, [*by_role.values()], end_part.expected, encoder.rate_hz)
     else:
-        texts = [text for _, _, text in document.segments]
+        texts = [text for _, _, text in encoded.segments]
         seen, present = _check_tokens(doc_id, texts, end_part.expected, encoder)
     return FeatureRow(
         doc_id=doc_id,

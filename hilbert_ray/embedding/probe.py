@@ -2,17 +2,22 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from hilbert_ray.config import Config, Modality
+from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.document import AudioSegment, Seconds, Segment
-from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.embedding.features import segments_of
-from hilbert_ray.embedding.plan import CHARACTERS_PER_S
-from hilbert_ray.embedding.reading import DocumentEnd, DocumentProgress, DocumentReader, read_ahead
 from hilbert_ray.embedding.worker import encoder_here, loading_error
 from hilbert_ray.encoders import Encoder
-from hilbert_ray.store import Quarantined, StoredDocument
+from hilbert_ray.store import Content, Quarantined, StoredDocument
+from hilbert_ray.units import (
+    CHARACTERS_PER_S,
+    DocumentEnd,
+    DocumentProgress,
+    DocumentReader,
+    Measurement,
+    UnitsError,
+    read_ahead,
+)
 
 # Smaller batches than in a run, so that several fit into the measurement.
 _BATCH_S, _BATCH_TEXTS = 60.0, 256
@@ -22,33 +27,21 @@ _FEATURE_BYTES = 2
 """Bytes per value of a feature: float16."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """What one worker embedded: `seconds` of the plan in `elapsed_s` seconds, `size_bytes` in a store.
-
-    `reason` is the first one for which a document could not be read.
-    """
-
-    seconds: Seconds
-    elapsed_s: Seconds
-    size_bytes: int
-    reason: str | None
-
-
 def measure(
-    entries: Sequence[StoredDocument], modality: Modality, config: Config, probe_s: Seconds
+    entries: Sequence[StoredDocument], content: Content, config: Config, probe_s: Seconds
 ) -> Measurement:
     """Embed documents over and over for about `probe_s` seconds and keep nothing.
 
     Raises:
-        EmbedError: when the encoder does not load.
+        UnitsError: when the encoder does not load.
     """
     import torch
 
     torch.set_num_threads(config.embed.threads)
+    [modality] = [one for one in MODALITIES if one == content]
     encoder = encoder_here(config, modality)
     if (error := loading_error(encoder)) is not None:
-        raise EmbedError(error)
+        raise UnitsError(error)
     return _Probe(entries, modality, encoder, config).run(probe_s)
 
 

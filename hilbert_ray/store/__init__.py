@@ -1,6 +1,7 @@
 """The feature store: validated manifests and, per modality and encoder, the features of their documents."""
 
 from hilbert_ray.store.commits import Commits
+from hilbert_ray.store.contents import CONTENTS, Content, ContentRow, TranscriptRow
 from hilbert_ray.store.current import DataLocation, StoredFeatures
 from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.export import Format, export_store
@@ -27,8 +28,11 @@ from hilbert_ray.store.sorting import RowBlock, row_block, write_snapshot
 from hilbert_ray.store.store import Store, reads_turns
 
 __all__ = [
+    "CONTENTS",
     "Commit",
     "Commits",
+    "Content",
+    "ContentRow",
     "DataLocation",
     "FeatureRow",
     "FileVersions",
@@ -42,6 +46,7 @@ __all__ = [
     "StoreError",
     "StoredDocument",
     "StoredFeatures",
+    "TranscriptRow",
     "bucket_of",
     "collect_garbage",
     "compact_store",

@@ -57,10 +57,15 @@ class FeatureRow:
     present: Seconds
     roles: tuple[str, ...] | None = None
 
+    @property
+    def committed(self) -> tuple[str, str, int, float]:
+        """What a commit says of the row, see `Commit.stored`."""
+        return self.doc_id, self.source, len(self.features), self.seen
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
-    """A document that could not be embedded, and the stage and error that stopped it."""
+    """A document that could not be done, and the stage and error that stopped it."""
 
     doc_id: str
     source: str
@@ -83,8 +88,9 @@ class Quarantined:
 class Commit:
     """What is done of one unit: the only truth about which documents are stored.
 
-    `stored` lists (doc_id, source, segments, seconds or tokens) in the order of the data file's rows; `file`
-    is None where all documents of the unit were quarantined. `versions` and `threads` record what wrote it.
+    `stored` lists (doc_id, source, segments, seconds or tokens) in the order of the data file's rows, or, of
+    transcripts, (doc_id, source, utterances, seconds). `file` is None where all documents of the unit were
+    quarantined. `versions` and `threads` record what wrote it.
     """
 
     unit: str

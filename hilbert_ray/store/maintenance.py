@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from hilbert_ray.config import MODALITIES, Modality
 from hilbert_ray.storage import TEMPORARY, DamagedError, Files, has_checksum
 from hilbert_ray.store.commits import Commits
+from hilbert_ray.store.contents import CONTENTS, Content, decode_content
 from hilbert_ray.store.errors import StoreError
-from hilbert_ray.store.features import Commit, decode_rows, sha256_of
+from hilbert_ray.store.features import Commit, FeatureRow, sha256_of
 from hilbert_ray.store.snapshot import Snapshot, doc_id_hash, snapshot_name, snapshot_numbers
 from hilbert_ray.store.store import ABOUT, SCHEMA, Store, about_store, batches_by_size, encoder_folder
 
@@ -38,9 +38,9 @@ def store_info(store: Store) -> dict[str, Any]:
     """Return what a store holds, as plain values: documents, faults, and what is stored by encoder."""
     snapshot = store.snapshot()
     encoders = [
-        _encoder_info(store, modality, fingerprint, snapshot, description)
-        for modality in MODALITIES
-        for fingerprint, description in store.encoders(modality, snapshot).items()
+        _encoder_info(store, content, fingerprint, snapshot, description)
+        for content in CONTENTS
+        for fingerprint, description in store.encoders(content, snapshot).items()
     ]
     return {
         "uri": store.uri,
@@ -53,13 +53,13 @@ def store_info(store: Store) -> dict[str, Any]:
 
 
 def _encoder_info(
-    store: Store, modality: Modality, fingerprint: str, snapshot: Snapshot, description: Mapping[str, Any]
+    store: Store, content: Content, fingerprint: str, snapshot: Snapshot, description: Mapping[str, Any]
 ) -> dict[str, Any]:
     present = stored = segments = size_bytes = units = superseded = 0
     amount = 0.0
     errors: Counter[str] = Counter()
     # Block by block, never all documents at once: `info` must work on a store of any size.
-    for block in store.current_blocks(modality, fingerprint, snapshot):
+    for block in store.current_blocks(content, fingerprint, snapshot):
         present += len(block.sources)
         stored += len(block.owners)
         errors.update(failure.error for failure in block.failures.values())
@@ -74,10 +74,10 @@ def _encoder_info(
                     superseded += 1
     quarantined = errors.total()
     # Commits count seconds; people count hours.
-    unit, divisor = ("hours", 3600.0) if modality == "audio" else ("tokens", 1.0)
-    entries = store.files.entries(store.commits(modality, fingerprint).folder)
+    unit, divisor = ("hours", 3600.0) if content != "text" else ("tokens", 1.0)
+    entries = store.files.entries(store.commits(content, fingerprint).folder)
     return {
-        "modality": modality,
+        "modality": content,
         "fingerprint": fingerprint,
         "encoder": description.get("name"),
         "dim": description.get("dim"),
@@ -109,9 +109,9 @@ def compact_store(store: Store, min_commits: int = 32) -> list[str]:
     """
     return [
         index
-        for modality in MODALITIES
-        for fingerprint in store.files.folders(f"features/{modality}")
-        for index in store.commits(modality, fingerprint).compact(min_commits)
+        for content in CONTENTS
+        for fingerprint in store.files.folders(f"features/{content}")
+        for index in store.commits(content, fingerprint).compact(min_commits)
     ]
 
 
@@ -124,12 +124,12 @@ def verify_store(store: Store, repair: bool = False) -> Iterator[Problem]:
             Nothing else may write to the store meanwhile.
     """
     yield from _verify_manifests(store, repair)
-    for modality in MODALITIES:
-        for fingerprint in store.files.folders(f"features/{modality}"):
-            yield from _verify_encoder(store, modality, fingerprint, repair)
-            commits = store.commits(modality, fingerprint)
+    for content in CONTENTS:
+        for fingerprint in store.files.folders(f"features/{content}"):
+            yield from _verify_encoder(store, content, fingerprint, repair)
+            commits = store.commits(content, fingerprint)
             for bucket, names in commits.names().items():
-                yield from _verify_bucket(store, modality, commits, bucket, names, repair)
+                yield from _verify_bucket(store, content, commits, bucket, names, repair)
 
 
 def open_to_verify(uri: str, repair: bool) -> tuple[Store, Sequence[Problem]]:
@@ -196,10 +196,10 @@ def _verify_manifests(store: Store, repair: bool) -> Iterator[Problem]:
                 store.files.delete(snapshot.file)
 
 
-def _verify_encoder(store: Store, modality: Modality, fingerprint: str, repair: bool) -> Iterator[Problem]:
-    name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
+def _verify_encoder(store: Store, content: Content, fingerprint: str, repair: bool) -> Iterator[Problem]:
+    name = f"{encoder_folder(content, fingerprint)}/encoder.json"
     try:
-        store.description(modality, fingerprint)
+        store.description(content, fingerprint)
     except DamagedError as error:
         yield Problem(path=name, message=str(error))
         if repair:
@@ -223,7 +223,7 @@ def count_unchecked(store: Store) -> int:
 
 
 def _verify_bucket(
-    store: Store, modality: Modality, commits: Commits, bucket: int, names: Sequence[str], repair: bool
+    store: Store, content: Content, commits: Commits, bucket: int, names: Sequence[str], repair: bool
 ) -> Iterator[Problem]:
     # A unit may be in a commit file and in indexes: by unit and data file, each file is read once.
     unique: dict[tuple[str | None, str | None], Commit] = {}
@@ -238,7 +238,7 @@ def _verify_bucket(
         damaged = []
         with_data = ((commit, commit.size_bytes) for commit in unique.values() if commit.file is not None)
         for batch in batches_by_size(with_data):
-            messages = pool.map(partial(_data_fault, store, modality), batch)
+            messages = pool.map(partial(_data_fault, store, content), batch)
             for commit, message in zip(batch, messages, strict=True):
                 if message is not None and commit.file is not None:
                     yield Problem(path=commit.file, message=message)
@@ -260,7 +260,7 @@ def _load(commits: Commits, name: str) -> list[Commit] | DamagedError:
         return error
 
 
-def _data_fault(store: Store, modality: Modality, commit: Commit) -> str | None:
+def _data_fault(store: Store, content: Content, commit: Commit) -> str | None:
     """Return what is wrong with a commit's data file."""
     try:
         data = store.files.read(str(commit.file))
@@ -270,11 +270,11 @@ def _data_fault(store: Store, modality: Modality, commit: Commit) -> str | None:
     if sha256 != commit.sha256:
         return f"sha256 is {sha256}, but commit {commit.unit} says {commit.sha256}; {_ADVICE}"
     # The bytes are those that were committed; from here on faults would be of the code that wrote them.
-    rows = list(decode_rows(modality, data))
-    if tuple((row.doc_id, row.source, len(row.features), row.seen) for row in rows) != commit.stored:
+    rows = list(decode_content(content, data))
+    if tuple(row.committed for row in rows) != commit.stored:
         return f"its rows are not those of commit {commit.unit}; {_ADVICE}"
     for row in rows:
-        if not np.isfinite(row.features).all():
+        if isinstance(row, FeatureRow) and not np.isfinite(row.features).all():
             return f"document {row.doc_id!r} has features that are not finite; {_ADVICE}"
     return None
 
@@ -289,17 +289,17 @@ def collect_garbage(store: Store, min_age_h: float = 24.0) -> list[str]:
     """
     # Everything is listed before anything is deleted, and `delete_old` looks at each age once more.
     superfluous = _superseded_snapshots(store, min_age_h)
-    for modality in MODALITIES:
-        for fingerprint in store.encoders(modality):
-            superfluous += _superfluous_features(store, modality, fingerprint, min_age_h)
+    for content in CONTENTS:
+        for fingerprint in store.encoders(content):
+            superfluous += _superfluous_features(store, content, fingerprint, min_age_h)
     return store.files.delete_old(superfluous, min_age_h)
 
 
-def _superfluous_features(store: Store, modality: Modality, fingerprint: str, min_age_h: float) -> list[str]:
-    folder = encoder_folder(modality, fingerprint)
+def _superfluous_features(store: Store, content: Content, fingerprint: str, min_age_h: float) -> list[str]:
+    folder = encoder_folder(content, fingerprint)
     # Data is listed before commits: what is committed in between is then named by a commit that is read.
     entries = store.files.entries(folder)
-    commits = store.commits(modality, fingerprint)
+    commits = store.commits(content, fingerprint)
     try:
         superfluous, named = commits.sweep(store.files.entries(commits.folder), min_age_h)
     except FileNotFoundError as error:

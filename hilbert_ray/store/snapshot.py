@@ -17,9 +17,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hilbert_ray.config import Modality, parse_channels
+from hilbert_ray.config import parse_channels
 from hilbert_ray.document import Document, InvalidRow, Utterance
 from hilbert_ray.storage import CheckedBlocks, DamagedError, Files, parse_json, reading_json, with_checksum
+from hilbert_ray.store.contents import Content
 from hilbert_ray.store.errors import StoreError
 
 ROW_GROUP_ROWS = 256
@@ -82,26 +83,30 @@ class FileVersions(NamedTuple):
     turns: str | None
     channels: str | None = None
 
-    def has(self, modality: Modality) -> bool:
-        """Whether the document has this modality."""
-        return (self.audio if modality == "audio" else self.text) is not None
+    def has(self, content: Content) -> bool:
+        """Whether the document has this modality; a transcript is to be made of audio without text."""
+        if content == "transcript":
+            return self.audio is not None and self.text is None
+        return (self.audio if content == "audio" else self.text) is not None
 
-    def source(self, modality: Modality, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
-        """Return the hash of what the features depend on besides the encoder's fingerprint.
+    def source(self, content: Content, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
+        """Return the hash of what the content depends on besides the fingerprint of its encoder.
 
         Args:
-            modality: whose features.
+            content: features of a modality, or a transcript.
             reads_turns: whether audio is cut by the transcript's turns.
             roles: the only speakers that are kept, where that is set.
         """
         # These strings are in every store: changing them would make all features superseded.
-        if modality == "text":
+        if content == "text":
             return digest("text", self.text or "", *sorted(roles))
         # Audio that is cut without looking at the transcript survives an edit of the transcript.
         turns = (self.turns or "") if reads_turns or roles else ""
         # Marked, so that no role can look like it.
         channels = () if self.channels is None else (f"\1channels={self.channels}",)
-        return digest("audio", self.audio or "", turns, *sorted(roles), *channels)
+        # A transcript is of all speakers, and depends on no other.
+        kept = () if content == "transcript" else sorted(roles)
+        return digest(content, self.audio or "", turns, *kept, *channels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,13 +133,13 @@ class StoredDocument:
             None if channels is None else str(channels),
         )
 
-    def has(self, modality: Modality) -> bool:
-        """Whether the document has this modality."""
-        return self.versions.has(modality)
+    def has(self, content: Content) -> bool:
+        """Whether the document has this modality, see `FileVersions.has`."""
+        return self.versions.has(content)
 
-    def source(self, modality: Modality, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
+    def source(self, content: Content, *, reads_turns: bool = False, roles: Sequence[str] = ()) -> str:
         """Return the hash of what the features depend on, see `FileVersions.source`."""
-        return self.versions.source(modality, reads_turns=reads_turns, roles=roles)
+        return self.versions.source(content, reads_turns=reads_turns, roles=roles)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,13 +272,13 @@ class Snapshot:
                 yield from zip(doc_ids, starmap(FileVersions, zip(*versions, strict=True)), strict=True)
 
     def sources(
-        self, buckets: Collection[int], modality: Modality, reads_turns: bool
+        self, buckets: Collection[int], content: Content, reads_turns: bool
     ) -> Iterator[tuple[str, str | None]]:
-        """Yield (id, source) of the documents of some buckets, source None where they lack the modality."""
+        """Yield (id, source) of the documents of some buckets, source None where they lack the content."""
         for doc_id, versions in self.versions(buckets):
             source = None
-            if versions.has(modality):
-                source = versions.source(modality, reads_turns=reads_turns, roles=self.roles)
+            if versions.has(content):
+                source = versions.source(content, reads_turns=reads_turns, roles=self.roles)
             yield doc_id, source
 
     def check(self) -> None:

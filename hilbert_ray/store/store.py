@@ -9,6 +9,7 @@
         commits/bucket=0007/index-<sha16>.jsonl      many commits in one file, written by `compact_store`
         attempts/bucket=0007/<unit>/1.json           notes on documents tried alone after workers died
 
+`transcribe` keeps its state in a store too, where <modality> is `transcript` and rows are transcripts.
 Features of a document are current when their source equals the one that the newest snapshot gives it; others
 are superseded and no reader sees them. There are no locks or leases: a file is created only once
 (`Files.create`) or its name holds its content's hash, so runs that overlap can at worst do the same work
@@ -17,8 +18,8 @@ all else reads.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -27,6 +28,13 @@ import pyarrow as pa
 from hilbert_ray.config import Modality
 from hilbert_ray.storage import DamagedError, Files, absolute, parse_json, reading_json, with_checksum
 from hilbert_ray.store.commits import Commits
+from hilbert_ray.store.contents import (
+    Content,
+    ContentRow,
+    TranscriptRow,
+    decode_transcripts,
+    encode_content,
+)
 from hilbert_ray.store.current import CurrentBlock, DataLocation, StoredFeatures
 from hilbert_ray.store.errors import StoreError
 from hilbert_ray.store.features import (
@@ -36,7 +44,6 @@ from hilbert_ray.store.features import (
     Quarantined,
     crc32_of,
     decode_rows,
-    encode_rows,
     sha256_of,
 )
 from hilbert_ray.store.snapshot import Snapshot, snapshot_numbers
@@ -47,6 +54,7 @@ ABOUT = "store.json"
 _READ_BYTES = 64 * 2**20
 """Data files that are fetched together: enough to hide the latency of an object store, few enough to hold."""
 _T = TypeVar("_T")
+_Row = TypeVar("_Row", FeatureRow, TranscriptRow)
 
 
 class Store:
@@ -118,18 +126,18 @@ class Store:
 
     # Encoders
 
-    def add_encoder(self, modality: Modality, fingerprint: str, description: Mapping[str, Any]) -> None:
+    def add_encoder(self, content: Content, fingerprint: str, description: Mapping[str, Any]) -> None:
         """Record what makes the features of a fingerprint; an earlier record stays.
 
         Raises:
             StoreError: when the recorded encoder of this fingerprint has another width.
         """
-        name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
+        name = f"{encoder_folder(content, fingerprint)}/encoder.json"
         data = json.dumps(description, indent=1, sort_keys=True).encode()
         if self.files.create(name, with_checksum(data)):
             return
         # A fingerprint hashes what the encoder says of itself; one that forgets something shows up here.
-        recorded = self.description(modality, fingerprint)
+        recorded = self.description(content, fingerprint)
         if recorded.get("dim") != description.get("dim"):
             raise StoreError(
                 f"{name} describes an encoder of width {recorded.get('dim')}, but this run's encoder of the "
@@ -137,20 +145,20 @@ class Store:
                 "into a new store"
             )
 
-    def encoders(self, modality: Modality, snapshot: Snapshot | None = None) -> dict[str, dict[str, Any]]:
+    def encoders(self, content: Content, snapshot: Snapshot | None = None) -> dict[str, dict[str, Any]]:
         """Return the description of each encoder whose features this store has, by fingerprint.
 
         The description is the encoder's own (`describe`), with the roles that the snapshot's run kept: they
         are part of each document's source, not of the fingerprint.
 
         Args:
-            modality: whose encoders.
+            content: whose encoders.
             snapshot: the newest where None.
         """
         descriptions: dict[str, dict[str, Any]] = {}
-        for fingerprint in self.files.folders(f"features/{modality}"):
+        for fingerprint in self.files.folders(f"features/{content}"):
             try:
-                descriptions[fingerprint] = self.description(modality, fingerprint)
+                descriptions[fingerprint] = self.description(content, fingerprint)
             except FileNotFoundError:  # another run is about to write it
                 continue
         if any("segment" in description for description in descriptions.values()):
@@ -168,45 +176,45 @@ class Store:
         """Return how many hidden states a feature holds: 1 unless it was embedded with `layer: all`."""
         return int(self.description(modality, fingerprint).get("layers", 1))
 
-    def description(self, modality: Modality, fingerprint: str) -> dict[str, Any]:
+    def description(self, content: Content, fingerprint: str) -> dict[str, Any]:
         """Return what encoder.json says of an encoder.
 
         Raises:
             FileNotFoundError: when there is none.
             DamagedError: when it is not what was written.
         """
-        name = f"{encoder_folder(modality, fingerprint)}/encoder.json"
+        name = f"{encoder_folder(content, fingerprint)}/encoder.json"
         repair = (
             "restore it from a copy, or run `hilbert-ray store verify --repair` and then `embed` with the "
             "same encoder, which writes it again"
         )
         return parse_json(self.files.read(name), f"{self.uri}/{name}", repair)
 
-    def _reads_turns(self, modality: Modality, fingerprint: str) -> bool:
+    def _reads_turns(self, content: Content, fingerprint: str) -> bool:
         try:
-            return reads_turns(modality, self.description(modality, fingerprint))
+            return reads_turns(content, self.description(content, fingerprint))
         except FileNotFoundError:
-            known = self.encoders(modality)
+            known = self.encoders(content)
             listed = ", ".join(f"{key} ({value.get('name', '?')})" for key, value in known.items()) or "none"
             raise StoreError(
-                f"store {self.uri} has no {modality} features of encoder {fingerprint}; it has {listed}: run "
+                f"store {self.uri} has no {content} features of encoder {fingerprint}; it has {listed}: run "
                 "`hilbert-ray embed` with that encoder first"
             ) from None
 
     # Writing features
 
-    def commits(self, modality: Modality, fingerprint: str) -> Commits:
+    def commits(self, content: Content, fingerprint: str) -> Commits:
         """The commits of an encoder's features."""
-        return Commits(self.files, f"{encoder_folder(modality, fingerprint)}/commits", self.buckets)
+        return Commits(self.files, f"{encoder_folder(content, fingerprint)}/commits", self.buckets)
 
     def commit(
         self,
-        modality: Modality,
+        content: Content,
         fingerprint: str,
         *,
         unit: str,
         bucket: int,
-        rows: Sequence[FeatureRow],
+        rows: Sequence[ContentRow],
         quarantined: Sequence[Quarantined] = (),
         versions: Mapping[str, str] | None = None,
         threads: int = 1,
@@ -223,9 +231,9 @@ class Store:
         file = sha256 = None
         data = b""
         if rows:
-            data = encode_rows(modality, rows)
+            data = encode_content(content, rows)
             sha256 = sha256_of(data)
-            folder = encoder_folder(modality, fingerprint)
+            folder = encoder_folder(content, fingerprint)
             file = f"{folder}/data/bucket={bucket:04d}/{unit}-{sha256[:16]}-{crc32_of(data)}.parquet"
             # Before its commit: a writer that dies in between leaves a file that nothing names, and
             # `collect_garbage` deletes it. The other way round, readers would look for a missing file.
@@ -236,13 +244,13 @@ class Store:
             file=file,
             sha256=sha256,
             size_bytes=len(data),
-            stored=tuple((row.doc_id, row.source, len(row.features), row.seen) for row in rows),
+            stored=tuple(row.committed for row in rows),
             quarantined=tuple(quarantined),
             versions=dict(versions or {}),
             threads=threads,
         )
         # Create-only, so one commit of a unit ever counts, whoever else embeds it at this moment.
-        commits = self.commits(modality, fingerprint)
+        commits = self.commits(content, fingerprint)
         if commits.create(own):
             return own
         winner = commits.find(bucket, unit)
@@ -255,12 +263,12 @@ class Store:
         # index may name these very bytes, although the unit's commit file is another's.
         return winner
 
-    def note_attempt(self, modality: Modality, fingerprint: str, bucket: int, unit: str) -> int:
+    def note_attempt(self, content: Content, fingerprint: str, bucket: int, unit: str) -> int:
         """Record, where other workers will see it, that work on a unit begins; return which attempt it is.
 
         Attempts that ended are cleared, so earlier ones that are still recorded died.
         """
-        folder = _attempts_folder(modality, fingerprint, bucket, unit)
+        folder = _attempts_folder(content, fingerprint, bucket, unit)
         number = 1
         # Each attempt has content of its own, or two of them would pass for one that was written twice.
         note = json.dumps({"attempt": uuid4().hex}).encode()
@@ -268,9 +276,9 @@ class Store:
             number += 1
         return number
 
-    def clear_attempts(self, modality: Modality, fingerprint: str, bucket: int, unit: str) -> None:
+    def clear_attempts(self, content: Content, fingerprint: str, bucket: int, unit: str) -> None:
         """Forget the attempts at a unit, once it is committed."""
-        for name in self.files.names(_attempts_folder(modality, fingerprint, bucket, unit)):
+        for name in self.files.names(_attempts_folder(content, fingerprint, bucket, unit)):
             self.files.delete(name)
 
     # Reading features
@@ -316,6 +324,22 @@ class Store:
         Raises:
             StoreError: when a data file is gone or damaged.
         """
+        return self._rows(partial(decode_rows, modality), locations)
+
+    def transcripts(
+        self, fingerprint: str, snapshot: Snapshot | None = None, doc_ids: Collection[str] | None = None
+    ) -> Iterator[TranscriptRow]:
+        """Yield the current transcripts that a recogniser made, each once, of all documents or of some.
+
+        Raises:
+            StoreError: when the store has none of this recogniser, or a data file is gone or damaged.
+        """
+        for block in self.current_blocks("transcript", fingerprint, snapshot):
+            yield from self._rows(decode_transcripts, block.locations(doc_ids))
+
+    def _rows(
+        self, decode: Callable[[bytes], Iterator[_Row]], locations: Mapping[str, DataLocation]
+    ) -> Iterator[_Row]:
         # Many documents share a file: each is fetched once.
         sizes = {location.file: location.size_bytes for location in locations.values()}
         for names in batches_by_size(sizes.items()):
@@ -327,24 +351,24 @@ class Store:
                     "store verify` lists what is missing"
                 ) from error
             for name in names:
-                for row in _decoded(modality, name, contents[name]):
+                for row in _decoded(decode, name, contents[name]):
                     # A file may hold more: superseded rows, or documents that were not requested.
                     location = locations.get(row.doc_id)
                     if location is not None and location.file == name:
                         yield row
 
     def quarantined(
-        self, modality: Modality, fingerprint: str, snapshot: Snapshot | None = None
+        self, content: Content, fingerprint: str, snapshot: Snapshot | None = None
     ) -> list[Quarantined]:
-        """Return a snapshot's documents that could not be embedded and are not stored, by id."""
+        """Return a snapshot's documents that could not be done and are not stored, by id."""
         failures: dict[str, Quarantined] = {}
-        for block in self.current_blocks(modality, fingerprint, snapshot):
+        for block in self.current_blocks(content, fingerprint, snapshot):
             failures |= block.failures
         return [failures[doc_id] for doc_id in sorted(failures)]
 
     def current_blocks(
         self,
-        modality: Modality,
+        content: Content,
         fingerprint: str,
         snapshot: Snapshot | None = None,
         buckets: Collection[int] | None = None,
@@ -352,12 +376,12 @@ class Store:
         """Yield what is stored of a snapshot (the newest where None), some buckets at a time."""
         # Not a default of each call: all blocks must be of one snapshot.
         snapshot = snapshot or self.snapshot()
-        by_turns = self._reads_turns(modality, fingerprint)
-        commits = self.commits(modality, fingerprint)
+        by_turns = self._reads_turns(content, fingerprint)
+        commits = self.commits(content, fingerprint)
         for block in snapshot.blocks():
             chosen = block if buckets is None else block & set(buckets)
             if chosen:
-                sources = snapshot.sources(chosen, modality, by_turns)
+                sources = snapshot.sources(chosen, content, by_turns)
                 yield CurrentBlock(
                     buckets=chosen,
                     sources={doc_id: source for doc_id, source in sources if source is not None},
@@ -370,21 +394,21 @@ def about_store(buckets: int) -> bytes:
     return with_checksum(json.dumps({"schema": SCHEMA, "buckets": buckets}).encode())
 
 
-def reads_turns(modality: Modality, description: Mapping[str, Any]) -> bool:
+def reads_turns(content: Content, description: Mapping[str, Any]) -> bool:
     """Whether an encoder's segments are cut by the transcript's turns, by its description."""
-    return modality == "audio" and description.get("segment", {}).get("audio") == "turns"
+    return content == "audio" and description.get("segment", {}).get("audio") == "turns"
 
 
-def encoder_folder(modality: Modality, fingerprint: str) -> str:
+def encoder_folder(content: Content, fingerprint: str) -> str:
     """Return the folder of a store that holds the features of one encoder."""
-    return f"features/{modality}/{fingerprint}"
+    return f"features/{content}/{fingerprint}"
 
 
-def _attempts_folder(modality: Modality, fingerprint: str, bucket: int, unit: str) -> str:
-    return f"{encoder_folder(modality, fingerprint)}/attempts/bucket={bucket:04d}/{unit}"
+def _attempts_folder(content: Content, fingerprint: str, bucket: int, unit: str) -> str:
+    return f"{encoder_folder(content, fingerprint)}/attempts/bucket={bucket:04d}/{unit}"
 
 
-def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]:
+def _decoded(decode: Callable[[bytes], Iterator[_Row]], file: str, data: bytes) -> Iterator[_Row]:
     """Return the rows of a data file, whose name ends in its checksum."""
     recorded = file.rpartition("-")[2].removesuffix(".parquet")
     # Older names end in digits of the SHA-256, which takes three times as long.
@@ -392,7 +416,7 @@ def _decoded(modality: Modality, file: str, data: bytes) -> Iterator[FeatureRow]
     try:
         if actual != recorded:
             raise ValueError(f"its checksum is {actual}, not {recorded} as its name says")
-        return decode_rows(modality, data)
+        return decode(data)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError.of(
             f"data file {file}",

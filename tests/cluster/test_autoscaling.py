@@ -28,7 +28,7 @@ import threading
 import ray
 from hilbert_ray.config import Config, EmbedConfig, TuneConfig
 from hilbert_ray import embed
-from hilbert_ray.embedding.pool import plan_pool
+from hilbert_ray.units.resources import plan_pool
 from hilbert_ray.tuning import concurrency
 
 ray.init(log_to_driver=False)

@@ -8,17 +8,18 @@ import numpy as np
 
 from hilbert_ray.config import Config, EmbedConfig, Modality
 from hilbert_ray.document.records import AudioSegment, Segment
-from hilbert_ray.embedding.plan import (
-    EncodingJob,
-    Unit,
-    plan_jobs,
-    versioned_rows,
-)
 from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
+from hilbert_ray.store.contents import Content
 from hilbert_ray.store.features import Commit, FeatureRow
 from hilbert_ray.store.snapshot import StoredDocument
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store, reads_turns
+from hilbert_ray.units.plan import (
+    Job,
+    Unit,
+    plan_jobs,
+    versioned_rows,
+)
 
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
 
@@ -36,7 +37,7 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
         encoder = configured_encoder(config, modality)
         store.add_encoder(modality, encoder.fingerprint, encoder.describe())
         by_turns = reads_turns(modality, encoder.describe())
-        job = EncodingJob(modality=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns)
+        job = Job(content=modality, fingerprint=encoder.fingerprint, reads_turns=by_turns)
         [buckets] = snapshot.blocks()
         [plan] = plan_jobs(store, snapshot, [job], buckets, config.embed.unit_s, False)
         units[modality] = list(plan.units)
@@ -45,12 +46,14 @@ def planned(manifest: str, store: Store, config: Config = CONFIG) -> tuple[int, 
 
 def worker_of(store: Store, number: int, config: Config = CONFIG) -> EmbedUnits:
     """Return an encoder actor as Ray makes it, in this process."""
-    fingerprints = {modality: configured_encoder(config, modality).fingerprint for modality in MODALITIES}
+    fingerprints: dict[Content, str] = {
+        modality: configured_encoder(config, modality).fingerprint for modality in MODALITIES
+    }
     return EmbedUnits(store, number, config, fingerprints)
 
 
 def embed_one(worker: EmbedUnits, unit: Unit) -> Commit:
-    [(done, commit)] = worker.embed([unit])
+    [(done, commit)] = worker.run([unit])
     assert done == unit
     return commit
 
@@ -58,7 +61,7 @@ def embed_one(worker: EmbedUnits, unit: Unit) -> Commit:
 def embed_here(manifest: str, store: Store, config: Config = CONFIG) -> None:
     """Do all of a manifest's units in this process, without Ray."""
     number, units = planned(manifest, store, config)
-    for _ in worker_of(store, number, config).embed([*units["audio"], *units["text"]]):
+    for _ in worker_of(store, number, config).run([*units["audio"], *units["text"]]):
         pass
 
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from hilbert_ray.embedding.capacity import plan_capacity
-from hilbert_ray.embedding.dry_run import Estimate, ModalityEstimate, Rate
-from hilbert_ray.embedding.errors import EmbedError
+from hilbert_ray.units.capacity import plan_capacity
+from hilbert_ray.units.errors import UnitsError
+from hilbert_ray.units.estimate import Estimate, JobEstimate, Rate
 
 SPEED, BYTES_PER_S = 100.0, 50.0
 
 
-def left(seconds: float, **changes: Any) -> ModalityEstimate:  # noqa: ANN401 - any field
+def left(seconds: float, **changes: Any) -> JobEstimate:  # noqa: ANN401 - any field
     """Return what two workers of half a GPU measured, each at 100 times real time, 50 bytes a second."""
-    measured = ModalityEstimate(
+    measured = JobEstimate(
         encoder="e", planned=1, already_stored=0, quarantined=0, absent=0, units=1, seconds=seconds,
         workers=2, gpus_per_worker=0.5, rate=Rate(workers=2, speed=SPEED, bytes_per_s=BYTES_PER_S),
         size_bytes=seconds * BYTES_PER_S, time_s=seconds / (2 * SPEED),
@@ -22,7 +22,7 @@ def left(seconds: float, **changes: Any) -> ModalityEstimate:  # noqa: ANN401 - 
     return replace(measured, **changes)
 
 
-def estimate_of(**modalities: ModalityEstimate) -> Estimate:
+def estimate_of(**modalities: JobEstimate) -> Estimate:
     return Estimate(documents=1, faults=(), modalities=modalities)  # type: ignore[arg-type]
 
 
@@ -64,7 +64,7 @@ def test_text_counts_by_its_share_of_the_hours_of_audio() -> None:
 def test_a_modality_that_the_manifest_lacks_takes_nothing() -> None:
     none = left(0.0, planned=0, rate=None, time_s=None, size_bytes=None, workers=0)
     assert plan_capacity(estimate_of(audio=none, text=left(3600.0)), 50.0).worker_hours == pytest.approx(0.5)
-    with pytest.raises(EmbedError, match="the manifest has nothing to embed"):
+    with pytest.raises(UnitsError, match="the manifest has nothing to embed"):
         plan_capacity(estimate_of(audio=none), 1.0)
 
 
@@ -76,6 +76,6 @@ def test_a_modality_that_the_manifest_lacks_takes_nothing() -> None:
         left(3600.0, time_s=None, size_bytes=None),
     ],
 )
-def test_what_was_not_measured_or_not_whole_gives_no_table(one: ModalityEstimate) -> None:
-    with pytest.raises(EmbedError, match=r"cannot plan capacity for e: .*--store that does not exist yet"):
+def test_what_was_not_measured_or_not_whole_gives_no_table(one: JobEstimate) -> None:
+    with pytest.raises(UnitsError, match=r"cannot plan capacity for e: .*--store that does not exist yet"):
         plan_capacity(estimate_of(audio=left(3600.0), text=one), 1.0)

@@ -8,11 +8,11 @@ import pytest
 
 from hilbert_ray.cli import main
 from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
-from hilbert_ray.embedding import dry_run
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.dry_run import estimate
 from hilbert_ray.storage.access import StorageError
 from hilbert_ray.store.store import Store
+from hilbert_ray.units import estimate as units_estimate
 from tests import make, models
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -29,7 +29,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "PROBE_S", 0.5)
+    monkeypatch.setattr(units_estimate, "PROBE_S", 0.5)
 
 
 def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path) -> None:

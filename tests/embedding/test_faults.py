@@ -24,11 +24,11 @@ import pytest
 
 from hilbert_ray.config import EncoderConfig, Modality
 from hilbert_ray.embedding.driver import embed
-from hilbert_ray.embedding.errors import EmbedError
 from hilbert_ray.storage.access import StorageError
 from hilbert_ray.store.features import FeatureRow
 from hilbert_ray.store.maintenance import store_info, verify_store
 from hilbert_ray.store.store import Store
+from hilbert_ray.units.errors import UnitsError
 from tests import fatal, make, models
 from tests.embedding.in_process import CONFIG, assert_same_rows, embed_here, rows_of
 from tests.faulty import Fault, Request, faulty_object_store
@@ -203,7 +203,7 @@ def test_workers_that_die_while_weights_load_end_the_run_and_blame_no_document(t
     options = EncoderConfig(trust_remote_code=True)
     settings = replace(SETTINGS, audio="none", text=spec, text_encoder=options)
     with pytest.raises(
-        EmbedError, match="2 documents of 2 are neither stored nor quarantined after 6 rounds"
+        UnitsError, match="2 documents of 2 are neither stored nor quarantined after 6 rounds"
     ):
         embed(manifest, str(tmp_path / "store"), settings)
     [facts] = store_info(Store.open(str(tmp_path / "store")))["encoders"]
@@ -338,7 +338,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_end_the_run_and_harm_nothing
         while True:
             file.write(bytes(4096))
     os.truncate(filler, filler.stat().st_size - 40_000)
-    with pytest.raises((EmbedError, StorageError), match=r"cannot write .* No space left .* free space or"):
+    with pytest.raises((UnitsError, StorageError), match=r"cannot write .* No space left .* free space or"):
         embed(manifest, str(store), SETTINGS)
     filler.unlink()
     assert list(verify_store(Store.open(str(store)))) == []
@@ -347,7 +347,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_end_the_run_and_harm_nothing
     assert len(kept) < 2 * DOCUMENTS, "nothing was left to do"
 
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises((EmbedError, StorageError), match=r"cannot write .* Read-only file system"):
+    with pytest.raises((UnitsError, StorageError), match=r"cannot write .* Read-only file system"):
         embed(manifest, str(store), SETTINGS)
     assert_same_rows(rows_of(str(store)), kept)
     subprocess.run(["mount", "-o", "remount,rw,size=8m", str(small_disk)], check=True)

@@ -13,9 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilbert_ray.config import EncoderConfig
-from hilbert_ray.embedding.plan import (
+from hilbert_ray.embedding.resolve import resolve_encoders
+from hilbert_ray.storage.files import Files
+from hilbert_ray.store.features import Quarantined
+from hilbert_ray.store.snapshot import bucket_of
+from hilbert_ray.store.sorting import write_snapshot
+from hilbert_ray.store.store import Store
+from hilbert_ray.units.plan import (
     ABSENT,
-    EncodingJob,
+    Job,
     Unit,
     _group,
     plan_jobs,
@@ -24,12 +30,6 @@ from hilbert_ray.embedding.plan import (
     version_or_absent,
     versioned_rows,
 )
-from hilbert_ray.embedding.resolve import resolve_encoders
-from hilbert_ray.storage.files import Files
-from hilbert_ray.store.features import Quarantined
-from hilbert_ray.store.snapshot import bucket_of
-from hilbert_ray.store.sorting import write_snapshot
-from hilbert_ray.store.store import Store
 from tests import make
 from tests.embedding.in_process import (
     CONFIG,
@@ -129,7 +129,7 @@ def test_objects_are_planned_from_listings_with_the_versions_that_workers_will_f
 
 def test_an_isolated_unit_has_an_id_that_does_not_depend_on_its_neighbours() -> None:
     keys = (("a", "1"), ("b", "2"))
-    both = Unit(modality="audio", fingerprint="f", bucket=1, unit_id="u", keys=keys, seconds=1.0)
+    both = Unit(content="audio", fingerprint="f", bucket=1, unit_id="u", keys=keys, seconds=1.0)
     one = replace(both, unit_id="v", keys=(("a", "1"),))
     assert single_document_units(both)[0].unit_id == single_document_units(one)[0].unit_id
     assert [unit.keys for unit in single_document_units(both)] == [keys[:1], keys[1:]]
@@ -162,7 +162,7 @@ def test_ids_of_units_stay_what_they_were() -> None:
     assert unit_id("f", keys) == digest("f", "a", "1", "b", "2")
     assert unit_id("f", keys, ["e"]) == digest("f", "a", "1", "b", "2", "e")
     unit = Unit(
-        modality="audio", fingerprint="f", bucket=1, unit_id="u", keys=(keys[0],), seconds=1.0, earlier=("e",)
+        content="audio", fingerprint="f", bucket=1, unit_id="u", keys=(keys[0],), seconds=1.0, earlier=("e",)
     )
     [single] = single_document_units(unit)
     assert single.unit_id == digest("alone f", "b", "2", "e")
@@ -187,9 +187,9 @@ def test_jobs_planned_together_are_those_planned_apart_and_the_manifest_is_read_
         failure = Quarantined(doc_id=doc_id, source=item.source("text"), stage="s", error="E", message="m")
         store.commit("text", "beef", unit=doc_id, bucket=bucket, rows=[], quarantined=[failure])
     jobs = [
-        EncodingJob(modality="audio", fingerprint="f00d", reads_turns=True),
-        EncodingJob(modality="text", fingerprint="beef", reads_turns=False),
-        EncodingJob(modality="audio", fingerprint="f00d", reads_turns=False),
+        Job(content="audio", fingerprint="f00d", reads_turns=True),
+        Job(content="text", fingerprint="beef", reads_turns=False),
+        Job(content="audio", fingerprint="f00d", reads_turns=False),
     ]
     [block] = snapshot.blocks()
     opened: list[str] = []

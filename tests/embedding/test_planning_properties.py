@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.document.records import Document, Utterance
-from hilbert_ray.embedding.capacity import plan_capacity
-from hilbert_ray.embedding.dry_run import Estimate, ModalityEstimate, Rate
 from hilbert_ray.embedding.features import TruncatedError, _check_seconds
-from hilbert_ray.embedding.plan import Unit, _group, _text_seconds, single_document_units, unit_id
-from hilbert_ray.embedding.pool import duration, plan_pool
+from hilbert_ray.units.capacity import plan_capacity
+from hilbert_ray.units.estimate import Estimate, JobEstimate, Rate
+from hilbert_ray.units.plan import Unit, _group, _text_seconds, single_document_units, unit_id
+from hilbert_ray.units.progress import duration
+from hilbert_ray.units.resources import plan_pool
 
 seconds, prices = st.floats(1.0, 1e6), st.floats(0, 100)
 
 
-def measured(length: float, workers: int, gpus: float, speed: float) -> ModalityEstimate:
-    return ModalityEstimate(
+def measured(length: float, workers: int, gpus: float, speed: float) -> JobEstimate:
+    return JobEstimate(
         encoder="e", planned=1, already_stored=0, quarantined=0, absent=0, units=1, seconds=length,
         workers=workers, gpus_per_worker=gpus, rate=Rate(workers=workers, speed=speed, bytes_per_s=10.0),
         size_bytes=10 * length, time_s=length / (workers * speed),
@@ -34,14 +35,14 @@ modalities = st.builds(
 )
 
 
-def estimate_of(audio: ModalityEstimate, text: ModalityEstimate) -> Estimate:
+def estimate_of(audio: JobEstimate, text: JobEstimate) -> Estimate:
     return Estimate(documents=1, faults=(), modalities={"audio": audio, "text": text})
 
 
 @settings(max_examples=40, deadline=None)
 @given(modalities, modalities, st.floats(0.1, 1e6), prices, prices)
 def test_work_is_length_by_speed_and_prices_follow_from_it(
-    audio: ModalityEstimate, text: ModalityEstimate, hours: float, price: float, storage_price: float
+    audio: JobEstimate, text: JobEstimate, hours: float, price: float, storage_price: float
 ) -> None:
     capacity = plan_capacity(estimate_of(audio, text), hours, price, storage_price)
     assert audio.rate is not None
@@ -61,7 +62,7 @@ def test_work_is_length_by_speed_and_prices_follow_from_it(
 @settings(max_examples=30, deadline=None)
 @given(modalities, modalities, st.floats(0.1, 1e4), st.floats(0.1, 100), prices)
 def test_capacity_grows_in_proportion_to_the_hours(
-    audio: ModalityEstimate, text: ModalityEstimate, hours: float, factor: float, price: float
+    audio: JobEstimate, text: JobEstimate, hours: float, factor: float, price: float
 ) -> None:
     one, many = (plan_capacity(estimate_of(audio, text), h, price, 0.1) for h in (hours, factor * hours))
     for name in ("worker_hours", "gpu_hours", "price", "size_bytes", "storage_price"):
@@ -101,7 +102,7 @@ def test_documents_of_a_unit_alone_share_its_seconds_and_have_ids_of_their_own(
 ) -> None:
     keys = [(doc_id, "s") for doc_id in ids]
     unit = Unit(
-        modality="audio", fingerprint="f", bucket=1, unit_id=unit_id("f", keys), keys=tuple(keys),
+        content="audio", fingerprint="f", bucket=1, unit_id=unit_id("f", keys), keys=tuple(keys),
         seconds=length, earlier=("u",),
     )  # fmt: skip
     assert Unit.from_json(unit.to_json()) == unit

@@ -1,26 +1,32 @@
 """Progress of a run: what it logs, and when too many failures stop it."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
 
 from hilbert_ray.document import Seconds
-from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError, check_quarantined
-from hilbert_ray.embedding.plan import Unit
-from hilbert_ray.embedding.pool import MIN_FAILURES, _RunProgress, duration
-from hilbert_ray.embedding.worker import UnitResult
+from hilbert_ray.embedding.worker import EmbedUnits
 from hilbert_ray.store.features import Quarantined
+from hilbert_ray.units.errors import TooManyQuarantinedError, UnitsError, check_quarantined
+from hilbert_ray.units.plan import Unit
+from hilbert_ray.units.progress import MIN_FAILURES, RunProgress, duration
+from hilbert_ray.units.worker import UnitResult
 
 UNITS = [
-    Unit(modality="audio", fingerprint="f", bucket=0, unit_id=f"u{i}", keys=((f"d{i}", "s"),), seconds=72.0)
+    Unit(content="audio", fingerprint="f", bucket=0, unit_id=f"u{i}", keys=((f"d{i}", "s"),), seconds=72.0)
     for i in range(100)
 ]
 
 
+def progress_of(units: Sequence[Unit], max_quarantined: float) -> RunProgress:
+    return RunProgress(units, max_quarantined, EmbedUnits.title)
+
+
 def failed(number: int) -> UnitResult:
     failure = Quarantined(doc_id=f"d{number}", source="s", stage="read", error="AudioError", message="silent")
-    return UnitResult(modality="audio", unit_id=f"u{number}", seconds=72.0, quarantined=(failure,))
+    return UnitResult(content="audio", unit_id=f"u{number}", seconds=72.0, quarantined=(failure,))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def test_durations_are_shown_in_the_unit_that_suits_them(seconds: Seconds, shown
 
 @pytest.mark.parametrize(("allowed", "last"), [(0.0, MIN_FAILURES), (0.3, 31), (0.5, 51)])
 def test_a_run_stops_at_the_first_failure_that_is_too_many(allowed: float, last: int) -> None:
-    progress = _RunProgress(UNITS, allowed)
+    progress = progress_of(UNITS, allowed)
     for number in range(last - 1):
         progress.add(failed(number))
     with pytest.raises(
@@ -51,16 +57,16 @@ def test_a_run_stops_at_the_first_failure_that_is_too_many(allowed: float, last:
 
 
 def test_an_error_of_the_worker_itself_ends_the_run() -> None:
-    progress = _RunProgress(UNITS, 1.0)
-    with pytest.raises(EmbedError, match="the disk is full"):
-        progress.add(UnitResult(modality="audio", unit_id="u0", error="the disk is full"))
+    progress = progress_of(UNITS, 1.0)
+    with pytest.raises(UnitsError, match="the disk is full"):
+        progress.add(UnitResult(content="audio", unit_id="u0", error="the disk is full"))
     assert progress.results == []
 
 
 def test_the_last_line_of_the_log_says_how_much_was_embedded(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "hilbert_ray.embed"):
-        progress = _RunProgress(UNITS[:2], 1.0)
-        progress.add(UnitResult(modality="audio", unit_id="u0", seconds=72.0, stored=1, amount=72.0))
+    with caplog.at_level(logging.INFO, "hilbert_ray.units"):
+        progress = progress_of(UNITS[:2], 1.0)
+        progress.add(UnitResult(content="audio", unit_id="u0", seconds=72.0, stored=1, amount=72.0))
         progress.add(failed(1))
     assert "embedding 2 recordings and transcripts (0.04 h of audio) in 2 units" in caplog.messages[0]
     assert "2 of 2 documents, 0.02 of 0.04 h of audio" in caplog.messages[-1]
@@ -68,11 +74,11 @@ def test_the_last_line_of_the_log_says_how_much_was_embedded(caplog: pytest.LogC
 
 
 def test_many_failures_of_one_reason_are_three_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    progress = _RunProgress(UNITS, 1.0)
+    progress = progress_of(UNITS, 1.0)
     for number in range(9):
         progress.add(failed(number))
     other = Quarantined(doc_id="d9", source="s", stage="read", error="RateError", message="too slow")
-    progress.add(UnitResult(modality="audio", unit_id="u9", quarantined=(other,)))
+    progress.add(UnitResult(content="audio", unit_id="u9", quarantined=(other,)))
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == [
         "quarantined d0 (AudioError): silent",
@@ -84,14 +90,14 @@ def test_many_failures_of_one_reason_are_three_lines_of_the_log(caplog: pytest.L
 
 def test_the_time_left_is_counted_from_the_first_result_and_said_only_when_it_is_known() -> None:
     """Until then workers start and load encoders, which says nothing of the rest."""
-    progress = _RunProgress(UNITS, 1.0)
+    progress = progress_of(UNITS, 1.0)
     seconds = [unit.seconds for unit in UNITS]
-    progress.add(UnitResult(modality="audio", unit_id="u0", seconds=seconds[0], stored=1))
+    progress.add(UnitResult(content="audio", unit_id="u0", seconds=seconds[0], stored=1))
     assert progress._first is not None
     first = progress._first[0]
     assert progress._time_left(first + 1000) == ""
     for number in range(1, 21):
-        progress.add(UnitResult(modality="audio", unit_id=f"u{number}", seconds=seconds[number], stored=1))
+        progress.add(UnitResult(content="audio", unit_id=f"u{number}", seconds=seconds[number], stored=1))
     left = sum(seconds[21:]) / sum(seconds[1:21]) * 40
     assert progress._time_left(first + 40) == f", {duration(left)} left"
 

@@ -10,8 +10,8 @@ import pytest
 from hilbert_ray.config import SegmentConfig
 from hilbert_ray.document.records import Segment, TextSegment
 from hilbert_ray.embedding import probe
-from hilbert_ray.embedding.plan import CHARACTERS_PER_S
 from hilbert_ray.embedding.probe import _Probe
+from hilbert_ray.units.plan import CHARACTERS_PER_S
 from tests import make
 from tests.embedding.in_process import CONFIG, PlainEncoder, stored_of
 

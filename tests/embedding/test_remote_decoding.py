@@ -13,12 +13,12 @@ import ray
 
 from hilbert_ray.config import SegmentConfig
 from hilbert_ray.document.records import AudioSegment
-from hilbert_ray.embedding import remote_decoding
-from hilbert_ray.embedding import worker as worker_module
-from hilbert_ray.embedding.reading import DocumentEnd, DocumentProgress, DocumentReader, read
-from hilbert_ray.embedding.remote_decoding import BLOCK_S, BLOCKS_AHEAD, read_remotely
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.store import Store
+from hilbert_ray.units import remote_decoding
+from hilbert_ray.units import worker as worker_module
+from hilbert_ray.units.reading import DocumentEnd, DocumentProgress, DocumentReader, read
+from hilbert_ray.units.remote_decoding import BLOCK_S, BLOCKS_AHEAD, read_remotely
 from tests import fatal, make
 from tests.embedding.in_process import (
     CONFIG,
@@ -129,7 +129,7 @@ def test_an_actor_that_waits_for_its_decoder_lets_tasks_decode_and_stores_the_sa
     worker = worker_of(store, number, config)
     used = [worker.decoding_tasks]
     for unit in [*units["audio"], *units["text"]]:
-        [_] = worker.embed([unit])
+        [_] = worker.run([unit])
         used.append(worker.decoding_tasks)
     assert used[:4] == [0, 1, 2, 3]
     assert max(used) == 3

@@ -10,10 +10,10 @@ import ray
 
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.embedding.driver import embed
-from hilbert_ray.embedding.errors import EmbedError, TooManyQuarantinedError
-from hilbert_ray.embedding.pool import plan_pool
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
+from hilbert_ray.units.errors import TooManyQuarantinedError, UnitsError
+from hilbert_ray.units.resources import plan_pool
 from tests import fatal, make
 from tests.embedding.in_process import (
     CONFIG,
@@ -59,7 +59,7 @@ def test_gpus_that_a_cluster_does_not_have_yet_are_requested_by_number_only() ->
     assert plan_pool(gpus_set, 2) == (2, {"num_gpus": 0.5})
     unset = Config(embed=EmbedConfig(gpu="yes"))
     with pytest.raises(
-        EmbedError, match=r"embed.workers is 0 and the cluster has 0 GPUs now; .* size: set embed.workers to"
+        UnitsError, match=r"embed.workers is 0 and the cluster has 0 GPUs now; .* size: set embed.workers to"
     ):
         plan_pool(unset, 10)
     assert set(plan_pool(Config(embed=EmbedConfig(workers=3)), 10)[1]) == {"num_cpus"}
@@ -164,5 +164,5 @@ def test_a_document_that_kills_its_worker_is_quarantined_and_all_others_are_stor
 
 def test_a_manifest_without_any_valid_document_is_refused_before_ray_starts(tmp_path: Path) -> None:
     manifest = make.manifest(tmp_path / "m.jsonl", [{"doc_id": "a"}, {"doc_id": ""}])
-    with pytest.raises(EmbedError, match=r"has no valid document \(2 invalid rows\); `hilbert-"):
+    with pytest.raises(UnitsError, match=r"has no valid document \(2 invalid rows\); `hilbert-"):
         embed(manifest, str(tmp_path / "store"), CONFIG)

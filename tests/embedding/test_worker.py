@@ -13,16 +13,17 @@ import soundfile
 
 from hilbert_ray.config import Config, Modality, SegmentConfig
 from hilbert_ray.document.records import AudioSegment, Document
-from hilbert_ray.embedding.plan import (
-    EncodingJob,
+from hilbert_ray.embedding.worker import EmbedUnits, configured_encoder
+from hilbert_ray.manifest import read_manifest
+from hilbert_ray.store.maintenance import verify_store
+from hilbert_ray.store.store import Store
+from hilbert_ray.units.plan import (
+    Job,
     Unit,
     plan_jobs,
     single_document_units,
 )
-from hilbert_ray.embedding.worker import MAX_DEATHS, EmbedUnits, UnitResult, configured_encoder
-from hilbert_ray.manifest import read_manifest
-from hilbert_ray.store.maintenance import verify_store
-from hilbert_ray.store.store import Store
+from hilbert_ray.units.worker import MAX_DEATHS, UnitResult
 from tests import make, models
 from tests.embedding.in_process import (
     CONFIG,
@@ -129,7 +130,7 @@ def test_two_runs_over_one_store_at_once_store_each_document_once(tmp_path: Path
     workers = [worker_of(store, number) for number, _ in plans]
 
     def work(worker: EmbedUnits, units: Sequence[Unit]) -> None:
-        assert [unit for unit, _ in worker.embed(units)] == units
+        assert [unit for unit, _ in worker.run(units)] == units
 
     threads = [
         threading.Thread(target=work, args=(worker, [*units["audio"], *units["text"]]))
@@ -154,7 +155,7 @@ def test_a_store_on_an_object_store_holds_the_rows_of_a_local_one(tmp_path: Path
     fsspec.filesystem("s3").put(f"{tmp_path}/", uri, recursive=True)
     remote, local = Store.create(f"{uri}/store", 2), Store.create(str(tmp_path / "store"), 2)
     number, units = planned(f"{uri}/manifest.jsonl", remote)
-    for _ in worker_of(remote, number).embed(units["audio"][::2]):
+    for _ in worker_of(remote, number).run(units["audio"][::2]):
         pass
     _, left = planned(f"{uri}/manifest.jsonl", remote)
     assert 0 < len(left["audio"]) < len(units["audio"])
@@ -176,14 +177,14 @@ def test_a_document_that_took_three_workers_with_it_is_suspected_until_a_retry(
     [unit] = single_document_units(units["audio"][0])
     worker = worker_of(store, number)
     for _ in range(MAX_DEATHS):
-        store.note_attempt(unit.modality, unit.fingerprint, unit.bucket, unit.unit_id)
+        store.note_attempt(unit.content, unit.fingerprint, unit.bucket, unit.unit_id)
     commit = embed_one(worker, unit)
     assert commit.file is None
     [failure] = commit.quarantined
     assert (failure.stage, failure.error) == ("worker", "suspected")
     assert "3 workers died while they embedded document 'd000' alone; look for the cause" in failure.message
     [buckets] = store.snapshot().blocks()
-    job = EncodingJob(modality="audio", fingerprint=unit.fingerprint, reads_turns=False)
+    job = Job(content="audio", fingerprint=unit.fingerprint, reads_turns=False)
     [plan] = plan_jobs(store, store.snapshot(), [job], buckets, 6.0, False)
     assert plan.quarantined == 1
     [plan] = plan_jobs(store, store.snapshot(), [job], buckets, 6.0, True)
@@ -200,7 +201,7 @@ def test_two_deaths_do_not_make_a_suspect(tmp_path: Path) -> None:
     number, units = planned(manifest, store)
     [unit] = single_document_units(units["audio"][0])
     for _ in range(MAX_DEATHS - 1):
-        store.note_attempt(unit.modality, unit.fingerprint, unit.bucket, unit.unit_id)
+        store.note_attempt(unit.content, unit.fingerprint, unit.bucket, unit.unit_id)
     assert len(embed_one(worker_of(store, number), unit).stored) == 1
     assert [name for name in store.files.names("features") if "/attempts/" in name] == []
 

@@ -1,4 +1,4 @@
-"""Reading documents for the encoder: recordings decoded and cut into segments, transcripts fetched.
+"""Reading documents for a worker: recordings decoded and cut into segments, transcripts fetched.
 
 A document comes as parts, the last of which says how it ended. The parts of several documents follow one
 another in order, whoever reads them: this thread (`read`), threads ahead of it (`read_ahead`), or Ray tasks
@@ -10,12 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TypeAlias, TypeVar
-
-import numpy as np
 
 from hilbert_ray import audio
 from hilbert_ray.config import Config, Modality, parse_channels
@@ -24,18 +22,17 @@ from hilbert_ray.document import (
     Document,
     DocumentError,
     Hertz,
-    Seconds,
     Utterance,
     message_of,
 )
-from hilbert_ray.embedding.plan import transcript_versions, version_or_absent
 from hilbert_ray.segmentation import CountedBlocks, audio_segments, characters, expected_seconds
 from hilbert_ray.storage import StorageError, file_versions
 from hilbert_ray.store import Quarantined, StoredDocument
 from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
+from hilbert_ray.units.plan import transcript_versions, version_or_absent
 
 SEGMENTS_AHEAD = 64
-"""Audio segments that wait for the encoder; of 10 s at 16 kHz, they take 41 MB."""
+"""Audio segments that wait for the model; of 10 s at 16 kHz, they take 41 MB."""
 TRANSCRIPTS_AHEAD = 16
 """Transcripts that are fetched at a time."""
 T = TypeVar("T")
@@ -69,9 +66,9 @@ class Transcript:
 DocumentPart: TypeAlias = AudioSegment | Transcript | DocumentEnd | Quarantined
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class DocumentProgress:
-    """A document being embedded: its segments' times, texts and features so far, flaws, and how it ended.
+    """A document under way: its flaws so far, and how it ended. Equal to itself alone, so it can be a key.
 
     unit: index of the document's unit among those that are read together. entry: the document with the
     versions that its files should have. source: its source hash in the plan.
@@ -80,8 +77,6 @@ class DocumentProgress:
     unit: int
     entry: StoredDocument
     source: str
-    segments: list[tuple[Seconds, Seconds, str]] = field(default_factory=list)
-    features: list[np.ndarray] = field(default_factory=list)
     end: DocumentEnd | None = None
     failure: Quarantined | None = None
     flaws: tuple[Flaw, ...] = ()
@@ -93,7 +88,7 @@ DocumentWithPart: TypeAlias = tuple[DocumentProgress, DocumentPart]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentReader:
-    """Reads one modality of documents, here or in Ray tasks. `rate_hz`: what the audio encoder takes."""
+    """Reads one modality of documents, here or in Ray tasks. `rate_hz`: what the model of audio takes."""
 
     modality: Modality
     rate_hz: Hertz

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hilbert_ray.document import Seconds
-from hilbert_ray.embedding.dry_run import Estimate
-from hilbert_ray.embedding.errors import EmbedError
-from hilbert_ray.embedding.pool import duration
+from hilbert_ray.units.errors import UnitsError
+from hilbert_ray.units.estimate import Estimate
+from hilbert_ray.units.progress import duration
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of workers in the table, with the number that the dry run was for."""
@@ -49,7 +49,7 @@ class Capacity:
 def plan_capacity(
     estimate: Estimate, hours: float, price: float = 0.0, storage_price: float = 0.0
 ) -> Capacity:
-    """Return what it takes to embed `hours` of documents like those of a dry run.
+    """Return what it takes to do `hours` of documents like those of a dry run.
 
     The dry run must have been for a new store: only then does it measure how much of each modality comes with
     an hour of recordings.
@@ -61,18 +61,19 @@ def plan_capacity(
         storage_price: price per gigabyte and month of storage.
 
     Raises:
-        EmbedError: when the store holds some of the documents, or no speed could be measured.
+        UnitsError: when the store holds some of the documents, or no speed could be measured.
     """
+    verb, flag = ("transcribe", "an --out") if "transcript" in estimate.modalities else ("embed", "a --store")
     modalities = [m for m in estimate.modalities.values() if m.planned or m.already_stored]
     for modality in modalities:
         if modality.already_stored or not modality.time_s:
-            raise EmbedError(
+            raise UnitsError(
                 f"cannot plan capacity for {modality.encoder}: {modality.already_stored} documents are "
                 f"already stored and {modality.planned} are left to measure; use recordings that can be "
-                "read, and a --store that does not exist yet"
+                f"read, and {flag} that does not exist yet"
             )
     if not modalities:
-        raise EmbedError("cannot plan capacity: the manifest has nothing to embed")
+        raise UnitsError(f"cannot plan capacity: the manifest has nothing to {verb}")
     # Audio comes first, if there is any: text is then embedded in proportion.
     scale = 3600 * hours / modalities[0].seconds
     # Per worker, times workers: measured with all of them at work, so what they take from each other counts.

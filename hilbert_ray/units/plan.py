@@ -1,4 +1,4 @@
-"""What is left to embed: the manifest with the versions of its files, minus what the store holds, in units.
+"""What is left to do: the manifest with the versions of its files, minus what the store holds, in units.
 
 A unit is some documents of one bucket whose audio (or speech, for text) adds up to bounded seconds. Which
 documents form a unit depends on the pending documents alone, so runs that overlap form the same units.
@@ -17,11 +17,11 @@ import fsspec
 import msgspec
 
 from hilbert_ray import audio
-from hilbert_ray.config import Modality
 from hilbert_ray.document import Document, DocumentError, InvalidRow, Seconds, Utterance
 from hilbert_ray.manifest import Block, files_of, manifest_notes, map_blocks
 from hilbert_ray.storage import StorageError, access_errors, file_versions, is_local
 from hilbert_ray.store import (
+    Content,
     RowBlock,
     Snapshot,
     Store,
@@ -34,7 +34,7 @@ from hilbert_ray.store import (
 
 log = logging.getLogger(__name__)
 ABSENT = "absent"
-"""Version of a file that does not exist. When it appears, its document gets a new source and is embedded."""
+"""Version of a missing file. When it appears, its document gets a new source and is done again."""
 CHARACTERS_PER_S = 15.0
 """How much text one second of speech makes (150 words per minute): the weight of a transcript in a unit."""
 SPEECH_PER_UNIT = 8
@@ -45,28 +45,31 @@ _PROBES_AT_ONCE = 16
 _PROBED_AHEAD = 4096
 """Documents in memory while their lengths are read."""
 DocumentKey: TypeAlias = tuple[str, str]
-"""A document's id and its source: the hash of everything that its features depend on except the encoder."""
+"""A document's id and its source: the hash of everything that the work on it depends on but for the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodingJob:
-    """One modality to embed with one encoder; `reads_turns`: audio is cut by the transcript's turns."""
+class Job:
+    """What to make of each document, and the fingerprint of all that it depends on besides the document.
 
-    modality: Modality
+    `reads_turns`: audio is cut by the transcript's turns.
+    """
+
+    content: Content
     fingerprint: str
-    reads_turns: bool
+    reads_turns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """Documents that one encoder actor embeds and commits together.
+    """Documents that one worker does and commits together.
 
     keys: the documents. seconds: their weight in the plan, seconds of audio or speech. earlier: the units
     that quarantined some of them before (a retry is a new unit, with its own commit). is_isolated: a single
-    document that is embedded alone, with a note of each attempt, because workers died on its unit.
+    document that is done alone, with a note of each attempt, because workers died on its unit.
     """
 
-    modality: Modality
+    content: Content
     fingerprint: str
     bucket: int
     unit_id: str
@@ -88,10 +91,10 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EmbedPlan:
-    """Units to embed for one job, and counts of the documents that need nothing."""
+class Plan:
+    """Units of one job, and counts of documents that need nothing; `absent` have nothing to do it with."""
 
-    job: EncodingJob
+    job: Job
     units: tuple[Unit, ...]
     stored: int
     quarantined: int
@@ -177,10 +180,10 @@ class _DraftPlan:
     """The plan of one job while the manifest is read.
 
     done: documents that commits store. failed: those that were quarantined, with the units that did so.
-    sources: of the documents that are left to embed, by id. pending: the same by bucket, with their seconds.
+    sources: of the documents that are left, by id. pending: the same by bucket, with their seconds.
     """
 
-    job: EncodingJob
+    job: Job
     done: set[DocumentKey] = field(default_factory=set)
     failed: dict[DocumentKey, list[str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
@@ -190,8 +193,8 @@ class _DraftPlan:
     absent: int = 0
 
     def add(self, doc_id: str, source: str | None, retry_quarantined: bool) -> None:
-        """Count a document, whose source is None where it lacks the modality."""
-        # The source hash covers file versions: a changed file is another key, so it is embedded again
+        """Count a document, whose source is None where the job has nothing to do with it."""
+        # The source hash covers file versions: a changed file is another key, so it is done again
         # although its id is stored.
         if source is None:
             self.absent += 1
@@ -206,19 +209,19 @@ class _DraftPlan:
 def plan_jobs(
     store: Store,
     snapshot: Snapshot,
-    jobs: Sequence[EncodingJob],
+    jobs: Sequence[Job],
     buckets: Collection[int],
     unit_s: Seconds,
     retry_quarantined: bool,
-) -> list[EmbedPlan]:
+) -> list[Plan]:
     """Plan jobs for some buckets: their documents minus those that commits hold. Return a plan per job.
 
     The manifest is read once for all jobs.
 
     Args:
         store: the store whose commits say what is done.
-        snapshot: the manifest to embed; it may be in another store.
-        jobs: modalities and encoders.
+        snapshot: the manifest; it may be in another store.
+        jobs: what to do.
         buckets: which buckets; this process holds the ids and commits of their documents in memory.
         unit_s: seconds of a unit of audio (of speech, for text: `SPEECH_PER_UNIT` times as many); a longer
             document is a unit of its own.
@@ -230,15 +233,15 @@ def plan_jobs(
         for draft in drafts:
             job = draft.job
             source = None
-            if versions.has(job.modality):
-                source = versions.source(job.modality, reads_turns=job.reads_turns, roles=snapshot.roles)
+            if versions.has(job.content):
+                source = versions.source(job.content, reads_turns=job.reads_turns, roles=snapshot.roles)
             draft.add(doc_id, source, retry_quarantined)
     _add_seconds(drafts, snapshot, buckets, store.buckets)
     plans = []
     for draft in drafts:
-        largest = unit_s * SPEECH_PER_UNIT if draft.job.modality == "text" else unit_s
+        largest = unit_s * SPEECH_PER_UNIT if draft.job.content == "text" else unit_s
         plans.append(
-            EmbedPlan(
+            Plan(
                 job=draft.job,
                 units=tuple(_units(draft.job, draft.pending, largest, draft.failed)),
                 stored=draft.stored,
@@ -249,10 +252,10 @@ def plan_jobs(
     return plans
 
 
-def _draft(store: Store, job: EncodingJob, buckets: Collection[int]) -> _DraftPlan:
+def _draft(store: Store, job: Job, buckets: Collection[int]) -> _DraftPlan:
     """Return a plan that knows what commits hold, and no document of the manifest yet."""
     draft = _DraftPlan(job=job)
-    for commit in store.commits(job.modality, job.fingerprint).read(buckets):
+    for commit in store.commits(job.content, job.fingerprint).read(buckets):
         draft.done.update((doc_id, source) for doc_id, source, _, _ in commit.stored)
         for failure in commit.quarantined:
             draft.failed.setdefault((failure.doc_id, failure.source), []).append(commit.unit)
@@ -260,7 +263,7 @@ def _draft(store: Store, job: EncodingJob, buckets: Collection[int]) -> _DraftPl
 
 
 def _units(
-    job: EncodingJob,
+    job: Job,
     pending: Mapping[int, Sequence[tuple[DocumentKey, Seconds]]],
     largest: Seconds,
     failed: Mapping[DocumentKey, Sequence[str]],
@@ -272,7 +275,7 @@ def _units(
             # not answer for it.
             earlier = tuple(sorted({unit for key in keys for unit in failed.get(key, ())}))
             yield Unit(
-                modality=job.modality,
+                content=job.content,
                 fingerprint=job.fingerprint,
                 bucket=bucket,
                 unit_id=unit_id(job.fingerprint, keys, earlier),
@@ -302,7 +305,7 @@ def single_document_units(unit: Unit) -> list[Unit]:
 
 def unit_id(base: str, keys: Sequence[DocumentKey], earlier: Sequence[str] = ()) -> str:
     """Return the id of a unit of documents: a hash, the same for the same documents in any run."""
-    # Sorted, since the order of documents does not change what is embedded.
+    # Sorted, since the order of documents does not change what is done.
     return digest(base, *(text for key in sorted(keys) for text in key), *earlier)
 
 
@@ -315,7 +318,7 @@ def _group(
     keys: list[DocumentKey] = []
     unit_seconds = 0.0
     for key, seconds in documents:
-        # A document longer than a unit is not split: its features are committed whole or not at all.
+        # A document longer than a unit is not split: it is committed whole or not at all.
         if keys and unit_seconds + seconds > largest:
             yield keys, unit_seconds
             keys, unit_seconds = [], 0.0
@@ -333,7 +336,7 @@ def _add_seconds(
     if not doc_ids:
         return
     # Inline transcripts are most of a manifest: they are read only where their lengths count.
-    with_text = any(draft.job.modality == "text" and draft.sources for draft in drafts)
+    with_text = any(draft.job.content == "text" and draft.sources for draft in drafts)
     documents = (entry.document for entry in snapshot.documents(buckets, doc_ids, with_text))
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as threads:
         while batch := list(islice(documents, _PROBED_AHEAD)):
@@ -341,7 +344,7 @@ def _add_seconds(
             map_documents = threads.map if any(map(_is_remote, batch)) else map
             for draft in drafts:
                 chosen = [document for document in batch if document.doc_id in draft.sources]
-                seconds_of = _audio_seconds if draft.job.modality == "audio" else _text_seconds
+                seconds_of = _text_seconds if draft.job.content == "text" else _audio_seconds
                 for document, seconds in zip(chosen, map_documents(seconds_of, chosen), strict=True):
                     key = (document.doc_id, draft.sources[document.doc_id])
                     bucket = bucket_of(document.doc_id, store_buckets)

@@ -1,4 +1,4 @@
-"""What ends a run of `embed`; a document that fails is quarantined instead, and the run continues."""
+"""What ends a run over units; a document that fails is quarantined instead, and the run continues."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from hilbert_ray.errors import HilbertError
 from hilbert_ray.store import Quarantined
 
 
-class EmbedError(HilbertError, RuntimeError):
+class UnitsError(HilbertError, RuntimeError):
     """A run that cannot continue: no document, a store that cannot be written, workers that keep dying."""
 
     exit_code = 1
 
 
-class TooManyQuarantinedError(EmbedError):
+class TooManyQuarantinedError(UnitsError):
     """More documents failed than `embed.max_quarantined` allows."""
 
 
 def check_quarantined(
-    modality: str, quarantined: Sequence[Quarantined], documents: int, max_quarantined: float
+    having: str, quarantined: Sequence[Quarantined], documents: int, max_quarantined: float
 ) -> None:
     """Refuse a store too many of whose documents are quarantined, whichever run did it.
 
@@ -26,9 +26,9 @@ def check_quarantined(
     only one.
 
     Args:
-        modality: of the documents.
+        having: what the documents have, such as `audio`.
         quarantined: documents that are quarantined now.
-        documents: how many have the modality.
+        documents: how many have it.
         max_quarantined: the fraction of them that may be.
 
     Raises:
@@ -41,7 +41,7 @@ def check_quarantined(
     reasons = Counter(failure.error for failure in quarantined)
     example = quarantined[0]
     raise TooManyQuarantinedError(
-        f"{failed} of {documents} documents with {modality} are quarantined "
+        f"{failed} of {documents} documents with {having} are quarantined "
         f"({', '.join(f'{count} {error}' for error, count in reasons.most_common())}), more than "
         f"embed.max_quarantined = {max_quarantined:g} allows; for example {example.doc_id}: "
         f"{example.message}. All others are stored: fix or remove these documents and rerun "

@@ -1,8 +1,8 @@
-"""Decoding on any node of the cluster: one Ray task per document, whose segments stream to the encoder.
+"""Decoding on any node of the cluster: one Ray task per document, whose segments stream to the worker.
 
-An encoder actor turns to this when it waits for its own decoder (`worker.EmbedUnits`). A task stops when a
+A worker turns to this when it waits for its own decoder (`worker.UnitWorker`). A task stops when a
 few of its blocks wait to be taken, so memory is bounded. One that cannot start or is lost costs nothing but
-time: the actor then reads the document itself, from the first part that it did not get.
+time: the worker then reads the document itself, from the first part that it did not get.
 """
 
 from collections import deque
@@ -13,15 +13,15 @@ from typing import Any
 import ray
 
 from hilbert_ray.document import AudioSegment
-from hilbert_ray.embedding.reading import DocumentPart, DocumentProgress, DocumentReader, DocumentWithPart
 from hilbert_ray.store import StoredDocument
+from hilbert_ray.units.reading import DocumentPart, DocumentProgress, DocumentReader, DocumentWithPart
 
 BLOCK_S = 60.0
 """Audio in one object, seconds: 4 MB at 16 kHz, large enough that its transfer costs little per second."""
 BLOCKS_AHEAD = 2
 """Objects of a task that may wait to be taken."""
 PATIENCE_S = 15.0
-"""How long the next block may take before the actor reads the document itself: tasks may be waiting for CPUs
+"""How long the next block may take before the worker reads the document itself: tasks may be waiting for CPUs
 that blocked tasks hold."""
 
 
@@ -33,7 +33,7 @@ def read_remotely(
         num_cpus=1,
         num_returns="streaming",
         max_retries=0,  # this process does it better: it continues where the task broke off
-        scheduling_strategy="SPREAD",  # the CPUs of the encoder's own node are taken first otherwise
+        scheduling_strategy="SPREAD",  # the CPUs of the worker's own node are taken first otherwise
         _generator_backpressure_num_objects=BLOCKS_AHEAD,
     )
     running: deque[tuple[DocumentProgress, Any]] = deque()
