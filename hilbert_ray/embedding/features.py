@@ -11,15 +11,14 @@ import numpy as np
 
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import AudioSegment, DocumentError, Hertz, Samples, Seconds, Segment
+from hilbert_ray.embedding.reading import Piece, PieceReader
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.segmentation import characters, text_segments
 from hilbert_ray.store import FeatureRow, Quarantined, StoredDocument
 from hilbert_ray.units import (
     DocumentEnd,
     DocumentProgress,
-    DocumentReader,
     DocumentWithPart,
-    Transcript,
     read_ahead,
     run_or_quarantine,
 )
@@ -61,8 +60,9 @@ def embed_documents(
         DocumentProgress(unit=0, entry=entry, source=source)
         for entry, source in zip(entries, sources, strict=True)
     ]
-    reader = DocumentReader(modality=modality, rate_hz=encoder.rate_hz, config=config)
-    return encode_parts(documents, read_ahead(documents, reader), encoder, config)
+    reader = PieceReader(modality=modality, rate_hz=encoder.rate_hz, config=config)
+    parts = read_ahead(documents, reader)
+    return encode_parts(documents, parts, encoder, config)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class _Encoded:
 
 def encode_parts(
     documents: Sequence[DocumentProgress],
-    parts: Iterator[DocumentWithPart],
+    parts: Iterator[DocumentWithPart[Piece]],
     encoder: Encoder,
     config: Config,
 ) -> tuple[list[FeatureRow], list[Quarantined]]:
@@ -109,7 +109,7 @@ def encode_parts(
 
 
 def segments_of(
-    document: DocumentProgress, part: AudioSegment | Transcript, encoder: Encoder, config: Config
+    document: DocumentProgress, part: Piece, encoder: Encoder, config: Config
 ) -> Sequence[Segment]:
     """Return a part as segments: audio is one already, a transcript is cut here; none if that fails."""
     if isinstance(part, AudioSegment):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from hilbert_ray.config import MODALITIES, Config, Modality
 from hilbert_ray.document import AudioSegment, Seconds, Segment
 from hilbert_ray.embedding.features import segments_of
+from hilbert_ray.embedding.reading import PieceReader
 from hilbert_ray.embedding.worker import encoder_here, loading_error
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Content, Quarantined, StoredDocument
@@ -13,7 +14,6 @@ from hilbert_ray.units import (
     CHARACTERS_PER_S,
     DocumentEnd,
     DocumentProgress,
-    DocumentReader,
     Measurement,
     UnitsError,
     read_ahead,
@@ -63,7 +63,7 @@ class _Probe:
 
     def run(self, probe_s: Seconds) -> Measurement:
         """Embed for about `probe_s` seconds; see `measure`."""
-        reader = DocumentReader(modality=self._modality, rate_hz=self._encoder.rate_hz, config=self._config)
+        reader = PieceReader(modality=self._modality, rate_hz=self._encoder.rate_hz, config=self._config)
         for document, part in read_ahead(self._documents(), reader):
             if isinstance(part, Quarantined):
                 self._reason = self._reason or part.message

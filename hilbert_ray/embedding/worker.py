@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from hilbert_ray.cluster import given_device
 from hilbert_ray.config import BUILTIN_ENCODERS, MODALITIES, Config, Modality
 from hilbert_ray.embedding.features import encode_parts
+from hilbert_ray.embedding.reading import Piece, PieceReader
 from hilbert_ray.encoders import Encoder, build_encoder
 from hilbert_ray.store import Content, FeatureRow, Quarantined
-from hilbert_ray.units import DocumentProgress, DocumentReader, DocumentWithPart, UnitWorker
+from hilbert_ray.units import DocumentProgress, DocumentWithPart, UnitWorker
 
 
-class EmbedUnits(UnitWorker):
+class EmbedUnits(UnitWorker[Piece]):
     """An encoder actor: loads its encoders once, then embeds unit after unit."""
 
     title, done = "embedding {} recordings and transcripts", "embedded"
@@ -36,13 +37,16 @@ class EmbedUnits(UnitWorker):
                 return error
         return None
 
-    def reader(self, content: Content) -> DocumentReader:
+    def reader(self, content: Content) -> PieceReader:
         """Return what reads a modality for its encoder."""
         encoder = self.encoders[content]
-        return DocumentReader(modality=encoder.modality, rate_hz=encoder.rate_hz, config=self.config)
+        return PieceReader(modality=encoder.modality, rate_hz=encoder.rate_hz, config=self.config)
 
     def rows(
-        self, content: Content, documents: Sequence[DocumentProgress], parts: Iterator[DocumentWithPart]
+        self,
+        content: Content,
+        documents: Sequence[DocumentProgress],
+        parts: Iterator[DocumentWithPart[Piece]],
     ) -> tuple[list[FeatureRow], list[Quarantined]]:
         """Return the features of documents, see `encode_parts`."""
         return encode_parts(documents, parts, self.encoders[content], self.config)

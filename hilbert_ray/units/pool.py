@@ -37,7 +37,7 @@ _ACTOR_RESTARTS = -1
 
 
 def run_units(
-    store: Store, snapshot: Snapshot, plans: Sequence[Plan], config: Config, worker: type[UnitWorker]
+    store: Store, snapshot: Snapshot, plans: Sequence[Plan], config: Config, worker: type[UnitWorker[Any]]
 ) -> list[UnitResult]:
     """Run all units until they are committed, in rounds; return their results. Starts no Ray without units.
 
@@ -95,7 +95,7 @@ def _run_round(
     snapshot: Snapshot,
     units: Sequence[Unit],
     config: Config,
-    worker: type[UnitWorker],
+    worker: type[UnitWorker[Any]],
     fingerprints: Mapping[Content, str],
     *,
     is_first: bool,

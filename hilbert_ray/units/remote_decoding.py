@@ -12,9 +12,15 @@ from typing import Any
 
 import ray
 
-from hilbert_ray.document import AudioSegment
-from hilbert_ray.store import StoredDocument
-from hilbert_ray.units.reading import DocumentPart, DocumentProgress, DocumentReader, DocumentWithPart
+from hilbert_ray.store import Quarantined, StoredDocument
+from hilbert_ray.units.reading import (
+    DocumentEnd,
+    DocumentPart,
+    DocumentProgress,
+    DocumentReader,
+    DocumentWithPart,
+    P,
+)
 
 BLOCK_S = 60.0
 """Audio in one object, seconds: 4 MB at 16 kHz, large enough that its transfer costs little per second."""
@@ -26,8 +32,8 @@ that blocked tasks hold."""
 
 
 def read_remotely(
-    documents: Iterable[DocumentProgress], reader: DocumentReader, max_tasks: int
-) -> Iterator[DocumentWithPart]:
+    documents: Iterable[DocumentProgress], reader: DocumentReader[P], max_tasks: int
+) -> Iterator[DocumentWithPart[P]]:
     """Yield what `reading.read` yields, decoded by up to `max_tasks` Ray tasks at a time."""
     decode = ray.remote(_decode).options(
         num_cpus=1,
@@ -57,8 +63,8 @@ def read_remotely(
 def _parts(
     document: DocumentProgress,
     stream: Any,  # noqa: ANN401 - Ray has no type for it
-    reader: DocumentReader,
-) -> Iterator[DocumentPart]:
+    reader: DocumentReader[P],
+) -> Iterator[DocumentPart[P]]:
     """Yield the parts that a task sends; read those here that it can no longer send."""
     received = 0
     try:
@@ -67,7 +73,7 @@ def _parts(
             if not ready:
                 ray.cancel(stream)
                 break
-            parts: list[DocumentPart] = ray.get(next(stream))
+            parts: list[DocumentPart[P]] = ray.get(next(stream))
             yield from parts
             received += len(parts)
     except StopIteration:
@@ -78,14 +84,14 @@ def _parts(
     yield from islice(reader.parts(document.entry, document.source), received, None)
 
 
-def _decode(reader: DocumentReader, entry: StoredDocument, source: str) -> Iterator[list[DocumentPart]]:
+def _decode(reader: DocumentReader[P], entry: StoredDocument, source: str) -> Iterator[list[DocumentPart[P]]]:
     """Yield the parts of a document in lists of about `BLOCK_S` seconds."""
     # In lists, since each object costs messages between nodes, whatever its size.
-    block: list[DocumentPart] = []
+    block: list[DocumentPart[P]] = []
     seconds = 0.0
     for part in reader.parts(entry, source):
         block.append(part)
-        seconds += part.end - part.start if isinstance(part, AudioSegment) else 0.0
+        seconds += 0.0 if isinstance(part, DocumentEnd | Quarantined) else reader.seconds(part)
         if seconds >= BLOCK_S:
             yield block
             block, seconds = [], 0.0

@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from hilbert_ray.units.reading import (
     DocumentProgress,
     DocumentReader,
     DocumentWithPart,
+    P,
     read,
     read_ahead,
 )
@@ -75,7 +76,7 @@ class UnitResult:
         return cls(**{**values, "quarantined": quarantined, "flaws": flaws})
 
 
-class UnitWorker(ABC):
+class UnitWorker(ABC, Generic[P]):
     """An actor that loads its models once, then does unit after unit.
 
     `title` (with the number of documents) and `done` name the work in messages; `libraries` are those that
@@ -121,12 +122,12 @@ class UnitWorker(ABC):
         """Load the models; return what is wrong if they are not those of the plan, or do not load."""
 
     @abstractmethod
-    def reader(self, content: Content) -> DocumentReader:
+    def reader(self, content: Content) -> DocumentReader[P]:
         """Return what reads the documents of a unit for the model."""
 
     @abstractmethod
     def rows(
-        self, content: Content, documents: Sequence[DocumentProgress], parts: Iterator[DocumentWithPart]
+        self, content: Content, documents: Sequence[DocumentProgress], parts: Iterator[DocumentWithPart[P]]
     ) -> tuple[Sequence[ContentRow], Sequence[Quarantined]]:
         """Return the rows of a unit's documents, and the reasons of those that failed.
 
@@ -230,7 +231,7 @@ class UnitWorker(ABC):
         if content != "text":
             self._adjust_decoding(parts)
 
-    def _adjust_decoding(self, parts: "_WaitingTime") -> None:
+    def _adjust_decoding(self, parts: "_WaitingTime[P]") -> None:
         """Double the decoding tasks if reading kept the model waiting; they never become fewer.
 
         Decoding here costs nothing but a thread, so tasks on other CPUs are only started when it is too slow.
@@ -238,7 +239,7 @@ class UnitWorker(ABC):
         if parts.elapsed > _MIN_MEASURED_S and parts.waited > _MAX_WAITING * parts.elapsed:
             self.decoding_tasks = min(max(1, 2 * self.decoding_tasks), self.config.embed.decoders)
 
-    def _read(self, documents: Iterator[DocumentProgress], content: Content) -> Iterator[DocumentWithPart]:
+    def _read(self, documents: Iterator[DocumentProgress], content: Content) -> Iterator[DocumentWithPart[P]]:
         reader = self.reader(content)
         if content != "text" and self.decoding_tasks:
             return read_remotely(documents, reader, self.decoding_tasks)
@@ -310,15 +311,15 @@ def _address(unit: Unit) -> tuple[Content, str, int, str]:
     return unit.content, unit.fingerprint, unit.bucket, unit.unit_id
 
 
-class _WaitingTime:
+class _WaitingTime(Generic[P]):
     """Passes parts on; `waited` is how many of the seconds that `elapsed` were spent waiting for them."""
 
-    def __init__(self, parts: Iterator[DocumentWithPart]) -> None:
+    def __init__(self, parts: Iterator[DocumentWithPart[P]]) -> None:
         self._parts = parts
         self._started = time.monotonic()
         self.waited: Seconds = 0.0
 
-    def __iter__(self) -> Iterator[DocumentWithPart]:
+    def __iter__(self) -> Iterator[DocumentWithPart[P]]:
         while True:
             requested = time.monotonic()
             part = next(self._parts, None)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray.config import Config, SegmentConfig
+from hilbert_ray.embedding.reading import _read_transcript
 from hilbert_ray.store.store import Store
-from hilbert_ray.units.reading import ChangedError, _read_transcript
+from hilbert_ray.units.reading import ChangedError
 from hilbert_ray.validation import validate
 from tests import make
 from tests.embedding.in_process import CONFIG, embed_here, planned, rows_of, stored_of

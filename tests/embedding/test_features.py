@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from hilbert_ray.config import Config, SegmentConfig
 from hilbert_ray.document.records import AudioSegment
-from hilbert_ray.embedding import features
+from hilbert_ray.embedding import features, reading
 from hilbert_ray.embedding.features import _covered, embed_documents
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.segmentation.audio import audio_segments
-from hilbert_ray.units import reading
 from tests import make
 from tests.embedding.in_process import (
     CONFIG,

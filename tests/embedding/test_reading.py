@@ -9,9 +9,10 @@ import pytest
 
 from hilbert_ray.config import SegmentConfig
 from hilbert_ray.embedding.features import embed_documents
+from hilbert_ray.embedding.reading import _read_audio
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.transcript.repair import UNORDERED
-from hilbert_ray.units.reading import DocumentEnd, _read_audio, draw_ahead
+from hilbert_ray.units.reading import DocumentEnd, draw_ahead
 from tests import make
 from tests.embedding.in_process import (
     CONFIG,

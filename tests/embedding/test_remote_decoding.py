@@ -13,11 +13,12 @@ import ray
 
 from hilbert_ray.config import SegmentConfig
 from hilbert_ray.document.records import AudioSegment
+from hilbert_ray.embedding.reading import PieceReader
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.store import Store
 from hilbert_ray.units import remote_decoding
 from hilbert_ray.units import worker as worker_module
-from hilbert_ray.units.reading import DocumentEnd, DocumentProgress, DocumentReader, read
+from hilbert_ray.units.reading import DocumentEnd, DocumentProgress, read
 from hilbert_ray.units.remote_decoding import BLOCK_S, BLOCKS_AHEAD, read_remotely
 from tests import fatal, make
 from tests.embedding.in_process import (
@@ -32,7 +33,7 @@ from tests.embedding.in_process import (
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-READER = DocumentReader(modality="audio", rate_hz=16000, config=CONFIG)
+READER = PieceReader(modality="audio", rate_hz=16000, config=CONFIG)
 
 
 def documents_of(folder: Path, records: list[dict[str, Any]]) -> list[DocumentProgress]:

@@ -1,0 +1,123 @@
+"""Reading documents for an encoder: recordings decoded and cut into segments, transcripts fetched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from hilbert_ray import audio
+from hilbert_ray.config import Config, Modality
+from hilbert_ray.document import AudioSegment, Document, DocumentError, Hertz, Seconds, Utterance
+from hilbert_ray.segmentation import audio_segments, characters, expected_seconds
+from hilbert_ray.storage import StorageError, file_versions
+from hilbert_ray.store import StoredDocument
+from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
+from hilbert_ray.units import DocumentEnd, DocumentReader, Recording, check_same, transcript_versions
+
+SEGMENTS_AHEAD = 64
+"""Audio segments that wait for the encoder; of 10 s at 16 kHz, they take 41 MB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcript:
+    """The whole text of a document, still to be cut, which needs the encoder's tokenizer."""
+
+    text: str | tuple[Utterance, ...]
+    flaws: tuple[Flaw, ...] = ()
+
+
+Piece: TypeAlias = AudioSegment | Transcript
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceReader(DocumentReader[Piece]):
+    """Reads one modality of documents. `rate_hz`: what the audio encoder takes."""
+
+    modality: Modality
+    rate_hz: Hertz
+    config: Config
+
+    @property
+    def ahead(self) -> int:
+        """How many segments may wait."""
+        return SEGMENTS_AHEAD if self.modality == "audio" else 0
+
+    def read(self, entry: StoredDocument) -> Iterator[Piece | DocumentEnd]:
+        """Yield the audio segments of a document, or its transcript, then its end."""
+        if self.modality == "audio":
+            return _read_audio(entry, self.rate_hz, self.config)
+        return _read_text(entry, self.config)
+
+    def seconds(self, part: Piece) -> Seconds:
+        """Return how long a segment is."""
+        return part.end - part.start if isinstance(part, AudioSegment) else 0.0
+
+
+def _read_audio(
+    entry: StoredDocument, rate_hz: Hertz, config: Config
+) -> Iterator[AudioSegment | DocumentEnd]:
+    """Yield the audio segments of a document, then its end.
+
+    Raises:
+        DocumentError: when the recording or a transcript that cuts it is invalid, or changed after planning.
+    """
+    document = entry.document
+    flaws: tuple[Flaw, ...] = ()
+    # Only then: windows must not fail because of a transcript that they do not need.
+    if config.segment.audio == "turns" or config.segment.roles:
+        loaded = _read_transcript(entry, config)
+        document = replace(document, text=loaded.text, text_file=None, diarization=None)
+        # Where the text is embedded too, that reports them.
+        flaws = loaded.flaws if config.encoder("text").spec == "none" else ()
+    recording = Recording(entry, rate_hz, config)
+    speakers = recording.speakers
+    yield from audio_segments(document, recording.blocks, rate_hz, config.segment, speakers)
+    duration_s, findings = recording.finish()
+    expected = expected_seconds(document, config.segment, duration_s, speakers)
+    yield DocumentEnd(expected=expected, timed=True, flaws=flaws + findings)
+
+
+def _read_text(entry: StoredDocument, config: Config) -> Iterator[Transcript | DocumentEnd]:
+    """Yield the transcript of a document, then its end.
+
+    Raises:
+        DocumentError: when the transcript is invalid, or changed after planning.
+    """
+    loaded = _within_recording(entry.document, _read_transcript(entry, config))
+    text = loaded.text or ""
+    yield Transcript(text=text, flaws=loaded.flaws)
+    turns = (Utterance(text=text),) if isinstance(text, str) else text
+    # A plain string has no roles to select by, so all of it counts.
+    roles = () if isinstance(text, str) else config.segment.roles
+    selected = [turn.text for turn in turns if not roles or turn.role in roles]
+    yield DocumentEnd(expected=characters(selected), timed=turns[0].start is not None)
+
+
+def _within_recording(document: Document, loaded: LoadedText) -> LoadedText:
+    """Return a transcript clipped to the length that its recording's header states.
+
+    Raises:
+        TimesError: when it is no transcript of this recording by its times.
+    """
+    turns = loaded.utterances
+    if not turns or turns[0].start is None or document.audio is None:
+        return loaded
+    try:
+        duration_s = audio.probe(document.audio).duration_s
+    except (DocumentError, OSError, StorageError):  # embedding the audio reports this
+        return loaded
+    clipped, flaws = clip(document, turns, duration_s)
+    return LoadedText(clipped, loaded.flaws + flaws)
+
+
+def _read_transcript(entry: StoredDocument, config: Config) -> LoadedText:
+    """Return the transcript, if there is one.
+
+    Raises:
+        ChangedError: when one of its files has changed since the run was planned.
+    """
+    document = entry.document
+    loaded = load_text(document)
+    if files := [path for path in (document.text_file, document.diarization) if path is not None]:
+        current, _ = transcript_versions(document, file_versions(files, config.embed.content_hash))
+        check_same(entry, " or ".join(files), entry.text_version, current)
+    return loaded
