@@ -19,7 +19,7 @@ ROWS: Sequence[Sequence[str]] = (
     ("transcript",),
     ("segmentation", "manifest"),
     ("audio", "encoders", "store"),
-    ("features", "validation"),
+    ("features", "validation", "asr"),
     ("model", "cluster"),
     ("run", "units"),
     ("embedding",),

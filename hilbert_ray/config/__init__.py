@@ -8,6 +8,7 @@ from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, p
 from hilbert_ray.config.reading import from_dict, load_file, to_dict, with_settings_checksum
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
 from hilbert_ray.config.settings import (
+    ASR_ENGINES,
     BUILTIN_ENCODERS,
     MODALITIES,
     Config,
@@ -21,6 +22,7 @@ from hilbert_ray.config.settings import (
     Modality,
     ModelConfig,
     MoEConfig,
+    RecognitionConfig,
     SegmentConfig,
     TaskConfig,
     TaskKind,
@@ -28,6 +30,7 @@ from hilbert_ray.config.settings import (
 )
 
 __all__ = [
+    "ASR_ENGINES",
     "BASELINE",
     "BUILTIN_ENCODERS",
     "HILBERT",
@@ -46,6 +49,7 @@ __all__ = [
     "MoEConfig",
     "Modality",
     "ModelConfig",
+    "RecognitionConfig",
     "Scalar",
     "SegmentConfig",
     "SpaceConfig",

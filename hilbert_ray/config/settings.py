@@ -25,6 +25,7 @@ Imbalance = Literal["none", "class_balanced", "logit_adjustment", "focal"]
 Modality = Literal["audio", "text"]
 # In this order everywhere: in tables and messages, and in the concatenated embeddings of saved networks.
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
+ASR_ENGINES = ("hf:<id or folder>[@revision]", "faster-whisper:<id or folder>")
 BUILTIN_ENCODERS: Mapping[Modality, str] = {"audio": "mfcc", "text": "hashing"}
 SHORTEST_S = 0.001
 """Lower bound of windows, hops and segments, in seconds: shorter than a frame of any encoder. With far
@@ -152,6 +153,24 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "embed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecognitionConfig:
+    """Options of the recognizer that `transcribe` uses."""
+
+    language: str = "auto"
+    """Language of the recordings, a code such as `en`. `auto`: detected once per document, where the model
+    knows several."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the recognizer. `auto`: bf16 where the hardware supports it, else float32."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "recognition")
+        require(
+            self.language.isascii() and self.language.isalpha() and self.language.islower(),
+            f"recognition.language is {self.language!r}; set it to `auto` or to a code such as `en`",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -462,6 +481,9 @@ class Config:
     """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
     audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    asr: str = "none"
+    """Recognizer of `transcribe`: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
+    recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -494,6 +516,11 @@ class Config:
                 f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
                 "folder>[@revision]`, `none`",
             )
+        engine, _, model = self.asr.partition(":")
+        require(
+            self.asr == "none" or (bool(model) and engine in {e.partition(":")[0] for e in ASR_ENGINES}),
+            f"asr is {self.asr!r}; the choices are {', '.join(f'`{e}`' for e in ASR_ENGINES)}, `none`",
+        )
         check_columns(self.tasks)
 
     @classmethod

@@ -97,7 +97,7 @@ def _fold_key(fingerprint: str, variant: Variant, fold: Fold) -> str:
     settings = to_dict(variant.config)
     # Resources and the number of folds do not change a fold's result; its documents are hashed below.
     settings["folds"] = {name: settings["folds"][name] for name in ("inner", "stratify")}
-    for name in ("train", "tune", "embed"):
+    for name in ("train", "tune", "embed", "asr", "recognition"):
         del settings[name]
     # The version, since results of another version of the code may differ; the documents and not only the
     # fold's numbers, since a folds file may change under the same name.

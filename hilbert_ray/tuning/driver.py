@@ -254,8 +254,8 @@ def _search_key(dataset: Dataset, outer_folds: Sequence[Fold]) -> str:
     """Return a hash of all that searches depend on: settings, data and folds; no others are resumed."""
     # Through `from_dict` and back, since 1 and 1.0 are the same setting but not the same JSON.
     settings = to_dict(from_dict(Config, to_dict(dataset.config)))
-    # No trial depends on how `train` and `embed` run.
-    del settings["train"], settings["embed"]
+    # No trial depends on how `train`, `embed` and `transcribe` run.
+    del settings["train"], settings["embed"], settings["asr"], settings["recognition"]
     # How many trials run at once does not change what a trial computes.
     for name in ("max_concurrent", "cpus_per_trial", "gpus_per_trial"):
         del settings["tune"][name]

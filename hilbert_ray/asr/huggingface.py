@@ -1,0 +1,1 @@
+"""From `hf:<id or folder>[@revision]` to the recogniser for its architecture: Whisper, or CTC models."""
