@@ -69,6 +69,18 @@ class Utterance:
     role: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What recognised the speech of an automatic transcript: the recogniser's name and fingerprint.
+
+    `confidence` is the mean over the words, in [0, 1]; None where the recogniser gives none.
+    """
+
+    name: str
+    fingerprint: str
+    confidence: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A recording, its transcript, or both.

@@ -234,6 +234,7 @@ def _row(document: DocumentProgress, encoded: _Encoded, encoder: Encoder) -> Fea
         seen=seen,
         present=present,
         roles=roles,
+        recognition=end_part.recognition,
     )
 
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from hilbert_ray import audio
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import AudioSegment, Document, DocumentError, Hertz, Seconds, Utterance
+from hilbert_ray.document import AudioSegment, Document, DocumentError, Hertz, Recognition, Seconds, Utterance
 from hilbert_ray.segmentation import audio_segments, characters, expected_seconds
 from hilbert_ray.storage import StorageError, file_versions
 from hilbert_ray.store import StoredDocument
@@ -62,9 +62,11 @@ def _read_audio(
     """
     document = entry.document
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
     # Only then: windows must not fail because of a transcript that they do not need.
     if config.segment.audio == "turns" or config.segment.roles:
         loaded = _read_transcript(entry, config)
+        recognition = loaded.recognition
         document = replace(document, text=loaded.text, text_file=None, diarization=None)
         # Where the text is embedded too, that reports them.
         flaws = loaded.flaws if config.encoder("text").spec == "none" else ()
@@ -73,7 +75,7 @@ def _read_audio(
     yield from audio_segments(document, recording.blocks, rate_hz, config.segment, speakers)
     duration_s, findings = recording.finish()
     expected = expected_seconds(document, config.segment, duration_s, speakers)
-    yield DocumentEnd(expected=expected, timed=True, flaws=flaws + findings)
+    yield DocumentEnd(expected=expected, timed=True, flaws=flaws + findings, recognition=recognition)
 
 
 def _read_text(entry: StoredDocument, config: Config) -> Iterator[Transcript | DocumentEnd]:
@@ -89,7 +91,8 @@ def _read_text(entry: StoredDocument, config: Config) -> Iterator[Transcript | D
     # A plain string has no roles to select by, so all of it counts.
     roles = () if isinstance(text, str) else config.segment.roles
     selected = [turn.text for turn in turns if not roles or turn.role in roles]
-    yield DocumentEnd(expected=characters(selected), timed=turns[0].start is not None)
+    timed = turns[0].start is not None
+    yield DocumentEnd(expected=characters(selected), timed=timed, recognition=loaded.recognition)
 
 
 def _within_recording(document: Document, loaded: LoadedText) -> LoadedText:
@@ -106,7 +109,7 @@ def _within_recording(document: Document, loaded: LoadedText) -> LoadedText:
     except (DocumentError, OSError, StorageError):  # embedding the audio reports this
         return loaded
     clipped, flaws = clip(document, turns, duration_s)
-    return LoadedText(clipped, loaded.flaws + flaws)
+    return replace(loaded, text=clipped, flaws=loaded.flaws + flaws)
 
 
 def _read_transcript(entry: StoredDocument, config: Config) -> LoadedText:

@@ -130,4 +130,5 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "absent": dict(dataset.absent),
         "left_out": dataset.left_out,
         "labels": labels,
+        "recognizers": dataset.recognizers,
     }

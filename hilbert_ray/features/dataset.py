@@ -29,7 +29,7 @@ from hilbert_ray.config import (
     from_dict,
     to_dict,
 )
-from hilbert_ray.document import Document, infer_tasks, is_held_out, with_labels_of
+from hilbert_ray.document import Document, Recognition, infer_tasks, is_held_out, with_labels_of
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.duplicates import NearDuplicates, near_duplicates
 from hilbert_ray.features.memory_map import BLOCK_ROWS
@@ -55,6 +55,7 @@ class Dataset:
     has no such modality. `left_out` documents have no stored features at all, and are not in `features`.
     `held_out` counts the documents that do not take part because of their split, by split. `joined` are the
     near duplicates whose groups are one here (`folds.join_duplicates`); None where groups are the manifest's.
+    `recognized` has those of `features` whose transcript is automatic, by id.
     """
 
     store: Store
@@ -69,6 +70,27 @@ class Dataset:
     left_out: int = 0
     joined: NearDuplicates | None = None
     held_out: Mapping[str, int] = field(default_factory=dict)
+    recognized: Mapping[str, Recognition] = field(default_factory=dict)
+
+    @property
+    def recognizers(self) -> list[dict[str, Any]]:
+        """What recognised the automatic transcripts: name, fingerprint, number of documents, mean confidence.
+
+        The most frequent recogniser comes first; a confidence is None where a document has none.
+        """
+        by_recognizer: dict[tuple[str, str], list[float | None]] = {}
+        for one in self.recognized.values():
+            by_recognizer.setdefault((one.name, one.fingerprint), []).append(one.confidence)
+        described = [
+            {
+                "name": name,
+                "fingerprint": fingerprint,
+                "documents": len(confidences),
+                "confidence": None if None in confidences else float(np.mean(confidences)),  # type: ignore[arg-type]
+            }
+            for (name, fingerprint), confidences in by_recognizer.items()
+        ]
+        return sorted(described, key=lambda one: (-one["documents"], one["name"], one["fingerprint"]))
 
     @cached_property
     def transcripts(self) -> list[Transcript]:
@@ -207,6 +229,12 @@ def open_dataset(
         absent={modality: len(with_features - ids) for modality, ids in having.items()},
         left_out=taking_part - len(documents),
         held_out=left_out_by_split,
+        recognized={
+            doc_id: recognition
+            for each in stored.values()
+            for doc_id, recognition in each.recognized.items()
+            if doc_id in with_features
+        },
     )
     return dataset.with_joined_duplicates() if config.folds.join_duplicates else dataset
 

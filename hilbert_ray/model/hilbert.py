@@ -117,7 +117,7 @@ class Hilbert(nn.Module):
             heads: weights of the heads and temperature, by task and by what a document has; all count alike
                 where there are none.
             encoders: description of each modality's encoder, as the store holds it; `predict` accepts no
-                features of another.
+                features of another. That of text may have `recognizers`, see `Dataset.recognizers`.
         """
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -329,6 +329,15 @@ class Hilbert(nn.Module):
         )
         if layers:
             encoders += f"\n\nFeatures hold every layer, and the networks weigh them; the mean:\n\n{layers}"
+        if recognizers := self.encoders.get("text", {}).get("recognizers"):
+            listed = "\n".join(
+                f"- `{one['name']}`, fingerprint `{one['fingerprint']}`: {one['documents']} documents"
+                for one in recognizers
+            )
+            encoders += (
+                "\n\nThese recognisers wrote transcripts of the training documents; use the same ones for "
+                f"`predict`:\n\n{listed}"
+            )
         return CARD.format(
             tasks=tasks,
             probabilities=probabilities,

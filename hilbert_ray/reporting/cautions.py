@@ -54,9 +54,11 @@ def cautions(run: RunResults) -> list[Html]:
         shortcut = shortcut_caution(run, task)
         if shortcut is not None:
             found.append(shortcut)
-    remarks = (_excuse(run), shared_caution(run), duplicates_caution(run))
+    data = run.evaluation.data
+    origins = None if data is None else mixed_transcripts(data)
+    remarks = (_excuse(run), shared_caution(run), duplicates_caution(run), origins)
     found += [remark for remark in remarks if remark is not None]
-    lacking = [] if run.evaluation.data is None else missing_data(run.evaluation.data)
+    lacking = [] if data is None else missing_data(data)
     if lacking:
         found.append(join(lacking, " "))
     if run.evaluation.folds is not None and run.evaluation.folds.warnings:
@@ -186,6 +188,29 @@ def missing_data(data: DataCounts) -> list[Html]:
         if data.absent.get(modality):
             found.append(_lacks("Absent", data.absent[modality], f"no {modality} in the manifest"))
     return found
+
+
+def automatic_transcripts(data: DataCounts) -> str:
+    """Return how many transcripts are automatic, and by which recogniser; empty where none is known to be."""
+    if not data.recognizers:
+        return ""
+    total = data.documents_with.get("text", data.documents)
+    names = "; ".join(
+        f"{one.documents} by {one.name} (fingerprint {one.fingerprint})" for one in data.recognizers
+    )
+    rest = "" if data.automatic >= total else "; who wrote the others is not known"
+    return f"{data.automatic} of {total} transcripts are automatic: {names}{rest}."
+
+
+def mixed_transcripts(data: DataCounts) -> Html | None:
+    """Return what to mind where some transcripts are automatic and others are not; None elsewhere."""
+    total = data.documents_with.get("text", data.documents)
+    if len(data.recognizers) < 2 and data.automatic in (0, total):
+        return None
+    return Html(
+        f"<strong>Transcripts of several origins:</strong> {text(automatic_transcripts(data))} Where the "
+        "origin goes with the label, scores are too good: transcribe all documents in one way."
+    )
 
 
 def _lacks(state: str, count: int, rest: str) -> Html:

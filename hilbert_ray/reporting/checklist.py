@@ -7,7 +7,7 @@ folder proves; what is left says "to be stated".
 from collections.abc import Callable
 
 from hilbert_ray.config import BASELINE, HILBERT, MODALITIES
-from hilbert_ray.reporting.cautions import FEW_GROUPS
+from hilbert_ray.reporting.cautions import FEW_GROUPS, automatic_transcripts
 from hilbert_ray.run import RunResults, headline_of, variant_name
 
 # None: this run lacks what the answer needs, and the item is left to the authors.
@@ -22,8 +22,11 @@ def _objective(run: RunResults) -> str:
 def _preparation(run: RunResults) -> str:
     # The encoders that the run used: with one modality, the settings still name the other's.
     used = [m for m in MODALITIES if run.settings.get("encoders", {}).get(m)]
+    data = run.evaluation.data
+    transcripts = "" if data is None else automatic_transcripts(data)
     return (
-        f"Segments and frozen features of {' and '.join(used)}; see Methods. Earlier cleaning: to be stated."
+        f"Segments and frozen features of {' and '.join(used)}; see Methods. {transcripts}"
+        f"{' ' if transcripts else ''}Earlier cleaning: to be stated."
     )
 
 

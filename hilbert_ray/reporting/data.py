@@ -5,6 +5,7 @@ import numpy as np
 from hilbert_ray.config import HILBERT, MODALITIES
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.reporting import plots
+from hilbert_ray.reporting.cautions import automatic_transcripts
 from hilbert_ray.reporting.html import (
     Cell,
     Html,
@@ -34,7 +35,7 @@ def data_section(run: RunResults) -> Html:
         "data",
         "Data",
         facts(_counts(run)),
-        *([] if data is None else _modalities(data)),
+        *([] if data is None else [*_modalities(data), *_recognizers(data)]),
         blocks(*(_balance(run, task) for task in run.tasks), is_narrow=True),
         heading(3, "Folds"),
         *_folds(run.evaluation.folds),
@@ -79,6 +80,18 @@ def _modalities(data: DataCounts) -> list[Html]:
     ]  # fmt: skip
     caption = "Documents by modality; pending and quarantined ones may not be among those evaluated"
     return [table(caption, head, rows)]
+
+
+def _recognizers(data: DataCounts) -> list[Html]:
+    """Return which recognisers wrote how many transcripts; nothing where none is known to be automatic."""
+    if not data.recognizers:
+        return []
+    rows: list[list[Cell]] = [
+        [one.name, code(one.fingerprint), one.documents, number(one.confidence, 2)]
+        for one in data.recognizers
+    ]
+    head = ["Recogniser", "Fingerprint", "Documents", "Mean confidence of words"]
+    return [paragraph(automatic_transcripts(data)), table("Automatic transcripts", head, rows)]
 
 
 def _documents_with_both(run: RunResults) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hilbert_ray.config import MODALITIES, Config, LossConfig, SegmentConfig
+from hilbert_ray.reporting.cautions import automatic_transcripts
 from hilbert_ray.reporting.checklist import ITEMS
 from hilbert_ray.reporting.html import (
     Cell,
@@ -71,6 +72,7 @@ def _features(run: RunResults, config: Config) -> Html:
     return paragraph(
         *parts,
         _segmentation(config.segment, list(used)),
+        "" if run.evaluation.data is None else automatic_transcripts(run.evaluation.data),
         "No segment was truncated or left out.",
     )
 

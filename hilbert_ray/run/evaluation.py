@@ -103,11 +103,22 @@ class LabelCounts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecognizerCounts:
+    """Documents whose transcript is automatic, by one recogniser; confidence: their mean, None if unknown."""
+
+    name: str
+    fingerprint: str
+    documents: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataCounts:
     """What was evaluated on; by modality: segments, documents that have it, and why others lack it.
 
     quarantined: it could not be embedded. pending: it is not embedded yet. absent: the manifest has none; of
     an older run, what is not quarantined, and `pending` is empty. left_out: documents without any features.
+    recognizers: what wrote automatic transcripts; an older run does not tell them from others.
     """
 
     documents: int
@@ -119,6 +130,12 @@ class DataCounts:
     pending: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
+    recognizers: Sequence[RecognizerCounts] = ()
+
+    @property
+    def automatic(self) -> int:
+        """How many documents have an automatic transcript."""
+        return sum(one.documents for one in self.recognizers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,6 +332,7 @@ class Evaluation:
             absent=values.get("absent")
             or {m: max(count - quarantined.get(m, 0), 0) for m, count in lacking.items()},
             left_out=values.get("left_out", 0),
+            recognizers=[_record(RecognizerCounts, one) for one in values.get("recognizers", ())],
             labels={task: _record(LabelCounts, counts) for task, counts in values.get("labels", {}).items()},
         )
 

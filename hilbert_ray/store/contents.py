@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.config import MODALITIES, Modality
-from hilbert_ray.document import Seconds
+from hilbert_ray.document import Recognition, Seconds
 from hilbert_ray.store.features import FeatureRow, decode_rows, encode_rows
 
 Content: TypeAlias = Modality | Literal["transcript"]
@@ -29,6 +29,10 @@ class ContentRow(Protocol):
     @property
     def committed(self) -> tuple[str, str, int, float]:
         """The document, its source, and how much of it is stored: its parts, and seconds or tokens."""
+
+    @property
+    def recognition(self) -> Recognition | None:
+        """What recognised the automatic transcript that the row was made of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,11 @@ class TranscriptRow:
     def committed(self) -> tuple[str, str, int, float]:
         """What a commit says of the row."""
         return self.doc_id, self.source, self.utterances, self.seconds
+
+    @property
+    def recognition(self) -> Recognition | None:
+        """None: the row was made of no transcript."""
+        return None
 
 
 def encode_content(content: Content, rows: Sequence[ContentRow]) -> bytes:

@@ -6,10 +6,11 @@ process takes the same row.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from hilbert_ray.document import Recognition
 from hilbert_ray.store.features import Commit, Quarantined
 
 
@@ -25,12 +26,14 @@ class DataLocation(NamedTuple):
 class StoredFeatures:
     """What a store has of a snapshot's documents, by one encoder.
 
-    `locations` has the stored documents, by id; `quarantined` counts those that could not be embedded.
+    `locations` has the stored documents, by id; `quarantined` counts those that could not be embedded,
+    and `recognized` has those whose transcript is automatic, by id.
     """
 
     fingerprint: str
     locations: Mapping[str, DataLocation]
     quarantined: int
+    recognized: Mapping[str, Recognition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,21 @@ class CurrentBlock:
         return {
             doc_id: DataLocation(str(commit.file), commit.size_bytes, segments)
             for commit in self.commits
-            for doc_id, source, segments, _ in commit.stored
-            # A unit may hold two rows of a document, of an old and of the current source.
-            if self.owners.get(doc_id) == commit.unit
-            and self.sources[doc_id] == source
-            and (doc_ids is None or doc_id in doc_ids)
+            for row, (doc_id, _, segments, _) in enumerate(commit.stored)
+            if self._counts(commit, row) and (doc_ids is None or doc_id in doc_ids)
         }
+
+    def recognized(self) -> dict[str, Recognition]:
+        """Return the recognisers of the stored documents whose transcript is automatic, by id."""
+        return {
+            commit.stored[row][0]: recognition
+            for commit in self.commits
+            for row, recognition in commit.recognized.items()
+            if self._counts(commit, row)
+        }
+
+    def _counts(self, commit: Commit, row: int) -> bool:
+        """Whether a stored row is the one that counts for its document."""
+        # A unit may hold two rows of a document, of an old and of the current source.
+        doc_id, source, _, _ = commit.stored[row]
+        return self.owners.get(doc_id) == commit.unit and self.sources[doc_id] == source

@@ -11,6 +11,9 @@ A data file holds one row per document, in columns that pyarrow alone can read:
     (text: tokens_seen, tokens_present)
     roles           list<string>   the speaker of each segment's channel; null where none is named, and absent
                                    where all are null
+    recognition     struct         name, fingerprint and mean confidence of the recogniser that wrote the
+                                   transcript, see `Recognition`; null of other transcripts, and absent where
+                                   all are null
 
 The bytes of a file depend on its rows alone: one chunk, no dictionary, nothing about the run that wrote it.
 Two runs that embed the same documents therefore write the same file, whose name ends in 16 digits of its
@@ -21,7 +24,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -31,9 +34,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hilbert_ray.config import Modality
-from hilbert_ray.document import Seconds
+from hilbert_ray.document import Recognition, Seconds
 
 CRC32_DIGITS = 8
+_RECOGNITION = pa.struct([("name", pa.string()), ("fingerprint", pa.string()), ("confidence", pa.float64())])
 AMOUNT: Mapping[Modality, str] = {"audio": "seconds", "text": "tokens"}
 """The unit in which each modality is counted; it is part of the names of columns."""
 
@@ -45,6 +49,7 @@ class FeatureRow:
     `features` is float16 [n, dim]; `start` and `end` are float32 [n]: seconds where `timed`, otherwise
     positions in [0, 1]. `roles` are the speakers whose channels the segments are of, n names; None where
     channels are not named. `seen` and `present` (seconds of audio, tokens of text) are equal: nothing is cut.
+    `recognition` is that of an automatic transcript which the features depend on.
     """
 
     doc_id: str
@@ -56,6 +61,7 @@ class FeatureRow:
     seen: Seconds
     present: Seconds
     roles: tuple[str, ...] | None = None
+    recognition: Recognition | None = None
 
     @property
     def committed(self) -> tuple[str, str, int, float]:
@@ -90,7 +96,8 @@ class Commit:
 
     `stored` lists (doc_id, source, segments, seconds or tokens) in the order of the data file's rows, or, of
     transcripts, (doc_id, source, utterances, seconds). `file` is None where all documents of the unit were
-    quarantined. `versions` and `threads` record what wrote it.
+    quarantined. `versions` and `threads` record what wrote it. `recognized` has, by its
+    place in `stored`, what recognised the automatic transcript of a document.
     """
 
     unit: str
@@ -102,6 +109,7 @@ class Commit:
     quarantined: tuple[Quarantined, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
+    recognized: Mapping[int, Recognition] = field(default_factory=dict)
 
     @property
     def amount(self) -> float:
@@ -124,6 +132,9 @@ class Commit:
             "versions": dict(sorted(self.versions.items())),
             "threads": self.threads,
         }
+        # Commits without any keep the bytes that they have always had.
+        if self.recognized:
+            values["recognized"] = [[row, *astuple(one)] for row, one in sorted(self.recognized.items())]
         # One line without spaces, since an index is commits line by line; line breaks in texts are escaped.
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -144,6 +155,7 @@ def commit_from_json(data: bytes) -> Commit:
         ),
         versions=values["versions"],
         threads=values["threads"],
+        recognized={row: Recognition(*facts) for row, *facts in values.get("recognized", ())},
     )
 
 
@@ -151,10 +163,13 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
     """Return rows as the bytes of a Parquet file; the same rows always give the same bytes."""
     amount = AMOUNT[modality]
     times = pa.list_(pa.float32())
-    # Files without roles keep the bytes that they have always had.
-    roles = {}
+    # Files without roles and automatic transcripts keep the bytes that they have always had.
+    optional = {}
     if any(row.roles is not None for row in rows):
-        roles["roles"] = pa.array([row.roles for row in rows], pa.list_(pa.string()))
+        optional["roles"] = pa.array([row.roles for row in rows], pa.list_(pa.string()))
+    if any(row.recognition is not None for row in rows):
+        recognitions = [None if row.recognition is None else asdict(row.recognition) for row in rows]
+        optional["recognition"] = pa.array(recognitions, _RECOGNITION)
     table = pa.table(
         {
             "doc_id": pa.array([row.doc_id for row in rows], pa.string()),
@@ -167,7 +182,7 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
             "timed": pa.array([row.timed for row in rows], pa.bool_()),
             f"{amount}_seen": pa.array([row.seen for row in rows], pa.float64()),
             f"{amount}_present": pa.array([row.present for row in rows], pa.float64()),
-            **roles,
+            **optional,
         }
     )
     # Float16 features hardly compress, and a codec's version would change the bytes.
@@ -188,16 +203,20 @@ def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:
 def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[FeatureRow]:
     amount = AMOUNT[modality]
     scalars = ("doc_id", "source", "n", "dim", "timed", f"{amount}_seen", f"{amount}_present")
-    roles = columns["roles"].to_pylist() if "roles" in columns else [None] * len(columns["doc_id"])
+    roles, recognitions = (
+        columns[name].to_pylist() if name in columns else [None] * len(columns["doc_id"])
+        for name in ("roles", "recognition")
+    )
     documents = zip(
         columns["features"],
         _views(columns["start"]),
         _views(columns["end"]),
         roles,
+        recognitions,
         *(columns[name].to_pylist() for name in scalars),
         strict=True,
     )
-    for features, start, end, role_of, doc_id, source, n, dim, timed, seen, present in documents:
+    for features, start, end, role_of, recognition, doc_id, source, n, dim, timed, seen, present in documents:
         yield FeatureRow(
             doc_id=doc_id,
             source=source,
@@ -209,6 +228,7 @@ def _rows(modality: Modality, columns: Mapping[str, pa.Array]) -> Iterator[Featu
             seen=seen,
             present=present,
             roles=None if role_of is None else tuple(role_of),
+            recognition=None if recognition is None else Recognition(**recognition),
         )
 
 

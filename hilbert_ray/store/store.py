@@ -26,6 +26,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from hilbert_ray.config import Modality
+from hilbert_ray.document import Recognition
 from hilbert_ray.storage import DamagedError, Files, absolute, parse_json, reading_json, with_checksum
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.contents import (
@@ -248,6 +249,7 @@ class Store:
             quarantined=tuple(quarantined),
             versions=dict(versions or {}),
             threads=threads,
+            recognized={i: row.recognition for i, row in enumerate(rows) if row.recognition is not None},
         )
         # Create-only, so one commit of a unit ever counts, whoever else embeds it at this moment.
         commits = self.commits(content, fingerprint)
@@ -312,11 +314,15 @@ class Store:
             buckets: only these buckets.
         """
         locations: dict[str, DataLocation] = {}
+        recognized: dict[str, Recognition] = {}
         quarantined = 0
         for block in self.current_blocks(modality, fingerprint, snapshot, buckets):
             locations |= block.locations()
+            recognized |= block.recognized()
             quarantined += len(block.failures)
-        return StoredFeatures(fingerprint=fingerprint, locations=locations, quarantined=quarantined)
+        return StoredFeatures(
+            fingerprint=fingerprint, locations=locations, quarantined=quarantined, recognized=recognized
+        )
 
     def rows(self, modality: Modality, locations: Mapping[str, DataLocation]) -> Iterator[FeatureRow]:
         """Yield the features of documents from their locations, file by file; see `locate`.

@@ -150,10 +150,14 @@ def _train(run: Workspace, dataset: Dataset, mlflow_uri: str) -> TrainSummary:
 
 def _training_spec(run: Workspace, dataset: Dataset) -> TrainingSpec:
     """Return what the ranks are to do: train on all documents of the dataset."""
+    encoders: dict[str, Any] = {str(modality): described for modality, described in dataset.encoders.items()}
+    if dataset.recognizers and "text" in encoders:
+        # Whoever predicts needs to know which words the text features are of.
+        encoders["text"] = {**encoders["text"], "recognizers": dataset.recognizers}
     return TrainingSpec(
         config=dataset.config,
         indices=np.arange(len(dataset.features)),
-        encoders={str(modality): described for modality, described in dataset.encoders.items()},
+        encoders=encoders,
         run=absolute(run.uri),
         # All that the numbers depend on: other settings or data never resume from these checkpoints.
         checkpoints=f"{dataset.fingerprint}-{_digest(dataset.config)}",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from hilbert_ray.document import Seconds
+from hilbert_ray.document import Recognition, Seconds
 from hilbert_ray.errors import HilbertError
 
 
@@ -41,10 +41,11 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader returns that found flaws: what it read, and the flaws."""
+    """What a reader returns that also found flaws, or what recognised the speech."""
 
     content: str | Sequence[Cue]
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
 
 
 Reader: TypeAlias = Callable[[str], str | Sequence[Cue] | Reading]

@@ -92,7 +92,16 @@ _IGNORED = frozenset(
             "Sentiment",
             "LoudnessScores",
         ),
-        *("avg_log_probability", "no_speech_probability", "t_dtw", "conf", "parent_id", "word_index", "Id"),
+        *(
+            "avg_log_probability",
+            "no_speech_probability",
+            "t_dtw",
+            "conf",
+            "parent_id",
+            "word_index",
+            "Id",
+            "doubts",
+        ),
         *("IssuesDetected", "sentences", "speaker_confidence", "languageCode", "items", "alternatives"),
     )
 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from hilbert_ray.transcript import automatic
 from hilbert_ray.transcript import json_programs as programs
 from hilbert_ray.transcript import json_services as services
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
@@ -111,6 +112,8 @@ def read(text: str) -> Reading:
         FormatError: if it is not JSON, or of no kind that is read, naming what was found and what is read.
     """
     values = parse(text)
+    if len(values) == 1 and automatic.is_automatic(values[0]):
+        return automatic.read(values[0])
     flaws: list[Flaw] = []
     content = _several(values, flaws) if len(values) > 1 else _one(values[0], flaws)
     counts: dict[str, int] = {}

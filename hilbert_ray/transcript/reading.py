@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import fsspec
 
-from hilbert_ray.document import Document, DocumentError, Utterance
+from hilbert_ray.document import Document, DocumentError, Recognition, Utterance
 from hilbert_ray.storage import access_errors, irregular
 from hilbert_ray.transcript.cue import Cue, Flaw, FormatError, Reading
 from hilbert_ray.transcript.diarization import with_speakers
@@ -42,10 +42,14 @@ class TranscriptError(DocumentError):
 
 @dataclass(frozen=True, slots=True)
 class LoadedText:
-    """A transcript: one string, utterances, or None if there is none; and what was odd or repaired in it."""
+    """A transcript: one string, utterances, or None if there is none; and what was odd or repaired in it.
+
+    `recognition`: what recognised the speech, where `hilbert-ray transcribe` wrote the file.
+    """
 
     text: str | tuple[Utterance, ...] | None
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
 
     @property
     def utterances(self) -> tuple[Utterance, ...]:
@@ -86,7 +90,7 @@ def load_text(document: Document) -> LoadedText:
         with _errors_of(document, "diarization", document.diarization):
             turns = read_turns(decode(_read_bytes(document.diarization)))
             text, flaws = with_speakers(loaded.text, turns)
-            loaded = LoadedText(text, loaded.flaws + flaws)
+            loaded = replace(loaded, text=text, flaws=loaded.flaws + flaws)
     return loaded
 
 
@@ -116,6 +120,7 @@ def read_transcript(data: bytes, named: Format) -> LoadedText:
     if (what := foreign(data)) is not None:
         raise FormatError(f"is {what}")
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
     if named.takes == "bytes":
         found, result = named, reader_of(named)(data)  # type: ignore[arg-type]
     else:
@@ -125,9 +130,10 @@ def read_transcript(data: bytes, named: Format) -> LoadedText:
         result = reader_of(found)(data if found.takes == "bytes" else text)  # type: ignore[arg-type]
     if isinstance(result, Reading):
         flaws += result.flaws
+        recognition = result.recognition
         result = result.content
     loaded = _loaded(result, found)
-    return replace(loaded, flaws=flaws + loaded.flaws)
+    return replace(loaded, flaws=flaws + loaded.flaws, recognition=recognition)
 
 
 def _loaded(content: str | Sequence[Cue], found: Format) -> LoadedText:

@@ -18,7 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from hilbert_ray import audio
 from hilbert_ray.config import Config, parse_channels
-from hilbert_ray.document import DocumentError, Hertz, Seconds, message_of
+from hilbert_ray.document import DocumentError, Hertz, Recognition, Seconds, message_of
 from hilbert_ray.segmentation import CountedBlocks
 from hilbert_ray.store import Quarantined, StoredDocument
 from hilbert_ray.transcript import Flaw
@@ -40,12 +40,14 @@ class DocumentEnd:
     """The end of a document. `timed`: whether its parts have times in seconds.
 
     expected: the seconds, or characters other than white space, that the parts must cover. flaws: what its
-    user should know of a recording, although it can be used.
+    user should know of a recording, although it can be used. recognition: of the transcript, if one was read
+    and is automatic.
     """
 
     expected: float
     timed: bool
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
 
 
 DocumentPart: TypeAlias = P | DocumentEnd | Quarantined

@@ -11,6 +11,7 @@ from hilbert_ray.document import (
     DocumentError,
     InvalidRow,
     Label,
+    Recognition,
     Utterance,
     encode_label,
     message_of,
@@ -30,12 +31,16 @@ class ValidationError(DocumentError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """What a document holds; None if it takes a file that was not opened to know."""
+    """What a document holds; None if it takes a file that was not opened to know.
+
+    recognition: of an automatic transcript that was read.
+    """
 
     recording: Recording | None
     utterances: int | None
     words: int | None
     flaws: tuple[Flaw, ...] = ()
+    recognition: Recognition | None = None
 
 
 def check_document(
@@ -85,6 +90,7 @@ def check_document(
         utterances=len(loaded.utterances) if is_read else None,
         words=sum(len(text.split()) for text in texts) if is_read else None,
         flaws=flaws,
+        recognition=loaded.recognition,
     )
 
 

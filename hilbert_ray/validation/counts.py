@@ -31,11 +31,15 @@ class Counts:
     `inline` and `filed` count the transcripts that were read and their utterances and words, by where they
     are; `unread` counts those in files that were not opened; `flaws`, what was odd in those read. `unusable`
     counts documents with files at places that cannot be used from here, by what is wrong with the place.
+    `untranscribed` counts documents with a recording and no transcript, and `automatic` the transcripts that
+    were read and are automatic, by the name of their recogniser.
     """
 
     audio: int = 0
     text: int = 0
     both: int = 0
+    untranscribed: int = 0
+    automatic: Counter[str] = field(default_factory=Counter)
     unopened: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     unread: int = 0
@@ -62,6 +66,9 @@ class Counts:
         self.audio += document.audio is not None
         self.text += document.has_text
         self.both += document.audio is not None and document.has_text
+        self.untranscribed += document.audio is not None and not document.has_text
+        if contents.recognition is not None:
+            self.automatic[contents.recognition.name] += 1
         is_unopened = document.audio is not None and contents.recording is None
         self.unopened += is_unopened or contents.words is None
         if contents.recording is not None:
@@ -143,6 +150,8 @@ class Counts:
             with_audio=self.audio,
             with_text=self.text,
             with_both=self.both,
+            untranscribed=self.untranscribed,
+            automatic=dict(self.automatic.most_common()),
             audio_s=audio_s,
             shortest_s=min(durations, default=0.0),
             median_s=statistics.median(durations) if durations else 0.0,

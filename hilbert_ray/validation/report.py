@@ -1,5 +1,6 @@
 """What `validate` found: counts of a manifest, warnings and invalid rows, as plain values and as text."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,9 @@ class ValidationReport:
     `unopened` documents have files that were not opened. If there are any, hours, utterances and words are
     estimates from the others, a random sample, and shortest, median and longest are those of the sample. A
     value that no sampled file allows to estimate is None. `recordings` are those that were opened, by id.
+
+    `untranscribed` documents have a recording and no text. `automatic` counts the transcripts of the opened
+    files that `transcribe` wrote, by recogniser.
     """
 
     manifest: str
@@ -52,6 +56,8 @@ class ValidationReport:
     with_audio: int
     with_text: int
     with_both: int
+    untranscribed: int
+    automatic: Mapping[str, int]
     audio_s: Seconds | None
     shortest_s: Seconds
     median_s: Seconds
@@ -108,7 +114,15 @@ def _lines(report: ValidationReport) -> Iterator[str]:
     if report.recordings:
         yield from lines_of(report.recordings)
     yield f"  text         {report.with_text} documents, {utterances} utterances, {words} words"
+    if report.automatic:
+        named = ", ".join(f"{count} by {name}" for name, count in report.automatic.items())
+        yield f"  automatic    {sum(report.automatic.values())} transcripts{sample}: {named}"
     yield f"  both         {report.with_both} documents"
+    if report.untranscribed:
+        yield (
+            f"  no text      {report.untranscribed} documents with a recording; `hilbert-ray transcribe "
+            f"--manifest {shlex.quote(report.manifest)} --out FOLDER` transcribes them"
+        )
     yield f"  groups       {report.groups}, the largest with {report.largest_group} documents"
     yield "  splits       " + (
         ", ".join(f"{name} {count}" for name, count in report.splits.items()) or "none"

@@ -336,6 +336,16 @@ def test_the_model_card_gives_each_tasks_label_map(tmp_path: Path) -> None:
     assert "`mfcc`" in card
 
 
+def test_the_model_card_names_the_recognisers_of_transcripts(tmp_path: Path) -> None:
+    plain = model()
+    assert "recognisers" not in plain._card()
+    recognizers = [{"name": "whisper", "fingerprint": "0a1b", "documents": 7, "confidence": 0.9}]
+    plain.encoders["text"] = {"name": "hashing", "recognizers": recognizers}
+    folder = plain.save_pretrained(tmp_path / "model")
+    assert "- `whisper`, fingerprint `0a1b`: 7 documents" in (folder / "README.md").read_text()
+    assert Hilbert.from_pretrained(folder).encoders["text"]["recognizers"] == recognizers
+
+
 def test_features_become_the_three_embeddings_of_each_document() -> None:
     features, original = make.features(20, absent=0.2), model()
     audio, text, joint = original.embed(features)

@@ -11,7 +11,7 @@ import numpy as np
 
 from hilbert_ray.config import Config as Settings
 from hilbert_ray.config import EncoderConfig, FitConfig, FoldsConfig, ModelConfig, TaskConfig, to_dict
-from hilbert_ray.document.records import Document, Utterance
+from hilbert_ray.document.records import Document, Recognition, Utterance
 from hilbert_ray.evaluation.cross_validation import run_fold
 from hilbert_ray.evaluation.scores import score
 from hilbert_ray.evaluation.variants import Variant
@@ -49,6 +49,11 @@ CONFIG = Settings(
 KIND = {name: task.kind for name, task in TASKS.items()}
 
 
+RECOGNIZED = {
+    "d1": Recognition("whisper", "4e5f", 0.9),
+    "d2": Recognition("whisper", "4e5f", 0.75),
+    "d3": Recognition(EVIL, "6a7b"),
+}
 FUSION = {
     "state": {
         "both": {"experts": 1.5, "audio": 1.44, "text": 0.06, "temperature": 1.25, "labels": 40, "cases": 4},
@@ -105,6 +110,7 @@ def dataset() -> Dataset:
         pending={"audio": 0, "text": 3},
         absent={"audio": 4, "text": 0},
         left_out=1,
+        recognized=RECOGNIZED,
     )
 
 

@@ -279,6 +279,16 @@ def test_data_and_folds_are_described(page: Page, metrics: dict[str, Any]) -> No
     assert f"class {EVIL!r} is rare" in page.text
 
 
+def test_automatic_transcripts_are_counted_by_recogniser_and_mixed_origins_are_a_caution(page: Page) -> None:
+    table = page.table("Automatic transcripts")
+    assert table.row("whisper")[2:] == [[2], given(0.825)]
+    assert table.row(EVIL)[2:] == [[1], []]
+    sentence = "transcripts are automatic: 2 by whisper (fingerprint 4e5f); 1 by "
+    # Above the scores, in Data, in Methods, and in two items of the checklist.
+    assert page.text.count(sentence) == 5
+    assert "Transcripts of several origins: 3 of " in page.text
+
+
 @pytest.mark.parametrize("task", [name for name, kind in KIND.items() if kind != "regression"])
 def test_confusion_counts_are_those_of_the_predictions(page: Page, run: Path, task: str) -> None:
     rows = [
