@@ -22,10 +22,11 @@ ROWS: Sequence[Sequence[str]] = (
     ("features", "validation", "asr"),
     ("model", "cluster"),
     ("run", "units"),
-    ("embedding",),
+    ("embedding", "transcription"),
     ("training", "prediction", "reporting"),
     ("evaluation",),
     ("tuning",),
+    ("commands",),
     ("cli",),
     ("__main__",),
     ("jobs", "bench"),
@@ -37,6 +38,7 @@ MAY_IMPORT_RAY = {
     "cluster",
     "units",
     "embedding",
+    "transcription",
     "training",
     "prediction",
     "evaluation",
@@ -45,7 +47,7 @@ MAY_IMPORT_RAY = {
     "__main__",
     *OUTSIDE,
 }
-MAY_IMPORT_LATE = {PACKAGE, "cli", "__main__", *OUTSIDE}
+MAY_IMPORT_LATE = {PACKAGE, "commands", "cli", "__main__", *OUTSIDE}
 """Only the public face and the commands import our own modules inside functions: to start quickly."""
 FILES = sorted(path for top in (PACKAGE, *OUTSIDE) for path in (ROOT / top).rglob("*.py"))
 
