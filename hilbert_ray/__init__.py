@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hilbert_ray.reporting import report
     from hilbert_ray.store import Store
     from hilbert_ray.training import train
+    from hilbert_ray.transcription import transcribe
     from hilbert_ray.tuning import tune
     from hilbert_ray.validation import validate
 
@@ -37,6 +38,7 @@ __all__ = [
     "predict",
     "report",
     "train",
+    "transcribe",
     "tune",
     "validate",
 ]
@@ -55,6 +57,7 @@ __getattr__ = lazy_names(
         "reporting": ("report",),
         "store": ("Store",),
         "training": ("train",),
+        "transcription": ("transcribe",),
         "tuning": ("tune",),
         "validation": ("validate",),
     },

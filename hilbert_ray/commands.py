@@ -7,8 +7,8 @@ Flags mirror the settings, so their help texts are the settings' docstrings. Hea
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from msgspec import Meta
@@ -23,11 +23,15 @@ from hilbert_ray.config import (
     LossConfig,
     ModelConfig,
     MoEConfig,
+    RecognitionConfig,
     SegmentConfig,
     TrainConfig,
     TuneConfig,
     require,
 )
+
+if TYPE_CHECKING:
+    from hilbert_ray.units import Estimate
 
 # The parent of all of the library's loggers.
 log = logging.getLogger("hilbert_ray")
@@ -85,21 +89,11 @@ class Validate(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Common):
-    """Stream documents through the encoders into a feature store; rerun to resume."""
+class UnitsCommand(Common):
+    """Flags of the commands that do the documents of a manifest in units on a cluster."""
 
-    interrupted = "what is committed to the store is kept: rerun to resume"
     manifest: str
-    """Manifest (.jsonl, .csv or .parquet), local or on any fsspec store."""
-    store: str
-    """Feature store; created if absent."""
-    audio: str = "mfcc"
-    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
-    text: str = "hashing"
-    """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
-    audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    """Manifest (.jsonl, .csv, .parquet, or that of another program), local or on any fsspec store."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     roots: Roots = ()
     """Only accept files under this folder or URI prefix (repeatable). Default: no restriction."""
@@ -112,20 +106,79 @@ class Embed(Common):
     storage_price: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """With --plan: price per gigabyte and month of storage."""
 
-    def run(self, config: Config) -> CommandResult:
-        """Embed what is not stored yet and return the summary."""
-        from hilbert_ray.embedding import embed, estimate
+    def planned(self, estimated: "Estimate") -> CommandResult:
+        """Return a dry run, scaled up to the hours of --plan where it is given."""
         from hilbert_ray.units import plan_capacity
 
         if self.plan is None:
-            # A capacity plan is a dry run scaled up, so without --plan its prices have no use.
-            summary = (estimate if self.dry_run else embed)(self.manifest, self.store, config)
-            return CommandResult(summary.to_dict(), summary.text())
-        require(self.dry_run, f"--plan is {self.plan:g}; it needs --dry-run")
-        estimated = estimate(self.manifest, self.store, config)
+            return CommandResult(estimated.to_dict(), estimated.text())
         capacity = plan_capacity(estimated, self.plan, self.price, self.storage_price)
         values = {**estimated.to_dict(), "capacity": capacity.to_dict()}
         return CommandResult(values, f"{estimated.text()}\n{capacity.text()}")
+
+    def require_dry_run(self) -> None:
+        """Check that --plan comes with --dry-run.
+
+        Raises:
+            ConfigError: when it does not.
+        """
+        if self.plan is not None:
+            require(self.dry_run, f"--plan is {self.plan:g}; it needs --dry-run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcribe(UnitsCommand):
+    """Transcribe recordings that have no text, into a folder with a manifest for `embed`; rerun to resume."""
+
+    interrupted = "what is committed below --out is kept: rerun to resume"
+    out: str
+    """Folder to write to, local or on any fsspec store: manifest.jsonl, transcripts/ and work/; created if
+    absent."""
+    asr: str = "none"
+    """Recognizer: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
+    recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
+    channels: str | None = None
+    """Channels of a recording: `mix` (their mean), `left`, `right`, `loudest`, or the speaker of each, as in
+    `0=agent,1=customer`: each is then transcribed by itself. A manifest's own `channels` goes before it.
+    Default: `segment.channels` of the settings."""
+
+    def run(self, config: Config) -> CommandResult:
+        """Transcribe what is not transcribed yet and return the summary."""
+        from hilbert_ray.transcription import estimate, transcribe
+
+        self.require_dry_run()
+        if self.channels is not None:
+            config = replace(config, segment=replace(config.segment, channels=self.channels))
+        if self.dry_run:
+            return self.planned(estimate(self.manifest, self.out, config))
+        summary = transcribe(self.manifest, self.out, config)
+        return CommandResult(summary.to_dict(), summary.text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(UnitsCommand):
+    """Stream documents through the encoders into a feature store; rerun to resume."""
+
+    interrupted = "what is committed to the store is kept: rerun to resume"
+    store: str
+    """Feature store; created if absent."""
+    audio: str = "mfcc"
+    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
+    text: str = "hashing"
+    """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
+    audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+
+    def run(self, config: Config) -> CommandResult:
+        """Embed what is not stored yet and return the summary."""
+        from hilbert_ray.embedding import embed, estimate
+
+        self.require_dry_run()
+        if self.dry_run:
+            return self.planned(estimate(self.manifest, self.store, config))
+        summary = embed(self.manifest, self.store, config)
+        return CommandResult(summary.to_dict(), summary.text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,6 +502,7 @@ class Doctor(Common):
 # and a flag of another one is refused.
 COMMANDS: Mapping[str, type[Any]] = {
     "validate": Validate,
+    "transcribe": Transcribe,
     "embed": Embed,
     "evaluate": Evaluate,
     "train": Train,

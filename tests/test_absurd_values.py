@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from hilbert_ray.cli import COMMANDS, _parse
+from hilbert_ray.cli import _parse
+from hilbert_ray.commands import COMMANDS
 from hilbert_ray.config import ConfigError
 from hilbert_ray.config.constraints import constraints
 from tests import make

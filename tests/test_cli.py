@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray import __version__
-from hilbert_ray.cli import COMMANDS, _command_name, _parse, main
+from hilbert_ray.cli import _command_name, _parse, main
+from hilbert_ray.commands import COMMANDS
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.store.snapshot import bucket_of
 from hilbert_ray.store.sorting import write_snapshot

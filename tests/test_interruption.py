@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hilbert_ray.cli import COMMANDS, main
+from hilbert_ray.cli import main
+from hilbert_ray.commands import COMMANDS
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make

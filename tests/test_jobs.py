@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hilbert_ray.cli import COMMANDS, main
+from hilbert_ray.cli import main
+from hilbert_ray.commands import COMMANDS
 from hilbert_ray.config import MODALITIES, Config, FitConfig, FoldsConfig, ModelConfig
 from hilbert_ray.features.arrays import Features
 from hilbert_ray.features.dataset import open_dataset

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hilbert_ray.cli import COMMANDS, main
+from hilbert_ray.cli import main
+from hilbert_ray.commands import COMMANDS
 from hilbert_ray.config import Config, EncoderConfig
 from tests import make
 

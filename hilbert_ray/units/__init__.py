@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hilbert_ray.units.capacity import Capacity, plan_capacity
     from hilbert_ray.units.driver import plan_all, take_snapshot
     from hilbert_ray.units.errors import TooManyQuarantinedError, UnitsError, check_quarantined
-    from hilbert_ray.units.estimate import Estimate, Measurement, estimate_jobs
+    from hilbert_ray.units.estimate import Estimate, estimate_jobs
     from hilbert_ray.units.plan import (
         CHARACTERS_PER_S,
         SPEECH_PER_UNIT,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         versioned_rows,
     )
     from hilbert_ray.units.pool import run_units
+    from hilbert_ray.units.probe import Measurement, Probe
     from hilbert_ray.units.reading import (
         DocumentEnd,
         DocumentPart,
@@ -48,6 +49,7 @@ __all__ = [
     "Job",
     "Measurement",
     "Plan",
+    "Probe",
     "Recording",
     "TooManyQuarantinedError",
     "Unit",
@@ -89,7 +91,6 @@ __getattr__ = lazy_names(
         ),
         "estimate": (
             "Estimate",
-            "Measurement",
             "estimate_jobs",
         ),
         "plan": (
@@ -104,6 +105,10 @@ __getattr__ = lazy_names(
             "versioned_rows",
         ),
         "pool": ("run_units",),
+        "probe": (
+            "Measurement",
+            "Probe",
+        ),
         "reading": (
             "DocumentEnd",
             "DocumentPart",

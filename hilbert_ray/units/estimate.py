@@ -21,6 +21,7 @@ from hilbert_ray.store import Content, Snapshot, Store, StoredDocument
 from hilbert_ray.units.driver import plan_all, take_snapshot
 from hilbert_ray.units.errors import UnitsError
 from hilbert_ray.units.plan import CHARACTERS_PER_S, Job, Plan
+from hilbert_ray.units.probe import Measurement
 from hilbert_ray.units.progress import duration
 from hilbert_ray.units.resources import plan_pool
 
@@ -112,19 +113,6 @@ class Estimate:
             lines.append(f"invalid rows, left out: {len(self.faults)}; --json lists them all")
             lines += reason_lines(self.faults, "row")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """What one worker did: `seconds` of the plan in `elapsed_s` seconds, `size_bytes` in a store.
-
-    `reason` is the first one for which a document could not be read.
-    """
-
-    seconds: Seconds
-    elapsed_s: Seconds
-    size_bytes: int
-    reason: str | None
 
 
 Measure: TypeAlias = Callable[[Sequence[StoredDocument], Content, Config, Seconds], Measurement]

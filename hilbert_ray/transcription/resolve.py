@@ -1,0 +1,45 @@
+"""Which recogniser `transcribe` uses: the same one on every node, checked before anything runs."""
+
+from dataclasses import replace
+
+from hilbert_ray.asr import Recognizer, build_recognizer, require_long_form
+from hilbert_ray.config import Config, ConfigError
+from hilbert_ray.encoders import pin_revision
+from hilbert_ray.store import digest
+from hilbert_ray.units import Job, precision_of_workers
+
+
+def resolve_recognizer(config: Config) -> Config:
+    """Return settings that mean the same on every node: weights by path or commit, precision by name.
+
+    Raises:
+        ConfigError: when no recogniser is named, or its weights cannot be found.
+    """
+    if config.asr == "none":
+        raise ConfigError(
+            "asr is `none`; name the recognizer with --asr, such as --asr hf:openai/whisper-large-v3"
+        )
+    spec = pin_revision(config.asr) if config.asr.startswith("hf:") else config.asr
+    options = config.recognition
+    if options.precision == "auto":
+        options = replace(options, precision=precision_of_workers(config.embed))
+    return replace(config, asr=spec, recognition=options)
+
+
+def chosen_recognizer(config: Config) -> Recognizer:
+    """Return the recogniser that resolved settings name.
+
+    Raises:
+        ConfigError: when it is unavailable, its weights would not load, or recordings cannot be cut at pauses
+            for it.
+    """
+    recognizer = build_recognizer(config)
+    require_long_form(recognizer)
+    recognizer.rehearse()  # now, in one message: later each worker would find the same fault
+    return recognizer
+
+
+def job_of(recognizer: Recognizer, config: Config) -> Job:
+    """Return what to do with each document; transcripts depend on the channels and the language too."""
+    parts = (recognizer.fingerprint, config.segment.channels, config.recognition.language)
+    return Job(content="transcript", fingerprint=digest("transcript", *map(str, parts)))
