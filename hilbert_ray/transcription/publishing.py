@@ -101,12 +101,8 @@ def _line(document: Document, text_file: str | None) -> bytes:
         "attributes": document.attributes,
         "channels": None if document.channels is None else str(document.channels),
     }
-    return (
-        json.dumps(
-            {key: one for key, one in row.items() if one not in (None, {})}, ensure_ascii=False
-        ).encode()
-        + b"\n"
-    )
+    fields = {name: value for name, value in row.items() if value is not None and value != {}}
+    return f"{json.dumps(fields, ensure_ascii=False)}\n".encode()
 
 
 def _sha256(files: Files, name: str) -> str | None:
