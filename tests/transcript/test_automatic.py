@@ -138,5 +138,5 @@ def test_any_words_and_times_come_back_to_the_millisecond(rows: list[tuple[float
     written = [{"text": text, "start": start, "end": start + length} for start, length, text in rows]
     found = read(transcript(*written)).utterances
     assert [one.text for one in found] == [text for _, _, text in rows]
-    for one, row in zip(found, written, strict=True):
-        assert (one.start, one.end) == (round(row["start"], 3), round(row["end"], 3))
+    for one, (start, length, _) in zip(found, rows, strict=True):
+        assert (one.start, one.end) == (round(start, 3), round(start + length, 3))
