@@ -1,14 +1,15 @@
 """Speakers from a diarization: by overlap, with what cannot be assigned counted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray.document.records import Document, Utterance
-from hilbert_ray.transcript import LoadedText, TranscriptError, load_text
+from hilbert_ray.document.records import Document, Recognition, Utterance
+from hilbert_ray.transcript import AutomaticTranscript, LoadedText, TranscriptError, load_text
 from hilbert_ray.transcript.cue import Flaw, FormatError
 from hilbert_ray.transcript.diarization import (
     CONTESTED,
@@ -135,6 +136,14 @@ def test_a_document_reads_its_words_and_who_says_them_from_two_files(tmp_path: P
         ),
         (Flaw(NOBODY, 1), Flaw(CONTESTED, 1)),
     )
+    automatic = AutomaticTranscript(
+        document="a", language=None, asr={"name": "whisper", "fingerprint": "0a1b"}, duration_s=9.0,
+        utterances=[{"start": 2.5, "end": 5.0, "text": "mhm", "confidence": 0.5}],
+    )  # fmt: skip
+    (tmp_path / "a.json").write_bytes(automatic.to_bytes())
+    loaded = load_text(replace(document, text_file=str(tmp_path / "a.json")))
+    assert loaded.text == (Utterance(text="mhm", start=2.5, end=5.0, role="Bo"),)
+    assert loaded.recognition == Recognition("whisper", "0a1b", 0.5)
     (tmp_path / "a.rttm").unlink()
     with pytest.raises(TranscriptError, match=r"document 'a': there is no diarization .*a\.rttm; correct"):
         load_text(document)
