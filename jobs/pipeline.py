@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/pipeline.py --manifest M --store S --out RUN
 
-Each step resumes where it stopped, so finished work is never repeated.
+With `--transcribe FOLDER`, recordings that have no text are transcribed first, by the recognizer `asr` of the
+settings. Each step resumes where it stopped, so finished work is never repeated.
 """
 
 import argparse
@@ -14,8 +15,9 @@ from hilbert_ray.cli import main
 
 def pipeline() -> int:
     """Run the steps in order; stop at the first that fails, and return its exit code."""
-    parser = argparse.ArgumentParser(description="embed, evaluate, train and report as one job")
+    parser = argparse.ArgumentParser(description="(transcribe,) embed, evaluate, train and report as one job")
     parser.add_argument("--manifest", required=True, help="manifest (.jsonl, .csv or .parquet), path or URI")
+    parser.add_argument("--transcribe", metavar="FOLDER", help="transcribe what has no text into this folder")
     parser.add_argument("--store", required=True, help="feature store; created if absent")
     parser.add_argument("--out", required=True, help="run folder; created if absent")
     parser.add_argument("--config", help="YAML file of settings")
@@ -28,6 +30,11 @@ def pipeline() -> int:
         ["train", *store_and_run],
         ["report", "--run", options.out],
     ]
+    if options.transcribe:
+        steps.insert(
+            0, ["transcribe", "--manifest", options.manifest, "--out", options.transcribe, *settings]
+        )
+        steps[1][2] = f"{options.transcribe.rstrip('/')}/manifest.jsonl"
     for step in steps:
         code = main(step)
         if code:

@@ -31,6 +31,7 @@ ABSURD = (
 )  # fmt: skip
 REQUIRED: dict[str, list[str]] = {
     "validate": ["M"],
+    "transcribe": ["--manifest", "M", "--out", "NEW"],
     "embed": ["--manifest", "M", "--store", "NEW"],
     "evaluate": ["--store", "S", "--out", "NEW", "--folds.folds", "2", "--folds.repeats", "1"],
     "train": ["--store", "S", "--out", "NEW"],
@@ -131,7 +132,7 @@ def run(words: list[str], places: dict[str, str], folder: Path) -> tuple[int, st
     started = time.monotonic()
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "hilbert_ray.cli", *arguments], capture_output=True, text=True,
+            [sys.executable, "-m", "hilbert_ray", *arguments], capture_output=True, text=True,
             check=False, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -136,7 +136,7 @@ SETTINGS = {
     "broken.yaml": "loss: {",
 }
 REFUSED = {
-    "unknown command": (["embedd"], "no command 'embedd'; the commands are validate, embed,"),
+    "unknown command": (["embedd"], "no command 'embedd'; the commands are validate, transcribe,"),
     "unknown store command": (["store", "mend", "S"], "no command 'store mend'; the commands are store"),
     "misspelt flag": (["embed", "--manifest", "M", "--store", "S", "--embed.worker", "2"], "--embed.workers"),
     "missing flag": (["embed", "--manifest", "M"], "--store"),

@@ -263,7 +263,7 @@ def test_a_pipeline_runs_again_from_the_first_unfinished_step(
     assert (run / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["embed", "evaluate", "train", "tune", "predict", "pipeline"])
+@pytest.mark.parametrize("name", ["transcribe", "embed", "evaluate", "train", "tune", "predict", "pipeline"])
 def test_each_job_has_a_script_that_shows_its_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,5 +271,5 @@ def test_each_job_has_a_script_that_shows_its_help(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
     assert not ended.value.code
-    assert "--store" in capsys.readouterr().out
+    assert ("--out" if name == "transcribe" else "--store") in capsys.readouterr().out
     assert name in COMMANDS or name == "pipeline"

@@ -50,6 +50,12 @@ def placed(corpus: Corpus, folder: Path) -> str:
     return make.manifest(folder / "m.jsonl", rows)
 
 
+def by_document(out: Path) -> Said:
+    """Return the transcripts of a folder by the id of their document."""
+    contents = [path.read_bytes() for path in out.glob("transcripts/*")]
+    return {json.loads(content)["document"]: content for content in contents}
+
+
 def said_in(out: Path) -> Said:
     """Return all transcripts of a folder by document, the manifest having been checked against them."""
     rows = {row["doc_id"]: row for row in rows_of(str(out / "manifest.jsonl"))}
@@ -151,10 +157,7 @@ def test_a_document_that_kills_every_worker_is_quarantined_and_too_many_publish_
     assert "3 workers died while they transcribed document 'd003' alone" in failure.message
     rows = rows_of(str(tmp_path / "out" / "manifest.jsonl"))
     assert [row["doc_id"] for row in rows if "text_file" not in row] == ["d003", "d005"]
-    found = {
-        json.loads(path.read_bytes())["document"]: path.read_bytes()
-        for path in (tmp_path / "out").glob("transcripts/*")
-    }
+    found = by_document(tmp_path / "out")
     assert found == {doc_id: said for doc_id, said in undisturbed.items() if doc_id != "d003"}
 
 
