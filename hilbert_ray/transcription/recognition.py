@@ -13,7 +13,7 @@ from hilbert_ray.asr import DocumentSpeech, Recognizer, Spoken, Window, document
 from hilbert_ray.config import Config
 from hilbert_ray.document import DocumentError, Hertz, Seconds
 from hilbert_ray.store import Quarantined, StoredDocument, TranscriptRow
-from hilbert_ray.transcript import AutomaticTranscript, Flaw
+from hilbert_ray.transcript import DOUBTFUL, AutomaticTranscript, Flaw
 from hilbert_ray.units import (
     DocumentEnd,
     DocumentProgress,
@@ -23,11 +23,10 @@ from hilbert_ray.units import (
     run_or_quarantine,
 )
 
-WINDOWS_AHEAD = 16
-"""Windows that wait for the recogniser; of 30 s at 16 kHz, they take 31 MB."""
-BATCH_S = 600.0
-"""Seconds of windows that the recogniser is given together, to sort by length: at 16 kHz 38 MB."""
-DOUBTFUL = "utterances that the recogniser marks as doubtful"
+BATCH_S = 480.0
+"""Seconds of windows that the recogniser is given together, to sort by length: at 16 kHz 31 MB."""
+WINDOWS_AHEAD = 8
+"""Windows that wait meanwhile; of 30 s they take 15 MB. With those of a batch, less than ten minutes."""
 
 
 class TranscriptionError(DocumentError):
@@ -81,6 +80,7 @@ def transcribe_parts(
     for document, part in parts:
         if isinstance(part, Quarantined):
             document.failure = part
+            speech[document].waiting.clear()
         elif isinstance(part, DocumentEnd):
             document.end = part
             document.flaws += part.flaws

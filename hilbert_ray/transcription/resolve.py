@@ -1,6 +1,7 @@
 """Which recogniser `transcribe` uses: the same one on every node, checked before anything runs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from hilbert_ray.asr import Recognizer, build_recognizer, require_long_form
 from hilbert_ray.config import Config, ConfigError
@@ -19,7 +20,10 @@ def resolve_recognizer(config: Config) -> Config:
         raise ConfigError(
             "asr is `none`; name the recognizer with --asr, such as --asr hf:openai/whisper-large-v3"
         )
-    spec = pin_revision(config.asr) if config.asr.startswith("hf:") else config.asr
+    spec = pin_revision(config.asr)
+    engine, _, name = spec.partition(":")
+    if Path(name).is_dir():  # workers have other working directories
+        spec = f"{engine}:{Path(name).absolute()}"
     options = config.recognition
     if options.precision == "auto":
         options = replace(options, precision=precision_of_workers(config.embed))

@@ -107,6 +107,16 @@ def test_a_rerun_writes_nothing_and_a_correction_by_hand_stays(tmp_path: Path) -
     }
 
 
+def test_what_a_killed_publication_left_out_is_written_by_the_next(tmp_path: Path) -> None:
+    manifest, out = make.manifest(tmp_path / "m.jsonl", spoken(tmp_path, 3)), tmp_path / "out"
+    transcribe_here(manifest, str(out))
+    whole = transcripts_of(out)
+    for path in (*sorted(out.glob("transcripts/*"))[1:], out / "manifest.jsonl"):
+        path.unlink()
+    transcribe_here(manifest, str(out))
+    assert transcripts_of(out) == whole
+
+
 def test_a_recording_that_changes_gets_another_transcript(tmp_path: Path) -> None:
     rows = spoken(tmp_path, 2)
     manifest, out = make.manifest(tmp_path / "m.jsonl", rows), tmp_path / "out"

@@ -99,8 +99,8 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(
     point: str, corpus: Corpus, undisturbed: Said, tmp_path: Path
 ) -> None:
     manifest = placed(corpus, tmp_path)
-    at = {"point": "before", "match": "/data/"} if "data" in point else {"point": "open", "match": ".wav"}
-    fatal.arm(tmp_path, **at, spared=4)
+    where, match = ("before", "/data/") if "data" in point else ("open", ".wav")
+    fatal.arm(tmp_path, point=where, match=match, spared=4)
     summary = transcribe(manifest, f"fatal://{tmp_path}/out", with_workers(1))
     assert fatal.accidents(tmp_path) == 1
     assert not summary.quarantined
