@@ -119,13 +119,15 @@ class Document:
 class AudioSegment:
     """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds.
 
-    `role` is the speaker whose channel it is, where channels are named.
+    `role` is the speaker whose channel or turn it is, None if unknown; `channel` counts the channels that are
+    cut by themselves, from 0.
     """
 
     start: Seconds
     end: Seconds
     samples: np.ndarray
     role: str | None = None
+    channel: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -67,9 +67,9 @@ def embed_documents(
 
 @dataclass(kw_only=True, slots=True)
 class _Encoded:
-    """What has been encoded of a document: its segments' times and texts, and their features."""
+    """What has been encoded of a document: its segments' times, texts or roles, channels, and features."""
 
-    segments: list[tuple[Seconds, Seconds, str]] = field(default_factory=list)
+    segments: list[tuple[Seconds, Seconds, str, int]] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
 
 
@@ -150,8 +150,10 @@ def _encode(
     for (document, segment), vector in zip(valid, features, strict=True):
         made[document].features.append(vector)
         # Samples are no longer needed.
-        words = segment.role or "" if isinstance(segment, AudioSegment) else segment.text
-        made[document].segments.append((segment.start, segment.end, words))
+        words, channel = (
+            (segment.role or "", segment.channel) if isinstance(segment, AudioSegment) else (segment.text, 0)
+        )
+        made[document].segments.append((segment.start, segment.end, words, channel))
 
 
 def _features(encoder: Encoder, segments: Sequence[Segment]) -> np.ndarray:
@@ -206,23 +208,23 @@ def _row(document: DocumentProgress, encoded: _Encoded, encoder: Encoder) -> Fea
     # A NaN in one segment would make every loss of every batch with this document NaN.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0, 0])
-        start, end, _ = encoded.segments[row]
+        start, end, _, _ = encoded.segments[row]
         raise FeatureError(
             f"document {doc_id!r}: the features of segment {row} ({start:.2f} to {end:.2f} s) are not "
             "finite or beyond 65504, the largest float16; check this stretch of the document"
         )
-    spans = [(start, end) for start, end, _ in encoded.segments]
+    spans = [(start, end) for start, end, _, _ in encoded.segments]
+    words = [text_or_role for _, _, text_or_role, _ in encoded.segments]
     roles = None
     if encoder.modality == "audio":
         # The channels of several speakers lie beside each other in time.
-        by_role: dict[str, list[tuple[Seconds, Seconds]]] = {}
-        for start, end, role in encoded.segments:
-            by_role.setdefault(role, []).append((start, end))
-        roles = tuple(role for _, _, role in encoded.segments) if "" not in by_role else None
-        seen = present = _check_seconds(doc_id, [*by_role.values()], end_part.expected, encoder.rate_hz)
+        by_channel: dict[int, list[tuple[Seconds, Seconds]]] = {}
+        for start, end, _, channel in encoded.segments:
+            by_channel.setdefault(channel, []).append((start, end))
+        roles = tuple(words) if any(words) else None
+        seen = present = _check_seconds(doc_id, [*by_channel.values()], end_part.expected, encoder.rate_hz)
     else:
-        texts = [text for _, _, text in encoded.segments]
-        seen, present = _check_tokens(doc_id, texts, end_part.expected, encoder)
+        seen, present = _check_tokens(doc_id, words, end_part.expected, encoder)
     return FeatureRow(
         doc_id=doc_id,
         source=document.source,

@@ -4,7 +4,7 @@ import heapq
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from hilbert_ray.segmentation.pauses import cut_at_pauses
 from hilbert_ray.segmentation.vad import require_vad
 from hilbert_ray.transcript import check_times
 
+Stretch: TypeAlias = tuple[Seconds, Seconds, str]
+"""Start, end and speaker; empty for an unknown one, or several."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Track:
@@ -30,7 +33,7 @@ class _Track:
 
     column: int
     role: str | None
-    turns: Sequence[tuple[Seconds, Seconds]] | None
+    turns: Sequence[Stretch] | None
 
 
 def audio_segments(
@@ -43,10 +46,10 @@ def audio_segments(
     """Yield the segments of a recording in order of their starts; memory is bounded by the longest segment.
 
     `window`: windows of window_s every hop_s, the last one shorter. `turns`: one segment per utterance, cut
-    above max_s. `pause`: segments without gaps or overlaps, as long as possible up to max_s, cut in the
-    middle of pauses. With `roles`, windows or pauses cut the stretches in which these speakers speak, each by
-    itself: nothing outside them, everything inside. The pause detector still hears what lies between the
-    stretches, so where a pause is does not depend on the roles.
+    above max_s, with its speaker. `pause`: segments without gaps or overlaps, as long as possible up to
+    max_s, cut in the middle of pauses. With `roles`, windows or pauses cut the stretches in which these
+    speakers speak, each by itself: nothing outside them, everything inside. The pause detector still hears
+    what lies between the stretches, so where a pause is does not depend on the roles.
 
     With `speakers`, each column of the blocks is one speaker's channel and is cut by itself: whole, or where
     the transcript says that this speaker speaks (always with `turns`; with `roles` where it has times). With
@@ -67,9 +70,12 @@ def audio_segments(
     """
     tracks = _tracks(document, config, speakers)
     recording = CountedBlocks(blocks)
-    for start, number, samples in _cuts(recording, tracks, rate_hz, config):
-        end, role = (start + len(samples)) / rate_hz, tracks[number].role
-        yield AudioSegment(start=start / rate_hz, end=end, samples=samples, role=role)
+    for start, number, samples, role in _cuts(recording, tracks, rate_hz, config):
+        end, track = (start + len(samples)) / rate_hz, tracks[number]
+        yield AudioSegment(
+            start=start / rate_hz, end=end, samples=samples, role=track.role or role or None,
+            channel=track.column,
+        )  # fmt: skip
     # Read to the end even where no turn lies: the decoder makes its last checks there, and only then is the
     # true length known against which the turns are checked.
     for _ in recording:
@@ -80,12 +86,12 @@ def audio_segments(
 
 def _cuts(
     recording: Iterator[np.ndarray], tracks: Sequence[_Track], rate_hz: Hertz, config: SegmentConfig
-) -> Iterator[tuple[Samples, int, np.ndarray]]:
-    """Yield (start, number of the track, samples) of each segment, in order of the starts."""
+) -> Iterator[tuple[Samples, int, np.ndarray, str]]:
+    """Yield (start, number of the track, samples, speaker) of each segment, in order of the starts."""
     stretches = [
-        [(round(start * rate_hz), round(end * rate_hz)) for start, end in track.turns or ()]
+        [(round(start * rate_hz), round(end * rate_hz), role) for start, end, role in track.turns]
         if track.turns is not None
-        else [(0, sys.maxsize)]
+        else [(0, sys.maxsize, "")]
         for track in tracks
     ]
     columns = [track.column for track in tracks]
@@ -95,7 +101,8 @@ def _cuts(
     longest = max(1, round(config.max_s * rate_hz))
     if config.audio == "pause":
         require_vad(rate_hz)
-        return cut_at_pauses(wide, stretches, longest)
+        bounds = [[(begin, end) for begin, end, _ in of_track] for of_track in stretches]
+        return ((*cut, "") for cut in cut_at_pauses(wide, bounds, longest))
     if config.audio == "turns":
         return _windows(wide, stretches, longest, longest)
     window, hop = round(config.window_s * rate_hz), round(config.hop_s * rate_hz)
@@ -112,7 +119,9 @@ def expected_seconds(
     return sum(
         duration_s
         if track.turns is None
-        else sum(min(end, duration_s) - min(start, duration_s) for start, end in _merge_overlaps(track.turns))
+        else sum(
+            min(end, duration_s) - min(start, duration_s) for start, end, _ in _merge_overlaps(track.turns)
+        )
         for track in _tracks(document, config, speakers)
     )
 
@@ -138,10 +147,10 @@ def _tracks(document: Document, config: SegmentConfig, speakers: Sequence[str]) 
     kept = [
         (column, role) for column, role in enumerate(speakers) if not config.roles or role in config.roles
     ]
-    by_role: dict[str | None, list[tuple[Seconds, Seconds]]] = {}
+    by_role: dict[str | None, list[Stretch]] = {}
     for u in _turns(document):
         if u.start is not None and u.end is not None and is_selected(u, config):
-            by_role.setdefault(u.role, []).append((u.start, u.end))
+            by_role.setdefault(u.role, []).append((u.start, u.end, u.role or ""))
     if config.audio == "turns":
         if unknown := sorted({str(role) for role in by_role} - set(speakers)):
             raise DocumentError(
@@ -161,12 +170,12 @@ def _tracks(document: Document, config: SegmentConfig, speakers: Sequence[str]) 
     ]
 
 
-def _selected_turns(document: Document, config: SegmentConfig) -> list[tuple[Seconds, Seconds]] | None:
+def _selected_turns(document: Document, config: SegmentConfig) -> list[Stretch] | None:
     """Return the stretches to cut, sorted by start; None for the whole recording."""
     if config.audio != "turns" and not config.roles:
         return None
     turns = [
-        (u.start, u.end)
+        (u.start, u.end, u.role or "")
         for u in _turns(document)
         if u.start is not None and u.end is not None and is_selected(u, config)
     ]
@@ -183,9 +192,9 @@ def _refuse_without_turns(document: Document, config: SegmentConfig) -> NoReturn
     )
 
 
-def _sorted(turns: Iterable[tuple[Seconds, Seconds]], config: SegmentConfig) -> list[tuple[Seconds, Seconds]]:
+def _sorted(turns: Iterable[Stretch], config: SegmentConfig) -> list[Stretch]:
     """Return the stretches in which turns lie, sorted by start."""
-    in_order = sorted((start, end) for start, end in turns if end > start)
+    in_order = sorted(turn for turn in turns if turn[1] > turn[0])
     # Turns stay apart even where they overlap: each is one speaker's, and becomes a segment. Windows and
     # pauses cut what anyone of these roles says, once.
     return in_order if config.audio == "turns" else _merge_overlaps(in_order)
@@ -195,28 +204,28 @@ def _turns(document: Document) -> tuple[Utterance, ...]:
     return document.text if isinstance(document.text, tuple) else ()
 
 
-def _merge_overlaps(turns: Sequence[tuple[Seconds, Seconds]]) -> list[tuple[Seconds, Seconds]]:
-    """Return turns, sorted by start, with those that overlap or touch joined."""
-    merged: list[tuple[Seconds, Seconds]] = []
-    for start, end in turns:
+def _merge_overlaps(turns: Sequence[Stretch]) -> list[Stretch]:
+    """Return turns, sorted by start, with those that overlap or touch joined; the speakers are lost."""
+    merged: list[Stretch] = []
+    for start, end, _ in turns:
         if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]), "")
         else:
-            merged.append((start, end))
+            merged.append((start, end, ""))
     return merged
 
 
 def _windows(
     blocks: Iterator[np.ndarray],
-    stretches: Sequence[Sequence[tuple[Samples, Samples]]],
+    stretches: Sequence[Sequence[tuple[Samples, Samples, str]]],
     window: Samples,
     hop: Samples,
-) -> Iterator[tuple[Samples, int, np.ndarray]]:
-    """Yield (start, column, samples) of the windows inside each column's stretches, in order of starts.
+) -> Iterator[tuple[Samples, int, np.ndarray, str]]:
+    """Yield (start, column, samples, speaker) of the windows inside each column's stretches, by starts.
 
     Args:
         blocks: float32 [samples, columns].
-        stretches: (begin, end) for each column.
+        stretches: (begin, end, speaker) for each column.
         window: samples of a window.
         hop: samples between the starts of two.
     """
@@ -224,11 +233,11 @@ def _windows(
     # Turns overlap, so the windows of several stretches may be under way at once. Merged by start, the stream
     # is read once, and nothing before the next start is needed any more.
     bounds = (
-        _window_bounds(begin, end, column, window, hop)
+        _window_bounds(begin, end, column, role, window, hop)
         for column, of_column in enumerate(stretches)
-        for begin, end in of_column
+        for begin, end, role in of_column
     )
-    for start, end, covered, column in heapq.merge(*bounds):
+    for start, end, covered, column, role in heapq.merge(*bounds):
         buffer.drop(start)
         while buffer.end < end and (block := next(blocks, None)) is not None:
             buffer.append(block)
@@ -237,15 +246,15 @@ def _windows(
             return
         # At the end of the recording, windows that would only repeat what the last one holds are left out.
         if min(end, buffer.end) > covered:
-            yield start, column, np.ascontiguousarray(buffer.copy(start, end)[:, column])
+            yield start, column, np.ascontiguousarray(buffer.copy(start, end)[:, column]), role
 
 
 def _window_bounds(
-    begin: Samples, limit: Samples, column: int, window: Samples, hop: Samples
-) -> Iterator[tuple[Samples, Samples, Samples, int]]:
-    """Yield (start, end, end of the one before, column) of the windows that cover a stretch."""
+    begin: Samples, limit: Samples, column: int, role: str, window: Samples, hop: Samples
+) -> Iterator[tuple[Samples, Samples, Samples, int, str]]:
+    """Yield (start, end, end of the one before, column, speaker) of the windows that cover a stretch."""
     start = covered = begin
     while covered < limit:
         end = min(start + window, limit)
-        yield start, end, covered, column
+        yield start, end, covered, column, role
         start, covered = start + hop, end

@@ -10,7 +10,8 @@ document:
     features              list<list<float16>>  [n, dim]
     start, end            list<float32>        [n], seconds where `timed`, else positions in [0, 1]
     timed                 bool
-    roles                 list<string>  [n], the speaker of each segment's channel; null where none is named
+    roles                 list<string>  [n], the speaker of each segment's channel or turn, empty if unknown;
+                                        null where none is known
     seconds (text: tokens)  float64  length of the document, all of which the features cover
 """
 
@@ -242,7 +243,7 @@ def _write_numpy(rows: Iterable[Row], folder: Path) -> None:
     """Write each document to `folder`/<doc_id>.npz.
 
     A file holds `doc_id`, `features` float16 [n, dim], `start` and `end` float32 [n], `timed`, and where
-    channels are named `roles` [n]. In its name, characters other than letters, digits and `_.-~` are written
+    a speaker is known `roles` [n]. In its name, characters other than letters, digits and `_.-~` are written
     as in URLs (%2F for a slash), and an id too long for a name is its first `LONGEST_NAME` characters and a
     hash.
     """
@@ -323,7 +324,7 @@ def _write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
         f'    documents = datasets.load_dataset("FOLDER", "{parts[0].name}", split="train")',
         "",
         "`features` is float16 [segments, width]; `start` and `end` are seconds where `timed`, else",
-        "positions in [0, 1]; `roles` are the speakers whose channels they are of; `labels` is JSON;",
+        "positions in [0, 1]; `roles` are the speakers of their channels or turns; `labels` is JSON;",
         "`seconds` (or `tokens`) is the length of the document, which the features cover whole.",
         "",
     ]

@@ -9,8 +9,8 @@ A data file holds one row per document, in columns that pyarrow alone can read:
     timed           bool           whether start and end are seconds
     seconds_seen, seconds_present  float64: audio that reached the encoder, audio that the document holds
     (text: tokens_seen, tokens_present)
-    roles           list<string>   the speaker of each segment's channel; null where none is named, and absent
-                                   where all are null
+    roles           list<string>   the speaker of each segment's channel or turn, empty if unknown; null where
+                                   none is known, and absent where all are null
     recognition     struct         name, fingerprint and mean confidence of the recogniser that wrote the
                                    transcript, see `Recognition`; null of other transcripts, and absent where
                                    all are null
@@ -47,9 +47,9 @@ class FeatureRow:
     """The features of one document in one modality.
 
     `features` is float16 [n, dim]; `start` and `end` are float32 [n]: seconds where `timed`, otherwise
-    positions in [0, 1]. `roles` are the speakers whose channels the segments are of, n names; None where
-    channels are not named. `seen` and `present` (seconds of audio, tokens of text) are equal: nothing is cut.
-    `recognition` is that of an automatic transcript which the features depend on.
+    positions in [0, 1]. `roles` are the speakers of the segments by their channels or turns, n names, empty
+    if unknown; None where none is known. `seen` and `present` (seconds of audio, tokens of text) are equal:
+    nothing is cut. `recognition` is that of an automatic transcript which the features depend on.
     """
 
     doc_id: str

@@ -12,6 +12,7 @@ import soundfile
 from hilbert_ray.config import Config, SegmentConfig
 from hilbert_ray.document.records import DocumentError, parse_document
 from hilbert_ray.segmentation import cutting
+from hilbert_ray.store import export_store
 from hilbert_ray.store.snapshot import FileVersions
 from hilbert_ray.store.store import Store
 from tests import make
@@ -63,6 +64,32 @@ def test_both_channels_are_segments_beside_each_other(tmp_path: Path) -> None:
     left = embedded(tmp_path, record, replace(windows, channels="left"), "left")
     np.testing.assert_array_equal(left.features, both.features[::2])
     assert left.roles is None
+
+
+def test_segments_cut_by_turns_keep_their_speakers_and_features_are_those_without(tmp_path: Path) -> None:
+    """Turns that overlap are seen once, whoever speaks, and some may be of nobody known."""
+    times = [(0.0, 1.5, "agent"), (1.0, 2.0, "customer"), (2.25, 2.5, None)]
+    turns = [{"text": "a", "start": start, "end": end, "role": role} for start, end, role in times]
+    record = {key: value for key, value in call(tmp_path).items() if key != "channels"} | {"text": turns}
+    config = SegmentConfig(audio="turns", max_s=0.75)
+    found = embedded(tmp_path, record, config, "with roles")
+    assert list(zip(found.start.tolist(), found.end.tolist(), found.roles, strict=True)) == [
+        (0.0, 0.75, "agent"),
+        (0.75, 1.5, "agent"),
+        (1.0, 1.75, "customer"),
+        (1.75, 2.0, "customer"),
+        (2.25, 2.5, ""),
+    ]
+    assert found.seen == pytest.approx(2.25)
+    nameless = record | {"text": [{**turn, "role": None} for turn in turns]}
+    plain = embedded(tmp_path, nameless, config, "without roles")
+    assert plain.roles is None
+    np.testing.assert_array_equal(found.features, plain.features)
+    np.testing.assert_array_equal(found.start, plain.start)
+    assert plain.seen == found.seen
+    export_store(Store.open(str(tmp_path / "with roles")), str(tmp_path / "out"), "numpy")
+    [file] = (tmp_path / "out").glob("audio-*/call.npz")
+    assert np.load(file)["roles"].tolist() == ["agent", "agent", "customer", "customer", ""]
 
 
 def test_a_document_is_done_again_when_its_channels_change_and_its_neighbours_are_not(
