@@ -69,7 +69,7 @@ def cut_speech(
         columns: how many there are.
         longest: the most samples of a segment; twice as many are held, to see where a pause ends.
     """
-    heard = _Heard(blocks, columns)
+    heard = _Heard(blocks, columns, amplify=True)
     due = [(0, column) for column in range(columns)]
     while due:
         start, column = heapq.heappop(due)
@@ -99,12 +99,12 @@ class _Heard:
     `samples` is [samples, columns]; each of `speech` is addressed by frame.
     """
 
-    def __init__(self, blocks: Iterator[np.ndarray], columns: int) -> None:
+    def __init__(self, blocks: Iterator[np.ndarray], columns: int, amplify: bool = False) -> None:
         self.samples = Buffer()
         self.speech = [Buffer() for _ in range(columns)]
         # In step, so that what one column has read and another has not is never more than a block.
         copies = tee(blocks, columns)
-        heard = [speech_probabilities(_column(copy, column)) for column, copy in enumerate(copies)]
+        heard = [speech_probabilities(_column(copy, column), amplify) for column, copy in enumerate(copies)]
         self._steps = zip(*heard, strict=True)
 
     def read(self, start: Samples, end: Samples) -> Samples:

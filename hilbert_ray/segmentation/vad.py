@@ -31,6 +31,11 @@ _FRAMES_AT_ONCE = 64
 """Frames per call of the model (2 s), to save the overhead of a call per frame."""
 _STATE_SHAPE = (1, 1, 128)
 """The recurrent state that is carried from call to call."""
+_LEVEL = 0.1
+"""Root mean square that quiet recordings are amplified to."""
+_MOST_GAIN = 100.0
+_DECAY = 0.95
+"""How much of the level is left a step (2 s) later, so that a quiet speaker after a loud one is heard."""
 
 
 def is_vad_installed() -> bool:
@@ -69,13 +74,17 @@ def vad_identity() -> dict[str, Any]:
     return {"model": digest[:16], "speech": SPEECH, "shortest_pause": SHORTEST_PAUSE}
 
 
-def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def speech_probabilities(
+    blocks: Iterator[np.ndarray], amplify: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (samples, probabilities of speech) of a recording in steps of 2 s, the last one shorter.
 
     The steps, and so the probabilities, do not depend on the sizes of the blocks.
 
     Args:
         blocks: mono float32 samples at `RATE_HZ`.
+        amplify: whether the detector hears quiet stretches amplified: it misses most words of a speaker
+            at -40 dB. The samples are yielded as they are.
 
     Yields:
         samples float32 [n], and probabilities float32 [ceil(n / FRAME)], the last frame filled up with zeros.
@@ -83,10 +92,14 @@ def speech_probabilities(blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndar
     session = _session()
     hidden = cell = np.zeros(_STATE_SHAPE, np.float32)
     context = np.zeros(_CONTEXT, np.float32)
+    level = 0.0
     for samples in _equal_blocks(blocks, _FRAMES_AT_ONCE * FRAME):
         # [frames, FRAME], the last one filled up with zeros; in front of each goes the end of the one before.
         frames = np.zeros((-(-len(samples) // FRAME), FRAME), np.float32)
         frames.reshape(-1)[: len(samples)] = samples
+        if amplify:
+            level = max(float(np.sqrt(np.mean(np.square(samples)))), level * _DECAY)
+            frames *= min(max(_LEVEL / max(level, _LEVEL / _MOST_GAIN), 1.0), _MOST_GAIN)
         contexts = np.concatenate([context[None], frames[:-1, -_CONTEXT:]])
         context = frames[-1, -_CONTEXT:]
         inputs = {"input": np.concatenate([contexts, frames], axis=1), "h": hidden, "c": cell}
