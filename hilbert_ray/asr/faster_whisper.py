@@ -1,1 +1,230 @@
-"""Whisper by CTranslate2, the engine of faster-whisper: `faster-whisper:<id or folder>`."""
+"""Whisper by CTranslate2, the engine of faster-whisper: `faster-whisper:<id or folder>`.
+
+Windows are decoded one by one: CTranslate2 computes with fewer rows as some end, and rounding with another
+number of rows would make a window's text depend on its batch.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from hilbert_ray.asr.protocol import Recognizer, Spoken, Window
+from hilbert_ray.asr.whisper_tokens import LATEST_FIRST, Vocabulary, check_language
+from hilbert_ray.asr.whisper_windows import Decoded, is_loop, recognize_windows, rules
+from hilbert_ray.config import ConfigError, RecognitionConfig
+from hilbert_ray.document import Hertz, Seconds
+from hilbert_ray.encoders import fingerprint_of, reading, resolve_precision, weights_hash
+
+BEAMS = 5
+"""Beams of the first try, the default of faster-whisper; the second is greedy, which goes another way."""
+_MOST_TOKENS = 448
+_FILES = ("config.json", "model.bin", "tokenizer.json")
+
+
+def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
+    """Return the recogniser for `faster-whisper:<id or folder>`; see `registry.build_recognizer`."""
+    if find_spec("faster_whisper") is None or find_spec("ctranslate2") is None:
+        raise ConfigError(
+            f"asr is {spec}, which needs faster-whisper, and it is not installed: pip install "
+            "'hilbert-ray[asr]' on every node, or use a model of transformers (`hf:...`)"
+        )
+    return FasterWhisperRecognizer(spec, options, device)
+
+
+class FasterWhisperRecognizer:
+    """Utterances of a Whisper model in CTranslate2's format, with their times and confidence."""
+
+    rate_hz: Hertz = 16_000
+    longest_s: Seconds = 30.0
+
+    def __init__(self, name: str, options: RecognitionConfig, device: str) -> None:
+        """Read the settings of a model; its weights are read at first use.
+
+        Args:
+            name: as in the settings.
+            options: of which precision and language count.
+            device: where it computes.
+
+        Raises:
+            ConfigError: when a file is missing or cannot be read, the model does not know the language, or
+                the device not the precision.
+        """
+        self.name, self.device = name, torch.device(device)
+        self.folder = _folder(name)
+        for file in _FILES:
+            if not (self.folder / file).is_file():
+                raise ConfigError(
+                    f"recognizer {name} has no {file}; a model in CTranslate2's format has "
+                    f"{', '.join(_FILES)}: name its folder, or convert one with ct2-transformers-converter "
+                    "--copy_files tokenizer.json"
+                )
+        with reading("tokenizer.json", name):
+            self.tokenizer = transformers.PreTrainedTokenizerFast(
+                tokenizer_file=str(self.folder / "tokenizer.json")
+            )
+        with reading("tokenizer.json", name):
+            self.vocabulary = _vocabulary(self.tokenizer)
+        check_language(name, options.language, self.vocabulary)
+        self.compute_type = self._compute_type(options.precision)
+        self.fingerprint = fingerprint_of(self._facts())
+
+    def _compute_type(self, setting: str) -> str:
+        import ctranslate2
+
+        precision = resolve_precision(setting, str(self.device))
+        known = ctranslate2.get_supported_compute_types(self.device.type)
+        if precision == "bf16" and "bfloat16" not in known:
+            if setting == "bf16":
+                raise ConfigError(
+                    f"recognition.precision is bf16, but on this {self.device.type} CTranslate2 computes in "
+                    f"{', '.join(sorted(known))}; set it to float32 or `auto`"
+                )
+            precision = "float32"
+        return "bfloat16" if precision == "bf16" else "float32"
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "engine": "faster-whisper 1",
+            "weights": weights_hash(str(self.folder)),
+            "precision": self.compute_type,
+            "beams": BEAMS,
+            "rules": rules(),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the transcripts, as plain values."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "type": "whisper",
+            "rate_hz": self.rate_hz,
+            **self._facts(),
+        }
+
+    def rehearse(self) -> None:
+        """Check that the weights are of a Whisper model in CTranslate2's format.
+
+        Raises:
+            ConfigError: when they are not.
+        """
+        # A number, and the name of the network with its length before it.
+        with (self.folder / "model.bin").open("rb") as file:
+            start = file.read(64)
+        if b"WhisperSpec" not in start:
+            raise ConfigError(
+                f"recognizer {self.name}: model.bin does not hold a Whisper model in CTranslate2's format; "
+                "it may be cut off: fetch it again, or convert the model with ct2-transformers-converter"
+            )
+
+    @cached_property
+    def model(self) -> Any:  # noqa: ANN401 - CTranslate2 has no types
+        """The network on the device; loaded at first use."""
+        import ctranslate2
+
+        with reading("weights", self.name):
+            return ctranslate2.models.Whisper(
+                str(self.folder),
+                device=self.device.type,
+                device_index=self.device.index or 0,
+                compute_type=self.compute_type,
+                intra_threads=torch.get_num_threads(),
+                inter_threads=1,
+            )
+
+    @cached_property
+    def _extractor(self) -> transformers.WhisperFeatureExtractor:
+        return transformers.WhisperFeatureExtractor(feature_size=self.model.n_mels)
+
+    def detect_languages(self, windows: Sequence[Window]) -> list[dict[str, float]]:
+        """Return the probability of each language, by its code, in each window; {} if there is but one."""
+        if not self.vocabulary.languages:
+            return [{} for _ in windows]
+        found = [self.model.detect_language(self._features(window))[0] for window in windows]
+        return [{name.strip("<|>"): share for name, share in shares} for shares in found]
+
+    def recognize(self, windows: Sequence[Window]) -> list[list[Spoken]]:
+        """Return the utterances in each window; called without windows, only load the weights."""
+        _ = self.model
+        return recognize_windows(self, windows)
+
+    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Return tokens as text."""
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+    def decode(self, windows: Sequence[Window], is_second: bool) -> list[Decoded]:
+        """Return the tokens of each window: those of a beam search, or the likeliest one by one."""
+        return [self._decode(window, 1 if is_second else BEAMS) for window in windows]
+
+    def _decode(self, window: Window, beams: int) -> Decoded:
+        prompt = self.vocabulary.prompt(window.language)
+        (result,) = self.model.generate(
+            self._features(window),
+            [prompt],
+            beam_size=beams,
+            max_length=_MOST_TOKENS,
+            return_scores=True,
+            return_no_speech_prob=True,
+            max_initial_timestamp_index=LATEST_FIRST,
+        )
+        tokens = [int(token) for token in result.sequences_ids[0]]
+        return Decoded(
+            tokens=tokens,
+            # The engine tells their mean alone.
+            log_probabilities=[float(result.scores[0])] * len(tokens),
+            no_speech=float(result.no_speech_prob),
+            is_ended=len(prompt) + len(tokens) < _MOST_TOKENS and not is_loop(tokens),
+        )
+
+    def _features(self, window: Window) -> Any:  # noqa: ANN401
+        import ctranslate2
+
+        made = self._extractor(window.samples, sampling_rate=self.rate_hz, return_tensors="np")
+        return ctranslate2.StorageView.from_array(np.ascontiguousarray(made.input_features, np.float32))
+
+
+def _folder(name: str) -> Path:
+    """Return the folder of `faster-whisper:<id or folder>`; an id is downloaded, once per node.
+
+    Raises:
+        ConfigError: when there is no such model.
+    """
+    model = name.partition(":")[2]
+    if Path(model).is_dir():
+        return Path(model)
+    from faster_whisper import download_model
+
+    try:
+        return Path(download_model(model))
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"recognizer {name} is not a local folder and cannot be fetched: {error}; give the path of a "
+            "folder with model.bin, or correct the name or the network"
+        ) from error
+
+
+def _vocabulary(tokenizer: Any) -> Vocabulary:  # noqa: ANN401
+    """Return the special tokens of a tokenizer.json."""
+    token = tokenizer.get_vocab()
+    first = token["<|0.00|>"] if "<|0.00|>" in token else token["<|notimestamps|>"] + 1
+    # Between the start and the tasks lie the languages, if the model knows several.
+    between = range(token["<|startoftranscript|>"] + 1, min(token["<|transcribe|>"], token["<|translate|>"]))
+    is_multilingual = token["<|endoftext|>"] != 50256
+    names = [name.strip("<|>") for name in tokenizer.convert_ids_to_tokens(list(between))]
+    languages = dict(sorted(zip(names, between, strict=True))) if is_multilingual else {}
+    return Vocabulary(
+        size=first + 1501,
+        end=token["<|endoftext|>"],
+        first_timestamp=first,
+        no_speech=token["<|notimestamps|>"] - 1,
+        suppressed=(),
+        languages=languages,
+        start=token["<|startoftranscript|>"],
+        task=token["<|transcribe|>"] if languages else None,
+    )

@@ -1,1 +1,25 @@
 """From `hf:<id or folder>[@revision]` to the recogniser for its architecture: Whisper, or CTC models."""
+
+import transformers
+
+from hilbert_ray.asr.ctc import CtcRecognizer, is_ctc
+from hilbert_ray.asr.protocol import Recognizer
+from hilbert_ray.asr.whisper import WhisperRecognizer
+from hilbert_ray.config import ConfigError, RecognitionConfig
+from hilbert_ray.encoders import check_folder, check_layers, fetch, reading
+
+
+def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
+    """Return the recogniser for `hf:<id or folder>[@revision]`; see `registry.build_recognizer`."""
+    folder = fetch(spec)
+    check_layers(check_folder(folder, spec), spec)
+    with reading("config.json", spec, "name a model that the installed transformers knows"):
+        config = transformers.AutoConfig.from_pretrained(folder)
+    if config.model_type == "whisper":
+        return WhisperRecognizer(spec, folder, config, options, device)
+    if is_ctc(config):
+        return CtcRecognizer(spec, folder, config, options, device)
+    raise ConfigError(
+        f"recognizer {spec} is a model of type {config.model_type!r}; name a Whisper model, or a CTC model "
+        "such as wav2vec 2.0 or Parakeet that was trained to write text"
+    )
