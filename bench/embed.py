@@ -8,9 +8,13 @@ rate of `embed` is measured from the first commits of all workers until the firs
 least four units per worker; the time before is start-up and has a table of its own. What others would run is
 in `bench.peers`. Anything with a constant rate runs for half a minute.
 
+Whisper's input is 30 s long whatever it hears: `whisper-fills` compares windows of 10 s that fill it together
+with windows that have one each, on recordings of up to 10 min, so that few inputs stay half empty.
+
 Memory: the peak of a process that embeds one document of 1 h and of 4 h, and of one that only decodes.
 
     python -m bench.embed [--only memory minilm hubert-base] [--minutes 5] [--repeats 3] [--longest 120]
+                          [--precision auto]
 """
 
 import argparse
@@ -38,6 +42,8 @@ WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data
 LEAST_UNITS = 4  # per worker in the measured time; with fewer, where the last commit falls decides the rate
 STEADY_S = 30.0  # measured time of anything with a constant rate
 DEFAULT = ("memory", "minilm", "hubert-base")
+FILLS = "whisper-fills"
+LONGEST_FILLED_S = 600.0
 WORDS = (
     "the a we they went came said about nothing garden morning people work never always house and then "
     "because remember feel better tired doctor sleep week family talk quiet between something long"
@@ -83,20 +89,31 @@ def _manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def run_embed(
-    manifest: str, store: Path, workers: int, audio: str, text: str, unit_s: float, window_s: float
+    manifest: str,
+    store: Path,
+    workers: int,
+    audio: str,
+    text: str,
+    unit_s: float,
+    window_s: float,
+    precision: str,
+    context: str = "auto",
 ) -> tuple[float, float]:
     """Run `embed` in its own process; return its rate (s of audio or tokens, per second) and start-up, s."""
     program = (
-        "import sys; from hilbert_ray.config import Config, EmbedConfig, SegmentConfig\n"
+        "import sys; from hilbert_ray.config import Config, EmbedConfig, EncoderConfig, SegmentConfig\n"
         "from hilbert_ray.embedding import embed\n"
-        "manifest, store, audio, text, workers, unit_s, window_s = sys.argv[1:]\n"
+        "manifest, store, audio, text, workers, unit_s, window_s, precision, context = sys.argv[1:]\n"
         "segment = SegmentConfig(window_s=float(window_s), hop_s=float(window_s))\n"
         "settings = EmbedConfig(workers=int(workers), unit_s=float(unit_s), threads=1, buckets=1)\n"
-        "embed(manifest, store, Config(audio=audio, text=text, segment=segment, embed=settings))"
+        "heard = EncoderConfig(precision=precision, context=context)\n"
+        "read = EncoderConfig(precision=precision)\n"
+        "embed(manifest, store, Config(audio=audio, text=text, audio_encoder=heard, text_encoder=read,"
+        " segment=segment, embed=settings))"
     )
     began = time.time()
     command = [sys.executable, "-c", program, manifest, str(store), audio, text]
-    command += [str(workers), str(unit_s), str(window_s)]
+    command += [str(workers), str(unit_s), str(window_s), precision, context]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     commits = commits_of(store)
     # The first commits were computed before the clock starts; at the end some worker may be out of work.
@@ -119,13 +136,13 @@ def commits_of(store: Path) -> list[tuple[float, float]]:
     )
 
 
-def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, float]:
+def forward(spec: str, shape: tuple[int, int], seconds: float, precision: str) -> tuple[float, float]:
     """Run bare forward passes on random input for some seconds; return the rows done and the time, s."""
     import torch
     import transformers
 
     torch.set_num_threads(1)
-    dtype = torch.bfloat16 if resolve_precision() == "bf16" else torch.float32
+    dtype = torch.bfloat16 if resolve_precision(precision) == "bf16" else torch.float32
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(spec.removeprefix("hf:")).to(dtype).eval()
     mask = {}
@@ -146,14 +163,15 @@ def forward(spec: str, shape: tuple[int, int], seconds: float) -> tuple[float, f
     return done, time.perf_counter() - began
 
 
-def run_forward(spec: str, shapes: Sequence[tuple[int, int]], seconds: float, workers: int) -> float:
+def run_forward(
+    spec: str, shapes: Sequence[tuple[int, int]], seconds: float, workers: int, precision: str
+) -> float:
     """Return rows per second of all workers together, with the fastest of some batch shapes."""
     rates = []
     with ProcessPoolExecutor(workers) as pool:
         for shape in shapes:
-            results = pool.map(
-                forward, [spec] * workers, [shape] * workers, [seconds / len(shapes)] * workers
-            )
+            one = partial(forward, spec, shape, seconds / len(shapes))
+            results = pool.map(one, [precision] * workers)
             rates.append(sum(done / passed for done, passed in results))
     return max(rates)
 
@@ -213,7 +231,8 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
     spec, workers, seconds = save_model(shape, folder / shape), settings.workers, 60 * settings.minutes
     samples = round(window_s(shape) * RATE_HZ)
     shapes = [(1, samples), (6, samples)]
-    expected_rate = window_s(shape) * run_forward(spec, shapes, 10.0, workers)
+    precision = settings.precision
+    expected_rate = window_s(shape) * run_forward(spec, shapes, 10.0, workers, precision)
     manifest, durations = recordings(folder, expected_rate * seconds, settings.longest)
     row_s = window_s(shape)
     if shape.startswith("whisper"):  # a partial window costs as much as a full one
@@ -222,13 +241,13 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
 
     def embed() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as store:
-            settings = (spec, "none", 60.0, window_s(shape))
+            settings = (spec, "none", 60.0, window_s(shape), precision)
             rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
         starts.append(start)
         return rate
 
     actions: dict[str, Callable[[], float]] = {
-        BARE: lambda: row_s * run_forward(spec, shapes, STEADY_S, workers),
+        BARE: lambda: row_s * run_forward(spec, shapes, STEADY_S, workers, precision),
         EMBED: embed,
         "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, workers, shape),
         "Ray Data script": partial(peer, "ray-data", spec, manifest, workers, shape),
@@ -236,12 +255,35 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
     rates = turns({name: actions[name] for name in actions if name in settings.ways}, settings.repeats)
     title = f"{shape}, recordings of 5 to {settings.longest:g} s, {workers} workers of one thread"
     bars = [
-        Bar(row=EMBED, against=BARE, least=0.9),
+        Bar(row=EMBED, against=BARE, least=0.92),
         Bar(row=EMBED, against="transformers pipeline", least=1.5),
         Bar(row=EMBED, against="Ray Data script", least=1.3),
     ]
     record.table(title, "s of audio per second", rates, next(iter(rates)), bars)
     record.table(f"{shape}, until the first commits of all workers", "s", {EMBED: starts})
+
+
+def fills(record: Record, folder: Path, settings: argparse.Namespace) -> None:
+    """Measure Whisper on windows of 10 s that share its input, against windows that have one each."""
+    spec, workers = save_model("whisper-base", folder / "whisper-base"), settings.workers
+    rate = 10.0 * run_forward(spec, [(1, 30 * RATE_HZ)], 10.0, workers, settings.precision)
+    manifest, durations = recordings(folder, rate * 60 * settings.minutes, LONGEST_FILLED_S)
+    alone, together = "each window in an input", "windows that fill an input"
+
+    def embed(context: str) -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as store:
+            options = (spec, "none", 60.0, 10.0, settings.precision, context)
+            return run_embed(manifest, Path(store) / "store", workers, *options)[0]
+
+    contexts = {alone: "segment", together: "fill"}
+    rates = turns({row: partial(embed, context) for row, context in contexts.items()}, settings.repeats)
+    inputs = np.ceil(durations / 10).sum() / np.ceil(durations / 30).sum()
+    title = (
+        f"whisper-base, windows of 10 s, recordings of 5 to {LONGEST_FILLED_S:g} s ({inputs:.2f} times fewer "
+        f"inputs), {workers} workers of one thread"
+    )
+    bars = [Bar(row=together, against=alone, least=2.5)]
+    record.table(title, "s of audio per second", rates, alone, bars)
 
 
 def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace) -> None:
@@ -253,20 +295,21 @@ def words(record: Record, shape: str, folder: Path, settings: argparse.Namespace
     texts = [text for row in rows(transcripts(folder, 2000)) for text in row["text"]]
     tokens_per_text = sum(encoder.count_tokens(texts)) / len(texts)
     shapes = [(16, round(tokens_per_text) + 2), (64, round(tokens_per_text) + 2)]
-    expected_rate = run_forward(spec, shapes, 10.0, workers)
+    precision = settings.precision
+    expected_rate = run_forward(spec, shapes, 10.0, workers, precision)
     manifest = transcripts(folder, round(expected_rate * seconds))
     starts = []
 
     def embed() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as store:
-            settings = ("none", spec, EmbedConfig().unit_s, 10.0)
+            settings = ("none", spec, EmbedConfig().unit_s, 10.0, precision)
             rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
         starts.append(start)
         return rate
 
     rivals = ("sentence-transformers", "text-pipeline")
     actions: dict[str, Callable[[], float]] = {
-        BARE: lambda: tokens_per_text * run_forward(spec, shapes, STEADY_S, workers),
+        BARE: lambda: tokens_per_text * run_forward(spec, shapes, STEADY_S, workers, precision),
         EMBED: embed,
         "sentence-transformers": lambda: tokens_per_text * peer(rivals[0], spec, manifest, workers, shape),
         "transformers pipeline": lambda: tokens_per_text * peer(rivals[1], spec, manifest, workers, shape),
@@ -293,13 +336,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="*", choices=(*SHAPES, "memory"), default=DEFAULT)
+    parser.add_argument("--only", nargs="*", choices=(*SHAPES, "memory", FILLS), default=DEFAULT)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument(
         "--minutes", type=float, default=5.0, help="work for `embed`: what bare passes do in this time"
     )
     parser.add_argument("--longest", type=float, default=120.0, help="longest recording, seconds")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     settings = parser.parse_args()
     record = Record("embed")
@@ -307,6 +351,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             if name == "memory":
                 memory(record, Path(folder))
+            elif name == FILLS:
+                fills(record, Path(folder), settings)
             else:
                 (speech if name in SPEECH else words)(record, name, Path(folder), settings)
 

@@ -27,6 +27,7 @@ from hilbert_ray.config.settings import (
     TaskConfig,
     TaskKind,
     TrainConfig,
+    recorded_options,
 )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "load_file",
     "parse_channels",
     "preset",
+    "recorded_options",
     "require",
     "to_dict",
     "with_settings_checksum",

@@ -88,11 +88,16 @@ class EncoderConfig:
     """How the frames or tokens of a segment are pooled into one vector. `auto`: as a text model's folder
     declares (sentence-transformers), with the projections and the prompt that it declares; without such a
     declaration, the last token of causal language models, and the mean."""
+    context: Literal["auto", "segment", "fill"] = "auto"
+    """What an audio encoder with an input of one length hears (Whisper: 30 s): `segment`, each segment alone
+    in an input of its own; `fill`, consecutive segments together, as many as fit, each pooled over its own
+    time, which takes a third of the time with windows of 10 s. `auto`: `fill` for such encoders."""
     prefix: str = "auto"
     """What precedes each segment of text, such as `passage: `; it is not counted as its words. `auto`: the
     default prompt that the folder declares, if pooling is `auto` too, else nothing."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the encoder. `auto`: bf16 where the hardware supports it, else float32."""
+    """Arithmetic of the encoder. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), else
+    float32."""
     # Never read from a published model: whoever made it must not decide what runs on this machine.
     trust_remote_code: bool = False
     """Run the Python code that comes with the weights. Off by default: such code can do anything."""
@@ -105,6 +110,14 @@ class EncoderConfig:
             f"encoder layer is {self.layer!r}; set it to `last`, `all`, an index such as `9`, or a range "
             "such as `6:12`",
         )
+
+
+def recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder's options as an earlier version recorded them, with what they meant.
+
+    Before there was `context`, every segment was heard alone.
+    """
+    return {"context": "segment", **options}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,7 +120,8 @@ class AudioSegment:
     """A stretch of mono audio: `samples` float32 [n] at the encoder's rate, times in seconds.
 
     `role` is the speaker whose channel or turn it is, None if unknown; `channel` counts the channels that are
-    cut by themselves, from 0.
+    cut by themselves, from 0. `fill`, float32 [m], is what an encoder hears it in, one array for all segments
+    that are heard together, and it begins there at sample `offset`; None where it is heard alone.
     """
 
     start: Seconds
@@ -128,6 +129,8 @@ class AudioSegment:
     samples: np.ndarray
     role: str | None = None
     channel: int = 0
+    fill: np.ndarray | None = None
+    offset: Samples = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,7 +60,7 @@ def embed_documents(
         DocumentProgress(unit=0, entry=entry, source=source)
         for entry, source in zip(entries, sources, strict=True)
     ]
-    reader = PieceReader(modality=modality, rate_hz=encoder.rate_hz, config=config)
+    reader = PieceReader.of(modality, encoder, config)
     parts = read_ahead(documents, reader)
     return encode_parts(documents, parts, encoder, config)
 
@@ -96,11 +96,15 @@ def encode_parts(
             document.end = part
             document.flaws += part.flaws
             continue
-        for segment in segments_of(document, part, encoder, config):
-            batch.append((document, segment))
-            is_audio = isinstance(segment, AudioSegment)
+        segments = segments_of(document, part, encoder, config)
+        # What is heard together stays together, or it would be computed in both batches.
+        for together in [segments] if isinstance(part, tuple) else [[one] for one in segments]:
+            batch += [(document, segment) for segment in together]
             # Text is limited by number, since its cost is only known once it is tokenised.
-            size += segment.end - segment.start if is_audio else _BATCH_S / _BATCH_TEXTS
+            size += sum(
+                one.end - one.start if isinstance(one, AudioSegment) else _BATCH_S / _BATCH_TEXTS
+                for one in together
+            )
             if size >= _BATCH_S:
                 _encode(batch, encoder, made)
                 batch, size = [], 0.0
@@ -111,9 +115,9 @@ def encode_parts(
 def segments_of(
     document: DocumentProgress, part: Piece, encoder: Encoder, config: Config
 ) -> Sequence[Segment]:
-    """Return a part as segments: audio is one already, a transcript is cut here; none if that fails."""
-    if isinstance(part, AudioSegment):
-        return [part]
+    """Return a part as segments: audio is cut already, a transcript is cut here; none if that fails."""
+    if isinstance(part, tuple):
+        return part
     document.flaws = part.flaws
     cut = partial(text_segments, document.entry.document, part.text, encoder, config.segment)
     segments = run_or_quarantine(document.entry, document.source, "read", cut)
@@ -204,22 +208,26 @@ def _row(document: DocumentProgress, encoded: _Encoded, encoder: Encoder) -> Fea
             f"document {doc_id!r} has no {encoder.modality} left to embed; check the file, and segment.roles "
             "if it is set"
         )
-    features = np.stack(encoded.features)
+    order = list(range(len(encoded.segments)))
+    if encoder.modality == "audio":  # fills of several channels come in the order in which they end
+        order.sort(key=lambda row: encoded.segments[row][0])
+    features = np.stack([encoded.features[row] for row in order])
+    segments = [encoded.segments[row] for row in order]
     # A NaN in one segment would make every loss of every batch with this document NaN.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0, 0])
-        start, end, _, _ = encoded.segments[row]
+        start, end, _, _ = segments[row]
         raise FeatureError(
             f"document {doc_id!r}: the features of segment {row} ({start:.2f} to {end:.2f} s) are not "
             "finite or beyond 65504, the largest float16; check this stretch of the document"
         )
-    spans = [(start, end) for start, end, _, _ in encoded.segments]
-    words = [text_or_role for _, _, text_or_role, _ in encoded.segments]
+    spans = [(start, end) for start, end, _, _ in segments]
+    words = [text_or_role for _, _, text_or_role, _ in segments]
     roles = None
     if encoder.modality == "audio":
         # The channels of several speakers lie beside each other in time.
         by_channel: dict[int, list[tuple[Seconds, Seconds]]] = {}
-        for start, end, _, channel in encoded.segments:
+        for start, end, _, channel in segments:
             by_channel.setdefault(channel, []).append((start, end))
         roles = tuple(words) if any(words) else None
         seen = present = _check_seconds(doc_id, [*by_channel.values()], end_part.expected, encoder.rate_hz)

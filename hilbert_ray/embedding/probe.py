@@ -50,7 +50,7 @@ class _Probe(Probe[Piece]):
     def __init__(
         self, entries: Sequence[StoredDocument], modality: Modality, encoder: Encoder, config: Config
     ) -> None:
-        super().__init__(entries, PieceReader(modality=modality, rate_hz=encoder.rate_hz, config=config))
+        super().__init__(entries, PieceReader.of(modality, encoder, config))
         self._modality, self._encoder, self._config = modality, encoder, config
         self._batch: list[Segment] = []
         self._batch_s: Seconds = 0.0

@@ -6,15 +6,25 @@ from typing import TypeAlias
 
 from hilbert_ray import audio
 from hilbert_ray.config import Config, Modality
-from hilbert_ray.document import AudioSegment, Document, DocumentError, Hertz, Recognition, Seconds, Utterance
-from hilbert_ray.segmentation import audio_segments, characters, expected_seconds
+from hilbert_ray.document import (
+    AudioSegment,
+    Document,
+    DocumentError,
+    Hertz,
+    Recognition,
+    Samples,
+    Seconds,
+    Utterance,
+)
+from hilbert_ray.encoders import Encoder
+from hilbert_ray.segmentation import audio_segments, characters, expected_seconds, heard_together
 from hilbert_ray.storage import StorageError, file_versions
 from hilbert_ray.store import StoredDocument
 from hilbert_ray.transcript import Flaw, LoadedText, clip, load_text
 from hilbert_ray.units import DocumentEnd, DocumentReader, Recording, check_same, transcript_versions
 
-SEGMENTS_AHEAD = 64
-"""Audio segments that wait for the encoder; of 10 s at 16 kHz, they take 41 MB."""
+PARTS_AHEAD = 64
+"""Parts of recordings that wait for the encoder: segments of 10 s at 16 kHz take 41 MB, fills of 30 s 123."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,37 +35,44 @@ class Transcript:
     flaws: tuple[Flaw, ...] = ()
 
 
-Piece: TypeAlias = AudioSegment | Transcript
+Piece: TypeAlias = tuple[AudioSegment, ...] | Transcript
+"""A tuple holds the audio segments that are heard together, one alone where the encoder hears each alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PieceReader(DocumentReader[Piece]):
-    """Reads one modality of documents. `rate_hz`: what the audio encoder takes."""
+    """Reads one modality of documents. `rate_hz` and `fill`: those of the encoder."""
 
     modality: Modality
     rate_hz: Hertz
+    fill: Samples
     config: Config
+
+    @classmethod
+    def of(cls, modality: Modality, encoder: Encoder, config: Config) -> "PieceReader":
+        """Return what reads for an encoder."""
+        return cls(modality=modality, rate_hz=encoder.rate_hz, fill=encoder.fill, config=config)
 
     @property
     def ahead(self) -> int:
-        """How many segments may wait."""
-        return SEGMENTS_AHEAD if self.modality == "audio" else 0
+        """How many parts may wait."""
+        return PARTS_AHEAD if self.modality == "audio" else 0
 
     def read(self, entry: StoredDocument) -> Iterator[Piece | DocumentEnd]:
         """Yield the audio segments of a document, or its transcript, then its end."""
         if self.modality == "audio":
-            return _read_audio(entry, self.rate_hz, self.config)
+            return _read_audio(entry, self.rate_hz, self.fill, self.config)
         return _read_text(entry, self.config)
 
     def seconds(self, part: Piece) -> Seconds:
-        """Return how long a segment is."""
-        return part.end - part.start if isinstance(part, AudioSegment) else 0.0
+        """Return how long the segments of a part are."""
+        return sum(one.end - one.start for one in part) if isinstance(part, tuple) else 0.0
 
 
 def _read_audio(
-    entry: StoredDocument, rate_hz: Hertz, config: Config
-) -> Iterator[AudioSegment | DocumentEnd]:
-    """Yield the audio segments of a document, then its end.
+    entry: StoredDocument, rate_hz: Hertz, fill: Samples, config: Config
+) -> Iterator[tuple[AudioSegment, ...] | DocumentEnd]:
+    """Yield the audio segments of a document as they are heard, then its end.
 
     Raises:
         DocumentError: when the recording or a transcript that cuts it is invalid, or changed after planning.
@@ -72,7 +89,8 @@ def _read_audio(
         flaws = loaded.flaws if config.encoder("text").spec == "none" else ()
     recording = Recording(entry, rate_hz, config)
     speakers = recording.speakers
-    yield from audio_segments(document, recording.blocks, rate_hz, config.segment, speakers)
+    segments = audio_segments(document, recording.blocks, rate_hz, config.segment, speakers)
+    yield from heard_together(segments, fill, rate_hz)
     duration_s, findings = recording.finish()
     expected = expected_seconds(document, config.segment, duration_s, speakers)
     yield DocumentEnd(expected=expected, timed=True, flaws=flaws + findings, recognition=recognition)

@@ -40,7 +40,7 @@ class EmbedUnits(UnitWorker[Piece]):
     def reader(self, content: Content) -> PieceReader:
         """Return what reads a modality for its encoder."""
         encoder = self.encoders[content]
-        return PieceReader(modality=encoder.modality, rate_hz=encoder.rate_hz, config=self.config)
+        return PieceReader.of(encoder.modality, encoder, self.config)
 
     def rows(
         self,

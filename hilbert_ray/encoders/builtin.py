@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, to_dict
-from hilbert_ray.document import AudioSegment, Hertz, Segment, TextSegment
+from hilbert_ray.document import AudioSegment, Hertz, Samples, Segment, TextSegment
 from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.segmentation import segmentation
 
@@ -35,6 +35,7 @@ class Mfcc:
     modality: Modality = "audio"
     name = "mfcc"
     rate_hz: Hertz = 16_000
+    fill: Samples = 0
     max_tokens: int | None = None
     coefficients = 20
     frame = 400  # samples, 25 ms
@@ -112,6 +113,7 @@ class Hashing:
     modality: Modality = "text"
     name = "hashing"
     rate_hz: Hertz = 0
+    fill: Samples = 0
     max_tokens: int | None = None
     half = 256
     dim = 2 * half

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hilbert_ray.config import Modality
-from hilbert_ray.document import Hertz, Segment
+from hilbert_ray.document import Hertz, Samples, Segment
 
 
 class Encoder(Protocol):
@@ -16,22 +16,30 @@ class Encoder(Protocol):
 
     modality: which segments it takes. name: as in the settings. dim: width of a feature. fingerprint: hash of
     everything that features depend on besides the document: weights, layer, pooling, precision, segmentation.
-    rate_hz: sampling rate of audio segments, 0 for text. max_tokens: longest text segment, without special
-    tokens; None where there is no limit.
+    rate_hz: sampling rate of audio segments, 0 for text. fill: most samples of audio segments that are heard
+    together (`segmentation.heard_together`), 0 where each is heard alone. max_tokens: longest text segment,
+    without special tokens; None where there is no limit.
     """
 
     modality: Modality
     name: str
     dim: int
-    fingerprint: str
     rate_hz: Hertz
+    fill: Samples
     max_tokens: int | None
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash that names its features."""
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the features, as plain values: the content of the store's encoder.json."""
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, dim], one per segment; a segment has the same feature in any batch.
+
+        That holds where segments are heard together too, since each brings what it is heard in
+        (`AudioSegment.fill`). Those of one fill are computed once if they are in the same call.
 
         Called without segments, it only loads libraries and weights: a worker does so first, so that what
         keeps them from loading is raised before any document is read, and no document is blamed for it.

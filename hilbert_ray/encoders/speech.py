@@ -4,6 +4,7 @@ One class for all of them; `speech_types` says in what they differ. Each segment
 nothing in it depends on the batch, and shares a batch with shorter ones only where a mask hides the padding.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +16,21 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from hilbert_ray.config import ConfigError, Modality
-from hilbert_ray.document import AudioSegment, Segment
+from hilbert_ray.document import AudioSegment, Samples, Segment
 from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.speech_types import REMOTE_CODE, SpeechType, frames_of, shortest_input
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
 from hilbert_ray.encoders.weights import code_hash
 
-BATCH_S = {"cpu": 10, "cuda": 60}
-"""Most padded seconds of audio in a batch, by device: a GPU needs many, the caches of a CPU hold few."""
+BATCH_S = {
+    ("cpu", "float32"): (10, 40), ("cpu", "bf16"): (60, 60),
+    ("cuda", "float32"): (60, 240), ("cuda", "bf16"): (60, 240),
+}  # fmt: skip
+"""Most padded seconds of audio in a batch, of samples and of spectrograms, which have far fewer frames.
+
+By device and arithmetic: the caches of a CPU hold few frames in float32, but its matrix units (AMX), as those
+of a GPU, need many to be busy. A rule and no measurement at the start: that would come out different in
+another run, and with it the last bits of features."""
 OVERHEAD_S = 0.5
 """The fixed cost of a batch, as the seconds of audio that take as long."""
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 192_000
@@ -54,12 +62,12 @@ class SpeechEncoder(Transformer):
             )
         # The convolutions of an adapter mix what is masked into the last frames of the output.
         self.pads = self.is_masked and self.frame_steps == self.steps
-        # Spectrogram frames are far fewer than samples, so more seconds fit.
-        seconds = BATCH_S[self.device.type] * (1 if kind.is_waveform else 4)
-        self.budget = seconds * self.rate_hz
+        of_samples, of_spectrograms = BATCH_S[self.device.type, self.precision]
+        self.budget = (of_samples if kind.is_waveform else of_spectrograms) * self.rate_hz
         self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
         if self.length is not None:
             self._check_segmentation(self.length / self.rate_hz)
+        self.fill = self._fill()
 
     def _check_pooling(self, pretrained: Pretrained) -> None:
         if pretrained.options.prefix not in ("auto", ""):
@@ -77,6 +85,31 @@ class SpeechEncoder(Transformer):
                 f"audio encoder {pretrained.spec} is a speech model, which has no cls token; set pooling to "
                 "mean or mean_std"
             )
+
+    def _fill(self) -> Samples:
+        """Return up to how many samples segments are heard together, 0 for each alone.
+
+        Raises:
+            ConfigError: when they should be, but the encoder cannot.
+        """
+        options, segment = self.pretrained.options, self.pretrained.segment
+        # CLAP repeats short audio until it fills its input, so its states have no times.
+        cannot = (
+            "takes input of any length" if self.length is None
+            else "gives states that have no times" if not self.steps
+            else "is pooled as a whole (pooling `cls`)" if options.pooling == "cls"
+            else ""
+        )  # fmt: skip
+        if options.context == "fill" and cannot:
+            raise ConfigError(
+                f"audio encoder {self.name} {cannot}, so segments cannot share an input; set "
+                "audio_encoder.context to `segment`"
+            )
+        if options.context == "segment" or cannot or self.length is None:
+            return 0
+        # Windows as long as the input share it with nothing: features are those of `segment`.
+        is_full = segment.audio == "window" and segment.window_s * self.rate_hz >= self.length
+        return 0 if is_full else self.length
 
     def _check_extractor(self) -> None:
         """Check that what prepares the audio is what the network was made for."""
@@ -130,20 +163,34 @@ class SpeechEncoder(Transformer):
         # An adapter made other features while the mask was that of its output, or padding reached it.
         if self.kind.is_waveform and self.kind.is_masked(self.config) and self.kind.adapter(self.config):
             facts["frames"] = 2
+        if self.fill:
+            facts["context"] = "fill"
         if self.pretrained.runs_code:
             facts["code"] = code_hash(self.pretrained.folder)
         return facts
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
         for segment in segments:
-            if self.length and isinstance(segment, AudioSegment) and len(segment.samples) > self.length:
+            if self.length and isinstance(segment, AudioSegment) and len(self._heard(segment)) > self.length:
                 longest_s = self.length / self.rate_hz
                 raise SegmentTooLongError(
                     f"segment from {segment.start:.2f} to {segment.end:.2f} s is longer than the "
                     f"{longest_s:g} s that {self.name} takes; set segment.window_s or segment.max_s to at "
                     f"most {longest_s:g}"
                 )
-        return [segment.samples for segment in segments if isinstance(segment, AudioSegment)]
+        return [self._heard(segment) for segment in segments if isinstance(segment, AudioSegment)]
+
+    def _heard(self, segment: AudioSegment) -> np.ndarray:
+        return segment.samples if segment.fill is None or not self.fill else segment.fill
+
+    def _heard_together(self, segments: Sequence[Segment]) -> list[list[int]]:
+        if not self.fill:
+            return super()._heard_together(segments)
+        groups: dict[int, list[int]] = {}
+        for row, segment in enumerate(segments):
+            fill = segment.fill if isinstance(segment, AudioSegment) else None
+            groups.setdefault(-1 - row if fill is None else id(fill), []).append(row)
+        return [*groups.values()]
 
     def _sizes(self, lengths: np.ndarray) -> np.ndarray:
         if self.length is not None:
@@ -151,7 +198,7 @@ class SpeechEncoder(Transformer):
         sizes: np.ndarray = np.maximum(lengths, self.shortest)
         return sizes
 
-    def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
+    def _encode(self, inputs: Sequence[np.ndarray], heard: Sequence[Sequence[Segment]]) -> Tensor:
         prepared = [self._prepared(samples) for samples in inputs]
         arguments = {
             self.extractor.model_input_names[0]: pad_sequence([values for values, _ in prepared], True).to(
@@ -166,9 +213,41 @@ class SpeechEncoder(Transformer):
             output_hidden_states=self.layers is not None,
         )
         # Layer by layer: all of a long batch in float32 would not fit where one does.
-        return torch.cat([self._pooled(self._states(output, layers), inputs) for layers in self.kept], 1)
+        pooled = self._pooled_by_times if self.fill else self._pooled
+        return torch.cat([pooled(self._states(output, layers), inputs, heard) for layers in self.kept], 1)
 
-    def _pooled(self, states: Tensor, inputs: Sequence[np.ndarray]) -> Tensor:
+    def _pooled_by_times(
+        self, states: Tensor, inputs: Sequence[np.ndarray], heard: Sequence[Sequence[Segment]]
+    ) -> Tensor:
+        """Return float32 [segments, dim] of one layer's states [batch, time, width] of fills."""
+        features = []
+        count = frames_of(self.fill, self.frame_steps)
+        for of_input, segments in zip(states[:, self.kind.special_tokens :], heard, strict=True):
+            by_time = of_input.unflatten(0, (-1, count))  # of several patches at each time, time runs fastest
+            for segment in segments:
+                begin, end = self._times(segment, count)
+                own = by_time[:, begin:end].flatten(0, 1)[None]
+                features.append(self._pool(own, own.new_ones(own.shape[:2], dtype=torch.bool)))
+        return torch.cat(features)
+
+    def _times(self, segment: Segment, count: int) -> tuple[int, int]:
+        """Return the first state of a segment in its fill of `count` states, and the first after it.
+
+        Its states are those that audio up to its end has and audio up to its beginning has not: where
+        segments follow without a gap, each state is one segment's. One that is shorter than a state gets the
+        state that it lies in.
+        """
+        assert isinstance(segment, AudioSegment)
+        begin, end = segment.offset, segment.offset + len(segment.samples)
+        first, last = frames_of(begin, self.frame_steps), frames_of(end, self.frame_steps)
+        if first < last:
+            return first, last
+        state = min(begin // math.prod(stride for _, stride, _ in self.frame_steps), count - 1)
+        return state, state + 1
+
+    def _pooled(
+        self, states: Tensor, inputs: Sequence[np.ndarray], heard: Sequence[Sequence[Segment]]
+    ) -> Tensor:
         """Return float32 [batch, dim] of one layer's states [batch, time, width]."""
         special = self.kind.special_tokens
         if self.pooling == "cls":  # of several, their mean: what such models are trained to classify by

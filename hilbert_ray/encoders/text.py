@@ -105,6 +105,11 @@ class TextEncoder(Transformer):
 
     def _check_declaration(self) -> None:
         """Check that what is declared fits the settings, and say which prompts are declared but not used."""
+        if self.pretrained.options.context == "fill":
+            raise ConfigError(
+                f"text encoder {self.name} reads each segment alone, but text_encoder.context is `fill`; "
+                "leave it out: it is for audio"
+            )
         trained = [module.folder for module in self.declaration.modules if module.folder]
         if trained and self.layers is not None:
             raise ConfigError(
@@ -149,7 +154,7 @@ class TextEncoder(Transformer):
     def _try_out(self) -> None:
         """Check that the network encodes a token: of some types, only a run shows that they need more."""
         with torch.inference_mode(), reading("network", self.name, "name a model that encodes text"):
-            vectors = self._encode([np.full(self.special + self.prefix_tokens + 1, self.pad_id)])
+            vectors = self._encode([np.full(self.special + self.prefix_tokens + 1, self.pad_id)], [])
             if vectors.shape != (1, self.dim):
                 raise ValueError(f"its features have the shape {list(vectors.shape)}, not {[1, self.dim]}")
 
@@ -280,7 +285,7 @@ class TextEncoder(Transformer):
                 )
         return inputs
 
-    def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
+    def _encode(self, inputs: Sequence[np.ndarray], heard: Sequence[Sequence[Segment]]) -> Tensor:
         lengths = torch.tensor([len(tokens) for tokens in inputs])
         padded = np.full((len(inputs), int(lengths.max())), self.pad_id, np.int64)
         for row, tokens in enumerate(inputs):

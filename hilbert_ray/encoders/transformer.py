@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, layer_range, to_dict
-from hilbert_ray.document import DocumentError, Hertz, Segment
+from hilbert_ray.document import DocumentError, Hertz, Samples, Segment
 from hilbert_ray.encoders.declaration import Declaration
 from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.loading import Part, load, rehearse
@@ -71,6 +71,7 @@ class Transformer:
 
     modality: Modality
     rate_hz: Hertz = 0
+    fill: Samples = 0
     max_tokens: int | None = None
     budget: int
     """Most samples or tokens in a batch, padding included; a segment above it has a batch to itself."""
@@ -91,7 +92,6 @@ class Transformer:
             self.width = self._width()
         self.layer_dim = self._dim()
         self.dim = len(self.kept) * self.layer_dim
-        self.fingerprint = fingerprint_of(self._facts())
         self.padding = PaddingCount()
 
     def _modes(self) -> tuple[str, ...]:
@@ -137,6 +137,11 @@ class Transformer:
             "cutting": segmentation(self.pretrained.segment, self.modality),
         }
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of everything that features depend on besides the document."""
+        return fingerprint_of(self._facts())
+
     def describe(self) -> dict[str, Any]:
         """Return what decides the features, as plain values."""
         return {
@@ -178,7 +183,8 @@ class Transformer:
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, dim]; how they are batched depends on the segments alone.
 
-        Called without segments, it only loads the weights.
+        Segments of one fill share an input, which is computed once. Called without segments, it only loads
+        the weights.
 
         Raises:
             ConfigError: when the weights cannot be read or lack what the network computes with.
@@ -186,26 +192,33 @@ class Transformer:
         """
         _ = self.model
         features = np.zeros((len(segments), self.dim), np.float32)  # rows in the order of the segments
-        inputs = self._inputs(segments)
+        groups = self._heard_together(segments)
+        inputs = self._inputs([segments[rows[0]] for rows in groups])
         lengths = np.array([len(values) for values in inputs], np.int64)
         sizes = self._sizes(lengths)
-        for rows in pack(sizes, self.budget, self.overhead):
+        for batch in pack(sizes, self.budget, self.overhead):
+            heard = [[segments[row] for row in groups[number]] for number in batch]
             with torch.inference_mode():
-                features[rows] = self._encode([inputs[row] for row in rows]).cpu().numpy()
-            self.padding.real += int(lengths[rows].sum())
-            self.padding.padded += int(sizes[rows].max()) * len(rows)
+                pooled = self._encode([inputs[number] for number in batch], heard)
+            features[[row for number in batch for row in groups[number]]] = pooled.cpu().numpy()
+            self.padding.real += int(lengths[batch].sum())
+            self.padding.padded += int(sizes[batch].max()) * len(batch)
         return features
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:
         """Return what the model gets of each segment: float32 samples or int64 token ids."""
         raise NotImplementedError
 
+    def _heard_together(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """Return the rows of the segments that share an input, for each input."""
+        return [[row] for row in range(len(segments))]
+
     def _sizes(self, lengths: np.ndarray) -> np.ndarray:
         """Return how much of a batch inputs of these lengths take, in the unit of `budget`."""
         return lengths
 
-    def _encode(self, inputs: Sequence[np.ndarray]) -> Tensor:
-        """Return float32 [batch, dim] of one batch."""
+    def _encode(self, inputs: Sequence[np.ndarray], heard: Sequence[Sequence[Segment]]) -> Tensor:
+        """Return float32 [segments, dim] of a batch of inputs, given the segments that are heard in each."""
         raise NotImplementedError
 
     def _states(self, output: Any, layers: tuple[int, int] | None) -> Tensor:  # noqa: ANN401

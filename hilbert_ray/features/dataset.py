@@ -27,6 +27,7 @@ from hilbert_ray.config import (
     SegmentConfig,
     TaskConfig,
     from_dict,
+    recorded_options,
     to_dict,
 )
 from hilbert_ray.document import Document, Recognition, infer_tasks, is_held_out, with_labels_of
@@ -309,7 +310,7 @@ def _resolved(
             choice = replace(resolved.encoder(modality), spec="none")
             resolved = resolved.with_encoder(modality, choice)
             continue
-        options = from_dict(EncoderConfig, description["options"])
+        options = from_dict(EncoderConfig, recorded_options(description["options"]))
         resolved = resolved.with_encoder(modality, EncoderChoice(spec=description["spec"], options=options))
         # Only this modality's settings: the other's in this description may be from an earlier run.
         segment = from_dict(SegmentConfig, description["segment"])

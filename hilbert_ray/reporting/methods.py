@@ -87,8 +87,10 @@ def _options(described: Mapping[str, Any]) -> Html:
     modules = (described.get("declared") or {}).get("modules") or []
     projected = "".join(f" and {module['kind']}" for module in modules)
     prefix = f", prefix {described['prefix']!r}" if described.get("prefix") else ""
+    heard = ", consecutive segments heard together" if described.get("context") == "fill" else ""
     return text(
-        f", layer {options.get('layer')}, {pooling} pooling{projected}{prefix}, {described.get('precision')}"
+        f", layer {options.get('layer')}, {pooling} pooling{projected}{prefix}{heard}, "
+        f"{described.get('precision')}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from hilbert_ray.segmentation.audio import audio_segments, expected_seconds
 from hilbert_ray.segmentation.buffer import CountedBlocks
+from hilbert_ray.segmentation.fills import heard_together
 from hilbert_ray.segmentation.pauses import cut_speech
 from hilbert_ray.segmentation.rules import cutting, segmentation
 from hilbert_ray.segmentation.text import characters, sentences, text_segments
@@ -20,6 +21,7 @@ __all__ = [
     "cut_speech",
     "cutting",
     "expected_seconds",
+    "heard_together",
     "is_vad_installed",
     "require_vad",
     "segmentation",

@@ -106,6 +106,7 @@ class PlainEncoder:
     fingerprint = "plain"
     name = "plain"
     rate_hz = 16000
+    fill = 0
     max_tokens: int | None = None
 
     def __init__(self, fail: str = "") -> None:

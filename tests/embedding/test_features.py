@@ -12,13 +12,14 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hilbert_ray.config import Config, SegmentConfig
+from hilbert_ray.config import Config, EncoderConfig, SegmentConfig
 from hilbert_ray.document.records import AudioSegment
 from hilbert_ray.embedding import features, reading
 from hilbert_ray.embedding.features import _covered, embed_documents
 from hilbert_ray.embedding.worker import configured_encoder
+from hilbert_ray.encoders import build_encoder
 from hilbert_ray.segmentation.audio import audio_segments
-from tests import make
+from tests import make, models
 from tests.embedding.in_process import (
     CONFIG,
     MODALITIES,
@@ -85,6 +86,56 @@ def test_batches_are_bounded_and_do_not_depend_on_how_fast_anything_is(
     rows, _ = embed_documents(items, ["k"] * 3, "audio", encoder, CONFIG)
     assert encoder.batches == [5, 5, 2]
     assert [len(row.features) for row in rows] == [4, 4, 4]
+
+
+def whisper(folder: Path) -> Any:  # noqa: ANN401 - a test looks inside
+    options = EncoderConfig(precision="float32")
+    encoder: Any = build_encoder(models.made("whisper", folder), "audio", options, SegmentConfig())
+    encoder.inputs = []
+    encoder.model.register_forward_hook(
+        lambda _, __, output: encoder.inputs.append(len(output.last_hidden_state))
+    )
+    return encoder
+
+
+def test_segments_heard_together_are_the_same_bits_whatever_is_embedded_with_their_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = whisper(tmp_path / "model")
+    records = [make.record(tmp_path, number, seconds) for number, seconds in enumerate((45.0, 3.0, 65.0))]
+    items = stored_of(make.manifest(tmp_path / "m.jsonl", records))
+    rows, none = embed_documents(items, ["k"] * 3, "audio", encoder, CONFIG)
+    assert not none
+    assert [len(row.features) for row in rows] == [5, 1, 7]
+    assert sum(encoder.inputs) == 2 + 1 + 3  # of 30 s, for 13 windows
+    for batch_s in (5.0, 25.0):  # a batch would end within a fill
+        encoder.inputs.clear()
+        monkeypatch.setattr(features, "_BATCH_S", batch_s)
+        backwards, _ = embed_documents(items[::-1], ["k"] * 3, "audio", encoder, CONFIG)
+        assert sum(encoder.inputs) == 2 + 1 + 3
+        alone = [embed_documents([item], ["k"], "audio", encoder, CONFIG)[0][0] for item in items]
+        for row, *others in zip(rows, backwards[::-1], alone, strict=True):
+            for other in others:
+                np.testing.assert_array_equal(other.features, row.features)
+
+
+def test_channels_that_are_heard_apart_are_rows_in_order_of_their_starts(tmp_path: Path) -> None:
+    encoder = whisper(tmp_path / "model")
+    sides = 0.1 * np.random.default_rng(0).standard_normal((round(35.0 * 16000), 2)).astype(np.float32)
+    for name, samples in (("both", sides), ("agent", sides[:, 0]), ("customer", sides[:, 1])):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000, subtype="FLOAT")
+    records: list[dict[str, Any]] = [
+        {"doc_id": name, "audio": f"{name}.wav"} for name in ("both", "agent", "customer")
+    ]
+    records[0]["channels"] = {"0": "agent", "1": "customer"}
+    items = stored_of(make.manifest(tmp_path / "m.jsonl", records))
+    [both, *sides_alone], none = embed_documents(items, ["k"] * 3, "audio", encoder, CONFIG)
+    assert not none
+    assert both.start.tolist() == [0, 0, 10, 10, 20, 20, 30, 30]
+    assert both.roles == ("agent", "customer") * 4
+    assert both.seen == pytest.approx(70.0)
+    for column, side in enumerate(sides_alone):
+        np.testing.assert_array_equal(both.features[column::2], side.features)
 
 
 def test_a_document_without_a_selected_speaker_says_so(tmp_path: Path) -> None:

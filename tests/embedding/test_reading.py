@@ -68,6 +68,6 @@ def test_flaws_of_a_transcript_that_only_cuts_audio_are_reported_with_the_audio(
     [entry] = stored_of(make.manifest(tmp_path / "m.jsonl", [record]))
     config = replace(CONFIG, segment=SegmentConfig(audio="turns"))
     for text, kinds in (("none", [UNORDERED]), ("hashing", [])):
-        *_, end = _read_audio(entry, 16000, replace(config, text=text))
+        *_, end = _read_audio(entry, 16000, 0, replace(config, text=text))
         assert isinstance(end, DocumentEnd)
         assert [flaw.kind for flaw in end.flaws] == kinds

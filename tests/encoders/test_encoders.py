@@ -233,6 +233,19 @@ def test_wavlm_does_not_copy_its_weights_for_every_frame_of_a_batch(small: Model
     assert products[1] == products[2] > 0
 
 
+def test_batches_of_equal_windows_are_larger_in_bf16_than_the_caches_of_a_cpu_hold_in_float32(
+    small: Models,
+) -> None:
+    sizes: dict[str, list[int]] = {"float32": [], "bf16": []}
+    for precision, found in sizes.items():
+        encoder: Any = load(small("hubert-group"), "audio", precision=precision)
+        encoder.model.register_forward_hook(
+            lambda _, __, output, found=found: found.append(len(output.last_hidden_state))
+        )
+        encoder.encode(audio(*[160_000] * 7))
+    assert sizes == {"float32": [1] * 7, "bf16": [6, 1]}
+
+
 @pytest.mark.parametrize("name", ["hubert-group", "whisper", "bert", "minilm"])
 def test_no_segments_give_no_features(name: str, small: Models) -> None:
     encoder = load(small(name), modality_of(name))

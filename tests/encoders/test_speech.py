@@ -15,10 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from hilbert_ray.config import ConfigError, EncoderConfig, SegmentConfig
-from hilbert_ray.document.records import AudioSegment
+from hilbert_ray.document.records import AudioSegment, Document
 from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.encoders.speech_types import SPEECH_TYPES
 from hilbert_ray.encoders.transformer import SegmentTooLongError
+from hilbert_ray.segmentation import audio_segments, heard_together
 from tests.speech_models import CASES
 
 FLOAT32 = EncoderConfig(precision="float32")
@@ -97,6 +98,123 @@ def test_narrow_short_and_silent_segments_keep_their_features_in_any_batch(name:
     assert cosines(narrow.encode(segments)[::3], alone).min() >= 0.9999
     assert cosines(alone, features[::3, : alone.shape[1]]).min() >= 0.99
     encoder.rehearse()
+
+
+# Fills
+
+
+def in_fills(encoder: Any, seconds: float, window_s: float, hop_s: float) -> list[AudioSegment]:  # noqa: ANN401
+    """Return the windows of one recording, as they are heard."""
+    [whole] = audio(encoder.rate_hz, seconds)
+    config = SegmentConfig(window_s=window_s, hop_s=hop_s)
+    cut = audio_segments(Document(doc_id="d", audio="d"), iter([whole.samples]), encoder.rate_hz, config)
+    return [one for group in heard_together(cut, encoder.fill, encoder.rate_hz) for one in group]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "window_s", "hop_s"),
+    [
+        ("whisper", 65.0, 10.0, 10.0), ("whisper", 40.0, 7.013, 3.5), ("voxtral", 40.0, 10.0, 10.0),
+        ("qwen2_audio", 40.0, 7.013, 7.013), ("audio-spectrogram-transformer", 4.0, 0.7, 0.7),
+    ],
+)  # fmt: skip
+def test_segments_of_a_fill_are_pooled_over_their_own_time_as_transformers_computes_it(
+    name: str, seconds: float, window_s: float, hop_s: float, small: Models
+) -> None:
+    case, spec = CASES[name], small(name)
+    for layer in (None, 1):
+        encoder = load(spec, context="fill", layer="last" if layer is None else str(layer))
+        segments = in_fills(encoder, seconds, window_s, hop_s)
+        fills = {id(one.fill): one.fill for one in segments}
+        assert 1 < len(fills) < len(segments)
+        expected = []
+        for fill in fills.values():
+            assert fill is not None
+            [states] = case.plain(spec.removeprefix("hf:"), [fill], layer)
+            for one in segments:
+                if one.fill is fill:
+                    places = one.offset, one.offset + len(one.samples)
+                    before, until = (counted(encoder, at) for at in places)
+                    by_time = states.reshape(-1, counted(encoder, len(fill)), states.shape[1])
+                    expected.append(by_time[:, before:until].flatten(0, 1).mean(0))
+        wanted = torch.stack(expected).numpy()
+        assert np.ptp(wanted, axis=0).max() > 1e-2
+        np.testing.assert_allclose(encoder.encode(segments), wanted, atol=1e-5, rtol=0)
+
+
+def counted(encoder: Any, samples: int) -> int:  # noqa: ANN401
+    """Return at how many times so much audio has states."""
+    match encoder.config.model_type:
+        case "audio-spectrogram-transformer":  # patches of 16 frames every 10, frames of 25 ms every 10 ms
+            frames = max(samples - 400, -160) // 160 + 1
+            return max((frames - 16) // 10 + 1, 0)
+        case "qwen2_audio_encoder" if encoder.layers is None:  # every two states of 20 ms averaged
+            return -(-samples // 320) // 2
+    return -(-samples // 320)  # every 20 ms
+
+
+def test_a_fill_is_computed_once_in_any_batch_and_gives_the_same_bits(small: Models) -> None:
+    encoder = load(small("whisper"), layer="all")
+    assert encoder.fill == 480_000
+    encoder.budget = encoder.length  # one input at a time, as on a CPU
+    segments = in_fills(encoder, 95.0, 10.0, 10.0)
+    rows: list[int] = []
+    encoder.model.register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs["input_features"])), with_kwargs=True
+    )
+    features = encoder.encode(segments)
+    assert (len(segments), sum(rows)) == (10, 4)
+    assert encoder.padding.fraction == pytest.approx(1 - 95 / 120)
+    order = np.random.default_rng(0).permutation(len(segments))
+    np.testing.assert_array_equal(encoder.encode([segments[row] for row in order]), features[order])
+    for row, one in enumerate(segments):
+        np.testing.assert_array_equal(encoder.encode([one])[0], features[row])
+    alone = load(small("whisper"), layer="all", context="segment").encode(segments)
+    np.testing.assert_allclose(features[-1], alone[-1], atol=1e-5)  # alone in its fill too
+    assert np.abs(features[:-1] - alone[:-1]).max(axis=1).min() > 1e-3
+
+
+def test_segments_below_a_state_get_the_one_they_lie_in(small: Models) -> None:
+    encoder = load(small("whisper"), context="fill")
+    [whole] = audio(16000, 0.1)
+    cuts = [(0, 1), (0, 320), (320, 330), (325, 326), (330, 640), (639, 641), (1500, 1600)]
+    segments = [
+        AudioSegment(start=a / 16000, end=b / 16000, samples=whole.samples[a:b], fill=whole.samples, offset=a)
+        for a, b in cuts
+    ]
+    [states] = CASES["whisper"].plain(small("whisper").removeprefix("hf:"), [whole.samples], None)
+    expected = torch.stack([states[i] for i in (0, 0, 1, 1, 1, 2, 4)]).numpy()
+    np.testing.assert_allclose(encoder.encode(segments), expected, atol=1e-5)
+
+
+def test_context_is_part_of_the_fingerprint_only_where_segments_are_heard_together(small: Models) -> None:
+    whisper, thirty = small("whisper"), SegmentConfig(window_s=30.0, hop_s=30.0)
+    apart, together = load(whisper, context="segment"), load(whisper)
+    assert set(apart._facts()) == {"weights", "layer", "pooling", "precision", "cutting"}
+    assert together._facts() == {**apart._facts(), "context": "fill"}
+    assert together.fingerprint == load(whisper, context="fill").fingerprint != apart.fingerprint
+    full = load(whisper, thirty)
+    assert (full.fill, full.fingerprint) == (0, load(whisper, thirty, context="segment").fingerprint)
+    assert load(whisper, SegmentConfig(audio="turns")).fill == 480_000
+    for name in ("wav2vec2", "clap"):
+        assert load(small(name)).fill == 0
+        assert load(small(name)).fingerprint == load(small(name), context="segment").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "reason"),
+    [
+        ("wav2vec2", "mean", "takes input of any length"),
+        ("clap", "mean", "gives states that have no times"),
+        ("audio-spectrogram-transformer", "cls", r"is pooled as a whole \(pooling `cls`\)"),
+    ],
+)
+def test_segments_that_cannot_share_an_input_are_refused(
+    name: str, pooling: str, reason: str, small: Models
+) -> None:
+    message = f"{reason}, so segments cannot share an input; set audio_encoder.context to `segment`"
+    with pytest.raises(ConfigError, match=message):
+        load(small(name), context="fill", pooling=pooling)
 
 
 # Folders
@@ -209,7 +327,7 @@ def test_an_adapter_in_layer_norm_models_has_a_fingerprint_of_its_own(small: Mod
     """Its features were once pooled with the mask of its output, or depended on the batch."""
     facts = load(small("wav2vec2 adapter"))._facts()
     assert facts["frames"] == 2
-    for name in ("wav2vec2", "wav2vec2 group adapter", "whisper"):
+    for name in ("wav2vec2", "wav2vec2 group adapter"):
         assert set(load(small(name))._facts()) == {"weights", "layer", "pooling", "precision", "cutting"}
 
 

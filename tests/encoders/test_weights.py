@@ -21,7 +21,7 @@ from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConf
 from hilbert_ray.document.records import AudioSegment, Segment, TextSegment
 from hilbert_ray.encoders.protocol import Encoder
 from hilbert_ray.encoders.registry import build_encoder
-from hilbert_ray.encoders.weights import fetch, pin_revision, resolve_precision, weights_hash
+from hilbert_ray.encoders.weights import _cpu_has_amx, fetch, pin_revision, resolve_precision, weights_hash
 from tests import models
 
 WEIGHTS = "model.safetensors"
@@ -365,6 +365,19 @@ def test_auto_is_that_of_the_cpu_on_a_machine_whose_gpus_are_not_used(
     on_cpu = resolve_precision("auto", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
-    monkeypatch.setattr("hilbert_ray.encoders.weights._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("hilbert_ray.encoders.weights._cpu_has_amx", lambda: True)
     assert resolve_precision("auto", "cpu") == "bf16"
     assert on_cpu in ("bf16", "float32")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("avx512f avx512_bf16", "float32"), ("amx_bf16", "bf16")])
+def test_auto_is_bf16_on_cpus_with_matrix_units_only(
+    flags: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With avx512_bf16 alone, torch takes twice as long for a product in bf16 as in float32."""
+    monkeypatch.setattr(Path, "read_text", lambda _: f"flags : fpu {flags} sse")
+    _cpu_has_amx.cache_clear()
+    try:
+        assert resolve_precision("auto", "cpu") == expected
+    finally:
+        _cpu_has_amx.cache_clear()
