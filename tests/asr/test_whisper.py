@@ -1,0 +1,156 @@
+"""Whisper with real weights: transformers' own text, the same in any batch, and the words that are said."""
+
+import json
+import random
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import transformers
+
+from hilbert_ray.asr import (
+    Recognizer,
+    Window,
+    build_recognizer,
+    document_speech,
+    recognize,
+    windows,
+)
+from hilbert_ray.asr.whisper import WhisperRecognizer, symbols
+from hilbert_ray.config import Config, ConfigError, RecognitionConfig
+from tests.asr.conftest import CORPUS, FLOAT32, audio
+
+TRUE = {row["doc_id"]: row["text"] for row in map(json.loads, (CORPUS / "manifest.jsonl").open())}
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def edits(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many words must be changed, added or left out (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for i, word in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, second in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != second))
+    return row[-1]
+
+
+def test_tokens_are_those_that_transformers_generates(whisper: Recognizer, spoken: Sequence[Window]) -> None:
+    engine = cast(WhisperRecognizer, whisper)
+    window = spoken[1]
+    made = engine.extractor(window.samples, sampling_rate=16_000, return_tensors="pt")
+    generated = engine.model.generate(made.input_features, return_timestamps=True)[0].tolist()
+    special = {engine.vocabulary.start, engine.vocabulary.end}
+    [decoded] = engine.decode([window], is_second=False)
+    assert decoded.tokens == [token for token in generated if token not in special]
+    assert decoded.is_ended
+    assert len(decoded.tokens) > 10
+
+
+@pytest.mark.parametrize("name", ["whisper", "faster_whisper"])
+def test_a_window_has_the_same_utterances_in_any_batch(
+    name: str, spoken: Sequence[Window], request: pytest.FixtureRequest
+) -> None:
+    recognizer: Recognizer = request.getfixturevalue(name)
+    together = recognizer.recognize(spoken)
+    order = random.Random(0).sample(range(len(spoken)), len(spoken) // 2)
+    shuffled = recognizer.recognize([spoken[number] for number in order])
+    # To the bit: confidence is a float of all the log probabilities.
+    assert shuffled == [together[number] for number in order]
+    assert sum(len(words(one.text)) for utterances in together for one in utterances) > 40
+
+
+def test_a_second_try_is_the_same_in_any_batch(whisper: Recognizer, spoken: Sequence[Window]) -> None:
+    engine = cast(WhisperRecognizer, whisper)
+    first, second = engine.decode(spoken[:2], is_second=True)
+    assert engine.decode([spoken[1]], is_second=True) == [second]
+    assert first.tokens != second.tokens
+
+
+def test_logits_of_a_row_do_not_depend_on_the_others_in_low_precision(
+    whisper_folder: Path, spoken: Sequence[Window]
+) -> None:
+    settings = RecognitionConfig(precision="bf16")
+    engine = cast(
+        WhisperRecognizer, build_recognizer(Config(asr=f"hf:{whisper_folder}", recognition=settings))
+    )
+    assert engine.decode(spoken[2:3], is_second=False) == engine.decode(spoken[:3], is_second=False)[2:]
+
+
+@pytest.mark.parametrize("name", ["whisper", "faster_whisper"])
+def test_what_is_said_is_written_where_it_is_said(name: str, request: pytest.FixtureRequest) -> None:
+    recognizer: Recognizer = request.getfixturevalue(name)
+    document = document_speech("auto")
+    document.waiting += windows(iter([audio("interview-003")]), recognizer.longest_s)
+    document.is_complete = True
+    recognize([document], recognizer)
+    utterances = document.transcription().utterances
+    true = TRUE["interview-003"]
+    said = [word for one in true for word in words(one["text"])]
+    written = [word for one in utterances for word in words(one.text)]
+    assert edits(said, written) < 0.1 * len(said)
+    # Each utterance begins where a true one does, or a sentence within one.
+    starts = [
+        min(abs(one.start - other["start"]) for other in true)
+        for one in utterances
+        if words(one.text)[:3] in [words(other["text"])[:3] for other in true]
+    ]
+    assert len(starts) >= 3
+    assert statistics.median(starts) < 0.3
+    assert all(one.confidence is not None and 0 < one.confidence <= 1 for one in utterances)
+
+
+def noises(seconds: float) -> dict[str, np.ndarray]:
+    """Return sounds in which nobody speaks, float32 [samples] each."""
+    time = np.arange(round(16_000 * seconds)) / 16_000
+    random_ = np.random.default_rng(0)
+    notes = [220.0, 246.9, 261.6, 293.7, 329.6, 349.2, 392.0, 440.0]
+    tune = sum(
+        np.sin(2 * np.pi * note * overtone * time) * np.exp(-((2 * time - place) % 8)) / overtone
+        for place, note in enumerate(notes)
+        for overtone in (1, 2, 3)
+    )
+    return {
+        "silence": np.zeros(len(time), np.float32),
+        "noise": (0.1 * random_.standard_normal(len(time))).astype(np.float32),
+        "faint noise": (0.001 * random_.standard_normal(len(time))).astype(np.float32),
+        "hum": (0.1 * np.sin(2 * np.pi * 50 * time)).astype(np.float32),
+        "tune": (0.1 * np.asarray(tune)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("sound", noises(1.0))
+@pytest.mark.parametrize("seconds", [60.0, pytest.param(600.0, marks=pytest.mark.soak)])
+def test_no_word_is_written_where_nobody_speaks(whisper: Recognizer, sound: str, seconds: float) -> None:
+    heard = [*windows(iter([noises(seconds)[sound]]), whisper.longest_s)]
+    assert [utterance for one in whisper.recognize(heard) for utterance in one] == []
+
+
+def test_signs_that_nobody_speaks_are_those_that_the_model_lists(whisper_folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whisper_folder)
+    listed = transformers.GenerationConfig.from_pretrained(whisper_folder).suppress_tokens
+    assert symbols(tokenizer) == [token for token in sorted(listed) if token < 50_256]
+
+
+def test_a_language_that_the_model_does_not_know_is_refused(whisper_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not know recognition.language 'ur'; it knows en"):
+        build_recognizer(Config(asr=f"hf:{whisper_folder}", recognition=RecognitionConfig(language="ur")))
+
+
+def test_faster_whisper_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(ConfigError, match=r"pip install 'hilbert-ray\[asr\]'"):
+        build_recognizer(Config(asr="faster-whisper:tiny.en", recognition=FLOAT32))
+
+
+def test_a_folder_without_the_files_of_faster_whisper_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    with pytest.raises(ConfigError, match=r"has no config.json; a model in CTranslate2's format has"):
+        build_recognizer(Config(asr=f"faster-whisper:{tmp_path}"))
