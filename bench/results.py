@@ -28,6 +28,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "startup": "Start",
     "embed": "Embedding",
     "encoders": "Embedding",
+    "transcribe": "Transcribing",
     "decode": "Decoding",
     "planning": "Planning and validating",
     "tables": "Planning and validating",

@@ -173,7 +173,8 @@ def _utterances(window: Window, attempt: _Attempt) -> tuple[list[Spoken], list[W
         end = length_s if stretch.end is None else min(stretch.end, length_s)
         start = min(stretch.start, end)
         covered = end
-        if not text.strip():
+        # What is timed after the last sample is written of the silence that fills a window up.
+        if not text.strip() or stretch.start >= length_s:
             continue
         is_heard = True
         if window.speech is not None:

@@ -89,6 +89,12 @@ def test_an_utterance_where_nobody_speaks_is_doubted_and_kept() -> None:
     assert (heard.doubts, unheard.text, unheard.doubts) == ((), "b", ("no speech",))
 
 
+def test_text_of_the_silence_that_fills_a_window_up_is_left_out() -> None:
+    words = decoded([stamp(0), 1, stamp(4), stamp(5.5), 2, stamp(7), stamp(8), 3])
+    [[spoken]] = recognize_windows(Scripted(lambda *_: words), [window([(0, 4)], length_s=5.0)])
+    assert spoken.text == "a"
+
+
 def test_an_unlikely_text_is_tried_again_and_the_second_try_counts_if_it_passes() -> None:
     def write(_: Window, is_second: bool) -> Decoded:
         return decoded([stamp(0), 2 if is_second else 1, stamp(3)], -0.2 if is_second else -3.0)
