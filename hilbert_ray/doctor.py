@@ -21,11 +21,14 @@ from hilbert_ray.errors import HilbertError
 PACKAGES = (
     "hilbert-ray", "torch", "torchaudio", "transformers", "ray", "pyarrow", "numpy", "soundfile", "soxr",
     "fsspec", "s3fs", "scikit-learn", "optuna", "av", "onnxruntime", "silero-vad",
+    "faster-whisper", "ctranslate2",
 )  # fmt: skip
 OPTIONAL = {
     "av": "needed only for M4A, MP4 and other containers: pip install 'hilbert-ray[video]'",
-    "onnxruntime": "needed only to cut audio at pauses: pip install 'hilbert-ray[pause]'",
-    "silero-vad": "needed only to cut audio at pauses: pip install 'hilbert-ray[pause]'",
+    "onnxruntime": "needed only to cut audio at pauses and to transcribe: pip install 'hilbert-ray[pause]'",
+    "silero-vad": "needed only to cut audio at pauses and to transcribe: pip install 'hilbert-ray[pause]'",
+    "faster-whisper": "needed only for --asr faster-whisper:...: pip install 'hilbert-ray[asr]'",
+    "ctranslate2": "needed only for --asr faster-whisper:...: pip install 'hilbert-ray[asr]'",
 }
 """What each optional package is for, and how to install it."""
 # How the dynamic loader's failure begins in torchaudio's message; any other failure has another cause, which

@@ -35,7 +35,7 @@ def require_long_form(recognizer: Recognizer) -> None:
     if not is_vad_installed():
         raise ConfigError(
             "transcribing cuts recordings at pauses, which needs onnxruntime and silero-vad 6.2.3 or newer, "
-            "and they are not installed: pip install 'hilbert-ray[asr]' on every node"
+            "and they are not installed: pip install 'hilbert-ray[pause]' on every node"
         )
     if recognizer.rate_hz != VAD_RATE_HZ:
         raise ConfigError(

@@ -271,7 +271,9 @@ def _decoded(tokens: list[int], scores: list[float], no_speech: float, end: int)
 
 def _vocabulary(generation: Any, config: Any, suppressed: Sequence[int]) -> Vocabulary:  # noqa: ANN401
     """Return the special tokens that a folder's generation_config.json declares."""
-    languages = dict(getattr(generation, "lang_to_id", None) or {})
+    # Models of English alone may list languages, which they were not trained to be told.
+    is_multilingual = getattr(generation, "is_multilingual", True)
+    languages = dict(getattr(generation, "lang_to_id", None) or {}) if is_multilingual else {}
     tasks = dict(getattr(generation, "task_to_id", None) or {})
     without_times = int(generation.no_timestamps_token_id)
     end = generation.eos_token_id

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 from hilbert_ray.asr import (
@@ -137,6 +139,39 @@ def test_signs_that_nobody_speaks_are_those_that_the_model_lists(whisper_folder:
     tokenizer = transformers.AutoTokenizer.from_pretrained(whisper_folder)
     listed = transformers.GenerationConfig.from_pretrained(whisper_folder).suppress_tokens
     assert symbols(tokenizer) == [token for token in sorted(listed) if token < 50_256]
+
+
+def test_a_model_of_several_languages_is_told_the_one_that_it_detects(
+    whisper_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whisper_folder, tmp_path, dirs_exist_ok=True)
+    config = transformers.WhisperConfig(
+        vocab_size=51_864, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, eos_token_id=50_256,
+        pad_token_id=50_256, bos_token_id=50_256,
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config)
+    generation = transformers.GenerationConfig.from_pretrained(whisper_folder)
+    generation.is_multilingual = True
+    generation.lang_to_id = {"<|ur|>": 50_290, "<|en|>": 50_258, "<|de|>": 50_260}
+    generation.task_to_id = {"transcribe": 50_358}
+    model.generation_config = generation
+    model.save_pretrained(tmp_path)
+    settings = RecognitionConfig(precision="float32")
+    engine = cast(WhisperRecognizer, build_recognizer(Config(asr=f"hf:{tmp_path}", recognition=settings)))
+    windows_ = [
+        Window(samples=noises(2.0)["noise"], start=0.0),
+        Window(samples=noises(1.0)["hum"], start=9.0),
+    ]
+    both = engine.detect_languages(windows_)
+    assert engine.detect_languages(windows_[1:]) == both[1:]
+    made = engine.extractor(windows_[0].samples, sampling_rate=16_000, return_tensors="pt")
+    logits = model.eval()(made.input_features, decoder_input_ids=torch.tensor([[50_257]])).logits[
+        0, -1, [50_290, 50_258, 50_260]
+    ]
+    expected = dict(zip(["ur", "en", "de"], torch.softmax(logits, 0).tolist(), strict=True))
+    assert both[0] == pytest.approx(expected, abs=1e-5)
+    assert engine.vocabulary.prompt("ur") == [50_257, 50_290, 50_358]
 
 
 def test_a_language_that_the_model_does_not_know_is_refused(whisper_folder: Path) -> None:
