@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -33,7 +33,6 @@ from faster_whisper import BatchedInferencePipeline, WhisperModel
 
 from bench.measure import Bar, Record, timed, turns
 from hilbert_ray.asr import Recognizer, build_recognizer, document_speech, recognize, windows
-from hilbert_ray.asr.whisper import WhisperRecognizer
 from hilbert_ray.audio import stream
 from hilbert_ray.config import Config, RecognitionConfig
 
@@ -115,7 +114,9 @@ class Systems:
         options = RecognitionConfig(precision=precision, language="en")
         self.ours = build_recognizer(Config(asr=f"hf:{model}", recognition=options))
         self.ours_ct2 = build_recognizer(Config(asr=f"faster-whisper:{ct2}", recognition=options))
-        dtype = cast(WhisperRecognizer, self.ours).dtype
+        self.engine: Any = self.ours
+        """The same, as it is behind the protocol."""
+        dtype = self.engine.dtype
         kind = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]
         self.faster = WhisperModel(ct2, device="cpu", compute_type=kind, cpu_threads=threads)
         self.batched = BatchedInferencePipeline(self.faster)
@@ -144,7 +145,7 @@ class Systems:
 
     def bare(self, audio: Sequence[Recording]) -> Callable[[], object]:
         """Return an action that runs transformers' `generate` on ready features of our windows."""
-        engine = cast(WhisperRecognizer, self.ours)
+        engine = self.engine
         heard = [one for recording in audio for one in windows(iter([recording.samples]), engine.longest_s)]
         features = torch.cat(
             [

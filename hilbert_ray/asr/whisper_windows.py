@@ -14,7 +14,7 @@ import numpy as np
 
 from hilbert_ray.asr.protocol import Spoken, Window
 from hilbert_ray.asr.whisper_tokens import Stretch, Vocabulary, parse
-from hilbert_ray.document import Seconds
+from hilbert_ray.document import DocumentError, Seconds
 from hilbert_ray.segmentation import VAD_FRAME, VAD_RATE_HZ, VAD_SPEECH, vad_identity
 
 MOST_COMPRESSION = 2.4
@@ -52,9 +52,15 @@ class Decoded:
     is_ended: bool
 
 
+class WindowTooLongError(DocumentError):
+    """A window longer than the model takes; nothing is cut off to make it fit."""
+
+
 class Decoder(Protocol):
     """An engine of Whisper."""
 
+    name: str
+    longest_s: Seconds
     vocabulary: Vocabulary
 
     def decode(self, windows: Sequence[Window], is_second: bool) -> list[Decoded]:
@@ -80,7 +86,18 @@ def rules() -> dict[str, Any]:
 
 
 def recognize_windows(decoder: Decoder, windows: Sequence[Window]) -> list[list[Spoken]]:
-    """Return the utterances in each window, those without any speech not being heard at all."""
+    """Return the utterances in each window, those without any speech not being heard at all.
+
+    Raises:
+        WindowTooLongError: when a window is longer than the model takes.
+    """
+    for window in windows:
+        length_s = len(window.samples) / VAD_RATE_HZ
+        if length_s > decoder.longest_s:
+            raise WindowTooLongError(
+                f"the window from {window.start:.2f} s lasts {length_s:.2f} s, but recognizer {decoder.name} "
+                f"takes at most {decoder.longest_s:g} s: cut it with `windows`"
+            )
     spoken: list[list[Spoken]] = [[] for _ in windows]
     # What is left of a window, or its halves, are heard after it, so a long one may come several times,
     # shorter each time.

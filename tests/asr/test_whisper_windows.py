@@ -14,6 +14,7 @@ from hilbert_ray.asr.whisper_tokens import Vocabulary
 from hilbert_ray.asr.whisper_windows import (
     LOOP_TOKENS,
     Decoded,
+    WindowTooLongError,
     compression,
     confirmed,
     halves,
@@ -39,6 +40,8 @@ class Scripted:
 
     write: Callable[[Window, bool], Decoded]
     vocabulary: Vocabulary = VOCABULARY
+    name: str = "scripted"
+    longest_s: float = 30.0
     heard: list[tuple[float, bool]] = field(default_factory=list)
 
     def decode(self, windows: Sequence[Window], is_second: bool) -> list[Decoded]:
@@ -145,6 +148,14 @@ def test_speech_after_the_last_timestamp_is_heard_as_a_window_of_its_own() -> No
     assert (first.text, second.text) == ("a", "b")
     assert [second.start, second.end] == pytest.approx([110, 119], abs=2 * FRAME_S)
     assert decoder.heard == [(100.0, False), (108.0, False)]
+
+
+def test_a_window_longer_than_the_model_takes_is_refused_and_not_cut_off() -> None:
+    decoder = Scripted(lambda *_: decoded([]))
+    with pytest.raises(
+        WindowTooLongError, match=r"from 100.00 s lasts 30.\d+ s, but recognizer scripted takes"
+    ):
+        recognize_windows(decoder, [window([(0, 19)], length_s=30.1)])
 
 
 def test_a_model_that_writes_nothing_ends() -> None:
