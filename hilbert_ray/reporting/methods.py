@@ -72,8 +72,8 @@ def _features(run: RunResults, config: Config) -> Html:
     return paragraph(
         *parts,
         _segmentation(config.segment, list(used)),
-        "" if run.evaluation.data is None else automatic_transcripts(run.evaluation.data),
         "No segment was truncated or left out.",
+        "" if run.evaluation.data is None else automatic_transcripts(run.evaluation.data),
     )
 
 
