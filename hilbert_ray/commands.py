@@ -163,7 +163,8 @@ class Embed(UnitsCommand):
     store: str
     """Feature store; created if absent."""
     audio: str = "mfcc"
-    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
+    """Audio encoder: `mfcc`, `prosody`, `hf:<id or folder>[@revision]`, several of them joined with `+`, or
+    `none`."""
     text: str = "hashing"
     """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
     audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -161,7 +161,7 @@ REFUSED = {
     ),
     "unknown encoder": (
         ["embed", "--manifest", "M", "--store", "NEW", "--audio", "mfc"],
-        "audio encoder is 'mfc'; the choices are `mfcc`, `hf:<id or folder>",
+        "audio encoder is 'mfc'; the choices are `mfcc`, `prosody`, `hf:<id or folder>",
     ),
     "a plan without a dry run": (
         ["embed", "--manifest", "M", "--store", "NEW", "--plan", "10"],

@@ -3,13 +3,13 @@
 from hilbert_ray.config.channels import Channels, parse_channels
 from hilbert_ray.config.columns import class_column, heads_column
 from hilbert_ray.config.constraints import ConfigError, check_fields, require
+from hilbert_ray.config.encoders import BUILTIN_ENCODERS, encoder_parts
 from hilbert_ray.config.layers import layer_range
 from hilbert_ray.config.presets import BASELINE, HILBERT, VARIANTS, ablations, preset, without
 from hilbert_ray.config.reading import from_dict, load_file, to_dict, with_settings_checksum
 from hilbert_ray.config.search import Scalar, SpaceConfig, TuneConfig
 from hilbert_ray.config.settings import (
     ASR_ENGINES,
-    BUILTIN_ENCODERS,
     MODALITIES,
     Config,
     EmbedConfig,
@@ -61,6 +61,7 @@ __all__ = [
     "ablations",
     "check_fields",
     "class_column",
+    "encoder_parts",
     "from_dict",
     "heads_column",
     "layer_range",

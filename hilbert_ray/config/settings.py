@@ -16,6 +16,7 @@ from msgspec import Meta
 from hilbert_ray.config.channels import parse_channels
 from hilbert_ray.config.columns import check_columns
 from hilbert_ray.config.constraints import LEAST_SHARE, ConfigError, check_fields, require, require_share
+from hilbert_ray.config.encoders import check_encoder
 from hilbert_ray.config.layers import is_layer_range, layer_range
 from hilbert_ray.config.reading import from_dict, load_file
 from hilbert_ray.config.search import TuneConfig
@@ -26,7 +27,6 @@ Modality = Literal["audio", "text"]
 # In this order everywhere: in tables and messages, and in the concatenated embeddings of saved networks.
 MODALITIES: tuple[Modality, Modality] = ("audio", "text")
 ASR_ENGINES = ("hf:<id or folder>[@revision]", "faster-whisper:<id or folder>")
-BUILTIN_ENCODERS: Mapping[Modality, str] = {"audio": "mfcc", "text": "hashing"}
 SHORTEST_S = 0.001
 """Lower bound of windows, hops and segments, in seconds: shorter than a frame of any encoder. With far
 shorter ones, cutting would never end."""
@@ -489,7 +489,8 @@ class Config:
 
     # Two fields per modality and not one record: flags and files stay as short as `--audio mfcc`.
     audio: str = "mfcc"
-    """Audio encoder: `mfcc`, `hf:<id or folder>[@revision]`, or `none`."""
+    """Audio encoder: `mfcc`, `prosody`, `hf:<id or folder>[@revision]`, several of them joined with `+`, or
+    `none`."""
     text: str = "hashing"
     """Text encoder: `hashing`, `hf:<id or folder>[@revision]`, or `none`."""
     audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -521,14 +522,8 @@ class Config:
             not (self.audio == "none" and self.text == "none"),
             "audio and text are both `none`; at least one modality must have an encoder",
         )
-        for modality, builtin in BUILTIN_ENCODERS.items():
-            spec = self.encoder(modality).spec
-            # The kind only: whether a model exists is known once it is fetched.
-            require(
-                spec in (builtin, "none") or (spec.startswith("hf:") and len(spec) > 3),
-                f"{modality} encoder is {spec!r}; the choices are `{builtin}`, `hf:<id or "
-                "folder>[@revision]`, `none`",
-            )
+        for modality in MODALITIES:
+            check_encoder(modality, self.encoder(modality).spec)
         engine, _, model = self.asr.partition(":")
         require(
             self.asr == "none" or (bool(model) and engine in {e.partition(":")[0] for e in ASR_ENGINES}),

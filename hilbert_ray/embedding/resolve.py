@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hilbert_ray.config import MODALITIES, Config, EncoderChoice, Modality
+from hilbert_ray.config import MODALITIES, Config, EncoderChoice, Modality, encoder_parts
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.encoders import Encoder, pin_revision
 from hilbert_ray.segmentation import require_vad
@@ -18,9 +18,10 @@ def resolve_encoders(config: Config) -> Config:
     """
     for modality in MODALITIES:
         choice = config.encoder(modality)
-        if not choice.spec.startswith("hf:"):  # built-in encoders have neither weights nor a precision
-            continue
-        spec, options = pin_revision(choice.spec), choice.options
+        parts = encoder_parts(choice.spec)
+        if not any(part.startswith("hf:") for part in parts):
+            continue  # built-in encoders have neither weights nor a precision
+        spec, options = "+".join(map(pin_revision, parts)), choice.options
         if options.precision == "auto":
             options = replace(options, precision=precision_of_workers(config.embed))
         config = config.with_encoder(modality, EncoderChoice(spec=spec, options=options))

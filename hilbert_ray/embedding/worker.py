@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator, Sequence
 
 from hilbert_ray.cluster import given_device
-from hilbert_ray.config import BUILTIN_ENCODERS, MODALITIES, Config, Modality
+from hilbert_ray.config import BUILTIN_ENCODERS, MODALITIES, Config, Modality, encoder_parts
 from hilbert_ray.embedding.features import encode_parts
 from hilbert_ray.embedding.reading import Piece, PieceReader
 from hilbert_ray.encoders import Encoder, build_encoder
@@ -82,5 +82,5 @@ def encoder_here(config: Config, modality: Modality) -> Encoder:
         ClusterError: when Ray gave a GPU that torch does not find.
     """
     # Built-in encoders compute on the CPU, also on a node whose torch is made for nothing else.
-    is_builtin = config.encoder(modality).spec in BUILTIN_ENCODERS.values()
+    is_builtin = set(encoder_parts(config.encoder(modality).spec)) <= set(BUILTIN_ENCODERS[modality])
     return configured_encoder(config, modality, "cpu" if is_builtin else given_device())

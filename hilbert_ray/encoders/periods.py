@@ -100,7 +100,8 @@ def _step(waveform: _Waveform, mark: float, period: float) -> float:
     if min(begin, low) < 0 or max(begin, high - 1) + size > len(samples):
         return 0.0
     window, region = samples[begin : begin + size], samples[low : high - 1 + size]
-    energies = (squares[low + size : high + size] - squares[low:high]) * (squares[begin + size] - squares[begin])
+    energies = squares[low + size : high + size] - squares[low:high]
+    energies = energies * (squares[begin + size] - squares[begin])
     # Below this, differences of sums are rounding alone.
     alike = np.correlate(region, window) / np.sqrt(np.maximum(energies, (1e-12 * squares[-1]) ** 2))
     best = 1 + int(alike[1:-1].argmax())
@@ -134,8 +135,8 @@ def jitter(marks: list[np.ndarray]) -> float:
 def shimmer(samples: np.ndarray, marks: list[np.ndarray]) -> float:
     """Return the local shimmer in percent: mean difference of neighbouring amplitudes over their mean.
 
-    An amplitude is the root mean square around a mark, from a fifth of a period before to a fifth after. 0 where
-    there are no two neighbouring periods.
+    An amplitude is the root mean square around a mark, from a fifth of a period before to a fifth after. 0
+    where there are no two neighbouring periods.
 
     Args:
         samples: float64 [time], without their mean.

@@ -137,7 +137,9 @@ def track_pitch(
     """Return the candidate of each frame that together are the best path (section 3.2, Viterbi).
 
     Args:
-        frequency, correlation, peak: of all frames, see `Frames`.
+        frequency: of the candidates of all frames, see `Frames`.
+        correlation: of the candidates of all frames.
+        peak: of all frames.
         loudest: the largest magnitude of the segment, without its mean.
     """
     is_voiced = frequency > 0
@@ -166,7 +168,7 @@ def track_pitch(
 
 
 def _transition_costs(is_voiced: np.ndarray, octaves: np.ndarray) -> np.ndarray:
-    """Return what it costs to go from each candidate to each of the next frame: [T - 1, C, C] (equation 27)."""
+    """Return what it costs to go from each candidate to each of the next frame, float64 [T - 1, C, C]."""
     before, after = is_voiced[:-1, :, None], is_voiced[1:, None, :]
     jumps = _JUMP_COST * np.abs(octaves[:-1, :, None] - octaves[1:, None, :])
     return np.where(before & after, jumps, np.where(before != after, _SWITCH_COST, 0.0))

@@ -1,7 +1,7 @@
 """The built-in encoder `prosody`: pitch, voice quality, loudness, spectral slope and timing of a segment.
 
-Each feature has a name and a unit, see `NAMES`; most are functionals of the GeMAPS (Eyben et al. 2016, "The Geneva
-Minimalistic Acoustic Parameter Set"). `pitch` and `periods` compute what they are made of.
+Each feature has a name and a unit, see `NAMES`; most are functionals of the GeMAPS (Eyben et al. 2016, "The
+Geneva Minimalistic Acoustic Parameter Set"). `pitch` and `periods` compute what they are made of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.segmentation import segmentation
 
 VERSION = 1
-"""Version of what is computed, part of the fingerprint: raise it when the same segment gives another feature."""
+"""Version of what is computed, part of the fingerprint: raise it when a segment gives another feature."""
 NAMES: Mapping[str, str] = {
     "f0_mean": "st",
     "f0_sd": "st",
@@ -229,7 +229,7 @@ def _pitch(f0: np.ndarray, runs: Sequence[tuple[int, int]]) -> dict[str, float]:
 
 
 def _mean_change(f0: np.ndarray, runs: Sequence[tuple[int, int]]) -> float:
-    """Return how fast the pitch moves: the mean magnitude of its slope over 50 ms, in semitones per second."""
+    """Return how fast the pitch moves: the mean magnitude of its slope over 50 ms, in st/s."""
     half = _CHANGE_FRAMES // 2
     offsets = np.arange(-half, half + 1)
     slopes = [
@@ -260,7 +260,9 @@ def _timing_and_level(level: np.ndarray, f0: np.ndarray) -> dict[str, float]:
     sounds = np.ones(len(level), bool)
     for start, stop in pauses:
         sounds[start:stop] = False
-    smooth = _decibels(np.convolve(10 ** (level / 10), _SMOOTHING / _SMOOTHING.sum()))[_LAG : _LAG + len(level)]
+    smooth = _decibels(np.convolve(10 ** (level / 10), _SMOOTHING / _SMOOTHING.sum()))[
+        _LAG : _LAG + len(level)
+    ]
     peaks, _ = signal.find_peaks(smooth, height=silence, prominence=_DIP_DB)
     syllables = int((f0[peaks] > 0).sum())
     seconds, spoken = _seconds(len(level)), _seconds(int(sounds.sum()))
@@ -275,7 +277,9 @@ def _timing_and_level(level: np.ndarray, f0: np.ndarray) -> dict[str, float]:
         "articulation": syllables / spoken if spoken else 0.0,
         "pause_share": 100 * float(1 - sounds.mean()),
         "pauses": len(pauses) / seconds,
-        "pause_mean": float(np.mean([stop - start for start, stop in pauses])) * HOP / RATE_HZ if pauses else 0.0,
+        "pause_mean": float(np.mean([stop - start for start, stop in pauses])) * HOP / RATE_HZ
+        if pauses
+        else 0.0,
     }
 
 

@@ -26,6 +26,7 @@ from hilbert_ray.config import (
     Modality,
     SegmentConfig,
     TaskConfig,
+    encoder_parts,
     from_dict,
     recorded_options,
     to_dict,
@@ -348,15 +349,8 @@ def _choose_encoder(
     known = {key: {**value, "fingerprint": key} for key, value in store.encoders(modality, snapshot).items()}
     if choice == "none" or (choice is None and not known):
         return None
-    # `embed` records the weights in a folder by the folder's absolute path.
-    folder = f"hf:{Path((choice or '').removeprefix('hf:')).absolute()}"
     matching = [
-        description
-        for description in known.values()
-        if choice is None
-        or choice in (description["fingerprint"], description["name"], description["spec"])
-        or description["spec"] == folder
-        or description["spec"].startswith(f"{choice}@")  # without its revision
+        description for description in known.values() if choice is None or _is_chosen(choice, description)
     ]
     if len(matching) == 1:
         return matching[0]
@@ -366,3 +360,17 @@ def _choose_encoder(
         f"{requested} was given, and store {store.uri} has these {modality} encoders: {listed}; name one of "
         f"them by its fingerprint, or use `--{modality} none`"
     )
+
+
+def _is_chosen(choice: str, description: Mapping[str, Any]) -> bool:
+    if choice in (description["fingerprint"], description["name"]):
+        return True
+    chosen, parts = encoder_parts(choice), encoder_parts(description["spec"])
+    return len(chosen) == len(parts) and all(map(_names, chosen, parts))
+
+
+def _names(choice: str, spec: str) -> bool:
+    """Return whether what a user wrote names this encoder, which is not a joined one."""
+    # `embed` records the weights in a folder by the folder's absolute path.
+    folder = f"hf:{Path(choice.removeprefix('hf:')).absolute()}"
+    return spec in (choice, folder) or spec.startswith(f"{choice}@")  # without its revision

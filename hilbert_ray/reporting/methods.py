@@ -79,6 +79,8 @@ def _features(run: RunResults, config: Config) -> Html:
 
 def _options(described: Mapping[str, Any]) -> Html:
     """Return what only encoders from the Hugging Face hub have: layer, pooling, prefix and precision."""
+    if parts := described.get("parts"):
+        return join(map(_options, parts))
     options = described.get("options") or {}
     if not str(described.get("spec", "")).startswith("hf:"):
         return Html("")

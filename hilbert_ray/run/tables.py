@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hilbert_ray.config import HILBERT, TaskConfig
+from hilbert_ray.config import HILBERT, TaskConfig, encoder_parts
 from hilbert_ray.features import Dataset, Features
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.fold_results import FoldResult
@@ -172,7 +172,7 @@ def read_predictions(
 
 
 def without_paths(value: Any) -> Any:  # noqa: ANN401 - plain values of any shape
-    """Return plain values with absolute paths, also those after `hf:`, cut to their last part.
+    """Return plain values with absolute paths cut to their last part, also those after `hf:`, joined or not.
 
     Reports are passed on; a path can name the user, the machine or the study.
     """
@@ -181,8 +181,13 @@ def without_paths(value: Any) -> Any:  # noqa: ANN401 - plain values of any shap
     if isinstance(value, list):
         return [without_paths(inner) for inner in value]
     if isinstance(value, str):
-        kind, path = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
-        # POSIX, home, Windows drive, Windows share, and file URIs; other URIs name no machine.
-        if re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\|file:)", path):
-            return kind + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+        return "+".join(map(_without_path, encoder_parts(value)))
+    return value
+
+
+def _without_path(value: str) -> str:
+    kind, path = ("hf:", value[3:]) if value.startswith("hf:") else ("", value)
+    # POSIX, home, Windows drive, Windows share, and file URIs; other URIs name no machine.
+    if re.match(r"(/|~|[A-Za-z]:[\\/]|\\\\|file:)", path):
+        return kind + re.split(r"[\\/]", path.rstrip("\\/"))[-1]
     return value

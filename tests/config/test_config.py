@@ -44,7 +44,7 @@ def test_settings_survive_json() -> None:
         ({"model": {"heads": 3}}, r"model\.heads is 3 and model\.dim is 64: heads must divide dim"),
         ({"moe": {"top_k": 9}}, r"moe\.top_k is 9 and moe\.experts is 4"),
         ({"audio": "none", "text": "none"}, "at least one modality must have an encoder"),
-        ({"audio": "mfccc"}, r"audio encoder is 'mfccc'; the choices are `mfcc`, `hf:"),
+        ({"audio": "mfccc"}, r"audio encoder is 'mfccc'; the choices are `mfcc`, `prosody`, `hf:"),
         (
             {"tasks": {"t": {"kind": "binary", "classes": ["a"]}}},
             r"in tasks\.t: .*exactly 2|needs at least 2",
