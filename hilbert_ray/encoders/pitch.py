@@ -73,19 +73,16 @@ def _analyse(frames: np.ndarray) -> Frames:
     centred = frames - frames.mean(1, keepdims=True)
     half_period = int(RATE_HZ / FLOOR_HZ / 2)
     middle = slice(FRAME // 2 - half_period, FRAME // 2 + half_period)
-    energy = np.abs(fft.rfft(centred * _WINDOW, FFT)) ** 2  # [T, FFT // 2 + 1]
-    autocorrelation = fft.irfft(energy, FFT * _OVERSAMPLING)[:, : _LAGS[-1] + 2] * _OVERSAMPLING
-    # All but the first and last frequency stand for their negative too (Parseval).
-    energy[:, 1:-1] *= 2
+    energy, autocorrelation = _autocorrelation(centred * _WINDOW)
     spectrum = energy / (FFT * np.square(_WINDOW).sum())
-    power = autocorrelation[:, 0] / np.square(_WINDOW).sum()
+    power = spectrum.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         # Equation 9: the window's own autocorrelation is divided out.
         normalised = autocorrelation / (autocorrelation[:, :1] * _WINDOW_CORRELATION)
     normalised[power <= 0] = 0  # silence
     frequency, correlation = _candidates(normalised)
     return Frames(
-        power=np.maximum(power, 0),
+        power=power,
         spectrum=spectrum,
         frequency=frequency,
         correlation=correlation,
@@ -100,7 +97,21 @@ def _lags() -> np.ndarray:
 
 
 _LAGS = _lags()
-_WINDOW_CORRELATION = fft.irfft(np.abs(fft.rfft(_WINDOW, FFT)) ** 2, FFT * _OVERSAMPLING)[: _LAGS[-1] + 2]
+
+
+def _autocorrelation(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the energy at each frequency, [T, FFT // 2 + 1], and the autocorrelation from lag 0 on, [T, lags].
+
+    The autocorrelation is interpolated: there is a point `_OVERSAMPLING` times in every sample.
+    """
+    energy = np.abs(fft.rfft(frames, FFT)) ** 2
+    energy[:, -1] /= 2  # once interpolated, the highest frequency has a negative too
+    correlation = fft.irfft(energy, FFT * _OVERSAMPLING)[:, : _LAGS[-1] + 2] * _OVERSAMPLING
+    energy[:, 1:] *= 2  # Parseval: the negative frequencies
+    return energy, correlation
+
+
+_WINDOW_CORRELATION = _autocorrelation(_WINDOW[None])[1][0]
 _WINDOW_CORRELATION = _WINDOW_CORRELATION / _WINDOW_CORRELATION[0]
 
 

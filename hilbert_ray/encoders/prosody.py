@@ -166,7 +166,7 @@ def _contours(samples: np.ndarray) -> _Contours:
         correlation.append(frames.correlation)
         peak.append(frames.peak)
         level.append(_decibels(frames.power))
-        for name, values in _spectral(frames).items():
+        for name, values in spectral_shape(frames).items():
             spectral.setdefault(name, []).append(values)
     track = track_pitch(
         np.concatenate(frequency), np.concatenate(correlation), np.concatenate(peak), np.abs(samples).max()
@@ -179,17 +179,18 @@ def _contours(samples: np.ndarray) -> _Contours:
 
 
 def _decibels(power: np.ndarray) -> np.ndarray:
-    """Return mean squares in dB of full scale, at least -100."""
+    """Return powers in dB, at least -100."""
     return np.asarray(10 * np.log10(np.maximum(power, _QUIETEST)))
 
 
-def _spectral(frames: Frames) -> dict[str, np.ndarray]:
-    """Return how the power of frames falls with frequency, by the definitions of the GeMAPS."""
+def spectral_shape(frames: Frames) -> dict[str, np.ndarray]:
+    """Return how the power of T frames falls with frequency: float64 [T] of each of the GeMAPS's measures."""
     hz = np.arange(FFT // 2 + 1) * RATE_HZ / FFT
-    spectrum = frames.spectrum
+    # Relative to the frame, so that no level but that of the voice decides what is too quiet to count.
+    spectrum = frames.spectrum / np.maximum(frames.power, np.finfo(np.float64).tiny)[:, None]
 
     def band(low: float, high: float) -> np.ndarray:
-        return spectrum[:, (hz >= low) & (hz < high)]
+        return np.asarray(spectrum[:, (hz >= low) & (hz < high)])
 
     def slope(low: float, high: float) -> np.ndarray:
         """Return the slope of a line through the levels of a band, in dB per kHz."""

@@ -80,7 +80,7 @@ def _features(run: RunResults, config: Config) -> Html:
 def _options(described: Mapping[str, Any]) -> Html:
     """Return what only encoders from the Hugging Face hub have: layer, pooling, prefix and precision."""
     if parts := described.get("parts"):
-        return join(map(_options, parts))
+        return join([_options(part) for part in parts], "")
     options = described.get("options") or {}
     if not str(described.get("spec", "")).startswith("hf:"):
         return Html("")
