@@ -26,7 +26,8 @@ class JoinedEncoder:
         """Join encoders of audio that are built with the same settings.
 
         Raises:
-            ConfigError: when their sampling rates differ, or their numbers of layers where both have several.
+            ConfigError: when their sampling rates differ, or their numbers of layers where both have several,
+                or the lengths of what they hear segments in.
         """
         self.name, self.parts, self.options, self.segment = spec, parts, options, segment
         self.layers_of = [int(part.describe().get("layers", 1)) for part in parts]
@@ -45,7 +46,14 @@ class JoinedEncoder:
                 f"audio encoder {spec} joins encoders of different numbers of layers ({listed}), which "
                 "cannot share weights: set audio_encoder.layer to one layer, a range or `last`"
             )
-        self.rate_hz = parts[0].rate_hz
+        fills = {part.name: part.fill / part.rate_hz for part in parts if part.fill}
+        if len(set(fills.values())) > 1:
+            listed = ", ".join(f"{name} {seconds:g} s" for name, seconds in fills.items())
+            raise ConfigError(
+                f"audio encoder {spec} joins encoders with inputs of different lengths ({listed}), which cannot "
+                "hear the same segments together: set audio_encoder.context to segment"
+            )
+        self.rate_hz, self.fill = parts[0].rate_hz, max(part.fill for part in parts)
         self.dim = self.layers * sum(
             part.dim // count for part, count in zip(parts, self.layers_of, strict=True)
         )

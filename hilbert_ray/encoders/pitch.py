@@ -100,9 +100,9 @@ _LAGS = _lags()
 
 
 def _autocorrelation(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the energy at each frequency, [T, FFT // 2 + 1], and the autocorrelation from lag 0 on, [T, lags].
+    """Return energies [T, FFT // 2 + 1] by frequency, and the autocorrelation [T, lags] from lag 0 on.
 
-    The autocorrelation is interpolated: there is a point `_OVERSAMPLING` times in every sample.
+    The autocorrelation is interpolated to `_OVERSAMPLING` points per sample.
     """
     energy = np.abs(fft.rfft(frames, FFT)) ** 2
     energy[:, -1] /= 2  # once interpolated, the highest frequency has a negative too

@@ -57,7 +57,8 @@ class ExportPart:
     """What an export holds of one modality and encoder; it is counted while the export is written.
 
     `layers` is how many the stored features hold, of which `layer` is exported, or all of them side by side;
-    `dim` is the width that is exported. `documents` counts those that have the modality; `exported` are the
+    `dim` is the width that is exported. `names` are those of the columns that have any, by the first of them; none
+    where there are several layers. `documents` counts those that have the modality; `exported` are the
     ids of those that have features too.
     """
 
@@ -67,6 +68,7 @@ class ExportPart:
     dim: int
     layers: int = 1
     layer: int | None = None
+    names: Mapping[int, Sequence[str]] = field(default_factory=dict)
     documents: int = 0
     exported: set[str] = field(default_factory=set)
 
@@ -148,7 +150,17 @@ def _part(
     return ExportPart(
         modality=modality, fingerprint=fingerprint, encoder=encoder, layers=layers, layer=layer,
         dim=int(description["dim"]) // (1 if layer is None else layers),
+        names=_names(description) if layers == 1 else {},
     )  # fmt: skip
+
+
+def _names(description: Mapping[str, Any], first: int = 0) -> dict[int, Sequence[str]]:
+    """Return the names of the columns of an encoder or of the parts that it joins, by their first column."""
+    names = {first: description["names"]} if "names" in description else {}
+    for part in description.get("parts", ()):
+        names |= _names(part, first)
+        first += part["dim"]
+    return names
 
 
 def _require_all_embedded(parts: Sequence[ExportPart], store: Store, snapshot: Snapshot) -> None:
@@ -327,6 +339,11 @@ def _write_card(parts: Sequence[ExportPart], store: str, folder: Path) -> None:
         "positions in [0, 1]; `roles` are the speakers of their channels or turns; `labels` is JSON;",
         "`seconds` (or `tokens`) is the length of the document, which the features cover whole.",
         "",
+        *(
+            f"Columns {first} to {first + len(names) - 1} of `{part.name}` are {', '.join(names)}.\n"
+            for part in parts
+            for first, names in part.names.items()
+        ),
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 

@@ -99,7 +99,7 @@ def test_mappings_and_settings_objects_may_be_mixed() -> None:
         optional={
             "fit": st.fixed_dictionaries({"epochs": st.integers(1, 100_000), "ema": st.floats(0, 0.999)}),
             "loss": st.dictionaries(st.sampled_from(LossConfig.WEIGHTS), st.floats(0, 1e6)),
-            "audio": st.sampled_from(["mfcc", "hf:org/model@main"]),
+            "audio": st.sampled_from(["mfcc", "hf:org/model@main", "hf:org/model@main+prosody"]),
             "roots": st.lists(st.text(min_size=1), max_size=2),
         },
     )

@@ -70,7 +70,12 @@ def test_both_halves_of_a_hashed_text_have_length_one() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "modality", "fingerprint"),
-    [("mfcc", "audio", "c5457d2400c1bea4"), ("hashing", "text", "874a1a370be9cfeb")],
+    [
+        ("mfcc", "audio", "c5457d2400c1bea4"),
+        ("prosody", "audio", "9e526de72076466b"),
+        ("mfcc+prosody", "audio", "cbd723519d7844af"),
+        ("hashing", "text", "874a1a370be9cfeb"),
+    ],
 )
 def test_fingerprints_of_built_in_encoders_stay_what_they_were(
     spec: str, modality: Modality, fingerprint: str

@@ -35,6 +35,10 @@ ABSURD: Mapping[str, np.ndarray] = {
 }
 
 
+GOLDEN = [28.74737, 1.80753, 26.84284, 28.54503, 30.55018, -0.51523, 4.12665, 87.87234, 0.42553, 2.065, 0.005, 1.14702, 5.99876, 15.97029, 4.64881, -17.03056, 3.43193, -20.07763, -18.98362, -13.7001, 11.76801, 0.5746, 26.59032, 0.89739, 39.52806, 11.29908, -18.79881, 2.42596, 0.42553, 0.47962, 11.2766, 0.21277, 0.53]  # fmt: skip
+"""Features of a voice, in the order of `NAMES`."""
+
+
 @pytest.fixture(scope="module")
 def speech() -> list[np.ndarray]:
     """Return 10 s of six interviews of the sample corpus, float64 at 16 kHz."""
@@ -152,6 +156,17 @@ def test_a_segment_has_the_same_features_in_any_batch() -> None:
         values = functionals(segment.samples)
         np.testing.assert_array_equal(together[row], np.array([values[name] for name in NAMES], np.float32))
     assert encoder.describe()["names"] == [*NAMES]
+
+
+def test_the_features_of_a_voice_stay_what_they_were() -> None:
+    """Another value for the same segment needs another `VERSION`, so that stores embed it again."""
+    draw = np.random.default_rng(0)
+    starts = 500 + np.cumsum(np.linspace(90, 130, 300) * (1 + 0.01 * draw.standard_normal(300)))
+    voice = pulses(starts, 1 + 0.05 * draw.standard_normal(300))
+    samples = np.concatenate([voice, np.zeros(8000), voice / 2])
+    samples += 0.003 * draw.standard_normal(len(samples))
+    values = functionals(samples)
+    np.testing.assert_allclose([values[name] for name in NAMES], GOLDEN, rtol=1e-4, atol=1e-4)
 
 
 def praat(samples: np.ndarray) -> dict[str, float]:

@@ -61,6 +61,17 @@ def test_chosen_documents_are_exported_alone_and_only_their_buckets_are_read(tmp
     assert (row["doc_id"], row["group"], row["start"], row["seconds"]) == ("b", "b", [0.0, 1.0, 2.0], 3.0)
 
 
+def test_named_columns_are_listed(tmp_path: Path) -> None:
+    store = filled(str(tmp_path / "store"), "ab")
+    encoder = tmp_path / "store" / "features" / "audio" / FINGERPRINT / "encoder.json"
+    description = json.loads(encoder.read_text())
+    parts = [{"dim": 2}, {"dim": 2, "names": ["f0_mean", "jitter"]}]
+    encoder.write_text(json.dumps({**description, "parts": parts}))
+    export_store(Store.open(store.uri), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Columns 2 to 3 of `audio-{FINGERPRINT}` are f0_mean, jitter." in card
+
+
 def test_one_layer_of_features_that_hold_several_is_cut_out(tmp_path: Path) -> None:
     store = filled(str(tmp_path / "store"), "ab")
     width = make.feature_row("a").features.shape[1]
