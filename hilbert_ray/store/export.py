@@ -57,8 +57,8 @@ class ExportPart:
     """What an export holds of one modality and encoder; it is counted while the export is written.
 
     `layers` is how many the stored features hold, of which `layer` is exported, or all of them side by side;
-    `dim` is the width that is exported. `names` are those of the columns that have any, by the first of them; none
-    where there are several layers. `documents` counts those that have the modality; `exported` are the
+    `dim` is the width that is exported. `names` are those of named columns, by the first of them; none where
+    there are several layers. `documents` counts those that have the modality; `exported` are the
     ids of those that have features too.
     """
 

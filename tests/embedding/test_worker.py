@@ -37,10 +37,12 @@ from tests.embedding.in_process import (
 )
 
 
-def test_stored_features_are_those_of_the_plain_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("audio", ["mfcc", "mfcc+prosody"])
+def test_stored_features_are_those_of_the_plain_encoder(audio: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, audio=audio)
     manifest = make.corpus(tmp_path, 5, seconds=23.0)
     store = Store.create(str(tmp_path / "store"), 2)
-    embed_here(manifest, store)
+    embed_here(manifest, store, config)
     found = rows_of(store.uri)
     assert len(found) == 10
     for _, document in read_manifest(manifest):
@@ -54,7 +56,7 @@ def test_stored_features_are_those_of_the_plain_encoder(tmp_path: Path) -> None:
             for s in (0.0, 10.0, 20.0)
         ]
         row = found["audio", document.doc_id]
-        expected = configured_encoder(CONFIG, "audio").encode(windows)
+        expected = configured_encoder(config, "audio").encode(windows)
         np.testing.assert_allclose(row.features.astype(np.float32), expected, rtol=2e-3, atol=1e-3)
         assert row.start.tolist() == [0.0, 10.0, 20.0]
         assert row.end.tolist() == [10.0, 20.0, 23.0]

@@ -191,6 +191,17 @@ def test_the_only_encoder_is_taken_and_one_of_several_must_be_named(tmp_path: Pa
     assert open_dataset(uri, CONFIG, audio="none", text="hashing").features.audio is None
 
 
+def test_joined_encoders_are_named_as_they_were_for_embed(tmp_path: Path) -> None:
+    joined = replace(CONFIG, audio="mfcc+prosody")
+    uri = store_of(tmp_path / "joined", stored(), CONFIG, joined)
+    for config in (CONFIG, joined):
+        dataset = open_dataset(uri, CONFIG, audio=config.audio, text="hashing")
+        assert dataset.encoders["audio"]["fingerprint"] == fingerprint_of("audio", config)
+        assert dataset.config.audio == config.audio
+    with pytest.raises(ConfigError, match=r"--audio prosody\+mfcc was given, and store"):
+        open_dataset(uri, CONFIG, audio="prosody+mfcc", text="hashing")
+
+
 def test_an_encoder_in_a_folder_may_be_named_as_it_was_for_embed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,14 +213,6 @@ def test_an_encoder_in_a_folder_may_be_named_as_it_was_for_embed(
         dataset = open_dataset(uri, CONFIG, text=spec)
         assert dataset.encoders["text"]["fingerprint"] == fingerprint_of("text", other)
     assert open_dataset(uri, CONFIG, text="hashing").encoders["text"]["name"] == "hashing"
-    joined = replace(CONFIG, audio="mfcc+prosody")
-    uri = store_of(tmp_path / "joined", stored(), CONFIG, joined)
-    for config in (CONFIG, joined):
-        dataset = open_dataset(uri, CONFIG, audio=config.audio, text="hashing")
-        assert dataset.encoders["audio"]["fingerprint"] == fingerprint_of("audio", config)
-        assert dataset.config.audio == config.audio
-    with pytest.raises(ConfigError, match=r"--audio prosody\+mfcc was given, and store"):
-        open_dataset(uri, CONFIG, audio="prosody+mfcc", text="hashing")
     with pytest.raises(ConfigError, match="--text hf:other was given, and store"):
         open_dataset(uri, CONFIG, text="hf:other")
 
