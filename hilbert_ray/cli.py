@@ -23,10 +23,10 @@ from hilbert_ray.config import (
 )
 from hilbert_ray.errors import HilbertError, SystemFaultError, system_fault
 from hilbert_ray.interruption import describe
+from hilbert_ray.terminal import flag_hints, lines, log_to_stderr, one_line
 from hilbert_ray.version import __version__
 
-# The parent of all of the library's loggers.
-log = logging.getLogger("hilbert_ray")
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,20 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = _named(error)
         if named is None:
             raise
-        print(f"hilbert-ray {name}: {named}", file=sys.stderr)
+        print(one_line(f"hilbert-ray {name}: {named}"), file=sys.stderr)
         return named.exit_code
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     """Run the command of this name; return its exit code."""
     describe(f"hilbert-ray {name}", COMMANDS[name].interrupted)
-    # On standard error, as standard output is for the result alone, which --json lets programs read. Only
-    # this library logs at INFO: others would bury its lines.
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    log.setLevel(logging.INFO)
+    log_to_stderr()
     command, config = _parse(name, arguments[len(name.split()) :])
     result = command.run(config)
-    _print(json.dumps(result.values, indent=2, default=str) if command.json else result.text)
+    _print(json.dumps(result.values, indent=2, default=str) if command.json else lines(result.text))
     return 0 if result.ok else 1
 
 
@@ -115,9 +112,8 @@ def _show_overview(arguments: Sequence[str]) -> int:
 def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
     """Return the command with its flags, and the settings: preset, then the file, then the flags."""
     kind = COMMANDS[name]
-    # Read before tyro parses the rest: what they set are the defaults of all other flags, which --help shows.
-    # The order runs from general to specific: a preset for any data, a file for a project, flags for this
-    # call.
+    # Read before tyro parses the rest, since they set the defaults of all other flags, which --help shows:
+    # a preset for any data, a file for a project, flags for this call.
     base = preset(_flag(arguments, "--preset") or "small")
     path = _flag(arguments, "--config")
     chosen: set[str] = set()
@@ -136,7 +132,14 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
             defaults[f.name] = getattr(base, f.name)
         else:
             defaults[f.name] = tyro.MISSING if f.default is MISSING else f.default
-    command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=kind(**defaults))
+    default = kind(**defaults)
+    try:
+        command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=default)
+    except SystemExit as ended:
+        if ended.code:
+            parser: Any = tyro.extras.get_parser(kind, default=default)
+            print(*flag_hints(arguments, parser.format_help()), sep="", end="", file=sys.stderr)
+        raise
     check_fields(command)
     # The settings that a command has no flags for stay those of the preset and the file.
     flags = {f.name: getattr(command, f.name) for f in fields(kind) if f.name in settings}

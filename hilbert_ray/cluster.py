@@ -20,6 +20,7 @@ import ray
 from joblib import cpu_count  # type: ignore[import-untyped]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hilbert_ray.doctor import shared_memory
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import remove_maps
 from hilbert_ray.interruption import SIGNALS, abort, children
@@ -83,6 +84,7 @@ def connect() -> None:
         raise ClusterError(path_fault)
     # It tells by a warning that the cluster requires a token, which a user can safely ignore.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    logging.getLogger("ray._private.services").addFilter(_is_other_warning)
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # Known to this process and its children alone. Ray would write one into the home folder, readable by
         # others, and from then on demand it of every `ray start`.
@@ -99,6 +101,19 @@ def disconnect() -> None:
     """Leave the cluster, which ends if `connect` started it."""
     _is_leaving.set()
     ray.shutdown()
+
+
+def _is_other_warning(record: logging.LogRecord) -> bool:
+    """Say in a line what Ray says in 400 characters where its objects do not fit into /dev/shm."""
+    if "/dev/shm" not in record.getMessage():
+        return True
+    log.warning(
+        "%s: Ray keeps what its processes share in files below %s instead, which is slower; start a "
+        "container with a larger --shm-size",
+        shared_memory(),
+        _folder(),
+    )
+    return False
 
 
 def socket_path_fault() -> str:
@@ -133,8 +148,12 @@ def _start(**options: Any) -> None:  # noqa: ANN401 - of ray.init
         raise ClusterError(f"Ray does not start: {reason}; its logs are in {_logs()}") from error
 
 
+def _folder() -> str:
+    return f"{os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR', '/tmp')}/ray"
+
+
 def _logs() -> str:
-    return f"{os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR', '/tmp')}/ray/session_latest/logs"
+    return f"{_folder()}/session_latest/logs"
 
 
 def _watch(loss: Callable[[], str]) -> None:

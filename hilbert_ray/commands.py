@@ -425,7 +425,6 @@ class StoreGc(StoreCommand):
 class StoreExport(StoreCommand):
     """Write features as files that other programs read."""
 
-    interrupted = "what is in --out is incomplete: delete it and rerun"
     out: str
     """Local folder to write to; it must be empty or absent."""
     format: Literal["huggingface", "numpy", "arrow"] | None = None
@@ -455,7 +454,6 @@ class StoreExport(StoreCommand):
 class Unpack(Common):
     """Write recordings that a table of Hugging Face `datasets` holds as files, with a manifest of them."""
 
-    interrupted = "what is in the folder is incomplete: delete it and rerun"
     manifest: Positional[str]
     """Parquet or Arrow file, or the folder of a dataset (`save_to_disk`, or `data/` of the hub)."""
     folder: Positional[str]

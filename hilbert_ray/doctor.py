@@ -74,6 +74,8 @@ def diagnose() -> Diagnosis:
         remedy = "run `hilbert-ray doctor --fix`" if UNLOADABLE in error else "reinstall torch and torchaudio"
         faults.append(f"torchaudio fails to import with this torch ({error}); {remedy}")
     facts["devices"] = _devices()
+    if memory := shared_memory():
+        facts["shared memory"] = memory
     facts["audio formats"] = _formats()
     return Diagnosis(facts=facts, faults=faults)
 
@@ -118,6 +120,15 @@ def _cpus() -> str:
     """Return how many CPUs this process may use, by affinity and cgroup, and how many the machine has."""
     usable, present = cpu_count(), os.cpu_count()
     return f"{usable} CPUs" if usable == present else f"{usable} of {present} CPUs usable here"
+
+
+def shared_memory() -> str:
+    """Return how much shared memory is free; empty on systems without such a file system."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return ""
+    return f"{free // 2**20} MiB free in /dev/shm"
 
 
 def _devices() -> str:

@@ -1,6 +1,7 @@
 """The root of all errors that a user can act on, and the exit code that they give a command."""
 
 import errno
+import os
 from typing import ClassVar
 
 
@@ -36,6 +37,6 @@ def system_fault(error: Exception) -> SystemFaultError | None:
         return None
     where = "" if error.filename is None else f" {error.filename}"
     return SystemFaultError(
-        f"cannot access{where}: {error.strerror or error}; what was there before is intact: free space or "
+        f"cannot access{where}: {os.strerror(error.errno)}; what was there before is intact: free space or "
         "fix the permissions, then rerun"
     )

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hilbert_ray.errors import HilbertError
+from hilbert_ray.terminal import one_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOTICE_S = 3.0
@@ -98,7 +99,7 @@ class _Ending:
     def end(self, error: BaseException | None = None) -> NoReturn:
         """End cleaned up, from the main thread; an error of cleaning up is worth a second line."""
         if isinstance(error, HilbertError):
-            self._print(f"{self.name}: {error}")
+            self._print(one_line(f"{self.name}: {error}"))
         if "multiprocessing.util" in sys.modules:
             # Semaphores of process pools would outlive the process.
             sys.modules["multiprocessing.util"]._run_finalizers(0)

@@ -130,6 +130,7 @@ def predict(
     summary = embed_what_can_be(manifest, store_uri, settings)
     faults = _faults({modality: done.quarantined for modality, done in summary.modalities.items()})
     connect()
+    log.info("predicting %d documents", summary.documents)
     context = data_context()
     # Otherwise the order of rows would depend on which bucket is ready first.
     context.execution_options.preserve_order = True

@@ -6,12 +6,14 @@ Everything that they write lies in a folder of its own that is deleted at the en
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import settings
 
 from tests import fatal, make
 
@@ -19,6 +21,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One process per core: their threads would only wait for each other. torch and BLAS read this when they
     # load, so it must be set before any test module is imported.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+# On a busy machine single examples take long; pytest-timeout bounds each test.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
@@ -115,6 +122,19 @@ def embedded(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> mak
     )
     embed(made.manifest, made.store, config)
     return made
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 400 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    # Lazily: a command that failed in this process may have left files open.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_every_named_error_of_the_library_derives_from_one_root_with_an_exit_cod
     assert len(codes) > 25
     assert {name for name, code in codes.items() if code == 1} == {
         "ClusterError", "DoctorError", "UnitsError", "TooManyQuarantinedError", "NotFiniteError",
-        "SystemFaultError", "WriteError", "DamagedError",
+        "SystemFaultError", "WriteError", "DamagedError", "SearchError",
     }  # fmt: skip
     assert set(codes.values()) == {1, 2}
 

@@ -370,3 +370,23 @@ def test_report_of_a_damaged_run_ends_in_one_line(
     assert str(path) in shown
     assert "is damaged" in shown
     assert not (folder / RunFile.REPORT).exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_predict_with_a_damaged_model_ends_in_one_line(
+    name: str, damage: Damage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_bytes(damage(path.read_bytes(), np.random.default_rng(3)))
+    manifest, out = (
+        make.manifest(tmp_path / "m.jsonl", [{"doc_id": "a", "text": "b"}]),
+        tmp_path / "p.parquet",
+    )
+    words = ["predict", "--model", str(path.parent), "--manifest", manifest, "--out", str(out)]
+    assert main(words) == 1
+    [shown] = capsys.readouterr().err.splitlines()
+    assert shown.startswith(f"hilbert-ray predict: {path} is damaged (")
+    assert "rerun `hilbert-ray train`, which publishes the model again" in shown
+    assert not out.exists()

@@ -40,6 +40,10 @@ def test_this_environment_has_no_fault() -> None:
     assert diagnosis.faults == []
     assert diagnosis.facts["torch"]
     assert "FLAC" in diagnosis.facts["audio formats"]
+    assert (
+        diagnosis.facts.get("shared memory", "").endswith(" MiB free in /dev/shm")
+        == Path("/dev/shm").is_dir()
+    )
     assert "No faults." in diagnosis.text()
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "hilbert_ray"
 ROWS: Sequence[Sequence[str]] = (
-    ("version", "lazy", "errors"),
+    ("version", "lazy", "errors", "terminal"),
     ("interruption", "native_log", "storage"),
     ("config", "doctor"),
     ("document", "folds", "losses", "metrics"),

@@ -1,7 +1,9 @@
 """Safe by default: no file that we read is executed; transcripts and keys stay where they belong."""
 
 import ast
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hilbert_ray.cli import main
 from hilbert_ray.commands import COMMANDS
 from hilbert_ray.config import Config, EncoderConfig
 from tests import make
+from tests import test_damage as damage
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("hilbert_ray/**/*.py"), *ROOT.glob("jobs/*.py")])
@@ -72,6 +75,70 @@ def test_remote_code_is_off_unless_asked_for() -> None:
     assert Config().audio_encoder == Config().text_encoder == EncoderConfig()
     [flag] = [field for field in fields(COMMANDS["predict"]) if field.name == "trust_remote_code"]
     assert flag.default is False
+
+
+def predicting(folder: Path) -> list[str]:
+    damage.write_model(folder / "model")
+    manifest = make.manifest(folder / "m.jsonl", [{"doc_id": "a", "text": "b"}])
+    return ["predict", "--model", str(folder / "model"), "--manifest", manifest, "--out", str(folder / "p")]
+
+
+def reporting(folder: Path) -> list[str]:
+    damage.write_run(folder / "run")
+    return ["report", "--run", str(folder / "run")]
+
+
+def training(folder: Path) -> list[str]:
+    store = make.features_store(folder / "store", [2] * 12, [2] * 12, 4)
+    return [
+        "evaluate",
+        "--store",
+        store,
+        "--out",
+        str(folder / "out"),
+        "--folds.file",
+        str(folder / "f.parquet"),
+    ]
+
+
+def validating(folder: Path) -> list[str]:
+    return ["validate", make.corpus(folder, 2), "--config", str(folder / "c.yaml")]
+
+
+def validating_table(folder: Path) -> list[str]:
+    return ["validate", str(folder / "m.csv")]
+
+
+def validating_lhotse(folder: Path) -> list[str]:
+    (folder / "recordings.jsonl").touch()
+    return ["validate", str(folder / "supervisions.jsonl")]
+
+
+def unpacking(folder: Path) -> list[str]:
+    return ["unpack", str(folder / "t.parquet"), str(folder / "out")]
+
+
+PIPES: Mapping[str, Callable[[Path], list[str]]] = {
+    "model/config.json": predicting, "model/model.safetensors": predicting,
+    "run/config.json": reporting, "run/metrics.json": reporting, "run/predictions.parquet": reporting,
+    "run/metrics.jsonl": reporting, "store/store.json": training, "f.parquet": training,
+    "c.yaml": validating, "m.csv": validating_table, "supervisions.jsonl": validating_lhotse,
+    "t.parquet": unpacking,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", PIPES)
+def test_a_named_pipe_where_a_file_should_be_is_refused_and_not_waited_for(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = PIPES[name](tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert name.rpartition("/")[2] in line
+    assert re.search("named pipe|regular file|no file", line)
 
 
 @pytest.mark.ray

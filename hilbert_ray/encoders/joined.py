@@ -50,8 +50,8 @@ class JoinedEncoder:
         if len(set(fills.values())) > 1:
             listed = ", ".join(f"{name} {seconds:g} s" for name, seconds in fills.items())
             raise ConfigError(
-                f"audio encoder {spec} joins encoders with inputs of different lengths ({listed}), which cannot "
-                "hear the same segments together: set audio_encoder.context to segment"
+                f"audio encoder {spec} joins encoders with inputs of different lengths ({listed}), which "
+                "cannot hear the same segments together: set audio_encoder.context to segment"
             )
         self.rate_hz, self.fill = parts[0].rate_hz, max(part.fill for part in parts)
         self.dim = self.layers * sum(

@@ -29,7 +29,6 @@ from hilbert_ray.config import (
     encoder_parts,
     from_dict,
     recorded_options,
-    to_dict,
 )
 from hilbert_ray.document import Document, Recognition, infer_tasks, is_held_out, with_labels_of
 from hilbert_ray.features.arrays import Features
@@ -286,7 +285,12 @@ def _inferred_tasks(store: str, documents: Sequence[Document]) -> Mapping[str, T
             f"the documents of store {store} have no label, or the same one wherever a task has any, from "
             "which nothing can be learned; add labels to the manifest and embed it again"
         )
-    log.info("tasks inferred from the labels: %s", json.dumps({k: to_dict(v) for k, v in tasks.items()}))
+    # As in a settings file, to be pasted there.
+    lines = [
+        f"{name}: {json.dumps({'kind': task.kind, **({'classes': task.classes} if task.classes else {})})}"
+        for name, task in tasks.items()
+    ]
+    log.info("tasks inferred from the labels: %s", "; ".join(lines))
     return tasks
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from hilbert_ray.folds.draw import group_codes
 from hilbert_ray.folds.records import Folds, FoldsError
-from hilbert_ray.storage import access_errors, open_output, parquet_writer, read_parquet
+from hilbert_ray.storage import access_errors, open_output, parquet_writer, read_parquet, require_regular
 
 
 def write_folds(folds: Folds, uri: str) -> None:
@@ -73,6 +73,7 @@ def _read_columns(uri: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import pyarrow as pa
 
     try:
+        require_regular(uri)
         with access_errors(uri), fsspec.open(uri, "rb") as file:
             table = read_parquet(file, f"folds file {uri}", "write it again, or leave folds.file empty")
     except FileNotFoundError:

@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 from hilbert_ray.manifest.arrow import has_audio
 from hilbert_ray.manifest.cells import read_json
 from hilbert_ray.manifest.rows import BadRow, ManifestError, Record
+from hilbert_ray.storage import require_regular
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
            "val": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
 _TEXTS = ("text", "transcription", "transcript", "sentence", "normalized_text", "raw_text")
 _LABELS = ("label",)
+_JSON_BYTES = 2**26
+"""Most bytes of a file that lists what a dataset consists of."""
 _PLAIN_NAME = re.compile(r"[^./\0][^/\0]*")
 
 
@@ -161,6 +164,9 @@ def _names(path: str, key: str) -> list[str]:
 
 def _json(path: str) -> dict[str, Any]:
     try:
+        require_regular(path)
+        if os.path.getsize(path) > _JSON_BYTES:
+            raise ValueError(f"it has more than {_JSON_BYTES} bytes")
         with open(path, "rb") as file:
             value = read_json(file.read())
     except (OSError, ValueError, RecursionError) as error:

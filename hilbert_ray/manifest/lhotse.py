@@ -14,6 +14,7 @@ import fsspec
 from hilbert_ray.manifest.json_lines import Lines
 from hilbert_ray.manifest.recordings import Stretch, document, is_number, joined, scalars
 from hilbert_ray.manifest.rows import BadRow, ManifestError, Record, Source, blocks_of
+from hilbert_ray.storage import require_regular
 
 NOTE = "read as cuts of Lhotse: a document for each recording, its supervisions being utterances"
 _PAIR_NOTE = "read as recordings of Lhotse with the supervisions of {}"
@@ -163,6 +164,7 @@ def _exists(uri: str) -> bool:
 
 
 def _rows(manifest: str) -> Iterator[Record]:
+    require_regular(manifest)
     with fsspec.open(manifest, "rb", compression="infer") as file:
         for row, line in enumerate(file, start=1):
             yield from Lines(manifest=manifest, lines=line).records(row)

@@ -69,9 +69,13 @@ def open_source(manifest: str, block_bytes: int) -> Iterator[Source]:
 
 
 def _kind_of(manifest: str) -> str:
-    ending = manifest.rpartition(".")[2].lower()
+    stem, dot, ending = manifest.rpartition("/")[2].lower().rpartition(".")
+    if not dot:
+        if not is_uri(manifest):
+            raise FileNotFoundError(manifest)
+        raise ManifestError(f"manifest {manifest} has no ending that says its format: {READ}")
     if ending in _COMPRESSED:
-        inner = manifest.rpartition(".")[0].rpartition(".")[2].lower()
+        inner = stem.rpartition(".")[2]
         if _KINDS.get(inner) in _TEXTUAL:
             return _KINDS[inner]
         ending = f"{inner}.{ending}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -21,8 +21,10 @@ from hilbert_ray.manifest.arrow import Batches, arrow_batches, checked, packed
 from hilbert_ray.manifest.huggingface import audio_column, tables_of
 from hilbert_ray.manifest.opening import errors_of, folder_of, table_columns
 from hilbert_ray.manifest.rows import BadRow, ManifestError
-from hilbert_ray.storage import access_errors, local_path
+from hilbert_ray.storage import access_errors, local_path, new_folder, require_regular
 
+MANIFEST = "manifest.jsonl"
+"""Name of the manifest in the folder."""
 _ROWS = 4
 """Rows in memory at a time: each may hold hours of audio."""
 _MAGIC = (
@@ -49,36 +51,51 @@ def unpack(manifest: str, folder: str) -> Unpacked:
         folder: a local folder that is empty or absent.
 
     Raises:
-        ManifestError: if the table cannot be read or has no column of audio, or the folder holds something.
+        ManifestError: if the table cannot be read or has no column of audio.
+        StorageError: if the folder holds something, or is not local.
+        WriteError: if it cannot be written; nothing is left of it then.
     """
-    if os.path.isdir(folder) and os.listdir(folder):
-        raise ManifestError(f"folder {folder} is not empty; name one that is, or one that does not exist")
     path = local_path(manifest)
     tables = [(manifest, "", "")]
     if path is not None and os.path.isdir(path):
         tables = [each for each in tables_of(path) if each[0].endswith((".parquet", ".arrow"))]
         if not tables:
             raise ManifestError(f"folder {path} has no tables of Hugging Face; name a Parquet or Arrow file")
-    os.makedirs(os.path.join(folder, "audio"), exist_ok=True)
     documents, faults, files = 0, [], 0
-    target = os.path.join(folder, "manifest.jsonl")
-    # Under another name until it is whole: half of a manifest looks like a manifest.
-    with open(f"{target}.part", "w", encoding="utf-8") as out:
-        for number, (table, _, split) in enumerate(tables):
-            for record in _records(table, folder, f"{number:03d}-" if len(tables) > 1 else ""):
-                if isinstance(record, BadRow):
-                    faults.append(f"{table}: {record.message}")
-                    continue
-                files += str(record.get("audio", "")).startswith("audio/")
-                documents += 1
-                line = {**record, "split": split} if split else record
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(f"{target}.part", target)
-    return Unpacked(manifest=target, documents=documents, files=files, faults=tuple(faults))
+    with new_folder(folder) as unfinished:
+        (unfinished / "audio").mkdir()
+        with (unfinished / MANIFEST).open("w", encoding="utf-8") as out:
+            for number, (table, _, split) in enumerate(tables):
+                prefix = f"{number:03d}-" if len(tables) > 1 else ""
+                for record in _records(table):
+                    if isinstance(record, BadRow):
+                        faults.append(f"{table}: {record.message}")
+                        continue
+                    line = dict(record.values)
+                    if record.audio:
+                        name = _file_name(record.audio, line.get("audio"), f"{prefix}{record.number:06d}")
+                        (unfinished / name).write_bytes(record.audio)
+                        line["audio"] = name
+                        files += 1
+                    if split:
+                        line["split"] = split
+                    documents += 1
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return Unpacked(
+        manifest=os.path.join(folder, MANIFEST), documents=documents, files=files, faults=tuple(faults)
+    )
 
 
-def _records(table: str, folder: str, prefix: str) -> Iterator[Mapping[str, Any] | BadRow]:
-    """Yield the rows of a table, whose audio is written below `folder` as soon as it is read."""
+class _Row(NamedTuple):
+    """A row of a table: its number, what it says, and the bytes of its recording, if it holds them."""
+
+    number: int
+    values: Mapping[str, Any]
+    audio: bytes | None
+
+
+def _records(table: str) -> Iterator[_Row | BadRow]:
+    """Yield the rows of a table."""
     with errors_of(table), _batches(table) as (schema, batches):
         audio = audio_column(schema)
         if audio is None:
@@ -90,12 +107,13 @@ def _records(table: str, folder: str, prefix: str) -> Iterator[Mapping[str, Any]
         content, _ = table_columns(table, schema, audio)
         row = 1
         for batch in batches:
-            yield from _unpacked(batch, row, audio, content, folder, prefix, folder_of(table))
+            yield from _rows(batch, row, audio, content, folder_of(table))
             row += batch.num_rows
 
 
 @contextmanager
 def _batches(table: str) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    require_regular(table)
     with access_errors(table), fsspec.open(table, "rb") as file:
         if file.read(4) == b"PAR1":
             parquet = pq.ParquetFile(file)
@@ -110,9 +128,9 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     return (batch.slice(start, _ROWS) for start in range(0, batch.num_rows, _ROWS))
 
 
-def _unpacked(
-    batch: pa.RecordBatch, row: int, audio: str, content: Batches, folder: str, prefix: str, home: str
-) -> Iterator[Mapping[str, Any] | BadRow]:
+def _rows(
+    batch: pa.RecordBatch, row: int, audio: str, content: Batches, home: str
+) -> Iterator[_Row | BadRow]:
     column = batch.column(audio)
     position = batch.schema.get_field_index(audio)
     paths = batch.set_column(position, audio, column.field("path"))
@@ -123,19 +141,15 @@ def _unpacked(
             continue
         data = cells[i].as_py()
         values = dict(record)
-        if data:
-            values["audio"] = _write(data, values.get("audio"), f"{prefix}{row + i:06d}", folder)
-        elif isinstance(values.get("audio"), str):
+        if not data and isinstance(values.get("audio"), str):
             values["audio"] = resolve(values["audio"], os.path.abspath(home))
-        yield values
+        yield _Row(row + i, values, data)
 
 
-def _write(data: bytes, path: object, number: str, folder: str) -> str:
-    """Write a recording under its number and name; return its path relative to the folder."""
+def _file_name(data: bytes, path: object, number: str) -> str:
+    """Return the name of a recording's file in the folder, by its number and its own name."""
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(path)).lstrip(".") if isinstance(path, str) else ""
     name = f"audio/{number}-{name[-100:]}" if name else f"audio/{number}"
     if "." not in name:
         name += "." + next((ending for magic, ending in _MAGIC if data.startswith(magic)), "bin")
-    with open(os.path.join(folder, name), "xb") as file:
-        file.write(data)
     return name

@@ -29,6 +29,7 @@ WIDEST = 10_000_000
 """Most numbers in a feature: far more than any encoder gives, and few enough to reckon with."""
 SCHEMA = 2
 """Of a published folder; a version of this package reads its own schema only."""
+REPAIR = "rerun `hilbert-ray train`, which publishes the model again, or restore the folder from a copy"
 
 
 class ModelError(HilbertError, ValueError):
@@ -276,8 +277,9 @@ class Hilbert(nn.Module):
                 encoder's weights; a folder alone cannot turn that on.
 
         Raises:
-            ModelError: when a file is absent, damaged or outside the folder, of a schema that this version
-                cannot read, or when weights and settings do not fit each other.
+            ModelError: when a file is absent or outside the folder, of a schema that this version cannot
+                read, or when weights and settings do not fit each other.
+            DamagedError: when a file is not what was written.
         """
         path = Path(folder)
         published, encoders, tensors = _read_published(path)
@@ -351,10 +353,11 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
     """Return a published folder's settings, descriptions of encoders and tensors.
 
     Raises:
-        ModelError: when a file is absent or damaged, or when the two files disagree.
+        ModelError: when a file is absent, or when the two files disagree.
+        DamagedError: when a file is not what was written.
     """
     try:
-        values, tensors = read_tensor_folder(path, "config.json", SCHEMA)
+        values, tensors = read_tensor_folder(path, "config.json", SCHEMA, REPAIR)
     except TensorFolderError as error:
         raise ModelError(f"model folder {error}") from error
     encoders = values.pop("encoders", None)
@@ -365,7 +368,7 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
     try:
         published = from_dict(Published, values)
     except (ConfigError, TypeError) as error:
-        raise ModelError(f"config.json of model folder {path} is damaged: {error}") from error
+        raise ModelError(f"config.json of model folder {path} is invalid: {error}") from error
     if not isinstance(encoders, dict):
         raise ModelError(
             f"config.json of model folder {path} has `encoders` {encoders!r}; it must map each modality to a "

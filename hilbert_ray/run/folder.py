@@ -15,7 +15,15 @@ from typing import Any
 from hilbert_ray.config import ConfigError, require, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Dataset
-from hilbert_ray.storage import Workspace, json_line, parse_json, parse_json_lines, with_checksum, write_text
+from hilbert_ray.storage import (
+    Workspace,
+    json_line,
+    parse_json,
+    parse_json_lines,
+    require_regular,
+    with_checksum,
+    write_text,
+)
 from hilbert_ray.version import __version__
 
 
@@ -139,6 +147,7 @@ def read_json(folder: Path, name: RunFile) -> dict[str, Any]:
             f"run folder {folder} has no {name}; run `hilbert-ray evaluate --store STORE --out {folder}` "
             "first"
         )
+    require_regular(path)
     return parse_json(path.read_bytes(), str(path), repair(name))
 
 
@@ -154,7 +163,10 @@ def read_lines(folder: Path, name: RunFile) -> list[dict[str, Any]]:
         DamagedError: when a line is not what was written; a last one that a kill cut off is left out.
     """
     path = folder / name
-    return parse_json_lines(path.read_bytes(), str(path), repair(name)) if path.exists() else []
+    if not path.exists():
+        return []
+    require_regular(path)
+    return [*parse_json_lines(path.read_bytes(), str(path), repair(name))]
 
 
 def repair(name: RunFile) -> str:

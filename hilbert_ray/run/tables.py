@@ -13,7 +13,7 @@ from hilbert_ray.features import Dataset, Features
 from hilbert_ray.metrics import Predictions
 from hilbert_ray.run.fold_results import FoldResult
 from hilbert_ray.run.folder import RunFile, repair
-from hilbert_ray.storage import open_output, parquet_writer, read_parquet
+from hilbert_ray.storage import open_output, parquet_writer, read_parquet, require_regular
 
 
 def write_predictions(run: Path, dataset: Dataset, results: Sequence[FoldResult]) -> None:
@@ -100,6 +100,7 @@ def _read(run: Path, name: RunFile) -> pa.Table | None:
     path = run / name
     if not path.exists():
         return None
+    require_regular(path)
     with path.open("rb") as file:
         return read_parquet(file, str(path), repair(name))
 

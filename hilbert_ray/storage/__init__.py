@@ -6,7 +6,7 @@ from hilbert_ray.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hilbert_ray.storage.access import AccessError, StorageError, access_error, access_errors, place_of
-    from hilbert_ray.storage.files import TEMPORARY, DamagedError, Entry, Files, WriteError
+    from hilbert_ray.storage.files import TEMPORARY, DamagedError, Entry, Files, WriteError, write_errors
     from hilbert_ray.storage.json_files import (
         CHECKSUM,
         has_checksum,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         read_parquet,
         reading_parquet,
     )
-    from hilbert_ray.storage.regular import irregular
+    from hilbert_ray.storage.regular import irregular, require_regular
     from hilbert_ray.storage.tensor_folder import (
         WEIGHTS,
         TensorFolderError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hilbert_ray.storage.versions import file_versions, missing_files
     from hilbert_ray.storage.workspace import (
         Workspace,
+        new_folder,
         open_output,
         open_workspace,
         require_writable,
@@ -66,6 +67,7 @@ __all__ = [
     "json_line",
     "local_path",
     "missing_files",
+    "new_folder",
     "open_output",
     "open_workspace",
     "parquet_writer",
@@ -76,9 +78,11 @@ __all__ = [
     "read_tensor_folder",
     "reading_json",
     "reading_parquet",
+    "require_regular",
     "require_writable",
     "with_checksum",
     "without_checksum",
+    "write_errors",
     "write_tensor_folder",
     "write_text",
 ]
@@ -88,7 +92,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "access": ("AccessError", "StorageError", "access_error", "access_errors", "place_of"),
-        "files": ("TEMPORARY", "DamagedError", "Entry", "Files", "WriteError"),
+        "files": ("TEMPORARY", "DamagedError", "Entry", "Files", "WriteError", "write_errors"),
         "json_files": (
             "CHECKSUM",
             "has_checksum",
@@ -106,10 +110,17 @@ __getattr__ = lazy_names(
             "read_parquet",
             "reading_parquet",
         ),
-        "regular": ("irregular",),
+        "regular": ("irregular", "require_regular"),
         "tensor_folder": ("WEIGHTS", "TensorFolderError", "read_tensor_folder", "write_tensor_folder"),
         "uri": ("absolute", "is_local", "is_uri", "local_path"),
         "versions": ("file_versions", "missing_files"),
-        "workspace": ("Workspace", "open_output", "open_workspace", "require_writable", "write_text"),
+        "workspace": (
+            "Workspace",
+            "new_folder",
+            "open_output",
+            "open_workspace",
+            "require_writable",
+            "write_text",
+        ),
     },
 )

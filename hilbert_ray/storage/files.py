@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from hilbert_ray.errors import SYSTEM_FAULTS
 from hilbert_ray.storage.access import StorageError, access_errors
+from hilbert_ray.storage.regular import require_regular
 from hilbert_ray.storage.uri import absolute, is_local
 
 TEMPORARY = ".writing"
@@ -50,6 +52,24 @@ class DamagedError(StorageError):
         # Some libraries report over several lines, with bytes of the file.
         shown = "".join(c if c.isprintable() else " " for c in fault)
         return cls(f"{name} is damaged ({' '.join(shown.split())[:_LONGEST_FAULT]}); {repair}")
+
+
+@contextmanager
+def write_errors(path: str) -> Iterator[None]:
+    """Turn what the system refuses while a local file or folder is written into one error that names it.
+
+    Raises:
+        WriteError: when it cannot be written, as on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SYSTEM_FAULTS:
+            raise
+        raise WriteError(
+            f"cannot write {path}: {os.strerror(error.errno)}; what was there before is intact: free space "
+            "or fix the permissions, then rerun"
+        ) from error
 
 
 class Entry(NamedTuple):
@@ -156,14 +176,17 @@ class Files:
             return False
 
     @contextmanager
-    def _writing(self, name: str, size_bytes: int) -> Iterator[None]:
+    def _writing(self, name: str, size_bytes: int | None) -> Iterator[None]:
+        """Turn what is in the way of writing a file, or of deleting it (no size), into one error."""
         with access_errors(self.uri):
             try:
                 yield
             except self._errors as error:
+                action = f"delete {name}" if size_bytes is None else f"write {name} ({size_bytes} bytes)"
+                # Without the names of temporary files, which the error may hold too.
                 raise WriteError(
-                    f"cannot write {name} ({size_bytes} bytes) in {self.uri}: {error}; what is already "
-                    "written is intact: free space or fix the permissions, then rerun to resume"
+                    f"cannot {action} in {self.uri}: {getattr(error, 'strerror', None) or error}; what is "
+                    "already written is intact: free space or fix the permissions, then rerun to resume"
                 ) from error
 
     # Reading
@@ -176,6 +199,7 @@ class Files:
         """
         with self._reading(name):
             if self.is_local:
+                require_regular(self.path(name))
                 with open(self.path(name), "rb") as file:
                     return file.read()
             try:
@@ -281,7 +305,7 @@ class Files:
 
     def delete(self, name: str) -> None:
         """Delete a file; a missing one is no error."""
-        with self._writing(name, 0):
+        with self._writing(name, None):
             try:
                 self.filesystem.rm_file(self.path(name))
             except FileNotFoundError:

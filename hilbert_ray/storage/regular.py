@@ -3,6 +3,8 @@
 import os
 import stat
 
+from hilbert_ray.storage.access import StorageError
+
 _LOCAL = ("file://", "local://")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -39,3 +41,15 @@ def kind_of(mode: int) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "no regular file")
+
+
+def require_regular(uri: str | os.PathLike[str]) -> None:
+    """Check that a local path is a regular file, if it exists; see `irregular`.
+
+    Raises:
+        StorageError: when it is something else.
+    """
+    if (kind := irregular(os.fspath(uri))) is not None:
+        raise StorageError(
+            f"{os.fspath(uri)} is {kind}; it must be a regular file: put the file itself there"
+        )

@@ -7,8 +7,10 @@ arrives whole or not at all; a run that was killed resumes from what its last `s
 
 import math
 import os
+import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import Any
 
 import pyarrow.fs
 
-from hilbert_ray.errors import SYSTEM_FAULTS
-from hilbert_ray.storage.files import TEMPORARY, Files, WriteError
+from hilbert_ray.errors import HilbertError
+from hilbert_ray.storage.access import StorageError
+from hilbert_ray.storage.files import TEMPORARY, Files, WriteError, write_errors
+from hilbert_ray.storage.uri import is_uri
 
 UNFINISHED = ".tmp"
 """End of the names of unfinished files, which are never uploaded."""
@@ -120,6 +124,11 @@ def open_workspace(uri: str, excluded: Sequence[str] = ()) -> Iterator[Workspace
         workspace.fetch(excluded)
         try:
             yield workspace
+        except HilbertError as error:
+            # The message names the copy; the user knows the original.
+            shown = (str(workspace.path), workspace.uri)
+            error.args = tuple(arg.replace(*shown) if isinstance(arg, str) else arg for arg in error.args)
+            raise
         finally:
             workspace.save()
 
@@ -172,15 +181,40 @@ def open_output(uri: str) -> Iterator[Path]:
         fresh.replace(target)
     except OSError as error:
         # What is written may be read from elsewhere: of other files the error says itself which.
-        if error.errno not in SYSTEM_FAULTS or error.filename not in (None, str(fresh), str(target.parent)):
+        if error.filename not in (None, str(fresh), str(target.parent)):
             raise
-        raise WriteError(
-            f"cannot write {target}: {error.strerror or error}; what was there before is intact: free space "
-            "or fix the permissions, then rerun"
-        ) from error
+        with write_errors(str(target)):
+            raise
     finally:
         with suppress(OSError):  # on a disk that is read-only there is no such file
             fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: str) -> Iterator[Path]:
+    """Yield a local folder to write to, which becomes `folder` if all goes well and vanishes if not.
+
+    Raises:
+        StorageError: when `folder` is not local, or neither empty nor absent.
+        WriteError: when it cannot be written.
+    """
+    if is_uri(folder):
+        raise StorageError(f"folder {folder} is not local; name a local folder, then copy it")
+    target = Path(os.path.abspath(folder))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StorageError(
+            f"{folder} exists and is not empty; name a new folder, or delete what is in this one"
+        )
+    # In the same parent folder: a rename is atomic only within one file system.
+    unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
+    try:
+        with write_errors(folder):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            os.replace(unfinished, target)
+    finally:
+        # After the rename there is nothing left to delete.
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

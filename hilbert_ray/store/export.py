@@ -17,11 +17,7 @@ document:
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -34,7 +30,7 @@ import yaml
 
 from hilbert_ray.config import MODALITIES, Modality, layer_range
 from hilbert_ray.document import Document
-from hilbert_ray.storage import TEMPORARY, StorageError, WriteError, is_uri
+from hilbert_ray.storage import new_folder
 from hilbert_ray.store.errors import PendingError, StoreError
 from hilbert_ray.store.features import AMOUNT, FeatureRow
 from hilbert_ray.store.snapshot import Snapshot, bucket_of
@@ -101,7 +97,8 @@ def export_store(
     Raises:
         PendingError: when documents are not embedded yet, without `doc_ids` and `allow_pending`.
         ConfigError: when features of several layers lack this one.
-        StorageError: when the folder is not local, not empty, or cannot be written.
+        StorageError: when the folder is not local or not empty.
+        WriteError: when it cannot be written.
         StoreError: when a document of `doc_ids` is not in the newest manifest or has no features, or none
             has.
     """
@@ -115,7 +112,7 @@ def export_store(
         for modality in MODALITIES
         for fingerprint, description in store.encoders(modality, snapshot).items()
     ]
-    with _new_folder(folder) as unfinished:
+    with new_folder(folder) as unfinished:
         if chosen is None and not allow_pending:
             _require_all_embedded(parts, store, snapshot)
         for part in parts:
@@ -216,39 +213,6 @@ def _write_part(part: ExportPart, rows: Iterable[Row], format: Format, folder: P
         _write_arrow(rows, part.modality, folder / f"{part.name}.arrow")
     else:
         _write_parquet(rows, part.modality, folder / part.name)
-
-
-@contextmanager
-def _new_folder(folder: str) -> Iterator[Path]:
-    """Yield a folder to write to, which becomes `folder` if all goes well and vanishes if not.
-
-    Raises:
-        StorageError: when `folder` is not empty, or cannot be written.
-    """
-    if is_uri(folder):
-        raise StorageError(
-            f"--out is {folder}; an export is written to a local folder: give a path, then copy it"
-        )
-    target = Path(os.path.abspath(folder))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StorageError(
-            f"{folder} exists and is not empty; an export is written to a new folder: delete it, or choose "
-            "another --out"
-        )
-    # In the same parent folder: a rename is atomic only within one file system.
-    unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        os.replace(unfinished, target)
-    except OSError as error:
-        raise WriteError(
-            f"cannot write the export to {folder}: {error}; the unfinished export was deleted: free space or "
-            "fix the permissions, then rerun"
-        ) from error
-    finally:
-        # After the rename there is nothing left to delete.
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_numpy(rows: Iterable[Row], folder: Path) -> None:

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.run import RunDir
-from hilbert_ray.storage import WEIGHTS, Files, TensorFolderError, read_tensor_folder, write_tensor_folder
+from hilbert_ray.storage import (
+    WEIGHTS,
+    DamagedError,
+    Files,
+    TensorFolderError,
+    read_tensor_folder,
+    write_tensor_folder,
+)
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -29,7 +36,7 @@ STATE_FILES = (WEIGHTS, "state.json")
 
 
 class CheckpointError(HilbertError, ValueError):
-    """A checkpoint that cannot be read, or belongs to another version or configuration."""
+    """A checkpoint that is incomplete, or belongs to another version or configuration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +77,11 @@ def read_state(folder: Path) -> TrainingState:
     """Read a training state back.
 
     Raises:
-        CheckpointError: when the folder is incomplete, damaged or of another schema version.
+        CheckpointError: when the folder is incomplete or of another schema version.
+        DamagedError: when a file is not what was written.
     """
     try:
-        values, tensors = read_tensor_folder(folder, "state.json", SCHEMA)
+        values, tensors = read_tensor_folder(folder, "state.json", SCHEMA, "delete it to start again")
     except TensorFolderError as error:
         raise CheckpointError(f"checkpoint {error}; delete it to start again") from error
     finished: dict[int, dict[str, Tensor]] = {}
@@ -159,13 +167,13 @@ class Checkpoints:
         A damaged one is passed over with a warning.
 
         Raises:
-            CheckpointError: when there are some, and all are damaged.
+            CheckpointError, DamagedError: when there are some, and none can be read.
         """
-        unreadable: CheckpointError | None = None
+        unreadable: HilbertError | None = None
         for name in reversed(_complete(self._list())):
             try:
                 self.read(name)
-            except CheckpointError as error:
+            except (CheckpointError, DamagedError) as error:
                 log.warning("%s: resuming from the one before", error)
                 unreadable = unreadable or error
             else:
@@ -178,7 +186,8 @@ class Checkpoints:
         """Read one back.
 
         Raises:
-            CheckpointError: when it is damaged or of another schema version.
+            CheckpointError: when it is incomplete or of another schema version.
+            DamagedError: when a file is not what was written.
         """
         with tempfile.TemporaryDirectory() as folder:
             for file in STATE_FILES:
@@ -186,11 +195,11 @@ class Checkpoints:
                     (Path(folder) / file).write_bytes(self._files.read(self._path(name, file)))
             try:
                 return read_state(Path(folder))
-            except CheckpointError as error:
+            except (CheckpointError, DamagedError) as error:
                 # The message names the copy; the user knows the original.
                 original = f"{self._files.uri}/{self._path(name, '')}"
                 message = str(error).replace(f"{folder}/", original).replace(folder, original)
-                raise CheckpointError(message) from error
+                raise type(error)(message) from error
 
     def _path(self, name: str, file: str) -> str:
         return f"{self._folder}/{name}.{file}"

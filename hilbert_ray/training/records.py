@@ -4,15 +4,19 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from hilbert_ray.run import RunDir, RunFile
-from hilbert_ray.storage import Workspace, json_line
+from hilbert_ray.storage import Workspace, json_line, write_errors
+from hilbert_ray.terminal import duration
 from hilbert_ray.training.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -60,25 +64,32 @@ class RecordWriter:
         self, run: Path, history: Sequence[Mapping[str, Any]], tracker: MlflowTracker | None = None
     ) -> None:
         """Write the records up to the checkpoint again, and nothing after it: those epochs are repeated."""
-        self.path = run / RunFile.HISTORY
+        self.path, board = run / RunFile.HISTORY, run / RunDir.TENSORBOARD
         # A killed attempt may have written epochs after the checkpoint: all files start again there.
-        self.path.write_text("")
-        shutil.rmtree(run / RunDir.TENSORBOARD, ignore_errors=True)
-        self.board = SummaryWriter(str(run / RunDir.TENSORBOARD))
+        with write_errors(str(self.path)):
+            self.path.write_text("")
+        shutil.rmtree(board, ignore_errors=True)
+        with write_errors(str(board)):
+            board.mkdir(exist_ok=True)
+            # Not `SummaryWriter`, which writes on another thread: when that dies, as on a full disk, it
+            # waits for ever.
+            self.board = EventsWriter(str(board / "events"))
         self.tracker = tracker
         for record in history:
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record; TensorBoard and MLflow show each number over epochs, one curve per network."""
-        with self.path.open("a") as file:
+        with write_errors(str(self.path)), self.path.open("a") as file:
             file.write(json_line(record))
         network = record["job"].replace(" ", "_")  # TensorBoard's names have no spaces
-        # Floats are measurements; integers, such as counts of rows, only explain them.
-        for name, value in record.items():
-            if isinstance(value, float):
-                self.board.add_scalar(f"{name}/{network}", value, record["epoch"])
-        self.board.flush()  # a reader should see the epoch while training runs
+        with write_errors(str(self.path.parent / RunDir.TENSORBOARD)):
+            # Floats are measurements; integers, such as counts of rows, only explain them.
+            for name, value in record.items():
+                if isinstance(value, float):
+                    shown = scalar(f"{name}/{network}", value)
+                    self.board.write_event(Event(wall_time=time.time(), step=record["epoch"], summary=shown))
+            self.board.flush()  # a reader should see the epoch while training runs
         if self.tracker:
             self.tracker.write(network, record)
 
@@ -91,4 +102,4 @@ def record_line(record: Mapping[str, Any]) -> str:
     """Return what a person wants to know of one epoch: loss, validation loss, time left for all networks."""
     names = {"loss": "loss", "validation_loss": "validation loss"}
     losses = ", ".join(f"{shown} {record[name]:.4g}" for name, shown in names.items() if name in record)
-    return f"{record['job']}, epoch {record['epoch']}: {losses}, {record['left_s']:.0f} s left"
+    return f"{record['job']}, epoch {record['epoch']}: {losses}, {duration(record['left_s'])} left"

@@ -20,6 +20,8 @@ from hilbert_ray.storage import Files
 log = logging.getLogger(__name__)
 EXPERIMENT = "hilbert-ray"
 """Name of the experiment, unless MLFLOW_EXPERIMENT_NAME is set."""
+ANSWER_S = "10"
+"""How long a server may take to answer, seconds, before it is asked once more, and then given up."""
 _PARAMETERS_PER_CALL = 100
 """The most that MLflow accepts in one request."""
 
@@ -38,6 +40,9 @@ def require_mlflow() -> Any:  # noqa: ANN401 - a module that may be absent
         ConfigError: when it is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a run is reported to its own server only
+    # Its own bounds let a server that does not answer hold up each epoch for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", ANSWER_S)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
         import mlflow
     except ModuleNotFoundError as error:
@@ -65,6 +70,7 @@ def mlflow_run(uri: str, note: Path, name: str, settings: Mapping[str, Any]) -> 
         yield None
         return
     mlflow = require_mlflow()
+    log.info("connecting to the MLflow server at train.mlflow")
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)
         # The note is in the run folder: a rerun, also on another machine, continues the same MLflow run.

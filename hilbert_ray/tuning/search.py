@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 
 from hilbert_ray import metrics
 from hilbert_ray.config import Config
+from hilbert_ray.errors import HilbertError
 from hilbert_ray.evaluation import Variant, gather, run_fold
 from hilbert_ray.features import Features
 from hilbert_ray.folds import Fold
@@ -27,6 +28,12 @@ START_TIMEOUT = timedelta(minutes=5)
 """Within which all workers of a trial must have joined its process group."""
 UNDEFINED_HEADLINE = 0.5
 """Of a trial whose inner test sets define no score, such as those with one class only: that of chance."""
+
+
+class SearchError(HilbertError, RuntimeError):
+    """A search without a result."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +61,7 @@ def run_search(
         folds: the inner folds, the same for all trials.
 
     Raises:
-        RuntimeError: when the defaults, which all trials are compared with, could not be scored.
+        SearchError: when the defaults, which all trials are compared with, could not be scored.
     """
     # In a list, since Ray resolves a bare reference; each trial must be able to pass it on to its ranks.
     trials = run_trials(
@@ -63,9 +70,9 @@ def run_search(
     best = choose_trial(trials, plan.settings.objectives)
     if best is None:
         reason = trials[0].get("error", "no trial finished") if trials else "no trial finished"
-        raise RuntimeError(
+        raise SearchError(
             f"search {plan.name}: the defaults have no score ({reason}), so no trial can be compared with "
-            f"them; see {plan.journal}"
+            f"them; see {plan.journal} and the log above, fix the cause, and rerun with --resume"
         )
     # The defaults may lie outside the space; empty changes keep them exactly.
     changes = {} if best["is_default"] else best["settings"]

@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hilbert_ray.config import ConfigError, TuneConfig
 from hilbert_ray.run import RunDir
-from hilbert_ray.storage import Workspace, json_line, parse_json_lines, write_text
+from hilbert_ray.storage import StorageError, Workspace, json_line, parse_json_lines, write_errors, write_text
 from hilbert_ray.tuning.space import Settings
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ WORST = {"score": 0.0, "brier": 2.0}
 SAVE_INTERVAL_S = 5.0
 """How often finished trials are uploaded where the run is on an object store."""
 MODES = {"score": "max", "brier": "min"}
+_SILENT = ("ray.train._internal.syncer", "ray.tune.execution.tune_controller")
+"""Logs of Tune that show tracebacks of what we report, or of files that nothing of ours reads."""
 SLACK = 1e-9
 """Against rounding: 0.3 of 0.9 CPUs must fit three times."""
 
@@ -75,11 +77,17 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
         trainable: called with a trial's settings and with `shared`; reports `score`, `brier`, `folds`,
             `briers` and perhaps `error` after each inner fold.
         shared: further arguments of all trials, put into Ray's object store once.
+
+    Raises:
+        StorageError: when a finished trial cannot be recorded.
     """
     done = read_journal(plan.journal)
     missing = plan.settings.trials - len(done)
     if missing > 0:
         plan.journal.parent.mkdir(parents=True, exist_ok=True)
+        journal = TrialJournal(plan, len(done))
+        for name in _SILENT:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         tuner = ray_tune.Tuner(
             # One bundle per worker: ranks may run on different nodes, each worker on one.
             ray_tune.with_resources(
@@ -98,7 +106,8 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
                 **plan.run.storage(f"{RunDir.CHECKPOINTS}/search-{plan.key}"),
                 # Of workers and nodes; training that diverges is a result, see `run_trial`.
                 failure_config=ray_tune.FailureConfig(max_failures=2),
-                callbacks=[TrialJournal(plan, len(done))],
+                callbacks=[journal],
+                stop=journal,
                 verbose=0,
             ),
         )
@@ -106,7 +115,10 @@ def run_trials(plan: SearchPlan, trainable: Callable[..., None], **shared: Any) 
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         # Tune would take Ctrl-C for the wish to end the search early and go on with what it has found.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        for result in tuner.fit():
+        results = tuner.fit()
+        if journal.failure:
+            raise journal.failure
+        for result in results:
             if result.error:
                 log.warning(
                     "search %s: a trial failed (%s); rerun with --resume to replace it",
@@ -170,13 +182,18 @@ def make_scheduler(plan: SearchPlan) -> TrialScheduler:
     )
 
 
-class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
-    """Appends each finished trial to the search's journal and logs it."""
+class TrialJournal(ray_tune.Callback, ray_tune.Stopper):  # type: ignore[misc]
+    """Appends each finished trial to the search's journal and logs it.
+
+    Where that fails, as on a full disk, it stops the search: Tune only logs what its callbacks raise, and
+    would go on with trials that nobody keeps.
+    """
 
     def __init__(self, plan: SearchPlan, done: int) -> None:
         """Continue after `done` trials."""
         self.plan = plan
         self.done = done
+        self.failure: StorageError | None = None
         # Rewritten, so that a last line that a kill cut off does not merge with the next one.
         write_text(plan.journal, "".join(map(json_line, read_journal(plan.journal))))
 
@@ -199,19 +216,34 @@ class TrialJournal(ray_tune.Callback):  # type: ignore[misc]
             **{name: result[name] for name in ("score", "brier", "folds", "briers")},
             **({"error": result["error"]} if "error" in result else {}),
         }
-        # Appended, never rewritten while trials run: a kill can damage the last line only.
-        with self.plan.journal.open("a") as file:
-            file.write(json_line(record))
-            # A trial can take hours: what is finished must survive a crash of the machine.
-            file.flush()
-            os.fsync(file.fileno())
-        self.plan.run.save(every_s=SAVE_INTERVAL_S)
+        try:
+            self._append(record)
+        except StorageError as error:
+            self.failure = error
+            return
         self.done += 1
         log.info(
             "search %s, trial %d/%d: %.4f after %d of %d inner folds",
             self.plan.name, self.done, self.plan.settings.trials, record["score"], len(record["folds"]),
             self.plan.folds,
         )  # fmt: skip
+
+    def _append(self, record: Trial) -> None:
+        """Append to the journal, which is never rewritten then: a kill can damage the last line only."""
+        with write_errors(str(self.plan.journal)), self.plan.journal.open("a") as file:
+            file.write(json_line(record))
+            # A trial can take hours: what is finished must survive a crash of the machine.
+            file.flush()
+            os.fsync(file.fileno())
+        self.plan.run.save(every_s=SAVE_INTERVAL_S)
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Stop no trial by its result."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Stop the search once a trial could not be recorded."""
+        return self.failure is not None
 
 
 def read_journal(path: Path) -> list[Trial]:

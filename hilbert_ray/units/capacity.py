@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hilbert_ray.document import Seconds
+from hilbert_ray.terminal import duration
 from hilbert_ray.units.errors import UnitsError
 from hilbert_ray.units.estimate import Estimate
-from hilbert_ray.units.progress import duration
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of workers in the table, with the number that the dry run was for."""

@@ -18,11 +18,11 @@ from hilbert_ray.config import Config
 from hilbert_ray.document import InvalidRow, Seconds, reason_lines
 from hilbert_ray.storage import Files
 from hilbert_ray.store import Content, Snapshot, Store, StoredDocument
+from hilbert_ray.terminal import duration
 from hilbert_ray.units.driver import plan_all, take_snapshot
 from hilbert_ray.units.errors import UnitsError
 from hilbert_ray.units.plan import CHARACTERS_PER_S, Job, Plan
 from hilbert_ray.units.probe import Measurement
-from hilbert_ray.units.progress import duration
 from hilbert_ray.units.resources import plan_pool
 
 PROBE_S = 10.0

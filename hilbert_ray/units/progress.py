@@ -8,6 +8,7 @@ from itertools import groupby
 
 from hilbert_ray.document import EXAMPLES, Seconds, reason_of, reasons_of
 from hilbert_ray.store import Quarantined
+from hilbert_ray.terminal import duration
 from hilbert_ray.transcript import Flaw, FlawCounts
 from hilbert_ray.units.errors import TooManyQuarantinedError, UnitsError
 from hilbert_ray.units.plan import Unit
@@ -101,12 +102,14 @@ class RunProgress:
 
     def _line(self, now: Seconds) -> str:
         """Return one line of progress at this time."""
-        rate = self._hours_done / (now - self._started)
         failed = f", {len(self._failures)} quarantined" if self._failures else ""
-        return (
-            f"{self._documents_done} of {self.planned} documents, {self._hours_done:.2f} of "
-            f"{self._hours_planned:.2f} h of audio, {rate:.3g} h per second{failed}{self._time_left(now)}"
-        )
+        audio = ""
+        if self._hours_planned:
+            # In hours of audio per hour: what a reader compares with the length of their recordings.
+            rate = 3600 * self._hours_done / (now - self._started)
+            at = f", {rate:.3g} times as fast as it plays" if rate else ""
+            audio = f", {self._hours_done:.2f} of {self._hours_planned:.2f} h of audio{at}"
+        return f"{self._documents_done} of {self.planned} documents{audio}{failed}{self._time_left(now)}"
 
     def _time_left(self, now: Seconds) -> str:
         """Return how long the rest will take; nothing while too little has been done to know."""
@@ -117,10 +120,3 @@ class RunProgress:
         if left <= 0 or done < _KNOWN_SHARE * self._seconds_planned:
             return ""
         return f", {duration((now - first) / done * left)} left"
-
-
-def duration(seconds: Seconds) -> str:
-    """Return a duration to read, such as 42 s, 7 min or 3.2 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

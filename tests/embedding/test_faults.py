@@ -7,13 +7,12 @@ with the rows of an undisturbed run, and shows that something was stored at the 
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -310,18 +309,6 @@ def test_faults_of_an_object_store_change_nothing_in_the_result(
         embed_here(manifest, store)
         assert_same_features(store.uri, undisturbed)
     assert all(seen[kind] >= 2 for kind in kinds), seen
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 400 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.ray

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hilbert_ray.config import Config, EmbedConfig
 from hilbert_ray.document.records import Document, Utterance
 from hilbert_ray.embedding.features import TruncatedError, _check_seconds
+from hilbert_ray.terminal import duration
 from hilbert_ray.units.capacity import plan_capacity
 from hilbert_ray.units.estimate import Estimate, JobEstimate, Rate
 from hilbert_ray.units.plan import Unit, _group, _text_seconds, single_document_units, unit_id
-from hilbert_ray.units.progress import duration
 from hilbert_ray.units.resources import plan_pool
 
 seconds, prices = st.floats(1.0, 1e6), st.floats(0, 100)

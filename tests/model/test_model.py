@@ -18,6 +18,7 @@ from hilbert_ray.features.batch import collate
 from hilbert_ray.model.heads import BOTH, HeadWeights
 from hilbert_ray.model.hilbert import Hilbert, ModelError
 from hilbert_ray.model.network import Network
+from hilbert_ray.storage.files import DamagedError
 from tests import make
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,7 +205,7 @@ def test_a_folder_of_another_version_or_with_missing_files_is_refused(tmp_path: 
         Hilbert.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ModelError, match=r"model folder .* cannot be read"):
+    with pytest.raises(DamagedError, match=r"model\.safetensors is damaged .*rerun `hilbert-ray train`"):
         Hilbert.from_pretrained(folder)
     with pytest.raises(ModelError, match=r"must hold config\.json and model\.safetensors"):
         Hilbert.from_pretrained(tmp_path / "absent")
@@ -279,7 +280,7 @@ def test_weights_that_do_not_fit_the_settings_are_refused(
         ({"encoders": None}, "`encoders` None; it must map"),
         ({"config": {"model": {"dim": 7}}}, r"model\.dim is 7; it must be .*multiple of 2"),
         ({"config": {"model": {"width": 7}}}, r"unknown setting `config\.model\.width`"),
-        ({"config": None}, "is damaged: config is None"),
+        ({"config": None}, "is invalid: config is None"),
     ],
 )
 def test_damaged_settings_are_refused_with_the_rule(

@@ -29,7 +29,7 @@ def test_tensors_come_back_whatever_their_type_shape_and_layout(tmp_path: Path, 
         "empty": whole[:0].clone(),
     }
     write_tensor_folder(tmp_path / "model", tensors, {"config.json": json.dumps({"schema": 3, "x": 0.1})})
-    values, found = read_tensor_folder(tmp_path / "model", "config.json", 3)
+    values, found = read_tensor_folder(tmp_path / "model", "config.json", 3, "write it again")
     assert values["x"] == pytest.approx(0.1, rel=1e-16)
     for name, tensor in tensors.items():
         assert (found[name].dtype, found[name].shape) == (dtype, tensor.shape)
@@ -41,7 +41,7 @@ def test_weights_that_need_gradients_are_stored_by_value_and_without_them(tmp_pa
     write_tensor_folder(tmp_path / "model", {"weight": weight}, {"c.json": '{"schema": 1}'})
     with torch.no_grad():
         weight.zero_()
-    _, found = read_tensor_folder(tmp_path / "model", "c.json", 1)
+    _, found = read_tensor_folder(tmp_path / "model", "c.json", 1, "write it again")
     np.testing.assert_allclose(found["weight"].flatten(), np.linspace(-1, 1, 12), atol=1e-7)
     assert not found["weight"].requires_grad
 

@@ -68,6 +68,25 @@ def test_what_is_done_before_a_failure_is_saved(tmp_path: Path, object_store: st
     assert names(uri) == ["a.json"]
 
 
+def test_errors_name_the_place_and_not_the_copy(
+    tmp_path: Path, object_store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"{object_store}/{tmp_path.name}/run"
+    with open_workspace(uri) as run:
+        (run.path / "config.json").write_text("{")
+    assert main(["report", "--run", uri]) != 0
+    manifest, out = (
+        make.manifest(tmp_path / "m.jsonl", [{"doc_id": "a", "text": "b"}]),
+        tmp_path / "p.parquet",
+    )
+    assert main(["predict", "--model", uri, "--manifest", manifest, "--out", str(out)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert uri in line
+        assert "hilbert-ray-" not in line
+
+
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_an_output_is_whole_or_not_there(tmp_path: Path, object_store: str, kind: str) -> None:
     place = str(tmp_path) if kind == "local" else f"{object_store}/{tmp_path.name}"

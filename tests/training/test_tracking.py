@@ -1,6 +1,9 @@
 """Logging to MLflow: one run whatever happens, each epoch once, and no secret anywhere."""
 
+import os
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,14 @@ import pytest
 
 from hilbert_ray.config import Config, ConfigError, TrainConfig, to_dict
 from hilbert_ray.training.driver import train
-from hilbert_ray.training.tracking import MlflowRun, MlflowTracker, flat, mlflow_run
+from hilbert_ray.training.tracking import (
+    ANSWER_S,
+    MlflowRun,
+    MlflowTracker,
+    flat,
+    mlflow_run,
+    require_mlflow,
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +98,23 @@ def test_a_server_that_goes_away_does_not_stop_training(
     assert "MLflow did not log seed_0, epoch 3: " in caplog.text
     assert "pass" not in caplog.text
     assert "hidden" not in caplog.text
+
+
+def test_a_server_that_does_not_answer_is_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It accepts connections, and says nothing. MLflow itself would try seven times, for two minutes each."""
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    require_mlflow()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == ANSWER_S
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=r"MLflow at train\.mlflow cannot be used: .*start the server"):
+            mlflow_run(uri, tmp_path / "mlflow.txt", "mine", {}).__enter__()
+        assert 1.9 < time.monotonic() - began < 20, "two tries of a second"
 
 
 def test_without_the_package_the_command_says_how_to_install_it(

@@ -31,11 +31,11 @@ from hilbert_ray.features.dataset import Dataset, open_dataset
 from hilbert_ray.features.memory_map import map_folder
 from hilbert_ray.model.hilbert import Hilbert
 from hilbert_ray.run.fold_results import FoldResult
-from hilbert_ray.storage.files import Files
+from hilbert_ray.storage.files import DamagedError, Files
 from hilbert_ray.storage.json_files import parse_json_lines
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
-from hilbert_ray.training.checkpoints import CheckpointError, Checkpoints, TrainingState
+from hilbert_ray.training.checkpoints import Checkpoints, TrainingState
 from hilbert_ray.training.driver import TrainSummary, train
 from hilbert_ray.training.loop import TrainedNetworks, fit
 from hilbert_ray.training.records import record_line
@@ -466,16 +466,16 @@ def test_the_newest_two_checkpoints_are_kept_and_an_incomplete_one_is_ignored(
     files.put("checkpoints/a/000011-00000000.model.safetensors", files.read(f"{newest}.model.safetensors"))
     assert f"checkpoints/a/{checkpoints.newest()}" == newest, "its state.json was never written"
     files.put(f"{newest}.model.safetensors", b"damaged")
-    with pytest.raises(CheckpointError, match=rf"{newest}.* cannot be read: .*delete it to start again"):
+    with pytest.raises(DamagedError, match=rf"{newest}.* is damaged .*delete it to start again"):
         checkpoints.read(newest.rpartition("/")[2])
     assert checkpoints.read(checkpoints.newest()).epoch == 3, "the one before, of the two that are kept"
     before = f"checkpoints/a/{checkpoints.newest()}.model.safetensors"
     flipped = bytearray(files.read(before))
     flipped[-1] ^= 1
     files.put(before, bytes(flipped))
-    with pytest.raises(CheckpointError, match=r"is not what was written: its sha256 differs"):
+    with pytest.raises(DamagedError, match=r"is damaged \(its sha256 differs"):
         checkpoints.read(before.rpartition("/")[2].removesuffix(".model.safetensors"))
-    with pytest.raises(CheckpointError, match=rf"{newest}.* cannot be read"):
+    with pytest.raises(DamagedError, match=rf"{newest}.* is damaged"):
         checkpoints.newest()
 
 
