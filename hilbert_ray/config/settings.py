@@ -81,9 +81,10 @@ class SegmentConfig:
 class EncoderConfig:
     """Options of a transformers encoder (`hf:...`); the built-in encoders take none."""
 
-    layer: str = "last"
-    """Hidden layer to read features from: `last`, an index such as `9`, a range such as `6:12` (its mean), or
-    `all`, each of which then gets a weight in training."""
+    layer: str = "auto"
+    """Hidden layers to read features from: `all`, each of which then gets a weight in training, `last`, an
+    index such as `9`, or a range such as `6:12` (its mean). `auto`: `all` for speech models whose hidden
+    states are of one width, `last` for text and for models of any other kind."""
     pooling: Literal["auto", "mean", "mean_std", "cls", "last"] = "auto"
     """How the frames or tokens of a segment are pooled into one vector. `auto`: as a text model's folder
     declares (sentence-transformers), with the projections and the prompt that it declares; without such a
@@ -106,9 +107,9 @@ class EncoderConfig:
         check_fields(self, "encoder")
         # Only the syntax: how many layers there are is known once the weights are loaded.
         require(
-            self.layer in ("last", "all") or is_layer_range(self.layer),
-            f"encoder layer is {self.layer!r}; set it to `last`, `all`, an index such as `9`, or a range "
-            "such as `6:12`",
+            self.layer in ("auto", "last", "all") or is_layer_range(self.layer),
+            f"encoder layer is {self.layer!r}; set it to `auto`, `last`, `all`, an index such as `9`, or a "
+            "range such as `6:12`",
         )
 
 

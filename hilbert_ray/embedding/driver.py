@@ -12,7 +12,12 @@ from typing import Any
 
 from hilbert_ray.config import Config, Modality
 from hilbert_ray.document import InvalidRow, Seconds, reason_lines
-from hilbert_ray.embedding.resolve import chosen_encoders, jobs_of, resolve_encoders
+from hilbert_ray.embedding.resolve import (
+    chosen_encoders,
+    jobs_of,
+    resolve_encoders,
+    warn_of_other_defaults,
+)
 from hilbert_ray.embedding.worker import EmbedUnits
 from hilbert_ray.encoders import Encoder
 from hilbert_ray.store import Quarantined, Snapshot, Store
@@ -127,6 +132,8 @@ def embed_what_can_be(manifest: str, store: str, config: Config) -> EmbedSummary
 
     # What commits hold is done, whoever did it. With nothing left, a rerun takes seconds and starts no Ray.
     plans = plan_all(target, snapshot, jobs_of(encoders), config)
+    for (modality, encoder), plan in zip(encoders.items(), plans, strict=True):
+        warn_of_other_defaults(target, modality, plan, encoder, config)
     results = run_units(target, snapshot, plans, config, EmbedUnits)
 
     return EmbedSummary(

@@ -1,5 +1,7 @@
 """What a run of `embed` would do, without doing it."""
 
+from dataclasses import replace
+
 from hilbert_ray.config import Config
 from hilbert_ray.embedding.probe import measure
 from hilbert_ray.embedding.resolve import chosen_encoders, jobs_of, resolve_encoders
@@ -22,4 +24,7 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
     config = resolve_encoders(config or Config())
     encoders = chosen_encoders(config)
     names = [encoder.name for encoder in encoders.values()]
-    return estimate_jobs(manifest, store, config, list(zip(names, jobs_of(encoders), strict=True)), measure)
+    found = estimate_jobs(manifest, store, config, list(zip(names, jobs_of(encoders), strict=True)), measure)
+    layers = {modality: encoder.describe().get("layers", 1) for modality, encoder in encoders.items()}
+    modalities = {content: replace(job, layers=layers[content]) for content, job in found.modalities.items()}
+    return replace(found, modalities=modalities)

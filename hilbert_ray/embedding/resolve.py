@@ -1,14 +1,18 @@
 """Which encoders `embed` uses: the same ones on every node, checked before anything runs."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from hilbert_ray.config import MODALITIES, Config, EncoderChoice, Modality, encoder_parts
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.encoders import Encoder, pin_revision
 from hilbert_ray.segmentation import require_vad
-from hilbert_ray.store import reads_turns
-from hilbert_ray.units import Job, precision_of_workers
+from hilbert_ray.store import Store, reads_turns
+from hilbert_ray.units import Job, Plan, precision_of_workers
+
+log = logging.getLogger(__name__)
 
 
 def resolve_encoders(config: Config) -> Config:
@@ -57,3 +61,33 @@ def jobs_of(encoders: Mapping[Modality, Encoder]) -> list[Job]:
         )
         for modality, encoder in encoders.items()
     ]
+
+
+def warn_of_other_defaults(
+    store: Store, modality: Modality, plan: Plan, encoder: Encoder, config: Config
+) -> None:
+    """Say so where options that nobody chose are why nothing of what a store holds is used again."""
+    described, options = _facts(encoder.describe()), config.encoder(modality).options
+    if plan.stored or not plan.units or "layer" not in described:
+        return
+    for fingerprint, description in store.encoders(modality).items():
+        other = _facts(description)
+        changed = {name for name in described | other if described.get(name) != other.get(name)}
+        unchosen = {name for name in ("layer", "context") if getattr(options, name) == "auto"}
+        if fingerprint != encoder.fingerprint and changed and changed <= unchosen:
+            names = sorted(changed)
+            log.warning(
+                "store %s holds features of %s encoder %s with %s; by default it is %s now, and all documents "
+                "are embedded again: set %s to go on with what is stored",
+                store.uri, modality, encoder.name,
+                " and ".join(f"{name} {other[name]}" for name in names),
+                " and ".join(str(described[name]) for name in names),
+                " and ".join(f"{modality}_encoder.{name} to {other[name]}" for name in names),
+            )  # fmt: skip
+
+
+def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an encoder's description its features depend on, as far as users choose it."""
+    names = ("spec", "weights", "layer", "pooling", "precision", "cutting")
+    facts = {name: description[name] for name in names if name in description}
+    return {**facts, "context": description.get("context", "segment")}

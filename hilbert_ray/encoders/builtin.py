@@ -24,6 +24,8 @@ _WORD = re.compile(r"\S+")
 VERSION = 1
 """Version of what both encoders compute, part of the fingerprint. Raise it when the same segment gives a new
 feature, whatever the cause, so that stores embed it again."""
+OPTIONS = to_dict(EncoderConfig(layer="last"))
+"""What descriptions say of options, which these encoders do not have: a feature is their only output."""
 
 
 class Mfcc:
@@ -52,7 +54,7 @@ class Mfcc:
     def describe(self) -> dict[str, Any]:
         """Return what decides the features, as plain values."""
         return {
-            **self._facts(), "spec": self.name, "dim": self.dim, "options": to_dict(EncoderConfig()),
+            **self._facts(), "spec": self.name, "dim": self.dim, "options": OPTIONS,
             "segment": to_dict(self.segment), "rate_hz": self.rate_hz, "fingerprint": self.fingerprint,
         }  # fmt: skip
 
@@ -142,7 +144,7 @@ class Hashing:
     def describe(self) -> dict[str, Any]:
         """Return what decides the features, as plain values."""
         return {
-            **self._facts(), "spec": self.name, "dim": self.dim, "options": to_dict(EncoderConfig()),
+            **self._facts(), "spec": self.name, "dim": self.dim, "options": OPTIONS,
             "segment": to_dict(self.segment), "fingerprint": self.fingerprint,
         }  # fmt: skip
 

@@ -50,7 +50,7 @@ def build_transformer(
             )
         if not options.trust_remote_code:  # such code may have a tokenizer of its own
             check_tokenizer_files(folder, spec)
-        return TextEncoder(pretrained)
+        return TextEncoder(_with_layer(pretrained, "last"))
     if kind is None and pretrained.runs_code and "AutoModel" in config.auto_map:
         kind = REMOTE_CODE
     # Any architecture may encode text, but audio needs code that knows its input.
@@ -60,10 +60,18 @@ def build_transformer(
             f"{', '.join(SPEECH_TYPES)}; name one of these"
         )
     check_extractor_files(folder, spec)
+    pretrained = _with_layer(pretrained, kind.default_layer)
     if kind.config is not None:
         with reading("config.json", spec):
             pretrained = replace(pretrained, config=getattr(config, kind.config))
     return SpeechEncoder(pretrained, kind)
+
+
+def _with_layer(pretrained: Pretrained, default: str) -> Pretrained:
+    """Return the same with `layer: auto` as what it stands for, so that a store and a run record that."""
+    options = pretrained.options
+    layer = default if options.layer == "auto" else options.layer
+    return replace(pretrained, options=replace(options, layer=layer))
 
 
 def _read_config(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import signal
 
-from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig, to_dict
-from hilbert_ray.document import AudioSegment, Hertz, Segment
+from hilbert_ray.config import Modality, SegmentConfig, to_dict
+from hilbert_ray.document import AudioSegment, Hertz, Samples, Segment
+from hilbert_ray.encoders.builtin import OPTIONS
 from hilbert_ray.encoders.periods import jitter, period_marks, shimmer, voiced_runs
 from hilbert_ray.encoders.pitch import FFT, FRAME, HOP, RATE_HZ, Frames, PitchTrack, analyse, track_pitch
 from hilbert_ray.encoders.protocol import fingerprint_of
@@ -82,6 +83,7 @@ class Prosody:
     modality: Modality = "audio"
     name = "prosody"
     rate_hz: Hertz = RATE_HZ
+    fill: Samples = 0
     max_tokens: int | None = None
     dim = len(NAMES)
 
@@ -96,7 +98,7 @@ class Prosody:
         """Return what decides the features, as plain values, and the names of their columns."""
         return {
             **self._facts(), "spec": self.name, "dim": self.dim, "names": [*NAMES],
-            "options": to_dict(EncoderConfig()), "segment": to_dict(self.segment), "rate_hz": self.rate_hz,
+            "options": OPTIONS, "segment": to_dict(self.segment), "rate_hz": self.rate_hz,
             "fingerprint": self.fingerprint,
         }  # fmt: skip
 

@@ -56,6 +56,8 @@ class SpeechType:
     """The field of the configuration that describes the encoder; None if it is the configuration itself."""
     depth: str | None = "num_hidden_layers"
     """The field that counts the layers; None where only the output can be had."""
+    default_layer: str = "all"
+    """What `layer: auto` stands for."""
     width: Callable[[Any], int] = lambda config: config.hidden_size
     """The width of the output."""
     must_be_equal: Callable[[Any, Any], Mapping[str, tuple[int, int]]] = lambda *_: {}
@@ -182,6 +184,7 @@ _CLAP = SpeechType(
     part=_part("clap.modeling_clap:ClapAudioModel", "audio_model"),
     config="audio_config",
     depth=None,  # widths differ
+    default_layer="last",
     width=lambda c: c.patch_embeds_hidden_size * 2 ** (len(c.depths) - 1),
     must_be_equal=lambda c, e: {"mel bins": (e.feature_size, c.num_mel_bins)},
     length=lambda _, e: e.nb_max_samples,
@@ -259,5 +262,6 @@ REMOTE_CODE = SpeechType(
     # Whatever the code computes, it should need no more than a tenth of a second for it.
     steps=lambda _, e: [(e.sampling_rate // 10, 1, 0)],
     width=lambda c: getattr(c, "hidden_size", None) or c.embed_dim,
+    default_layer="last",  # the code may return its output alone
 )
 """A type that comes as code with its weights: any length, unpadded, all states are of frames."""

@@ -358,7 +358,7 @@ def _choose_encoder(
     ]
     if len(matching) == 1:
         return matching[0]
-    listed = ", ".join(f"{d['spec']} (fingerprint {d['fingerprint']})" for d in known.values()) or "none"
+    listed = ", ".join(map(_listed, known.values())) or "none"
     requested = f"--{modality} {choice}" if choice else f"no --{modality}"
     raise ConfigError(
         f"{requested} was given, and store {store.uri} has these {modality} encoders: {listed}; name one of "
@@ -378,3 +378,9 @@ def _names(choice: str, spec: str) -> bool:
     # `embed` records the weights in a folder by the folder's absolute path.
     folder = f"hf:{Path(choice.removeprefix('hf:')).absolute()}"
     return spec in (choice, folder) or spec.startswith(f"{choice}@")  # without its revision
+
+
+def _listed(description: Mapping[str, Any]) -> str:
+    """Return what a message says of an encoder: a store may hold several layers of the same model."""
+    layer = f", layer {description['layer']}" if "layer" in description else ""
+    return f"{description['spec']} (fingerprint {description['fingerprint']}{layer})"

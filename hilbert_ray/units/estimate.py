@@ -49,6 +49,7 @@ class Rate:
 class JobEstimate:
     """What is left of one job: `seconds` of audio or speech, which take `workers` workers `time_s`.
 
+    `layers` is how many hidden states each feature holds; `size_bytes` is of all of them.
     `gpus_per_worker` is 0 if nothing is left or the cluster has no GPU. `rate`, `size_bytes` and `time_s` are
     None if nothing is left, the latter two also if nothing could be measured.
     """
@@ -65,6 +66,7 @@ class JobEstimate:
     rate: Rate | None
     size_bytes: float | None
     time_s: Seconds | None
+    layers: int = 1
 
     def lines(self, content: Content) -> list[str]:
         """Return lines to read."""
@@ -85,7 +87,8 @@ class JobEstimate:
             return [counts, f"      no estimate: no sampled document could be read; {self.rate.fault}"]
         return [
             counts,
-            f"      about {self.size_bytes / 1e6:.1f} MB and {duration(self.time_s)} on {self.workers} "
+            f"      about {self.size_bytes / 1e6:.1f} MB{f' ({self.layers} layers)' * (self.layers > 1)} "
+            f"and {duration(self.time_s)} on {self.workers} "
             f"worker{'s' * (self.workers != 1)}, without start-up (measured: {self.rate.workers} at once, "
             f"each {self.rate.speed:.0f} times real time)",
         ]

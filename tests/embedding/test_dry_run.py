@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hilbert_ray.cli import main
-from hilbert_ray.config import Config, EmbedConfig, SegmentConfig
+from hilbert_ray.config import Config, EmbedConfig, EncoderConfig, SegmentConfig
 from hilbert_ray.embedding.driver import embed
 from hilbert_ray.embedding.dry_run import estimate
 from hilbert_ray.storage.access import StorageError
@@ -70,6 +70,16 @@ def test_the_estimate_counts_what_the_run_does_and_writes_nothing(tmp_path: Path
     assert again.modalities["audio"].seconds == pytest.approx(30.0)
     assert again.modalities["text"].time_s is None, "nothing is left to measure"
     assert Store.open(str(store)).snapshot().number == 1, "readers see another manifest"
+
+
+def test_the_size_is_that_of_all_layers(tmp_path: Path) -> None:
+    manifest = make.manifest(tmp_path / "m.jsonl", [make.record(tmp_path, 0, 4.0)])
+    spec = models.made("whisper", tmp_path / "model")
+    config = replace(CONFIG, audio=spec, text="none", audio_encoder=EncoderConfig(precision="float32"))
+    found = estimate(manifest, str(tmp_path / "store"), config)
+    # Four windows of three layers of 32 float16, and start and end.
+    assert found.modalities["audio"].size_bytes == pytest.approx(4 * (3 * 32 * 2 + 8))
+    assert "MB (3 layers) and " in found.text()
 
 
 def test_the_command_plans_hours_and_prices_from_what_it_measured(

@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hilbert_ray.config import EncoderConfig
-from hilbert_ray.embedding.resolve import resolve_encoders
+from hilbert_ray.config import Config, ConfigError, EncoderConfig
+from hilbert_ray.embedding.resolve import jobs_of, resolve_encoders, warn_of_other_defaults
+from hilbert_ray.embedding.worker import configured_encoder
+from hilbert_ray.features.dataset import open_dataset
 from hilbert_ray.storage.files import Files
 from hilbert_ray.store.features import Quarantined
 from hilbert_ray.store.snapshot import bucket_of
 from hilbert_ray.store.sorting import write_snapshot
 from hilbert_ray.store.store import Store
+from hilbert_ray.units.driver import plan_all
 from hilbert_ray.units.plan import (
     ABSENT,
     Job,
@@ -30,10 +33,11 @@ from hilbert_ray.units.plan import (
     version_or_absent,
     versioned_rows,
 )
-from tests import make
+from tests import make, models
 from tests.embedding.in_process import (
     CONFIG,
     MODALITIES,
+    embed_here,
     planned,
     stored_of,
 )
@@ -150,6 +154,43 @@ def test_settings_are_resolved_before_they_go_to_other_nodes(
     assert config.audio_encoder.precision == "auto", "a built-in encoder has no precision to resolve"
     exact = replace(CONFIG, text="hf:./encoder/", text_encoder=EncoderConfig(precision="float32"))
     assert resolve_encoders(exact).text_encoder.precision == "float32"
+
+
+def test_features_of_the_earlier_default_layer_are_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = models.made("whisper", tmp_path / "model")
+    auto = replace(CONFIG, audio=spec, audio_encoder=EncoderConfig(precision="float32"))
+    last = replace(auto, audio_encoder=replace(auto.audio_encoder, layer="last"))
+    manifest = make.manifest(tmp_path / "m.jsonl", [make.record(tmp_path, 0)])
+    store = Store.create(str(tmp_path / "store"), 4)
+
+    def still_planned(config: Config) -> int:
+        caplog.clear()
+        encoders = {modality: configured_encoder(config, modality) for modality in MODALITIES}
+        plans = plan_all(store, store.snapshot(), jobs_of(encoders), config)
+        for (modality, encoder), plan in zip(encoders.items(), plans, strict=True):
+            warn_of_other_defaults(store, modality, plan, encoder, config)
+        return sum(len(plan.units) for plan in plans)
+
+    embed_here(manifest, store, last)
+    assert still_planned(last) == 0
+    assert not caplog.messages
+    assert still_planned(auto) == 1
+    assert caplog.messages == [
+        f"store {store.uri} holds features of audio encoder {spec} with layer last; by default it is all "
+        "now, and all documents are embedded again: set audio_encoder.layer to last to go on with what is "
+        "stored"
+    ]
+    assert still_planned(replace(auto, audio_encoder=replace(auto.audio_encoder, layer="all"))) == 1
+    assert not caplog.messages, "whoever chose the layer knows"
+    embed_here(manifest, store, auto)
+    assert still_planned(auto) == 0
+    assert not caplog.messages
+    with pytest.raises(
+        ConfigError, match=r"\(fingerprint \w+, layer (all|last)\), hf:.*, layer (all|last)\)"
+    ):
+        open_dataset(store.uri, auto)
 
 
 def test_ids_of_units_stay_what_they_were() -> None:

@@ -26,7 +26,7 @@ from hilbert_ray.segmentation.vad import vad_identity
 from tests import models
 from tests.models import SPEECH, TEXT, TRUE_SIZE, WAVEFORM, WORDS, minilm
 
-FLOAT32 = EncoderConfig(precision="float32", pooling="mean")
+FLOAT32 = EncoderConfig(layer="last", precision="float32", pooling="mean")
 SMALL = (*SPEECH, *TEXT, "minilm")
 PADS_AUDIO = ("wav2vec2-layer", "hubert-layer", "wavlm-layer")
 Models = Callable[[str], str]
@@ -463,6 +463,12 @@ def test_fingerprints_of_known_weights_stay_what_they_were() -> None:
     }
     known = load(minilm(), "text", layer="1:3", pooling="cls", precision="bf16").fingerprint
     assert known == fingerprint_of(facts)
+
+
+def test_text_has_the_layer_that_it_always_had() -> None:
+    encoder = load(minilm(), "text", layer="auto")
+    assert encoder.fingerprint == load(minilm(), "text").fingerprint
+    assert encoder.describe()["options"]["layer"] == "last"
 
 
 def test_segments_cut_at_pauses_depend_on_the_detector() -> None:

@@ -22,7 +22,7 @@ from hilbert_ray.encoders.transformer import SegmentTooLongError
 from hilbert_ray.segmentation import audio_segments, heard_together
 from tests.speech_models import CASES
 
-FLOAT32 = EncoderConfig(precision="float32")
+FLOAT32 = EncoderConfig(layer="last", precision="float32")
 SECONDS = SegmentConfig(window_s=2.0, hop_s=2.0)
 LENGTHS_S = (0.5, 0.25, 0.75, 0.25, 0.3472, 0.253, 0.255, 0.6)
 Models = Callable[[str], str]
@@ -81,6 +81,21 @@ def test_a_segment_has_the_feature_that_transformers_computes_of_it_in_any_batch
         order = np.random.default_rng(0).permutation(len(segments))[:5]
         shuffled = encoder.encode([segments[row] for row in order])
         np.testing.assert_allclose(shuffled, expected[order], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_a_choice_all_layers_of_one_width_are_kept(name: str, small: Models) -> None:
+    case, encoder = CASES[name], load(small(name), layer="auto")
+    described, layer = encoder.describe(), "all" if case.has_layers else "last"
+    assert (described["layer"], described["options"]["layer"]) == (layer, layer)
+    assert encoder.fingerprint == load(small(name), layer=layer).fingerprint
+    segments = audio(encoder.rate_hz, 0.5)
+    features = encoder.encode(segments)
+    if case.has_layers:
+        second = np.split(features, described["layers"], axis=1)[1]
+        np.testing.assert_array_equal(second, load(small(name), layer="1").encode(segments))
+    else:
+        np.testing.assert_array_equal(features, load(small(name)).encode(segments))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -387,6 +402,8 @@ def test_a_model_of_code_is_encoded_only_where_that_is_allowed(output: str, tmp_
         load(spec)
     encoder = load(spec, trust_remote_code=True)
     assert (encoder.rate_hz, encoder.dim) == (24000, 8)
+    # The code may have no hidden states to give.
+    assert load(spec, layer="auto", trust_remote_code=True).fingerprint == encoder.fingerprint
     segments = audio(24000, 0.5, 0.01, 0.3, 0.5)
     features = encoder.encode(segments)
     tensors = load_file(tmp_path / "model" / "model.safetensors")
