@@ -7,7 +7,7 @@ the headline (macro AUC within test sets, or concordance). Its intervals are t i
 `evaluate` compares two systems, and over repeats, which says only how much folds and seeds matter.
 
     python -m bench.layers --audio hf:MODEL --manifest MANIFEST --task TASK --store STORE [--text none]
-                           [--repeats 5] [--folds 5]
+                           [--repeats 5] [--folds 5] [--seeds 3] [--inner 3]
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from bench.measure import Record, format_table
-from hilbert_ray.config import BASELINE, HILBERT, Config, EncoderConfig, FoldsConfig
+from hilbert_ray.config import BASELINE, HILBERT, Config, EncoderConfig, FitConfig, FoldsConfig
 from hilbert_ray.embedding import embed
 from hilbert_ray.evaluation import Variant, choose_variants, gather, run_fold_on_one_thread
 from hilbert_ray.features import Dataset, Features, Ragged, open_dataset
@@ -121,11 +121,14 @@ def main() -> None:
     parser.add_argument("--store", required=True, help="where features are kept; a rerun finds them")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=FitConfig().seeds, help="networks of a fold")
+    parser.add_argument("--inner", type=int, default=FoldsConfig().inner, help="inner folds, 0: none")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     config = Config(
         audio=options.audio, text=options.text, audio_encoder=EncoderConfig(layer="all"),
-        folds=FoldsConfig(folds=options.folds, repeats=options.repeats),
+        folds=FoldsConfig(folds=options.folds, repeats=options.repeats, inner=options.inner),
+        fit=FitConfig(seeds=options.seeds),
     )  # fmt: skip
     embed(options.manifest, options.store, config)
     dataset = only_task(open_dataset(options.store, config), options.task)
