@@ -3,10 +3,11 @@
 Speed: recordings of 5 s to 2 min (44.1 kHz stereo FLAC) go through all of `embed` with encoders of the shapes
 of published models (random weights), and transcripts through MiniLM (its own weights) or the shape of
 RoBERTa-base. The baseline is one process per worker that does nothing but forward passes, on batches of equal
-length that are in memory. All use the same number of workers, of one thread each; their order alternates. The
-rate of `embed` is measured from the first commits of all workers until the first worker runs out of work, at
-least four units per worker; the time before is start-up and has a table of its own. What others would run is
-in `bench.peers`. Anything with a constant rate runs for half a minute.
+length that are in memory. Speech is embedded with all layers, as by default, and with the last alone. All use
+the same number of workers, of one thread each; their order alternates. The rate of `embed` is measured from
+the first commits of all workers until the first worker runs out of work, at least four units per worker; the
+time before is start-up and has a table of its own. What others would run is in `bench.peers`. Anything with a
+constant rate runs for half a minute.
 
 Whisper's input is 30 s long whatever it hears: `whisper-fills` compares windows of 10 s that fill it together
 with windows that have one each, on recordings of up to 10 min, so that few inputs stay half empty.
@@ -37,8 +38,8 @@ from bench.peers import rows
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, save_model, window_s
 from hilbert_ray.encoders import build_encoder, resolve_precision
 
-BARE, EMBED = "bare forward", "embed"
-WAYS = (BARE, EMBED, "sentence-transformers", "transformers pipeline", "Ray Data script")
+BARE, EMBED, LAST = "bare forward", "embed", "embed, last layer alone"
+WAYS = (BARE, EMBED, LAST, "sentence-transformers", "transformers pipeline", "Ray Data script")
 LEAST_UNITS = 4  # per worker in the measured time; with fewer, where the last commit falls decides the rate
 STEADY_S = 30.0  # measured time of anything with a constant rate
 DEFAULT = ("memory", "minilm", "hubert-base")
@@ -98,22 +99,23 @@ def run_embed(
     window_s: float,
     precision: str,
     context: str = "auto",
+    layer: str = "auto",
 ) -> tuple[float, float]:
     """Run `embed` in its own process; return its rate (s of audio or tokens, per second) and start-up, s."""
     program = (
         "import sys; from hilbert_ray.config import Config, EmbedConfig, EncoderConfig, SegmentConfig\n"
         "from hilbert_ray.embedding import embed\n"
-        "manifest, store, audio, text, workers, unit_s, window_s, precision, context = sys.argv[1:]\n"
+        "manifest, store, audio, text, workers, unit_s, window_s, precision, context, layer = sys.argv[1:]\n"
         "segment = SegmentConfig(window_s=float(window_s), hop_s=float(window_s))\n"
         "settings = EmbedConfig(workers=int(workers), unit_s=float(unit_s), threads=1, buckets=1)\n"
-        "heard = EncoderConfig(precision=precision, context=context)\n"
+        "heard = EncoderConfig(precision=precision, context=context, layer=layer)\n"
         "read = EncoderConfig(precision=precision)\n"
         "embed(manifest, store, Config(audio=audio, text=text, audio_encoder=heard, text_encoder=read,"
         " segment=segment, embed=settings))"
     )
     began = time.time()
     command = [sys.executable, "-c", program, manifest, str(store), audio, text]
-    command += [str(workers), str(unit_s), str(window_s), precision, context]
+    command += [str(workers), str(unit_s), str(window_s), precision, context, layer]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     commits = commits_of(store)
     # The first commits were computed before the clock starts; at the end some worker may be out of work.
@@ -239,16 +241,17 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
         row_s *= durations.sum() / (np.ceil(durations / row_s) * row_s).sum()
     starts = []
 
-    def embed() -> float:
+    def embed(layer: str) -> float:
         with tempfile.TemporaryDirectory(dir=folder) as store:
-            settings = (spec, "none", 60.0, window_s(shape), precision)
+            settings = (spec, "none", 60.0, window_s(shape), precision, "auto", layer)
             rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
         starts.append(start)
         return rate
 
     actions: dict[str, Callable[[], float]] = {
         BARE: lambda: row_s * run_forward(spec, shapes, STEADY_S, workers, precision),
-        EMBED: embed,
+        EMBED: partial(embed, "auto"),
+        LAST: partial(embed, "last"),
         "transformers pipeline": partial(peer, "speech-pipeline", spec, manifest, workers, shape),
         "Ray Data script": partial(peer, "ray-data", spec, manifest, workers, shape),
     }
@@ -256,6 +259,7 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
     title = f"{shape}, recordings of 5 to {settings.longest:g} s, {workers} workers of one thread"
     bars = [
         Bar(row=EMBED, against=BARE, least=0.92),
+        Bar(row=EMBED, against=LAST, least=0.95),
         Bar(row=EMBED, against="transformers pipeline", least=1.5),
         Bar(row=EMBED, against="Ray Data script", least=1.3),
     ]

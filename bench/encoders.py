@@ -2,7 +2,8 @@
 
 Each encoder has the shape of a published model, with random weights except for MiniLM. `encode` gets segments
 as `embed` passes them (windows of 10 s, 30 s for Whisper; texts of many lengths); the bare network gets as
-many seconds or tokens as ready tensors of equal length. Text is also compared with transformers' own feature
+many seconds or tokens as ready tensors of equal length. Speech is encoded with all layers, as by default, and
+with the last alone: the difference is what layers cost. Text is also compared with transformers' own feature
 pipeline on the same texts. All take turns, in alternating order.
 
     python -m bench.encoders [--threads 1 2] [--repeats 5] [--windows 3] [--texts 128] [--precision auto]
@@ -15,20 +16,21 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.measure import Record, in_process, timed, turns
+from bench.measure import Bar, Record, in_process, timed, turns
 from bench.shapes import RATE_HZ, SHAPES, SPEECH, minilm, save_model, window_s
 from hilbert_ray.encoders import build_encoder
 
 if TYPE_CHECKING:
     from hilbert_ray.document import TextSegment
 
-BARE = "bare network"
+ALL, LAST, BARE = "encode", "encode, last layer alone", "bare network"
 Action = Callable[[], object]
 FULL = 1024
 """Texts that `embed` passes to an encoder at once."""
@@ -124,20 +126,25 @@ def measure(shape: str, threads: int, options: argparse.Namespace) -> dict[str, 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     modality: Modality = "audio" if shape in SPEECH else "text"
-    config = EncoderConfig(precision=options.precision, pooling="mean")
+    config, segment = EncoderConfig(precision=options.precision, pooling="mean"), SegmentConfig()
     with tempfile.TemporaryDirectory() as folder:
-        encoder: Any = build_encoder(save_model(shape, Path(folder)), modality, config, SegmentConfig())
+        spec = save_model(shape, Path(folder))
+        encoder: Any = build_encoder(spec, modality, config, segment)
         if modality == "audio":
             segments, bare = speech(encoder, shape, options.windows, options.audio_batch)
         else:
             count = FULL if shape == "minilm" else options.texts
             segments, bare = text(encoder, count, options.text_batch)
         encoder.encode(segments[:1])
-        actions: dict[str, Action] = {"encode": lambda: encoder.encode(segments), BARE: bare}
+        actions: dict[str, Action] = {ALL: lambda: encoder.encode(segments), BARE: bare}
+        if modality == "audio":
+            last = build_encoder(spec, modality, replace(config, layer="last"), segment)
+            last.encode(segments[:1])
+            actions[LAST] = lambda: last.encode(segments)
         tables = {f"{len(segments)} segments": _seconds(actions, options.repeats)}
         if modality == "text":
             few = segments[: options.texts]
-            actions = {"encode": lambda: encoder.encode(few), **pipelines(encoder, few, options.text_batch)}
+            actions = {ALL: lambda: encoder.encode(few), **pipelines(encoder, few, options.text_batch)}
             tables[f"{len(few)} segments"] = _seconds(actions, options.pipeline_repeats)
     padding_share = (
         padding(np.array(tokens(encoder, varied_texts(FULL))), encoder) if modality == "text" else 0.0
@@ -194,9 +201,9 @@ def main() -> None:
         for what, seconds in measured["tables"].items():
             rates = {name: [1 / one for one in values] for name, values in seconds.items()}
             title = f"{shape}, {measured['precision']}, {threads} threads, {what} per turn"
-            record.table(title, "turns per second", rates, "encode")
+            record.table(title, "turns per second", rates, ALL, [Bar(row=ALL, against=LAST, least=0.95)])
         title = f"{shape}, {measured['precision']}, {threads} threads, padding"
-        record.table(title, "%", {"encode": [measured["padding"]]})
+        record.table(title, "%", {ALL: [measured["padding"]]})
 
 
 if __name__ == "__main__":

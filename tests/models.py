@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers.models.embedding_gemma2 import configuration_embedding_gemma2 as gemma2_config
+from transformers.models.embedding_gemma2 import modeling_embedding_gemma2 as gemma2
 
 WORDS = [
     "the", "garden", "was", "cold", "and", "we", "talked", "about", "work", "for", "hours", "until", "nobody",
@@ -153,6 +155,10 @@ CAUSAL: dict[str, Shape] = {
     "gemma2": (transformers.Gemma2ForCausalLM, transformers.Gemma2Config, DECODER),
     "gemma3": (transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig, DECODER),
 }
+GEMMA2 = {
+    **DECODER, "layer_types": ["full_attention"] * 2, "num_key_value_heads": 1, "global_head_dim": 16,
+    "hidden_size_per_layer_input": 8, "embedding_dim": 24,
+}  # fmt: skip
 OTHERS: dict[str, Shape] = {
     "qwen3-base": (transformers.Qwen3Model, transformers.Qwen3Config, {**DECODER, "max_window_layers": 2}),
     "gpt2": (
@@ -163,6 +169,14 @@ OTHERS: dict[str, Shape] = {
     ),
     "m2m": (transformers.M2M100ForConditionalGeneration, transformers.M2M100Config, OF_TWO),
     "marian": (transformers.MarianMTModel, transformers.MarianConfig, OF_TWO),
+    "embedding-gemma2": (
+        gemma2.EmbeddingGemma2Model,
+        gemma2_config.EmbeddingGemma2Config,
+        {"text_config": GEMMA2, "vision_config": None, "audio_config": None},
+    ),
+    "embedding-gemma2-text": (
+        gemma2.EmbeddingGemma2TextModel, gemma2_config.EmbeddingGemma2TextConfig, GEMMA2,
+    ),
     "clip": (
         transformers.CLIPModel,
         transformers.CLIPConfig,

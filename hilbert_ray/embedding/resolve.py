@@ -77,8 +77,8 @@ def warn_of_other_defaults(
         if fingerprint != encoder.fingerprint and changed and changed <= unchosen:
             names = sorted(changed)
             log.warning(
-                "store %s holds features of %s encoder %s with %s; by default it is %s now, and all documents "
-                "are embedded again: set %s to go on with what is stored",
+                "store %s holds features of %s encoder %s with %s; by default it is %s now, and all "
+                "documents are embedded again: set %s to go on with what is stored",
                 store.uri, modality, encoder.name,
                 " and ".join(f"{name} {other[name]}" for name in names),
                 " and ".join(str(described[name]) for name in names),

@@ -23,7 +23,8 @@ _JSON_BYTES = 2**24
 MOST_LAYERS = 10_000
 _VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"}
 _VOCABULARY_ENDINGS = (".model", ".tiktoken")
-_EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+EXTRACTOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_EXTRACTORS = (EXTRACTOR, PROCESSOR)
 _MESSAGE_CHARACTERS = 300
 """Most of what a library says that a message of ours repeats: some explain themselves over twenty lines."""
 
@@ -110,6 +111,21 @@ def check_extractor_files(folder: str, name: str) -> None:
             "how audio is prepared: save the feature extractor into the folder too "
             "(`feature_extractor.save_pretrained`), or download that file"
         )
+
+
+def nested_extractor(folder: str, name: str) -> Any:  # noqa: ANN401 - what stands there, settings if it is right
+    """Return what processor_config.json says of the feature extractor, None where it says nothing.
+
+    Transformers reads it there rather than in preprocessor_config.json; in older releases of a model, the
+    file says other things.
+
+    Raises:
+        ConfigError: when the file cannot be read.
+    """
+    if not (Path(folder) / PROCESSOR).exists():
+        return None
+    values = read_json(Path(folder) / PROCESSOR, name, dict)
+    return values.get("feature_extractor", values.get("audio_processor"))
 
 
 def _is_vocabulary(file: str) -> bool:

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hilbert_ray.config import ConfigError, Modality
 from hilbert_ray.document import AudioSegment, Samples, Segment
-from hilbert_ray.encoders.folder import reading
+from hilbert_ray.encoders.folder import EXTRACTOR, PROCESSOR, nested_extractor, reading
+from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.encoders.speech_types import REMOTE_CODE, SpeechType, frames_of, shortest_input
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
-from hilbert_ray.encoders.weights import code_hash
 
 BATCH_S = {
     ("cpu", "float32"): (10, 40), ("cpu", "bf16"): (60, 60),
@@ -44,8 +44,10 @@ class SpeechEncoder(Transformer):
     def __init__(self, pretrained: Pretrained, kind: SpeechType) -> None:
         self.kind, self.part = kind, kind.part
         self._check_pooling(pretrained)
+        self.nested_extractor = nested_extractor(pretrained.folder, pretrained.spec)
+        self.extractor_file = EXTRACTOR if self.nested_extractor is None else PROCESSOR
         super().__init__(pretrained)
-        with reading("preprocessor_config.json", self.name):
+        with reading(self.extractor_file, self.name):
             self.extractor = transformers.AutoFeatureExtractor.from_pretrained(
                 pretrained.folder, trust_remote_code=pretrained.options.trust_remote_code
             )
@@ -114,7 +116,7 @@ class SpeechEncoder(Transformer):
     def _check_extractor(self) -> None:
         """Check that what prepares the audio is what the network was made for."""
         remedy = "use the file that belongs to these weights"
-        name, kind = f"audio encoder {self.name}: preprocessor_config.json", type(self.extractor).__name__
+        name, kind = f"audio encoder {self.name}: {self.extractor_file}", type(self.extractor).__name__
         if self.kind.extractor not in (None, kind):
             raise ConfigError(
                 f"{name} describes a {kind}, but a model of type {self.config.model_type!r} takes what a "
@@ -125,7 +127,7 @@ class SpeechEncoder(Transformer):
                 f"{name} has sampling_rate {self.rate_hz}; it must be {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz: "
                 f"{remedy}"
             )
-        with reading("preprocessor_config.json", self.name):
+        with reading(self.extractor_file, self.name):
             sizes = self.kind.must_be_equal(self.config, self.extractor)
         for what, (made, taken) in sizes.items():
             if made != taken:
@@ -165,8 +167,8 @@ class SpeechEncoder(Transformer):
             facts["frames"] = 2
         if self.fill:
             facts["context"] = "fill"
-        if self.pretrained.runs_code:
-            facts["code"] = code_hash(self.pretrained.folder)
+        if self.nested_extractor is not None:
+            facts["extractor"] = fingerprint_of(self.nested_extractor)
         return facts
 
     def _inputs(self, segments: Sequence[Segment]) -> Sequence[np.ndarray]:

@@ -29,6 +29,8 @@ OFFSET_TYPES = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", 
 """Model types that count positions from the id of their padding token on, so the first ones are unused."""
 RELATIVE_TYPES = ("t5", "mt5", "umt5")
 """Model types with relative positions, which limit nothing."""
+PROJECTED = {"embedding_gemma2": "embedding_dim", "embedding_gemma2_text": "embedding_dim"}
+"""By model type, which field has the width of the output, where it is not that of the hidden states."""
 NO_LIMIT = 100_000
 """Limits from here on mean none: tokenizers without one report an astronomic number."""
 DEFAULT_TOKENS = 512
@@ -89,7 +91,8 @@ class TextEncoder(Transformer):
         return (getattr(self.config, "encoder", None) or self.config).get_text_config()
 
     def _width(self) -> int:
-        return int(self.text_config.hidden_size)
+        field = PROJECTED.get(self.config.model_type) if self.layers is None else None
+        return int(getattr(self.text_config, field or "hidden_size"))
 
     def _dim(self) -> int:
         return self.declaration.dim(self.width, super()._dim(), self.name)

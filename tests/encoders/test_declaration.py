@@ -470,15 +470,19 @@ def test_causal_models_without_their_head_are_read_at_the_last_token_too(
     np.testing.assert_allclose(encoder.encode(segments(SAID)), expected(folder), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["m2m", "marian"])
-def test_the_encoder_of_a_translator_has_its_weights(name: str, plain: Callable[[str], Path]) -> None:
-    """Sentence-transformers draws the embeddings of these at random."""
-    model = transformers.AutoModel.from_pretrained(plain(name)).eval().get_encoder()
+@pytest.mark.parametrize("name", ["m2m", "marian", "embedding-gemma2", "embedding-gemma2-text"])
+def test_features_are_those_of_transformers(name: str, plain: Callable[[str], Path]) -> None:
+    """Sentence-transformers draws the embeddings of translators at random, and lacks the other."""
+    model = transformers.AutoModel.from_pretrained(plain(name)).eval()
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
     tokenizer = transformers.AutoTokenizer.from_pretrained(plain(name))
     rows = []
     for text in SAID:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
             rows.append(model(**inputs).last_hidden_state[0].mean(0))
-    features = load(plain(name)).encode(segments(SAID))
+    encoder = load(plain(name))
+    encoder.rehearse()
+    features = encoder.encode(segments(SAID))
     np.testing.assert_allclose(features, torch.stack(rows).numpy(), atol=1e-5, rtol=0)
+    assert load(plain(name), layer="1").encode(segments(SAID)).shape == (len(SAID), 32)

@@ -289,6 +289,43 @@ def test_files_of_another_model_give_one_message(
     assert "\n" not in str(error.value)
 
 
+def test_an_extractor_in_the_file_of_a_processor_is_part_of_the_fingerprint(
+    small: Models, tmp_path: Path
+) -> None:
+    """Transformers reads it there first, so that features changed and the fingerprint did not."""
+    folder = copied(small("whisper"), tmp_path / "model")
+    known = load(small("whisper")).fingerprint
+    extractor = json.loads((folder / "preprocessor_config.json").read_text())
+
+    def loaded(**processor: object) -> Any:  # noqa: ANN401
+        (folder / "processor_config.json").write_text(json.dumps(processor))
+        return load(f"hf:{folder}")
+
+    assert loaded(processor_class="WhisperProcessor").fingerprint == known, "older releases say no more"
+    nested = loaded(feature_extractor=extractor)
+    dithered = loaded(feature_extractor={**extractor, "dither": 0.5})
+    assert len({known, nested.fingerprint, dithered.fingerprint}) == 3
+    assert (nested.extractor.dither, dithered.extractor.dither) == (0.0, 0.5)
+    with pytest.raises(
+        ConfigError, match=r"processor_config\.json makes 128 mel bins, but the network takes"
+    ):
+        loaded(feature_extractor={**extractor, "feature_size": 128})
+    (folder / "preprocessor_config.json").unlink()
+    assert loaded(feature_extractor=extractor).extractor.to_dict() == nested.extractor.to_dict()
+    with pytest.raises(ConfigError, match=r"preprocessor_config\.json of encoder .* cannot be read: "):
+        loaded(processor_class="WhisperProcessor")
+
+
+@pytest.mark.parametrize("kind", ["encodec", "mimi", "pe_audio"])
+def test_a_type_that_is_not_in_the_table_is_refused_with_those_that_are(kind: str, tmp_path: Path) -> None:
+    transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    transformers.EncodecFeatureExtractor().save_pretrained(tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    expected = f"audio encoder hf:{tmp_path} is a model of type '{kind}', expected one of wav2vec2, hubert, "
+    with pytest.raises(ConfigError, match=expected):
+        load(f"hf:{tmp_path}")
+
+
 def test_speech_models_that_synthesise_have_no_encoder_of_speech(tmp_path: Path) -> None:
     spec = replace(CASES["speecht5"], model="SpeechT5ForTextToSpeech").made(tmp_path)
     with pytest.raises(ConfigError, match=r"lack .* tensors that a network of type speecht5 computes with"):

@@ -21,7 +21,14 @@ from hilbert_ray.config import ConfigError, EncoderConfig, Modality, SegmentConf
 from hilbert_ray.document.records import AudioSegment, Segment, TextSegment
 from hilbert_ray.encoders.protocol import Encoder
 from hilbert_ray.encoders.registry import build_encoder
-from hilbert_ray.encoders.weights import _cpu_has_amx, fetch, pin_revision, resolve_precision, weights_hash
+from hilbert_ray.encoders.weights import (
+    _cpu_has_amx,
+    code_hash,
+    fetch,
+    pin_revision,
+    resolve_precision,
+    weights_hash,
+)
 from tests import models
 
 WEIGHTS = "model.safetensors"
@@ -341,6 +348,13 @@ def test_remote_code_may_load_its_weights_in_a_way_of_its_own(tmp_path: Path) ->
     plain = loaded(f"hf:{tmp_path}", "text")
     segments = [SEGMENTS["text"]]
     np.testing.assert_array_equal(encoder.encode(segments), plain.encode(segments))
+    # What the code computes decides the features, so a change of it has to be seen.
+    assert encoder.describe()["code"] == code_hash(str(tmp_path))
+    assert "code" not in plain.describe()
+    with (tmp_path / "modeling_own.py").open("a") as file:
+        file.write("# another version")
+    changed = build_encoder(f"hf:{tmp_path}", "text", options, SegmentConfig())
+    assert len({encoder.fingerprint, plain.fingerprint, changed.fingerprint}) == 3
 
 
 def test_built_in_encoders_need_no_pin() -> None:
