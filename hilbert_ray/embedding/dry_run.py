@@ -25,6 +25,8 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
     encoders = chosen_encoders(config)
     names = [encoder.name for encoder in encoders.values()]
     found = estimate_jobs(manifest, store, config, list(zip(names, jobs_of(encoders), strict=True)), measure)
-    layers = {modality: encoder.describe().get("layers", 1) for modality, encoder in encoders.items()}
-    modalities = {content: replace(job, layers=layers[content]) for content, job in found.modalities.items()}
+    modalities = {
+        modality: replace(found.modalities[modality], layers=encoder.describe().get("layers", 1))
+        for modality, encoder in encoders.items()
+    }
     return replace(found, modalities=modalities)
