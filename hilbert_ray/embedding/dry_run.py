@@ -5,7 +5,8 @@ from dataclasses import replace
 from hilbert_ray.config import Config
 from hilbert_ray.embedding.probe import measure
 from hilbert_ray.embedding.resolve import chosen_encoders, jobs_of, resolve_encoders
-from hilbert_ray.units import Estimate, estimate_jobs
+from hilbert_ray.store import Content
+from hilbert_ray.units import Estimate, JobEstimate, estimate_jobs
 
 
 def estimate(manifest: str, store: str, config: Config | None = None) -> Estimate:
@@ -25,7 +26,7 @@ def estimate(manifest: str, store: str, config: Config | None = None) -> Estimat
     encoders = chosen_encoders(config)
     names = [encoder.name for encoder in encoders.values()]
     found = estimate_jobs(manifest, store, config, list(zip(names, jobs_of(encoders), strict=True)), measure)
-    modalities = {
+    modalities: dict[Content, JobEstimate] = {
         modality: replace(found.modalities[modality], layers=encoder.describe().get("layers", 1))
         for modality, encoder in encoders.items()
     }

@@ -213,6 +213,7 @@ def _row(document: DocumentProgress, encoded: _Encoded, encoder: Encoder) -> Fea
         order.sort(key=lambda row: encoded.segments[row][0])
     features = np.stack([encoded.features[row] for row in order])
     segments = [encoded.segments[row] for row in order]
+    encoded.features.clear()  # all layers of a long document are many: not to be held twice
     # A NaN in one segment would make every loss of every batch with this document NaN.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0, 0])

@@ -94,6 +94,11 @@ class TextEncoder(Transformer):
         field = PROJECTED.get(self.config.model_type) if self.layers is None else None
         return int(getattr(self.text_config, field or "hidden_size"))
 
+    def _last_state(self) -> int:
+        # Models of several parts count the layers of the text encoder in its own part.
+        config = self.config if hasattr(self.config, "num_hidden_layers") else self.text_config
+        return int(getattr(config, "encoder_layers", None) or config.num_hidden_layers)
+
     def _dim(self) -> int:
         return self.declaration.dim(self.width, super()._dim(), self.name)
 

@@ -174,7 +174,7 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
         {
             "doc_id": pa.array([row.doc_id for row in rows], pa.string()),
             "source": pa.array([row.source for row in rows], pa.string()),
-            "features": pa.array([row.features.astype("<f2").tobytes() for row in rows], pa.large_binary()),
+            "features": pa.array([_bytes_of(row.features) for row in rows], pa.large_binary()),
             "n": pa.array([row.features.shape[0] for row in rows], pa.int32()),
             "dim": pa.array([row.features.shape[1] for row in rows], pa.int32()),
             "start": pa.array([row.start.astype(np.float32) for row in rows], times),
@@ -190,6 +190,11 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
     pq.write_table(table.combine_chunks(), sink, compression="none", use_dictionary=False)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _bytes_of(features: np.ndarray) -> memoryview:
+    """Return little-endian float16 [n, dim] as bytes, without a copy: all layers of a long document are many."""
+    return np.ascontiguousarray(features, "<f2").view(np.uint8).reshape(-1).data
 
 
 def decode_rows(modality: Modality, data: bytes) -> Iterator[FeatureRow]:

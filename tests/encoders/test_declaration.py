@@ -61,11 +61,21 @@ def saved(
     **options: Any,  # noqa: ANN401
 ) -> Path:
     """Let sentence-transformers save a model of a transformer, a pooling and what follows."""
-    transformer = modules.Transformer(str(base))
     torch.manual_seed(1)
     pooled = pooling if isinstance(pooling, modules.Pooling) else modules.Pooling(32, pooling)
-    SentenceTransformer(modules=[transformer, pooled, *following], device="cpu", **options).save(str(folder))
+    model = SentenceTransformer(modules=[transformer(base), pooled, *following], device="cpu", **options)
+    model.save(str(folder), create_model_card=False)
+    SAVED[folder] = model
     return folder
+
+
+SAVED: dict[Path, SentenceTransformer] = {}
+"""The models in the folders that `saved` made, so that none has to be loaded again."""
+
+
+@cache
+def transformer(base: Path) -> modules.Transformer:
+    return modules.Transformer(str(base))
 
 
 def dense(width: int, dim: int = 24, **options: Any) -> Any:  # noqa: ANN401
@@ -85,7 +95,7 @@ def segments(texts: list[str]) -> list[Segment]:
 
 def expected(folder: Path, **options: Any) -> np.ndarray:  # noqa: ANN401
     """Return what sentence-transformers makes of the texts, one by one: no batch can have a part in it."""
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = SAVED.get(folder) or SentenceTransformer(str(folder), device="cpu")
     return np.concatenate([model.encode([text], **options) for text in SAID])
 
 
