@@ -66,7 +66,8 @@ def _features(run: RunResults, config: Config) -> Html:
         parts.append(
             Html(
                 f"{modality.capitalize()} features come from the frozen encoder {code(name)} (width "
-                f"{described['dim']}, fingerprint {code(described['fingerprint'])}{_options(described)})."
+                f"{described['dim']}, fingerprint {code(described['fingerprint'])}"
+                f"{encoder_options(described)})."
             )
         )
     return paragraph(
@@ -77,10 +78,10 @@ def _features(run: RunResults, config: Config) -> Html:
     )
 
 
-def _options(described: Mapping[str, Any]) -> Html:
+def encoder_options(described: Mapping[str, Any]) -> Html:
     """Return what only encoders from the Hugging Face hub have: layer, pooling, prefix and precision."""
     if parts := described.get("parts"):
-        return join([_options(part) for part in parts], "")
+        return join([encoder_options(part) for part in parts], "")
     options = described.get("options") or {}
     if not str(described.get("spec", "")).startswith("hf:"):
         return Html("")

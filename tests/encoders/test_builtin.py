@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 
-from hilbert_ray.config import EncoderConfig, Modality, SegmentConfig
+from hilbert_ray.config import BUILTIN_ENCODERS, EncoderConfig, Modality, SegmentConfig
 from hilbert_ray.document.records import AudioSegment, TextSegment
 from hilbert_ray.encoders.protocol import Encoder
-from hilbert_ray.encoders.registry import build_encoder
+from hilbert_ray.encoders.registry import BUILTIN, build_encoder
 
 FRAME, HOP, MELS, COEFFICIENTS = 400, 160, 64, 20
 
 
 def built_in(spec: str, modality: Modality) -> Encoder:
     return build_encoder(spec, modality, EncoderConfig(), SegmentConfig())
+
+
+def test_the_settings_know_the_built_in_encoders() -> None:
+    assert {modality: tuple(names) for modality, names in BUILTIN.items()} == BUILTIN_ENCODERS
 
 
 def mel_filters() -> np.ndarray:

@@ -12,6 +12,7 @@ import matplotlib
 import pyarrow.parquet as pq
 import pytest
 
+from hilbert_ray.reporting.methods import encoder_options
 from hilbert_ray.reporting.page import report
 from hilbert_ray.run.folder import RunError
 from hilbert_ray.run.tables import without_paths
@@ -71,6 +72,12 @@ def test_no_path_and_no_transcript_is_shown(run: Path, source: str) -> None:
     assert without_paths({"a": ["/x/y.parquet", "C:\\z\\w", "s3://bucket/key", "hf:org/name", 3]}) == {
         "a": ["y.parquet", "w", "s3://bucket/key", "hf:org/name", 3]
     }
+
+
+def test_joined_encoders_show_the_options_of_those_that_have_any() -> None:
+    model = {"spec": "hf:x", "options": {"layer": "9"}, "pooling": "mean", "precision": "bf16"}
+    joined = {"spec": "mfcc+hf:x", "options": {"layer": "9"}, "parts": [{"spec": "mfcc"}, model]}
+    assert encoder_options(joined) == ", layer 9, mean pooling, bf16" == encoder_options(model)
 
 
 def test_the_page_is_accessible(page: Page) -> None:
