@@ -73,16 +73,11 @@ def _analyse(frames: np.ndarray) -> Frames:
     centred = frames - frames.mean(1, keepdims=True)
     half_period = int(RATE_HZ / FLOOR_HZ / 2)
     middle = slice(FRAME // 2 - half_period, FRAME // 2 + half_period)
-    energy, autocorrelation = _autocorrelation(centred * _WINDOW)
-    spectrum = energy / (FFT * np.square(_WINDOW).sum())
-    power = spectrum.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Equation 9: the window's own autocorrelation is divided out.
-        normalised = autocorrelation / (autocorrelation[:, :1] * _WINDOW_CORRELATION)
-    normalised[power <= 0] = 0  # silence
-    frequency, correlation = _candidates(normalised)
+    spectrum = _spectrum(centred * _WINDOW) / np.square(_WINDOW).sum()
+    # Equation 9: the window's own autocorrelation is divided out.
+    frequency, correlation = _candidates(_autocorrelation(spectrum) / _WINDOW_CORRELATION)
     return Frames(
-        power=power,
+        power=spectrum.sum(1),
         spectrum=spectrum,
         frequency=frequency,
         correlation=correlation,
@@ -99,27 +94,34 @@ def _lags() -> np.ndarray:
 _LAGS = _lags()
 
 
-def _autocorrelation(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return energies [T, FFT // 2 + 1] by frequency, and the autocorrelation [T, lags] from lag 0 on.
+def _spectrum(frames: np.ndarray) -> np.ndarray:
+    """Return the energy of frames [T, FRAME] at each frequency, [T, FFT // 2 + 1], which sums to theirs."""
+    energy = np.abs(fft.rfft(frames, FFT)) ** 2 / FFT
+    energy[:, 1:-1] *= 2  # Parseval: all but the first and the last stand for a negative frequency too
+    return np.asarray(energy)
 
-    The autocorrelation is interpolated to `_OVERSAMPLING` points per sample.
+
+def _autocorrelation(spectrum: np.ndarray) -> np.ndarray:
+    """Return the autocorrelation from lag 0, where it is 1, on: float32 [T, lags]; 0 for silence.
+
+    It is interpolated to `_OVERSAMPLING` points per sample.
     """
-    energy = np.abs(fft.rfft(frames, FFT)) ** 2
-    energy[:, -1] /= 2  # once interpolated, the highest frequency has a negative too
-    correlation = fft.irfft(energy, FFT * _OVERSAMPLING)[:, : _LAGS[-1] + 2] * _OVERSAMPLING
-    energy[:, 1:] *= 2  # Parseval: the negative frequencies
-    return energy, correlation
+    total = spectrum.sum(1, keepdims=True)
+    # float32, once there is neither overflow nor underflow: in half the time, exact to 60 dB and more.
+    energy = (spectrum / np.where(total > 0, total, 1)).astype(np.float32)
+    size = FFT * _OVERSAMPLING
+    energy[:, 0] *= 2
+    return np.asarray(fft.irfft(energy, size)[:, : _LAGS[-1] + 2] * (size / 2))
 
 
-_WINDOW_CORRELATION = _autocorrelation(_WINDOW[None])[1][0]
-_WINDOW_CORRELATION = _WINDOW_CORRELATION / _WINDOW_CORRELATION[0]
+_WINDOW_CORRELATION = _autocorrelation(_spectrum(_WINDOW[None]))[0]
 
 
 def _candidates(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pitch in Hz and autocorrelation of the best maxima, each [T, C]; 0 where there are fewer.
 
     Args:
-        correlation: float64 [T, lags], at lags from 0 on.
+        correlation: float32 [T, lags], at lags from 0 on.
     """
     first, last = _LAGS[0], _LAGS[-1]
     left, height, right = (correlation[:, first + step : last + 1 + step] for step in (-1, 0, 1))
@@ -161,7 +163,7 @@ def track_pitch(
     relative = peak / loudest if loudest > 0 else np.zeros_like(peak)
     strength[:, 0] = _VOICING + np.maximum(0, 2 - relative / (_SILENCE / (1 + _VOICING)))
     total = strength[0]
-    origins = np.zeros(frequency.shape, np.int64)
+    origins = np.zeros(frequency.shape, np.int8)
     every = np.arange(frequency.shape[1])
     for first in range(1, len(frequency), _FRAMES_AT_ONCE):
         last = min(first + _FRAMES_AT_ONCE, len(frequency))
