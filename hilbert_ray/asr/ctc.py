@@ -57,8 +57,8 @@ class _Token:
 class CtcRecognizer:
     """Words of a CTC model with their times and confidence.
 
-    Windows are computed one by one: the same in any batch without padding, which most of these networks let
-    into their statistics.
+    Windows are computed one by one, and so are the same in any batch: most of these networks let padding into
+    their statistics.
     """
 
     longest_s: Seconds = LONGEST_S
@@ -77,7 +77,7 @@ class CtcRecognizer:
             name: as in the settings.
             folder: with its files.
             config: its configuration, of a type for which `is_ctc` holds.
-            options: of which the precision counts, and that the language is not told.
+            options: of which the precision counts; the language is the model's own, whatever they say.
             device: where it computes.
 
         Raises:
@@ -87,7 +87,6 @@ class CtcRecognizer:
         self.device = torch.device(device)
         self.precision = resolve_precision(options.precision, device)
         self.dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[self.precision]
-        self.language = None if options.language == "auto" else options.language
         check_extractor_files(folder, name)
         check_tokenizer_files(folder, name)
         with reading("preprocessor_config.json", name):
