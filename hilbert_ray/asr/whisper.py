@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -106,6 +107,7 @@ class WhisperRecognizer:
         return {
             "engine": "whisper 1",
             "weights": weights_hash(self.folder),
+            "tokens": fingerprint_of(asdict(self.vocabulary)),  # generation_config.json is no part of them
             "precision": self.precision,
             "rows": ROWS,
             "rules": rules(),
