@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jiwer
 import numpy as np
@@ -114,7 +114,7 @@ class Systems:
         options = RecognitionConfig(precision=precision, language="en")
         self.ours = build_recognizer(Config(asr=f"hf:{model}", recognition=options))
         self.ours_ct2 = build_recognizer(Config(asr=f"faster-whisper:{ct2}", recognition=options))
-        self.engine: Any = self.ours
+        self.engine = cast(Any, self.ours)
         """The same, as it is behind the protocol."""
         dtype = self.engine.dtype
         kind = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]
