@@ -2,8 +2,9 @@
 
 import heapq
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice, tee
+from itertools import islice
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class _Heard:
         self.samples = Buffer()
         self.speech = [Buffer() for _ in range(columns)]
         # In step, so that what one column has read and another has not is never more than a block.
-        copies = tee(blocks, columns)
+        copies = _copies(blocks, columns)
         heard = [speech_probabilities(_column(copy, column), amplify) for column, copy in enumerate(copies)]
         self._steps = zip(*heard, strict=True)
 
@@ -119,6 +120,24 @@ class _Heard:
                 speech.drop(start // FRAME)
             self.samples.drop(start)
         return sys.maxsize
+
+
+def _copies(blocks: Iterator[np.ndarray], copies: int) -> list[Iterator[np.ndarray]]:
+    """Return iterators over the same blocks, of which those are held that some iterator has not read yet."""
+    # Not `itertools.tee`, which lets go of what all have read only after every 57 blocks: half an hour.
+    waiting: list[deque[np.ndarray]] = [deque() for _ in range(copies)]
+
+    def copy(own: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not own:
+                block = next(blocks, None)
+                if block is None:
+                    return
+                for queue in waiting:
+                    queue.append(block)
+            yield own.popleft()
+
+    return [copy(own) for own in waiting]
 
 
 def _column(blocks: Iterator[np.ndarray], column: int) -> Iterator[np.ndarray]:

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from hilbert_ray.config import ConfigError, SegmentConfig
 from hilbert_ray.document.records import AudioSegment
 from hilbert_ray.segmentation.audio import expected_seconds
-from hilbert_ray.segmentation.pauses import cut_frame
+from hilbert_ray.segmentation.pauses import cut_at_pauses, cut_frame
 from tests.segmentation.cutting import (
     RECORDING,
     assert_true_to,
@@ -290,3 +291,22 @@ def test_memory_of_cutting_at_pauses_does_not_grow_with_duration(minutes: int, t
         assert seen == count * len(interview(1))
         peaks.append(peak)
     assert peaks[1] - peaks[0] < 8 * 1024
+
+
+def test_of_a_long_recording_only_the_latest_blocks_are_held() -> None:
+    """`itertools.tee` once held 57 of them, half an hour of speech."""
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def blocks() -> Iterator[np.ndarray]:
+        for _ in range(30):
+            block = interview(1)[: 5 * 16000, None].copy()
+            seen.append(weakref.ref(block))
+            yield block
+            del block
+
+    held = [
+        sum(block() is not None for block in seen)
+        for _ in cut_at_pauses(blocks(), [[(0, sys.maxsize)]], 5 * 16000)
+    ]
+    assert len(seen) == 30
+    assert max(held) <= 6
