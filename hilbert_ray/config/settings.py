@@ -131,22 +131,22 @@ class EncoderChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedConfig:
-    """How documents are streamed through the encoders into the store."""
+    """How documents are streamed through the encoders, or the recognizer of `transcribe`."""
 
     workers: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
-    """Number of encoder actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
+    """Number of encoder or recognizer actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
     gpu: Literal["auto", "yes", "no"] = "auto"
-    """Whether encoder actors, and the network in `predict`, use GPUs. `auto`: if the cluster has any now. An
+    """Whether these actors, and the network in `predict`, use GPUs. `auto`: if the cluster has any now. An
     autoscaling cluster does not report its maximum size: set this to `yes` and set embed.workers."""
     gpus_per_worker: Annotated[float, Meta(ge=LEAST_SHARE, le=64)] = 1.0
-    """GPUs per encoder actor, where GPUs are used; with a fraction, several actors share one GPU."""
+    """GPUs per actor, where GPUs are used; with a fraction, several actors share one GPU."""
     # Threads split a sum of float32 numbers, and its rounding depends on where it is split.
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-    """Torch threads per encoder actor on CPUs. Recorded, because features are reproducible to the bit only
-    with the same number."""
+    """Torch threads per actor on CPUs. Recorded, because features are reproducible to the bit only with the
+    same number."""
     decoders: Annotated[int, Meta(ge=0, le=10_000, description="0: none")] = 8
-    """Most Ray tasks, on any node, that decode ahead for an encoder actor whose own thread cannot keep up. 0:
-    only the actor itself decodes."""
+    """Most Ray tasks, on any node, that decode ahead for an actor whose own thread cannot keep up. 0: only
+    the actor itself decodes."""
     # Longer units lose more work with a worker; shorter ones write more files and cut more batches short.
     unit_s: Annotated[float, Meta(gt=0, le=WEEK_S)] = 1800.0
     """Seconds of audio in one unit of work: the most that has to be redone when a worker is lost. For text,
@@ -155,7 +155,7 @@ class EmbedConfig:
     # them and should stop the run early.
     max_quarantined: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Fraction of the documents with a modality that may be quarantined, always at least one document; with
-    more, `embed` fails, on reruns too. It stops early after 20 failures. 0: none may fail; 1: all may."""
+    more, the command fails, on reruns too. It stops early after 20 failures. 0: none may fail; 1: all may."""
     retry_quarantined: bool = False
     """Retry documents that an earlier run quarantined."""
     content_hash: bool = False
