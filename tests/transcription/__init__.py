@@ -1,1 +1,1 @@
-"""Tests of `hilbert_ray.transcription`."""
+"""Tests of the room `transcription`."""
