@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -153,7 +154,9 @@ class Systems:
                 for one in heard
             ]
         ).to(engine.dtype)
-        return lambda: [engine.model.generate(rows, return_timestamps=True) for rows in features.split(BATCH)]
+        return lambda: [
+            engine.model.generate(rows, return_timestamps=True) for rows in torch.split(features, BATCH)
+        ]
 
     def windows_only(self, audio: Sequence[Recording]) -> Callable[[], object]:
         """Return an action that recognises ready windows."""
@@ -223,12 +226,12 @@ def _throughput(
         chosen.append(audio[len(chosen)])
     seconds = sum(len(one.samples) for one in chosen) / RATE_HZ
     actions: dict[str, Callable[[], object]] = {
-        name: (lambda system=system: system(chosen)) for name, system in systems.actions().items()
+        name: partial(system, chosen) for name, system in systems.actions().items()
     }
     actions |= {BARE: systems.bare(chosen), f"{OURS}, ready windows": systems.windows_only(chosen)}
     for action in actions.values():
         action()  # weights are loaded, kernels chosen
-    rates = turns({name: (lambda act=act: seconds / timed(act)) for name, act in actions.items()}, repeats)
+    rates = turns({name: partial(_rate, seconds, action) for name, action in actions.items()}, repeats)
     record.table(
         f"Throughput on {seconds / 60:.1f} minutes in {len(chosen)} recordings",
         "s of audio/s",
@@ -240,6 +243,10 @@ def _throughput(
             Bar(row=OURS, against=BATCHED, least=1.0),
         ],
     )
+
+
+def _rate(seconds: float, action: Callable[[], object]) -> float:
+    return seconds / timed(action)
 
 
 if __name__ == "__main__":

@@ -117,9 +117,12 @@ def write_folder(folder: Path) -> Path:
     model.generation_config = transformers.GenerationConfig(**_generation(declared))
     model.save_pretrained(folder)
     transformers.WhisperFeatureExtractor().save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(package / "tokenizer.json"), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    ).save_pretrained(folder)
+    # Without special tokens, transformers' pipeline cannot tell words from times.
+    added = json.loads((package / "tokenizer.json").read_text())["added_tokens"]
+    special = [token["content"] for token in added]
+    transformers.WhisperTokenizer.from_pretrained(package, extra_special_tokens=special).save_pretrained(
+        folder
+    )
     return folder
 
 
