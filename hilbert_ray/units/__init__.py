@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hilbert_ray.units.capacity import Capacity, plan_capacity
     from hilbert_ray.units.driver import plan_all, take_snapshot
     from hilbert_ray.units.errors import TooManyQuarantinedError, UnitsError, check_quarantined
-    from hilbert_ray.units.estimate import Estimate, estimate_jobs
+    from hilbert_ray.units.estimate import Estimate, JobEstimate, estimate_jobs
     from hilbert_ray.units.plan import (
         CHARACTERS_PER_S,
         SPEECH_PER_UNIT,
@@ -47,6 +47,7 @@ __all__ = [
     "DocumentWithPart",
     "Estimate",
     "Job",
+    "JobEstimate",
     "Measurement",
     "Plan",
     "Probe",
@@ -91,6 +92,7 @@ __getattr__ = lazy_names(
         ),
         "estimate": (
             "Estimate",
+            "JobEstimate",
             "estimate_jobs",
         ),
         "plan": (
