@@ -243,7 +243,7 @@ def test_batches_of_equal_windows_are_larger_in_bf16_than_the_caches_of_a_cpu_ho
             lambda _, __, output, found=found: found.append(len(output.last_hidden_state))
         )
         encoder.encode(audio(*[160_000] * 7))
-    assert sizes == {"float32": [1] * 7, "bf16": [6, 1]}
+    assert {name: sorted(found) for name, found in sizes.items()} == {"float32": [1] * 7, "bf16": [1, 6]}
 
 
 @pytest.mark.parametrize("name", ["hubert-group", "whisper", "bert", "minilm"])
