@@ -98,7 +98,7 @@ def run_embed(
     unit_s: float,
     window_s: float,
     precision: str,
-    context: str = "auto",
+    context: str = "segment",
     layer: str = "auto",
 ) -> tuple[float, float]:
     """Run `embed` in its own process; return its rate (s of audio or tokens, per second) and start-up, s."""
@@ -243,7 +243,7 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
 
     def embed(layer: str) -> float:
         with tempfile.TemporaryDirectory(dir=folder) as store:
-            settings = (spec, "none", 60.0, window_s(shape), precision, "auto", layer)
+            settings = (spec, "none", 60.0, window_s(shape), precision, "segment", layer)
             rate, start = run_embed(manifest, Path(store) / "store", workers, *settings)
         starts.append(start)
         return rate

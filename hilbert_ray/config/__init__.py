@@ -27,7 +27,6 @@ from hilbert_ray.config.settings import (
     TaskConfig,
     TaskKind,
     TrainConfig,
-    recorded_options,
 )
 
 __all__ = [
@@ -68,7 +67,6 @@ __all__ = [
     "load_file",
     "parse_channels",
     "preset",
-    "recorded_options",
     "require",
     "to_dict",
     "with_settings_checksum",

@@ -89,10 +89,10 @@ class EncoderConfig:
     """How the frames or tokens of a segment are pooled into one vector. `auto`: as a text model's folder
     declares (sentence-transformers), with the projections and the prompt that it declares; without such a
     declaration, the last token of causal language models, and the mean."""
-    context: Literal["auto", "segment", "fill"] = "auto"
+    context: Literal["segment", "fill"] = "segment"
     """What an audio encoder with an input of one length hears (Whisper: 30 s): `segment`, each segment alone
     in an input of its own; `fill`, consecutive segments together, as many as fit, each pooled over its own
-    time, which takes a third of the time with windows of 10 s. `auto`: `fill` for such encoders."""
+    time: a third of the work with windows of 10 s, but features that also tell the place in the input."""
     prefix: str = "auto"
     """What precedes each segment of text, such as `passage: `; it is not counted as its words. `auto`: the
     default prompt that the folder declares, if pooling is `auto` too, else nothing."""
@@ -111,14 +111,6 @@ class EncoderConfig:
             f"encoder layer is {self.layer!r}; set it to `auto`, `last`, `all`, an index such as `9`, or a "
             "range such as `6:12`",
         )
-
-
-def recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an encoder's options as an earlier version recorded them, with what they meant.
-
-    Before there was `context`, every segment was heard alone.
-    """
-    return {"context": "segment", **options}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from hilbert_ray.embedding.resolve import (
     chosen_encoders,
     jobs_of,
     resolve_encoders,
-    warn_of_other_defaults,
+    warn_of_other_layer,
 )
 from hilbert_ray.embedding.worker import EmbedUnits
 from hilbert_ray.encoders import Encoder
@@ -133,7 +133,7 @@ def embed_what_can_be(manifest: str, store: str, config: Config) -> EmbedSummary
     # What commits hold is done, whoever did it. With nothing left, a rerun takes seconds and starts no Ray.
     plans = plan_all(target, snapshot, jobs_of(encoders), config)
     for (modality, encoder), plan in zip(encoders.items(), plans, strict=True):
-        warn_of_other_defaults(target, modality, plan, encoder, config)
+        warn_of_other_layer(target, modality, plan, encoder, config)
     results = run_units(target, snapshot, plans, config, EmbedUnits)
 
     return EmbedSummary(

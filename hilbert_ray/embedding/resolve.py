@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from hilbert_ray.config import MODALITIES, Config, EncoderChoice, Modality, encoder_parts
 from hilbert_ray.embedding.worker import configured_encoder
@@ -63,31 +62,20 @@ def jobs_of(encoders: Mapping[Modality, Encoder]) -> list[Job]:
     ]
 
 
-def warn_of_other_defaults(
+def warn_of_other_layer(
     store: Store, modality: Modality, plan: Plan, encoder: Encoder, config: Config
 ) -> None:
-    """Say so where options that nobody chose are why nothing of what a store holds is used again."""
-    described, options = _facts(encoder.describe()), config.encoder(modality).options
-    if plan.stored or not plan.units or "layer" not in described:
+    """Say so where the layer that nobody chose is why nothing of what a store holds is used again."""
+    described, options = encoder.describe(), config.encoder(modality).options
+    if plan.stored or not plan.units or options.layer != "auto" or "layer" not in described:
         return
-    for fingerprint, description in store.encoders(modality).items():
-        other = _facts(description)
-        changed = {name for name in described | other if described.get(name) != other.get(name)}
-        unchosen = {name for name in ("layer", "context") if getattr(options, name) == "auto"}
-        if fingerprint != encoder.fingerprint and changed and changed <= unchosen:
-            names = sorted(changed)
+    same = ("spec", "weights", "pooling", "precision", "cutting", "context")
+    for fingerprint, other in store.encoders(modality).items():
+        is_same = all(other.get(name) == described.get(name) for name in same)
+        if fingerprint != encoder.fingerprint and is_same:
             log.warning(
-                "store %s holds features of %s encoder %s with %s; by default it is %s now, and all "
-                "documents are embedded again: set %s to go on with what is stored",
-                store.uri, modality, encoder.name,
-                " and ".join(f"{name} {other[name]}" for name in names),
-                " and ".join(str(described[name]) for name in names),
-                " and ".join(f"{modality}_encoder.{name} to {other[name]}" for name in names),
+                "store %s holds features of %s encoder %s with layer %s; by default it is %s now, and all "
+                "documents are embedded again: set %s_encoder.layer to %s to go on with what is stored",
+                store.uri, modality, encoder.name, other["layer"], described["layer"], modality,
+                other["layer"],
             )  # fmt: skip
-
-
-def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an encoder's description its features depend on, as far as users choose it."""
-    names = ("spec", "weights", "layer", "pooling", "precision", "cutting")
-    facts = {name: description[name] for name in names if name in description}
-    return {**facts, "context": description.get("context", "segment")}

@@ -95,6 +95,8 @@ class SpeechEncoder(Transformer):
             ConfigError: when they should be, but the encoder cannot.
         """
         options, segment = self.pretrained.options, self.pretrained.segment
+        if options.context == "segment":
+            return 0
         # CLAP repeats short audio until it fills its input, so its states have no times.
         cannot = (
             "takes input of any length" if self.length is None
@@ -102,13 +104,11 @@ class SpeechEncoder(Transformer):
             else "is pooled as a whole (pooling `cls`)" if options.pooling == "cls"
             else ""
         )  # fmt: skip
-        if options.context == "fill" and cannot:
+        if self.length is None or cannot:
             raise ConfigError(
                 f"audio encoder {self.name} {cannot}, so segments cannot share an input; set "
                 "audio_encoder.context to `segment`"
             )
-        if options.context == "segment" or cannot or self.length is None:
-            return 0
         # Windows as long as the input share it with nothing: features are those of `segment`.
         is_full = segment.audio == "window" and segment.window_s * self.rate_hz >= self.length
         return 0 if is_full else self.length

@@ -28,7 +28,6 @@ from hilbert_ray.config import (
     TaskConfig,
     encoder_parts,
     from_dict,
-    recorded_options,
 )
 from hilbert_ray.document import Document, Recognition, infer_tasks, is_held_out, with_labels_of
 from hilbert_ray.features.arrays import Features
@@ -315,7 +314,7 @@ def _resolved(
             choice = replace(resolved.encoder(modality), spec="none")
             resolved = resolved.with_encoder(modality, choice)
             continue
-        options = from_dict(EncoderConfig, recorded_options(description["options"]))
+        options = from_dict(EncoderConfig, description["options"])
         resolved = resolved.with_encoder(modality, EncoderChoice(spec=description["spec"], options=options))
         # Only this modality's settings: the other's in this description may be from an earlier run.
         segment = from_dict(SegmentConfig, description["segment"])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hilbert_ray import losses
-from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, from_dict, recorded_options, to_dict
+from hilbert_ray.config import MODALITIES, Config, ConfigError, Modality, from_dict, to_dict
 from hilbert_ray.errors import HilbertError
 from hilbert_ray.features import Batch, Features, collate, eval_batches
 from hilbert_ray.model.heads import HeadWeights, describe_heads, head_shares, weigh_heads
@@ -361,10 +361,6 @@ def _read_published(path: Path) -> tuple[Published, dict[str, Any], dict[str, Te
     except TensorFolderError as error:
         raise ModelError(f"model folder {error}") from error
     encoders = values.pop("encoders", None)
-    config = values.get("config")
-    for name in [f"{modality}_encoder" for modality in MODALITIES]:
-        if isinstance(config, dict) and isinstance(config.get(name), dict):
-            config[name] = recorded_options(config[name])
     try:
         published = from_dict(Published, values)
     except (ConfigError, TypeError) as error:

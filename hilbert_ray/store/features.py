@@ -193,7 +193,7 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
 
 
 def _bytes_of(features: np.ndarray) -> memoryview:
-    """Return little-endian float16 [n, dim] as bytes, without a copy: all layers of a long document are many."""
+    """Return little-endian float16 [n, dim] as bytes, without a copy: all layers of a document are many."""
     return np.ascontiguousarray(features, "<f2").view(np.uint8).reshape(-1).data
 
 

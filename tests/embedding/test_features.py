@@ -89,7 +89,7 @@ def test_batches_are_bounded_and_do_not_depend_on_how_fast_anything_is(
 
 
 def whisper(folder: Path) -> Any:  # noqa: ANN401 - a test looks inside
-    options = EncoderConfig(precision="float32")
+    options = EncoderConfig(precision="float32", context="fill")
     encoder: Any = build_encoder(models.made("whisper", folder), "audio", options, SegmentConfig())
     encoder.inputs = []
     encoder.model.register_forward_hook(

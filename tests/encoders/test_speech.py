@@ -20,6 +20,7 @@ from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.encoders.speech_types import SPEECH_TYPES
 from hilbert_ray.encoders.transformer import SegmentTooLongError
 from hilbert_ray.segmentation import audio_segments, heard_together
+from tests.models import minilm
 from tests.speech_models import CASES
 
 FLOAT32 = EncoderConfig(layer="last", precision="float32")
@@ -169,7 +170,7 @@ def counted(encoder: Any, samples: int) -> int:  # noqa: ANN401
 
 
 def test_a_fill_is_computed_once_in_any_batch_and_gives_the_same_bits(small: Models) -> None:
-    encoder = load(small("whisper"), layer="all")
+    encoder = load(small("whisper"), layer="all", context="fill")
     assert encoder.fill == 480_000
     encoder.budget = encoder.length  # one input at a time, as on a CPU
     segments = in_fills(encoder, 95.0, 10.0, 10.0)
@@ -184,7 +185,7 @@ def test_a_fill_is_computed_once_in_any_batch_and_gives_the_same_bits(small: Mod
     np.testing.assert_array_equal(encoder.encode([segments[row] for row in order]), features[order])
     for row, one in enumerate(segments):
         np.testing.assert_array_equal(encoder.encode([one])[0], features[row])
-    alone = load(small("whisper"), layer="all", context="segment").encode(segments)
+    alone = load(small("whisper"), layer="all").encode(segments)
     np.testing.assert_allclose(features[-1], alone[-1], atol=1e-5)  # alone in its fill too
     assert np.abs(features[:-1] - alone[:-1]).max(axis=1).min() > 1e-3
 
@@ -204,16 +205,17 @@ def test_segments_below_a_state_get_the_one_they_lie_in(small: Models) -> None:
 
 def test_context_is_part_of_the_fingerprint_only_where_segments_are_heard_together(small: Models) -> None:
     whisper, thirty = small("whisper"), SegmentConfig(window_s=30.0, hop_s=30.0)
-    apart, together = load(whisper, context="segment"), load(whisper)
+    apart, together = load(whisper), load(whisper, context="fill")
     assert set(apart._facts()) == {"weights", "layer", "pooling", "precision", "cutting"}
     assert together._facts() == {**apart._facts(), "context": "fill"}
-    assert together.fingerprint == load(whisper, context="fill").fingerprint != apart.fingerprint
-    full = load(whisper, thirty)
-    assert (full.fill, full.fingerprint) == (0, load(whisper, thirty, context="segment").fingerprint)
-    assert load(whisper, SegmentConfig(audio="turns")).fill == 480_000
-    for name in ("wav2vec2", "clap"):
-        assert load(small(name)).fill == 0
-        assert load(small(name)).fingerprint == load(small(name), context="segment").fingerprint
+    assert together.fingerprint != apart.fingerprint
+    full = load(whisper, thirty, context="fill")
+    assert (full.fill, full.fingerprint) == (0, load(whisper, thirty).fingerprint)
+    assert load(whisper, SegmentConfig(audio="turns"), context="fill").fill == 480_000
+    text = build_encoder(minilm(), "text", EncoderConfig(), SegmentConfig())
+    assert (apart.fill, text.fill) == (0, 0)
+    with pytest.raises(ConfigError, match=r"text_encoder\.context is `fill`; leave it out: it is for audio"):
+        build_encoder(minilm(), "text", EncoderConfig(context="fill"), SegmentConfig())
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_an_adapter_in_layer_norm_models_has_a_fingerprint_of_its_own(small: Mod
     """Its features were once pooled with the mask of its output, or depended on the batch."""
     facts = load(small("wav2vec2 adapter"))._facts()
     assert facts["frames"] == 2
-    for name in ("wav2vec2", "wav2vec2 group adapter"):
+    for name in ("wav2vec2", "wav2vec2 group adapter", "whisper"):
         assert set(load(small(name))._facts()) == {"weights", "layer", "pooling", "precision", "cutting"}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilbert_ray.config import Config, ConfigError, EncoderConfig
-from hilbert_ray.embedding.resolve import jobs_of, resolve_encoders, warn_of_other_defaults
+from hilbert_ray.embedding.resolve import jobs_of, resolve_encoders, warn_of_other_layer
 from hilbert_ray.embedding.worker import configured_encoder
 from hilbert_ray.features.dataset import open_dataset
 from hilbert_ray.storage.files import Files
@@ -170,7 +170,7 @@ def test_features_of_the_earlier_default_layer_are_not_passed_over_in_silence(
         encoders = {modality: configured_encoder(config, modality) for modality in MODALITIES}
         plans = plan_all(store, store.snapshot(), jobs_of(encoders), config)
         for (modality, encoder), plan in zip(encoders.items(), plans, strict=True):
-            warn_of_other_defaults(store, modality, plan, encoder, config)
+            warn_of_other_layer(store, modality, plan, encoder, config)
         return sum(len(plan.units) for plan in plans)
 
     embed_here(manifest, store, last)
