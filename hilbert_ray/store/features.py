@@ -41,6 +41,9 @@ _RECOGNITION = pa.struct([("name", pa.string()), ("fingerprint", pa.string()), (
 AMOUNT: Mapping[Modality, str] = {"audio": "seconds", "text": "tokens"}
 """The unit in which each modality is counted; it is part of the names of columns."""
 
+STATISTICS_BYTES = 2**24
+"""Features of a data file up to which Parquet computes statistics of them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureRow:
@@ -185,15 +188,21 @@ def encode_rows(modality: Modality, rows: Sequence[FeatureRow]) -> bytes:
             **optional,
         }
     )
+    # To find the least and the largest, Parquet holds the features six times over, and then leaves both out,
+    # since they are too long. Small files have the bytes that they have always had.
+    is_large = sum(row.features.nbytes for row in rows) > STATISTICS_BYTES
+    described = [name for name in table.column_names if name != "features"] if is_large else True
     # Float16 features hardly compress, and a codec's version would change the bytes.
     sink = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), sink, compression="none", use_dictionary=False)
+    pq.write_table(
+        table.combine_chunks(), sink, compression="none", use_dictionary=False, write_statistics=described
+    )
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
 def _bytes_of(features: np.ndarray) -> memoryview:
-    """Return little-endian float16 [n, dim] as bytes, without a copy: all layers of a document are many."""
+    """Return little-endian float16 [n, dim] as bytes, without a copy."""
     return np.ascontiguousarray(features, "<f2").view(np.uint8).reshape(-1).data
 
 

@@ -74,7 +74,7 @@ SAVED: dict[Path, SentenceTransformer] = {}
 
 
 @cache
-def transformer(base: Path) -> modules.Transformer:
+def transformer(base: Path) -> Any:  # noqa: ANN401
     return modules.Transformer(str(base))
 
 
