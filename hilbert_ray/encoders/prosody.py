@@ -2,14 +2,16 @@
 
 Each feature has a name and a unit, see `NAMES`; most are functionals of the GeMAPS (Eyben et al. 2016, "The
 Geneva Minimalistic Acoustic Parameter Set"). `pitch` and `periods` compute what they are made of.
+
+scipy.signal, which takes a second to import, is imported at first use, as in `builtin`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy import signal
 
 from hilbert_ray.config import Modality, SegmentConfig, to_dict
 from hilbert_ray.document import AudioSegment, Hertz, Samples, Segment
@@ -104,6 +106,7 @@ class Prosody:
 
     def encode(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return features float32 [n, 33] of audio segments at 16 kHz, in the order and units of `NAMES`."""
+        _peak_finder()  # loaded even without segments; see `Encoder.encode`
         features = np.zeros((len(segments), self.dim), np.float32)
         for row, segment in enumerate(segments):
             assert isinstance(segment, AudioSegment)
@@ -266,7 +269,7 @@ def _timing_and_level(level: np.ndarray, f0: np.ndarray) -> dict[str, float]:
     smooth = _decibels(np.convolve(10 ** (level / 10), _SMOOTHING / _SMOOTHING.sum()))[
         _LAG : _LAG + len(level)
     ]
-    peaks, _ = signal.find_peaks(smooth, height=silence, prominence=_DIP_DB)
+    peaks, _ = _peak_finder()(smooth, height=silence, prominence=_DIP_DB)
     syllables = int((f0[peaks] > 0).sum())
     seconds, spoken = _seconds(len(level)), _seconds(int(sounds.sum()))
     loud = level[sounds] if sounds.any() else level
@@ -284,6 +287,14 @@ def _timing_and_level(level: np.ndarray, f0: np.ndarray) -> dict[str, float]:
         if pauses
         else 0.0,
     }
+
+
+@cache
+def _peak_finder() -> Callable[..., tuple[np.ndarray, Mapping[str, Any]]]:
+    from scipy.signal import find_peaks
+
+    finder: Callable[..., tuple[np.ndarray, Mapping[str, Any]]] = find_peaks
+    return finder
 
 
 def _seconds(frames: int) -> float:
