@@ -51,7 +51,8 @@ class _Fill:
     """A fill under way: its segments, and the audio of them that is no other's yet."""
 
     def __init__(self) -> None:
-        self.placed: list[tuple[AudioSegment, Samples]] = []  # with the sample at which each begins
+        # Without its samples, which overlap those of others: with its place in the fill.
+        self.placed: list[tuple[AudioSegment, Samples, Samples]] = []
         self.pieces: list[np.ndarray] = []
         self.size: Samples = 0
         self.end: Samples = 0  # where in the recording the last piece ends
@@ -65,7 +66,8 @@ class _Fill:
 
     def add(self, start: Samples, segment: AudioSegment) -> None:
         offset = self._offset(start)
-        self.placed.append((segment, offset))
+        bare = replace(segment, samples=np.empty(0, np.float32))
+        self.placed.append((bare, offset, offset + len(segment.samples)))
         new = segment.samples[self.size - offset :]
         if len(new):
             self.pieces.append(new)
@@ -77,6 +79,6 @@ class _Fill:
         whole = self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
         return tuple(
             # Views, so that what waits for the encoder is in memory once.
-            replace(one, samples=whole[at : at + len(one.samples)], fill=whole, offset=at)
-            for one, at in self.placed
+            replace(one, samples=whole[begin:end], fill=whole, offset=begin)
+            for one, begin, end in self.placed
         )

@@ -39,6 +39,7 @@ def test_windows_that_overlap_are_in_a_fill_once() -> None:
     assert [len(group) for group in groups] == [5, 3]
     np.testing.assert_array_equal(groups[0][0].fill, RECORDING[:30])
     np.testing.assert_array_equal(groups[1][0].fill, RECORDING[25:45])
+    assert all(np.shares_memory(one.samples, one.fill) for group in groups for one in group)
 
 
 def test_what_is_nobodys_segment_is_not_heard() -> None:
