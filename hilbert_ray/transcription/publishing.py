@@ -12,16 +12,19 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hilbert_ray.document import Document
 from hilbert_ray.storage import Files
-from hilbert_ray.store import Snapshot, Store, digest, encode_text
+from hilbert_ray.store import Snapshot, Store, TranscriptRow, digest, encode_text
 
 MANIFEST, TRANSCRIPTS, WORK = "manifest.jsonl", "transcripts", "work"
 _LONGEST_NAME = 60
+_WRITES_AT_ONCE = 16
 _HASHED_BYTES = 4 * 2**20
 
 
@@ -53,11 +56,20 @@ def publish(out: str, store: Store, fingerprint: str, snapshot: Snapshot) -> tup
             else:
                 silent += 1
     if missing:
-        for row in store.transcripts(fingerprint, snapshot, missing):
-            files.put(transcript_name(row.doc_id, fingerprint, row.source), row.transcript)
+        _write_transcripts(files, fingerprint, store.transcripts(fingerprint, snapshot, missing))
     # After the transcripts: whoever finds a manifest finds all that it names.
     _write_manifest(files, snapshot, named)
     return len(named) + silent, silent
+
+
+def _write_transcripts(files: Files, fingerprint: str, rows: Iterator[TranscriptRow]) -> None:
+    def write(row: TranscriptRow) -> None:
+        files.put(transcript_name(row.doc_id, fingerprint, row.source), row.transcript)
+
+    # Each waits for a disk or a server; a few hundred at a time, since all may not fit into memory.
+    with ThreadPoolExecutor(_WRITES_AT_ONCE) as threads:
+        while batch := list(islice(rows, 16 * _WRITES_AT_ONCE)):
+            list(threads.map(write, batch))
 
 
 def transcript_name(doc_id: str, fingerprint: str, source: str) -> str:
