@@ -263,6 +263,19 @@ def test_a_pipeline_runs_again_from_the_first_unfinished_step(
     assert (run / "report.html").exists()
 
 
+def test_a_pipeline_transcribes_before_anything_else_and_stops_there_if_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--manifest", make.corpus(tmp_path, 1), "--transcribe", tmp_path / "transcribed"]
+    words += ["--store", tmp_path / "store", "--out", tmp_path / "run"]
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", *map(str, words)])
+    assert runpy.run_path(str(ROOT / "jobs" / "pipeline.py"))["pipeline"]() == 2
+    shown = capsys.readouterr().err
+    assert "asr is `none`; name the recognizer with --asr" in shown
+    assert "transcribe failed with exit code 2; submit the job again to resume" in shown
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("name", ["transcribe", "embed", "evaluate", "train", "tune", "predict", "pipeline"])
 def test_each_job_has_a_script_that_shows_its_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -94,7 +94,9 @@ def test_three_workers_write_the_bytes_of_one_and_a_rerun_nothing(
     assert transcripts_of(tmp_path / "out") == written
 
 
-@pytest.mark.parametrize("point", ["before the data file", "in the middle of a unit"])
+@pytest.mark.parametrize(
+    "point", ["before the data file", pytest.param("in the middle of a unit", marks=pytest.mark.soak)]
+)
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(
     point: str, corpus: Corpus, undisturbed: Said, tmp_path: Path
 ) -> None:

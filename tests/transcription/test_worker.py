@@ -1,0 +1,105 @@
+"""The actor with a recogniser of real code and random weights: what it refuses, and the whole command."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hilbert_ray.cli import main
+from hilbert_ray.config import Config, RecognitionConfig
+from hilbert_ray.store import Store
+from hilbert_ray.transcription.resolve import chosen_recognizer, job_of, resolve_recognizer
+from hilbert_ray.transcription.worker import TranscribeUnits
+from hilbert_ray.units import UnitResult, plan_all, take_snapshot
+from tests import make
+from tests.asr.test_ctc import CASES
+from tests.transcription.stand_in import CONFIG, rows_of, spoken
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small wav2vec 2.0 with random weights."""
+    folder = tmp_path_factory.mktemp("ctc")
+    CASES["wav2vec2 group"].made(folder)
+    return folder
+
+
+def configured(weights: Path) -> Config:
+    options = RecognitionConfig(precision="float32")
+    return resolve_recognizer(replace(CONFIG, asr=f"hf:{weights}", recognition=options))
+
+
+def result_of(folder: Path, weights: Path, planned: str | None = None, damage: bool = False) -> UnitResult:
+    """Return what an actor reports of a unit that was planned with a fingerprint.
+
+    With `damage`, its weights are cut off once it knows them.
+    """
+    config = configured(weights)
+    recognizer = chosen_recognizer(config)
+    job = job_of(recognizer, config)
+    store = Store.create(str(folder / "work"), 1)
+    snapshot = take_snapshot(make.manifest(folder / "m.jsonl", spoken(folder, 1)), store, config)
+    store.add_encoder("transcript", job.fingerprint, recognizer.describe())
+    [plan] = plan_all(store, snapshot, [job], config, plan_here=True)
+    worker = TranscribeUnits(store, snapshot.number, config, {"transcript": planned or job.fingerprint})
+    if damage:
+        file = weights / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1000])
+    [batch] = worker({"unit": np.array([unit.to_json() for unit in plan.units[:1]])})
+    [text] = batch["result"]
+    return UnitResult.from_json(text)
+
+
+def test_a_unit_is_transcribed_and_counted(tmp_path: Path, weights: Path) -> None:
+    result = result_of(tmp_path, weights)
+    assert result.error is None
+    assert (result.content, result.stored, result.amount, result.quarantined) == ("transcript", 1, 4.0, ())
+    [commit] = Store.open(str(tmp_path / "work")).commits("transcript", _fingerprint(tmp_path)).read()
+    assert {"torch", "transformers", "silero_vad", "hilbert-ray"} <= set(commit.versions)
+
+
+def _fingerprint(folder: Path) -> str:
+    [fingerprint] = Store.open(str(folder / "work")).encoders("transcript")
+    return fingerprint
+
+
+def test_an_actor_whose_recogniser_is_not_the_planned_one_ends_the_run(tmp_path: Path, weights: Path) -> None:
+    error = result_of(tmp_path, weights, planned="0123456789abcdef").error
+    assert error is not None
+    assert f"recognizer hf:{weights} has fingerprint {_fingerprint(tmp_path)} on node" in error
+    assert "planned with 0123456789abcdef; transcripts of both must not mix: install the same" in error
+    assert list(Store.open(str(tmp_path / "work")).transcripts(_fingerprint(tmp_path))) == []
+
+
+def test_weights_that_do_not_load_end_the_run_and_quarantine_no_document(
+    tmp_path: Path, weights: Path
+) -> None:
+    copied = Path(shutil.copytree(weights, tmp_path / "weights"))
+    result = result_of(tmp_path, copied, damage=True)
+    assert result.error is not None
+    assert f"recognizer hf:{copied} cannot load its libraries or weights on node" in result.error
+    assert "fix the cause and rerun to resume" in result.error
+    assert result.quarantined == ()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_command_transcribes_with_the_recogniser_that_it_is_given(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = make.manifest(tmp_path / "m.jsonl", spoken(tmp_path, 2))
+    words = ["transcribe", "--manifest", manifest, "--out", str(tmp_path / "out"), "--asr", f"hf:{weights}"]
+    words += ["--recognition.precision", "float32", "--embed.buckets", "2", "--embed.workers", "1", "--json"]
+    assert main(words) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["transcribed"], shown["recognizer"], shown["silent"]) == (2, f"hf:{weights}", 0)
+    assert shown["manifest"] == f"{tmp_path}/out/manifest.jsonl"
+    for row in rows_of(shown["manifest"]):
+        said = json.loads((tmp_path / "out" / row["text_file"]).read_bytes())
+        assert said["asr"]["fingerprint"] == shown["fingerprint"]
+        assert said["utterances"]
+    assert main(["validate", shown["manifest"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["automatic"] == {f"hf:{weights}": 2}
