@@ -97,7 +97,9 @@ def test_what_is_said_is_written_where_it_is_said(name: str, request: pytest.Fix
     true = TRUE["interview-003"]
     said = [word for one in true for word in words(one["text"])]
     written = [word for one in utterances for word in words(one.text)]
-    assert edits(said, written) < 0.1 * len(said)
+    # The smallest model mishears synthetic voices, by either engine in 24 to 29 of these 86 words; a passage
+    # that is left out or written twice would be half of them.
+    assert edits(said, written) < 0.4 * len(said)
     # Each utterance begins where a true one does, or a sentence within one.
     starts = [
         min(abs(one.start - other["start"]) for other in true)
