@@ -29,8 +29,9 @@ SHORTEST_SPLIT_S: Seconds = 8.0
 """Windows of at least this length in which both tries fall into a loop are heard again in two halves."""
 LOOP_TOKENS, LOOP_PERIOD = 48, 12
 """So many tokens that repeat after at most so many are a loop, out of which Whisper seldom finds."""
-LEAST_REST_S: Seconds = 0.5
-"""More speech than this after the last timestamp makes what is left of a window a window of its own."""
+LEAST_REST_S: Seconds = 1.0
+"""More speech than this after the last timestamp makes what is left of a window a window of its own. Less may
+be the end of its last word, in which Whisper would hear another."""
 _FRAME_S: Seconds = VAD_FRAME / VAD_RATE_HZ
 _REACH_S: Seconds = 0.5
 """How far before a timestamp speech may begin that belongs to it."""
