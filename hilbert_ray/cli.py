@@ -138,7 +138,7 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
     except SystemExit as ended:
         if ended.code:
             parser: Any = tyro.extras.get_parser(kind, default=default)
-            print(*flag_hints(arguments, parser.format_help()), sep="", end="", file=sys.stderr)
+            sys.stderr.writelines(flag_hints(arguments, parser.format_help()))
         raise
     check_fields(command)
     # The settings that a command has no flags for stay those of the preset and the file.
@@ -147,8 +147,7 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
 
 
 def _flag(arguments: Sequence[str], name: str) -> str | None:
-    """Return the value of a flag that must be known before the flags are parsed."""
-    # By hand, because the parser of a command needs its defaults first, and these flags decide them.
+    """Return the value of a flag, by hand: the parser needs defaults first, which these flags decide."""
     for i, argument in enumerate(arguments):
         if argument == name and i + 1 < len(arguments):
             return arguments[i + 1]
