@@ -1,6 +1,7 @@
 """Run every benchmark, one after another, in sizes that two cores finish in half an hour.
 
-`bench.embed --only hubert-base` is left out: it alone takes a quarter of an hour (see RESULTS.md).
+`bench.embed --only hubert-base` is left out: it alone takes a quarter of an hour (see RESULTS.md), and so is
+`bench.layers`, which needs a speech model and labelled speech.
 """
 
 import subprocess

@@ -40,6 +40,7 @@ SECTIONS = {  # by benchmark, in the order of the page
     "coverage": "Intervals and tests",
     "null": "Intervals and tests",
     "quality": "Predictions",
+    "layers": "Predictions",
     "search": "Search",
     "scale": "How cost grows",
     "terms": "What the terms of the objective do",
