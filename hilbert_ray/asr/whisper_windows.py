@@ -137,9 +137,13 @@ class _Attempt:
         return compression("".join(self.texts)) > MOST_COMPRESSION
 
     @property
+    def is_failed(self) -> bool:
+        """Whether it is a loop rather than a text."""
+        return self.is_repetitive or not self.decoded.is_ended
+
+    @property
     def is_doubtful(self) -> bool:
-        is_unlikely = self.mean_log_probability < LEAST_LOG_PROBABILITY
-        return self.is_repetitive or is_unlikely or not self.decoded.is_ended
+        return self.is_failed or self.mean_log_probability < LEAST_LOG_PROBABILITY
 
 
 def compression(text: str) -> float:
@@ -158,8 +162,7 @@ def _heard(decoder: Decoder, windows: Sequence[Window]) -> list[tuple[list[Spoke
             attempts[number] = better(attempts[number], attempt)
     heard: list[tuple[list[Spoken], list[Window]]] = []
     for window, attempt in zip(windows, attempts, strict=True):
-        is_failed = attempt.is_repetitive or not attempt.decoded.is_ended
-        if is_failed and len(window.samples) >= SHORTEST_SPLIT_S * VAD_RATE_HZ:
+        if attempt.is_failed and len(window.samples) >= SHORTEST_SPLIT_S * VAD_RATE_HZ:
             heard.append(([], halves(window)))
         else:
             heard.append(_utterances(window, attempt))
@@ -167,10 +170,11 @@ def _heard(decoder: Decoder, windows: Sequence[Window]) -> list[tuple[list[Spoke
 
 
 def better(first: _Attempt, second: _Attempt) -> _Attempt:
-    """Return the attempt that passes the checks, else the likelier one."""
-    if first.is_doubtful != second.is_doubtful:
-        return second if first.is_doubtful else first
-    return second if second.mean_log_probability > first.mean_log_probability else first
+    """Return the attempt that passes the checks, else one that is no loop, else the likelier one."""
+    # Loops are likely: each round makes the next one surer.
+    return max(
+        first, second, key=lambda one: (not one.is_doubtful, not one.is_failed, one.mean_log_probability)
+    )
 
 
 def _attempts(decoder: Decoder, windows: Sequence[Window], is_second: bool) -> list[_Attempt]:

@@ -139,6 +139,16 @@ def test_a_short_window_that_loops_is_marked() -> None:
     assert (spoken.text, spoken.doubts) == ("a" * 200, ("repetition", "cut off"))
 
 
+def test_an_unlikely_text_is_better_than_a_likely_loop() -> None:
+    def write(_: Window, is_second: bool) -> Decoded:
+        if is_second:
+            return decoded([stamp(0), 2, stamp(3)], -2.0)
+        return decoded([stamp(0), *[1] * 200], -0.01, is_ended=False)
+
+    [[spoken]] = recognize_windows(Scripted(write), [window([(0, 3)], length_s=5.0)])
+    assert (spoken.text, spoken.doubts) == ("b", ("low confidence",))
+
+
 def test_speech_after_the_last_timestamp_is_heard_as_a_window_of_its_own() -> None:
     def write(one: Window, _: bool) -> Decoded:
         return decoded([stamp(0), 1, stamp(8)] if one.start == 100 else [stamp(0), 2, stamp(11.5)])
