@@ -25,7 +25,7 @@ MOST_NO_SPEECH = 0.6
 """Above this probability of no speech, text that is doubtful too may be of none."""
 SECOND_TEMPERATURE = 0.4
 """Doubtful windows are decoded again, drawing tokens at this temperature."""
-SHORTEST_SPLIT_S: Seconds = 8.0
+SHORTEST_SPLIT_S: Seconds = 4.0
 """Windows of at least this length in which both tries fall into a loop are heard again in two halves."""
 LOOP_TOKENS, LOOP_PERIOD = 48, 12
 """So many tokens that repeat after at most so many are a loop, out of which Whisper seldom finds."""
@@ -115,10 +115,23 @@ def recognize_windows(decoder: Decoder, windows: Sequence[Window]) -> list[list[
 
 def is_loop(tokens: Sequence[int]) -> bool:
     """Return whether a row ends in a loop."""
+    return _period(tokens) is not None
+
+
+def first_round(tokens: Sequence[int]) -> int:
+    """Return how many tokens of a row are left where the loop that it ends in goes round but once."""
+    period, length = _period(tokens), len(tokens)
+    if period is not None:
+        while tokens[max(length - 2 * period, 0) : length - period] == tokens[length - period : length]:
+            length -= period
+    return length
+
+
+def _period(tokens: Sequence[int]) -> int | None:
     last = list(tokens[-LOOP_TOKENS:])
-    return len(last) == LOOP_TOKENS and any(
-        last[period:] == last[:-period] for period in range(1, LOOP_PERIOD + 1)
-    )
+    if len(last) < LOOP_TOKENS:
+        return None
+    return next((n for n in range(1, LOOP_PERIOD + 1) if last[n:] == last[:-n]), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +147,7 @@ class _Attempt:
 
     @property
     def is_repetitive(self) -> bool:
-        return compression("".join(self.texts)) > MOST_COMPRESSION
+        return is_loop(self.decoded.tokens) or compression("".join(self.texts)) > MOST_COMPRESSION
 
     @property
     def is_failed(self) -> bool:
@@ -180,7 +193,10 @@ def better(first: _Attempt, second: _Attempt) -> _Attempt:
 def _attempts(decoder: Decoder, windows: Sequence[Window], is_second: bool) -> list[_Attempt]:
     attempts = []
     for decoded in decoder.decode(windows, is_second):
-        stretches = parse(decoded.tokens, decoded.log_probabilities, decoder.vocabulary)
+        # Of a loop one round, which may have been said; nobody says it a hundred times.
+        length = first_round(decoded.tokens)
+        tokens, scores = decoded.tokens[:length], decoded.log_probabilities[:length]
+        stretches = parse(tokens, scores, decoder.vocabulary)
         texts = decoder.texts([stretch.tokens for stretch in stretches])
         attempts.append(_Attempt(decoded=decoded, stretches=stretches, texts=texts))
     return attempts

@@ -133,10 +133,10 @@ def test_a_window_that_loops_twice_is_heard_in_halves_and_nothing_of_it_is_lost(
     assert [second for _, second in decoder.heard] == [False, True, False, False]
 
 
-def test_a_short_window_that_loops_is_marked() -> None:
-    decoder = Scripted(lambda *_: decoded([stamp(0), *[1] * 200], is_ended=False))
-    [[spoken]] = recognize_windows(decoder, [window([(0, 5)], length_s=5.0)])
-    assert (spoken.text, spoken.doubts) == ("a" * 200, ("repetition", "cut off"))
+def test_a_short_window_that_loops_is_marked_and_its_loop_goes_round_once() -> None:
+    decoder = Scripted(lambda *_: decoded([stamp(0), 3, *[1, 2] * 100], is_ended=False))
+    [[spoken]] = recognize_windows(decoder, [window([(0, 3)], length_s=3.0)])
+    assert (spoken.text, spoken.doubts) == ("cab", ("repetition", "cut off"))
 
 
 def test_an_unlikely_text_is_better_than_a_likely_loop() -> None:
@@ -145,7 +145,7 @@ def test_an_unlikely_text_is_better_than_a_likely_loop() -> None:
             return decoded([stamp(0), 2, stamp(3)], -2.0)
         return decoded([stamp(0), *[1] * 200], -0.01, is_ended=False)
 
-    [[spoken]] = recognize_windows(Scripted(write), [window([(0, 3)], length_s=5.0)])
+    [[spoken]] = recognize_windows(Scripted(write), [window([(0, 3)], length_s=3.5)])
     assert (spoken.text, spoken.doubts) == ("b", ("low confidence",))
 
 
