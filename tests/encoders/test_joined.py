@@ -11,9 +11,11 @@ import transformers
 from hilbert_ray.config import Config, ConfigError, EncoderConfig, SegmentConfig, encoder_parts
 from hilbert_ray.document.records import AudioSegment
 from hilbert_ray.embedding.resolve import resolve_encoders
+from hilbert_ray.encoders.joined import JoinedEncoder
 from hilbert_ray.encoders.protocol import Encoder
 from hilbert_ray.encoders.registry import build_encoder
 from hilbert_ray.run.tables import without_paths
+from tests.embedding.in_process import PlainEncoder
 from tests.encoders.voices import RATE, harmonics, syllables
 from tests.models import LAYER
 
@@ -121,6 +123,19 @@ def test_parts_of_other_rates_or_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"different numbers of layers \(hf:.*2 3, hf:.*3 4\)"):
         encoder(f"{two}+{three}", "all")
     assert encoder(f"{two}+{three}").dim == 2 * encoder(two).dim
+
+
+def test_parts_that_hear_segments_in_inputs_of_different_lengths_are_refused() -> None:
+    long, short, any_length = PlainEncoder(), PlainEncoder(), PlainEncoder()
+    long.fill, short.fill, long.name, short.name = 480_000, 160_000, "long", "short"
+
+    def joined(*parts: PlainEncoder) -> JoinedEncoder:
+        return JoinedEncoder("+".join(one.name for one in parts), parts, EncoderConfig(), SegmentConfig())
+
+    assert joined(any_length, long).fill == 480_000
+    assert joined(any_length, any_length).fill == 0
+    with pytest.raises(ConfigError, match=r"lengths \(long 30 s, short 10 s\).*context to segment"):
+        joined(long, short)
 
 
 def test_every_part_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
