@@ -32,6 +32,9 @@ LOOP_TOKENS, LOOP_PERIOD = 48, 12
 LEAST_REST_S: Seconds = 1.0
 """More speech than this after the last timestamp makes what is left of a window a window of its own. Less may
 be the end of its last word, in which Whisper would hear another."""
+LEAST_CHARACTERS_PER_S, LONG_SPEECH_S = 2.0, 5.0
+"""Text with fewer letters a second than that, over at least so many seconds of speech, lacks some of it: slow
+speakers have five, and in scripts without an alphabet a second has three or four signs."""
 _FRAME_S: Seconds = VAD_FRAME / VAD_RATE_HZ
 _REACH_S: Seconds = 0.5
 """How far before a timestamp speech may begin that belongs to it."""
@@ -82,6 +85,7 @@ def rules() -> dict[str, Any]:
         "rest_s": LEAST_REST_S,
         "split_s": SHORTEST_SPLIT_S,
         "loop": [LOOP_TOKENS, LOOP_PERIOD],
+        "few_words": [LEAST_CHARACTERS_PER_S, LONG_SPEECH_S],
         "pauses": vad_identity(),
     }
 
@@ -214,9 +218,10 @@ def _utterances(window: Window, attempt: _Attempt) -> tuple[list[Spoken], list[W
         # What is timed after the last sample is written of the silence that fills a window up.
         if not text.strip() or stretch.start >= length_s:
             continue
-        is_heard = True
+        is_heard, speech_s = True, 0.0
         if window.speech is not None:
             start, end, is_heard = confirmed(window.speech, start, end, covered)
+            speech_s = _seconds_of_speech(window.speech[int(start / _FRAME_S) : math.ceil(end / _FRAME_S)])
         score = sum(stretch.log_probabilities) / len(stretch.log_probabilities)
         spoken.append(
             Spoken(
@@ -228,11 +233,22 @@ def _utterances(window: Window, attempt: _Attempt) -> tuple[list[Spoken], list[W
                     *doubts,
                     *(("low confidence",) if score < LEAST_LOG_PROBABILITY else ()),
                     *(() if is_heard else ("no speech",)),
+                    *(("few words",) if has_few_words(text, speech_s) else ()),
                 ),
                 role=window.role,
             )
         )
     return spoken, _rest(window, covered)
+
+
+def has_few_words(text: str, speech_s: Seconds) -> bool:
+    """Return whether a text cannot be all that was said in some seconds of speech."""
+    letters = len("".join(text.split()))
+    return speech_s >= LONG_SPEECH_S and letters < LEAST_CHARACTERS_PER_S * speech_s
+
+
+def _seconds_of_speech(speech: np.ndarray) -> Seconds:
+    return float(np.count_nonzero(speech >= VAD_SPEECH) * _FRAME_S)
 
 
 def _doubts(attempt: _Attempt) -> tuple[str, ...]:
@@ -288,8 +304,7 @@ def _rest(window: Window, covered: Seconds) -> list[Window]:
     if window.speech is None or frame * _FRAME_S < 1.0:
         return []
     rest = part(window, frame, None)
-    speech = window.speech[frame:]
-    return [rest] if np.count_nonzero(speech >= VAD_SPEECH) * _FRAME_S >= LEAST_REST_S else []
+    return [rest] if _seconds_of_speech(window.speech[frame:]) >= LEAST_REST_S else []
 
 
 def halves(window: Window) -> list[Window]:

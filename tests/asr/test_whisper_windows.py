@@ -77,7 +77,7 @@ def test_times_are_those_of_the_recording_and_silence_around_speech_is_no_part_o
     assert [first.start, first.end] == pytest.approx([101, 104], abs=FRAME_S)
     assert [second.start, second.end] == pytest.approx([108, 116], abs=FRAME_S)
     assert first.confidence == pytest.approx(np.exp(-0.1))
-    assert first.doubts == second.doubts == ()
+    assert (first.doubts, second.doubts) == ((), ("few words",))
 
 
 def test_a_window_without_speech_is_never_heard() -> None:
@@ -147,6 +147,18 @@ def test_an_unlikely_text_is_better_than_a_likely_loop() -> None:
 
     [[spoken]] = recognize_windows(Scripted(write), [window([(0, 3)], length_s=3.5)])
     assert (spoken.text, spoken.doubts) == ("b", ("low confidence",))
+
+
+@pytest.mark.parametrize(
+    ("letters", "speech_s", "doubts"),
+    [(19, 10.0, ("few words",)), (21, 10.0, ()), (1, 4.5, ()), (1, 5.5, ("few words",))],
+)
+def test_a_text_too_short_for_its_speech_is_doubted(
+    letters: int, speech_s: float, doubts: Sequence[str]
+) -> None:
+    decoder = Scripted(lambda *_: decoded([stamp(0), *range(1, letters + 1), stamp(20)]))
+    [[spoken]] = recognize_windows(decoder, [window([(0, speech_s)])])
+    assert (len(spoken.text), spoken.doubts) == (letters, doubts)
 
 
 def test_speech_after_the_last_timestamp_is_heard_as_a_window_of_its_own() -> None:
