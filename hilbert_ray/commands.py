@@ -135,7 +135,7 @@ class Transcribe(UnitsCommand):
     """Folder to write to, local or on any fsspec store: manifest.jsonl, transcripts/ and work/; created if
     absent."""
     asr: str = "none"
-    """Recognizer: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
+    """Recogniser: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
     recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
     channels: str | None = None
     """Channels of a recording: `mix` (their mean), `left`, `right`, `loudest`, or the speaker of each, as in

@@ -271,7 +271,7 @@ def test_a_pipeline_transcribes_before_anything_else_and_stops_there_if_that_fai
     monkeypatch.setattr(sys, "argv", ["pipeline.py", *map(str, words)])
     assert runpy.run_path(str(ROOT / "jobs" / "pipeline.py"))["pipeline"]() == 2
     shown = capsys.readouterr().err
-    assert "asr is `none`; name the recognizer with --asr" in shown
+    assert "asr is `none`; name the recogniser with --asr" in shown
     assert "transcribe failed with exit code 2; submit the job again to resume" in shown
     assert not (tmp_path / "store").exists()
 

@@ -95,7 +95,7 @@ class CtcRecognizer:
         with reading("tokenizer", name):
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         if "Phoneme" in type(self.tokenizer).__name__:
-            raise ConfigError(f"recognizer {name} writes phonemes, not words; name a model that writes words")
+            raise ConfigError(f"recogniser {name} writes phonemes, not words; name a model that writes words")
         kind = SPEECH_TYPES[config.model_type]
         encoder = config if kind.config is None else getattr(config, kind.config)
         with reading("config.json", name):

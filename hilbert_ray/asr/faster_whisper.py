@@ -60,7 +60,7 @@ class FasterWhisperRecognizer:
         for file in _FILES:
             if not (self.folder / file).is_file():
                 raise ConfigError(
-                    f"recognizer {name} has no {file}; a model in CTranslate2's format has "
+                    f"recogniser {name} has no {file}; a model in CTranslate2's format has "
                     f"{', '.join(_FILES)}: name its folder, or convert one with ct2-transformers-converter "
                     "--copy_files tokenizer.json"
                 )
@@ -118,7 +118,7 @@ class FasterWhisperRecognizer:
             start = file.read(64)
         if b"WhisperSpec" not in start:
             raise ConfigError(
-                f"recognizer {self.name}: model.bin does not hold a Whisper model in CTranslate2's format; "
+                f"recogniser {self.name}: model.bin does not hold a Whisper model in CTranslate2's format; "
                 "it may be cut off: fetch it again, or convert the model with ct2-transformers-converter"
             )
 
@@ -204,7 +204,7 @@ def _folder(name: str) -> Path:
         return Path(download_model(model))
     except (ValueError, OSError) as error:
         raise ConfigError(
-            f"recognizer {name} is not a local folder and cannot be fetched: {error}; give the path of a "
+            f"recogniser {name} is not a local folder and cannot be fetched: {error}; give the path of a "
             "folder with model.bin, or correct the name or the network"
         ) from error
 

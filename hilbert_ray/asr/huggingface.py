@@ -20,6 +20,6 @@ def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
     if is_ctc(config):
         return CtcRecognizer(spec, folder, config, options, device)
     raise ConfigError(
-        f"recognizer {spec} is a model of type {config.model_type!r}; name a Whisper model, or a CTC model "
+        f"recogniser {spec} is a model of type {config.model_type!r}; name a Whisper model, or a CTC model "
         "such as wav2vec 2.0 or Parakeet that was trained to write text"
     )

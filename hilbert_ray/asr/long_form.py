@@ -39,8 +39,8 @@ def require_long_form(recognizer: Recognizer) -> None:
         )
     if recognizer.rate_hz != VAD_RATE_HZ:
         raise ConfigError(
-            f"recognizer {recognizer.name} takes {recognizer.rate_hz} Hz; the pause detector takes "
-            f"{VAD_RATE_HZ} Hz only: choose a recognizer with that rate"
+            f"recogniser {recognizer.name} takes {recognizer.rate_hz} Hz; the pause detector takes "
+            f"{VAD_RATE_HZ} Hz only: choose a recogniser with that rate"
         )
 
 

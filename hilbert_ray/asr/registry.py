@@ -31,6 +31,6 @@ def build_recognizer(config: Config, device: str = "cpu") -> Recognizer:
     engine = config.asr.partition(":")[0]
     if engine not in ENGINES:
         choices = ", ".join(f"`{choice}`" for choice in ASR_ENGINES)
-        raise ConfigError(f"asr is {config.asr!r}, expected one of {choices}; name a recognizer with --asr")
+        raise ConfigError(f"asr is {config.asr!r}, expected one of {choices}; name a recogniser with --asr")
     recognizer: Recognizer = resolve_name(ENGINES[engine])(config.asr, config.recognition, device)
     return recognizer

@@ -99,7 +99,7 @@ class WhisperRecognizer:
         stamp = self.tokenizer.convert_ids_to_tokens(self.vocabulary.first_timestamp)
         if stamp not in (None, "<|0.00|>"):
             raise ConfigError(
-                f"recognizer {self.name}: its tokenizer has {stamp!r} where its generation_config.json has "
+                f"recogniser {self.name}: its tokenizer has {stamp!r} where its generation_config.json has "
                 "the first timestamp; use files that belong to each other, or fetch the model again"
             )
 

@@ -144,6 +144,6 @@ def check_language(name: str, language: str, vocabulary: Vocabulary) -> None:
     known = [*vocabulary.languages] or ["en"]
     if language not in ("auto", *known):
         raise ConfigError(
-            f"recognizer {name} does not know recognition.language {language!r}; it knows "
+            f"recogniser {name} does not know recognition.language {language!r}; it knows "
             f"{', '.join(known)}: name one of these, `auto`, or another model"
         )

@@ -100,7 +100,7 @@ def recognize_windows(decoder: Decoder, windows: Sequence[Window]) -> list[list[
         length_s = len(window.samples) / VAD_RATE_HZ
         if length_s > decoder.longest_s:
             raise WindowTooLongError(
-                f"the window from {window.start:.2f} s lasts {length_s:.2f} s, but recognizer {decoder.name} "
+                f"the window from {window.start:.2f} s lasts {length_s:.2f} s, but recogniser {decoder.name} "
                 f"takes at most {decoder.longest_s:g} s: cut it with `windows`"
             )
     spoken: list[list[Spoken]] = [[] for _ in windows]

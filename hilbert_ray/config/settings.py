@@ -123,10 +123,10 @@ class EncoderChoice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedConfig:
-    """How documents are streamed through the encoders, or the recognizer of `transcribe`."""
+    """How documents are streamed through the encoders, or the recogniser of `transcribe`."""
 
     workers: Annotated[int, Meta(ge=0, le=100_000, description="0: automatic")] = 0
-    """Number of encoder or recognizer actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
+    """Number of encoder or recogniser actors. 0: one per GPU, or one per two CPUs if there is no GPU."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """Whether these actors, and the network in `predict`, use GPUs. `auto`: if the cluster has any now. An
     autoscaling cluster does not report its maximum size: set this to `yes` and set embed.workers."""
@@ -163,13 +163,14 @@ class EmbedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecognitionConfig:
-    """Options of the recognizer that `transcribe` uses."""
+    """Options of the recogniser that `transcribe` uses."""
 
     language: str = "auto"
     """Language of the recordings, a code such as `en`. `auto`: detected once per document, where the model
     knows several."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the recognizer. `auto`: bf16 where the hardware supports it, else float32."""
+    """Arithmetic of the recogniser. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX),
+    else float32."""
 
     def __post_init__(self) -> None:
         check_fields(self, "recognition")
@@ -489,7 +490,7 @@ class Config:
     audio_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     text_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     asr: str = "none"
-    """Recognizer of `transcribe`: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
+    """Recogniser of `transcribe`: `hf:<id or folder>[@revision]`, or `faster-whisper:<id or folder>`."""
     recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)

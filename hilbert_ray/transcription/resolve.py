@@ -18,7 +18,7 @@ def resolve_recognizer(config: Config) -> Config:
     """
     if config.asr == "none":
         raise ConfigError(
-            "asr is `none`; name the recognizer with --asr, such as --asr hf:openai/whisper-large-v3"
+            "asr is `none`; name the recogniser with --asr, such as --asr hf:openai/whisper-large-v3"
         )
     spec = pin_revision(config.asr)
     engine, _, name = spec.partition(":")

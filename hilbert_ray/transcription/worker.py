@@ -37,7 +37,7 @@ class TranscribeUnits(UnitWorker[Window]):
         planned, here = self.fingerprints["transcript"], job_of(self.recognizer, self.config).fingerprint
         if here != planned:
             return (
-                f"recognizer {self.recognizer.name} has fingerprint {here} on node {platform.node()}, but "
+                f"recogniser {self.recognizer.name} has fingerprint {here} on node {platform.node()}, but "
                 f"the run was planned with {planned}; transcripts of both must not mix: install the same "
                 "weights and versions on every node"
             )
@@ -80,7 +80,7 @@ def loading_error(recognizer: Recognizer) -> str | None:
         recognizer.recognize([])
     except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:  # also files, weights
         return (
-            f"recognizer {recognizer.name} cannot load its libraries or weights on node {platform.node()} "
+            f"recogniser {recognizer.name} cannot load its libraries or weights on node {platform.node()} "
             f"({type(error).__name__}: {error}); fix the cause and rerun to resume, `hilbert-ray doctor` on "
             "that node checks the libraries"
         )

@@ -184,6 +184,6 @@ def test_utterances_of_channels_are_merged_by_time() -> None:
 def test_a_recognizer_of_another_rate_is_refused() -> None:
     require_long_form(Plain())
     with pytest.raises(
-        ConfigError, match="recognizer plain takes 8000 Hz; the pause detector takes 16000 Hz"
+        ConfigError, match="recogniser plain takes 8000 Hz; the pause detector takes 16000 Hz"
     ):
         require_long_form(Plain(rate_hz=8_000))

@@ -175,7 +175,7 @@ def test_speech_after_the_last_timestamp_is_heard_as_a_window_of_its_own() -> No
 def test_a_window_longer_than_the_model_takes_is_refused_and_not_cut_off() -> None:
     decoder = Scripted(lambda *_: decoded([]))
     with pytest.raises(
-        WindowTooLongError, match=r"from 100.00 s lasts 30.\d+ s, but recognizer scripted takes"
+        WindowTooLongError, match=r"from 100.00 s lasts 30.\d+ s, but recogniser scripted takes"
     ):
         recognize_windows(decoder, [window([(0, 19)], length_s=30.1)])
 

@@ -167,7 +167,7 @@ def test_the_manifest_that_is_written_is_not_taken_for_the_one_to_read(tmp_path:
 
 
 def test_a_recogniser_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="asr is `none`; name the recognizer with --asr, such as --asr hf:"):
+    with pytest.raises(ConfigError, match="asr is `none`; name the recogniser with --asr, such as --asr hf:"):
         transcribe_by_name(make.manifest(tmp_path / "m.jsonl", spoken(tmp_path, 1)), str(tmp_path / "out"))
 
 

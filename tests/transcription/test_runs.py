@@ -177,7 +177,7 @@ def test_the_command_refuses_what_it_cannot_do_before_ray_starts(
 ) -> None:
     words = ["transcribe", "--manifest", placed(corpus, tmp_path), "--out", str(tmp_path / "out")]
     for flags, said in (
-        ([], "asr is `none`; name the recognizer with --asr"),
+        ([], "asr is `none`; name the recogniser with --asr"),
         (["--asr", "hf"], "asr is 'hf'; the choices are"),
         (["--plan", "10"], "--plan is 10; it needs --dry-run"),
         (["--channels", "both"], "segment.channels is 'both'; it must be mix, left, right"),

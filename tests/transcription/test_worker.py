@@ -69,7 +69,7 @@ def _fingerprint(folder: Path) -> str:
 def test_an_actor_whose_recogniser_is_not_the_planned_one_ends_the_run(tmp_path: Path, weights: Path) -> None:
     error = result_of(tmp_path, weights, planned="0123456789abcdef").error
     assert error is not None
-    assert f"recognizer hf:{weights} has fingerprint {_fingerprint(tmp_path)} on node" in error
+    assert f"recogniser hf:{weights} has fingerprint {_fingerprint(tmp_path)} on node" in error
     assert "planned with 0123456789abcdef; transcripts of both must not mix: install the same" in error
     assert list(Store.open(str(tmp_path / "work")).transcripts(_fingerprint(tmp_path))) == []
 
@@ -80,7 +80,7 @@ def test_weights_that_do_not_load_end_the_run_and_quarantine_no_document(
     copied = Path(shutil.copytree(weights, tmp_path / "weights"))
     result = result_of(tmp_path, copied, damage=True)
     assert result.error is not None
-    assert f"recognizer hf:{copied} cannot load its libraries or weights on node" in result.error
+    assert f"recogniser hf:{copied} cannot load its libraries or weights on node" in result.error
     assert "fix the cause and rerun to resume" in result.error
     assert result.quarantined == ()
 
