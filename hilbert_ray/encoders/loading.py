@@ -69,7 +69,6 @@ def load(
     Raises:
         ConfigError: when the weights cannot be read or lack what the network computes with.
     """
-    transformers.utils.logging.disable_progress_bar()  # it would fill the logs of every worker
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} if part is None else {"config": config}
     # Quiet about the tensors of what is not loaded; those that are missing are an error of ours.
     with reading_weights(name), _quiet():
@@ -209,7 +208,8 @@ def reading_weights(name: str) -> Any:  # noqa: ANN401 - a context manager
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting on a network that nobody is going to use."""
+    """Keep transformers from reporting on networks: what is wrong with one is an error of ours."""
+    transformers.utils.logging.disable_progress_bar()  # it would fill the logs of every worker
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity(transformers.utils.logging.CRITICAL)
     try:
