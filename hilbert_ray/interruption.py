@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,6 +27,8 @@ NOTICE_S = 3.0
 """How long the main thread may take to notice, seconds; native code that waits would never."""
 GRACE_S = 5.0
 """How long the main thread may take from then on to clean up, seconds."""
+AGAIN_S = 0.05
+"""How long after an interruption that came to nothing the next one is tried, seconds."""
 _PR_SET_CHILD_SUBREAPER = 36
 _FINISHED = 0
 """Sent to the watching thread instead of a signal's number: the main thread is done."""
@@ -85,6 +88,19 @@ class _Ending:
             self._noticed.set()
             raise Interrupted
 
+    def interrupt_again(self, lost: Any, otherwise: Callable[[Any], object]) -> None:  # noqa: ANN401
+        """Handle what Python could only report: the exception of a signal in a callback or a destructor."""
+        if isinstance(lost.exc_value, Interrupted):
+            threading.Thread(target=self._interrupt_again, daemon=True).start()
+        else:
+            otherwise(lost)
+
+    def _interrupt_again(self) -> None:
+        time.sleep(AGAIN_S)
+        if not self._finished.is_set():
+            self._noticed.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def finish(self) -> bool:
         """Stop watching; return whether the command must end as interrupted."""
         os.write(self._signalled, bytes([_FINISHED]))
@@ -136,6 +152,8 @@ def run_interruptible(command: Callable[[], int]) -> int:
     }
     threading.Thread(target=ending.watch, daemon=True).start()
     wakeup = signal.set_wakeup_fd(ending._signalled, warn_on_full_buffer=False)
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(ending.interrupt_again, otherwise=hook)
     try:
         for number in handlers:
             signal.signal(number, ending.interrupt)
@@ -149,7 +167,7 @@ def run_interruptible(command: Callable[[], int]) -> int:
             raise
         ending.end(error)
     finally:
-        _ending = None
+        _ending, sys.unraisablehook = None, hook
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -16,6 +16,7 @@ import pytest
 
 from hilbert_ray.cli import main
 from hilbert_ray.commands import COMMANDS
+from hilbert_ray.interruption import GRACE_S
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make
@@ -131,6 +132,19 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, code: str) 
     ended = started.end(number)
     assert ended.code == 128 + number
     assert ended.err == f"hilbert-ray test: interrupted ({NAMES[number]}); all is kept: rerun it\n"
+
+
+def test_a_signal_that_comes_to_nothing_in_a_destructor_is_raised_again() -> None:
+    started = script(
+        "class Lost:\n    def __del__(self): print('ready', flush=True); time.sleep(60)\n"
+        "Lost(); time.sleep(60)"
+    )
+    wait_for("ready", started)
+    ended = started.end(signal.SIGINT)
+    assert ended.code == 130
+    assert ended.err == "hilbert-ray test: interrupted (SIGINT); all is kept: rerun it\n"
+    # Without it, the process would be killed once the time for cleaning up is over.
+    assert ended.seconds < GRACE_S
 
 
 def test_temporary_files_are_removed_and_processes_killed_even_those_whose_parents_died(
