@@ -48,7 +48,7 @@ def scores(run_folder: Path) -> dict[str, float]:
 def compare() -> int:
     """Run all steps and print the scores beside each other; return the exit code."""
     parser = argparse.ArgumentParser(description="the sample corpus on automatic and on true transcripts")
-    parser.add_argument("--asr", required=True, help="recognizer, such as hf:openai/whisper-tiny.en")
+    parser.add_argument("--asr", required=True, help="recogniser, such as hf:openai/whisper-tiny.en")
     parser.add_argument("--out", type=Path, default=Path("out/without-text"), help="folder to write")
     options = parser.parse_args()
     out: Path = options.out
