@@ -226,7 +226,9 @@ def test_the_settings_it_ends_with_are_read_by_the_other_commands(
     resolved = open_dataset(embedded.store, given, held_out=False).config
     expected = replace(apply(resolved, summary.best), tune=TuneConfig())
     read = from_dict(Config, load_settings(run / "best.yaml"))
-    assert replace(read, segment=expected.segment) == expected
+    # How documents are cut and encoded, the store says.
+    of_store = {name: getattr(expected, name) for name in ("segment", "audio_encoder", "text_encoder")}
+    assert replace(read, **of_store) == expected
     assert bool(summary.best) == summary.beaten
     assert read_json(run, RunFile.TUNE) == summary.to_dict()
 
