@@ -9,9 +9,15 @@ from hilbert_ray.encoders import pin_revision
 from hilbert_ray.store import digest
 from hilbert_ray.units import Job, precision_of_workers
 
+_MOST_BUCKETS = 16
+"""Of the state of a run. A unit is of one bucket, and batches are of one unit: with as many buckets as
+documents, each would have a batch to itself. Transcripts are small, so that few buckets are enough."""
+
 
 def resolve_recognizer(config: Config) -> Config:
     """Return settings that mean the same on every node: weights by path or commit, precision by name.
+
+    The state of the run gets few buckets.
 
     Raises:
         ConfigError: when no recogniser is named, or its weights cannot be found.
@@ -27,7 +33,8 @@ def resolve_recognizer(config: Config) -> Config:
     options = config.recognition
     if options.precision == "auto":
         options = replace(options, precision=precision_of_workers(config.embed))
-    return replace(config, asr=spec, recognition=options)
+    units = replace(config.embed, buckets=min(config.embed.buckets, _MOST_BUCKETS))
+    return replace(config, asr=spec, recognition=options, embed=units)
 
 
 def chosen_recognizer(config: Config) -> Recognizer:
