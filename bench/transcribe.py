@@ -57,7 +57,7 @@ class Recording:
 
 
 def recordings(manifest: Path, every: int) -> list[Recording]:
-    """Return every so many recordings of a manifest of JSON lines."""
+    """Return every `every`-th recording of a manifest of JSON lines."""
     rows = [json.loads(line) for line in manifest.open()][::every]
     return [
         Recording(
@@ -184,7 +184,7 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--ct2", required=True)
-    parser.add_argument("--every", type=int, default=1, help="use every so many recordings")
+    parser.add_argument("--every", type=int, default=1, help="use every N-th recording")
     parser.add_argument("--minutes", type=float, default=5.0, help="audio in a turn of throughput")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -95,7 +95,7 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def fill(disk: Path, left: int) -> None:
-    """Leave so many bytes of a disk."""
+    """Fill a disk, but for some bytes that stay free."""
     with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):  # noqa: PT012
         while True:
             file.write(bytes(4096))

@@ -199,7 +199,7 @@ class WhisperRecognizer:
             written.append(tokens)
             scores.append(scored.gather(1, tokens[:, None])[:, 0])
             is_open = is_open & (tokens != vocabulary.end)
-            # At every so many steps, so that when a loop is seen depends on its row alone.
+            # At fixed steps, so that when a loop is seen depends on its row alone.
             if len(written) % LOOP_TOKENS == 0:
                 recent = torch.stack(written[-LOOP_TOKENS:], 1).tolist()
                 is_open = is_open & ~torch.tensor([is_loop(row) for row in recent], device=self.device)

@@ -28,13 +28,13 @@ SECOND_TEMPERATURE = 0.4
 SHORTEST_SPLIT_S: Seconds = 4.0
 """Windows of at least this length in which both tries fall into a loop are heard again in two halves."""
 LOOP_TOKENS, LOOP_PERIOD = 48, 12
-"""So many tokens that repeat after at most so many are a loop, out of which Whisper seldom finds."""
+"""Tokens, and the longest period with which they repeat, that make a loop; Whisper seldom leaves one."""
 LEAST_REST_S: Seconds = 1.0
 """More speech than this after the last timestamp makes what is left of a window a window of its own. Less may
 be the end of its last word, in which Whisper would hear another."""
 LEAST_CHARACTERS_PER_S, LONG_SPEECH_S = 2.0, 5.0
-"""Text with fewer letters a second than that, over at least so many seconds of speech, lacks some of it: slow
-speakers have five, and in scripts without an alphabet a second has three or four signs."""
+"""Below this rate of letters, over speech of at least this length, a text lacks some of it: slow speakers
+have five a second, and scripts without an alphabet three or four signs."""
 _FRAME_S: Seconds = VAD_FRAME / VAD_RATE_HZ
 _REACH_S: Seconds = 0.5
 """How far before a timestamp speech may begin that belongs to it."""

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from hilbert_ray.cluster import given_device
 from hilbert_ray.config import BUILTIN_ENCODERS, MODALITIES, Config, Modality, encoder_parts
@@ -9,7 +10,7 @@ from hilbert_ray.embedding.features import encode_parts
 from hilbert_ray.embedding.reading import Piece, PieceReader
 from hilbert_ray.encoders import Encoder, build_encoder
 from hilbert_ray.store import Content, FeatureRow, Quarantined
-from hilbert_ray.units import DocumentProgress, DocumentWithPart, UnitWorker
+from hilbert_ray.units import DocumentProgress, DocumentWithPart, UnitWorker, model_error
 
 
 class EmbedUnits(UnitWorker[Piece]):
@@ -53,20 +54,8 @@ class EmbedUnits(UnitWorker[Piece]):
 
 
 def loading_error(encoder: Encoder) -> str | None:
-    """Return what keeps an encoder from loading its libraries and weights here, None if nothing does.
-
-    No document is to blame for it, so it ends the run instead of quarantining all of them.
-    """
-    try:
-        # No segments: this loads what is loaded lazily, and nothing a document holds can be the cause.
-        encoder.encode([])
-    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:  # also files, weights
-        return (
-            f"{encoder.modality} encoder {encoder.name} cannot load its libraries or weights on node "
-            f"{platform.node()} ({type(error).__name__}: {error}); fix the cause and rerun to resume, "
-            "`hilbert-ray doctor` on that node checks the libraries"
-        )
-    return None
+    """Return what keeps an encoder from loading its libraries and weights here, None if nothing does."""
+    return model_error(f"{encoder.modality} encoder {encoder.name}", partial(encoder.encode, []))
 
 
 def configured_encoder(config: Config, modality: Modality, device: str = "cpu") -> Encoder:

@@ -2,7 +2,7 @@
 
     OUT/manifest.jsonl                        the manifest, with `text_file` where there was no text
     OUT/transcripts/<document>-<hash>.json    one transcript
-    OUT/work/                                 the state of the run, a store
+    OUT/work                                  the state of the run, a store
 
 The hash is of the document's id, the recording and the recogniser. So a file is written once and never again,
 may be corrected by hand, and makes way for another when its recording changes.

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from hilbert_ray.asr import Recognizer, Window, build_recognizer
 from hilbert_ray.cluster import given_device
@@ -9,7 +10,7 @@ from hilbert_ray.config import Config
 from hilbert_ray.store import Content, Quarantined, TranscriptRow
 from hilbert_ray.transcription.recognition import SpeechReader, transcribe_parts
 from hilbert_ray.transcription.resolve import job_of
-from hilbert_ray.units import DocumentProgress, DocumentWithPart, UnitWorker
+from hilbert_ray.units import DocumentProgress, DocumentWithPart, UnitWorker, model_error
 
 
 class TranscribeUnits(UnitWorker[Window]):
@@ -72,16 +73,5 @@ def recognizer_here(config: Config) -> Recognizer:
 
 
 def loading_error(recognizer: Recognizer) -> str | None:
-    """Return what keeps a recogniser from loading its libraries and weights here, None if nothing does.
-
-    No document is to blame for it, so it ends the run instead of quarantining all of them.
-    """
-    try:
-        recognizer.recognize([])
-    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:  # also files, weights
-        return (
-            f"recogniser {recognizer.name} cannot load its libraries or weights on node {platform.node()} "
-            f"({type(error).__name__}: {error}); fix the cause and rerun to resume, `hilbert-ray doctor` on "
-            "that node checks the libraries"
-        )
-    return None
+    """Return what keeps a recogniser from loading its libraries and weights here, None if nothing does."""
+    return model_error(f"recogniser {recognizer.name}", partial(recognizer.recognize, []))

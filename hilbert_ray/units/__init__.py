@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         run_or_quarantine,
     )
     from hilbert_ray.units.resources import precision_of_workers, takes_gpus
-    from hilbert_ray.units.worker import UnitResult, UnitWorker
+    from hilbert_ray.units.worker import UnitResult, UnitWorker, model_error
 
 __all__ = [
     "CHARACTERS_PER_S",
@@ -60,6 +60,7 @@ __all__ = [
     "check_quarantined",
     "check_same",
     "estimate_jobs",
+    "model_error",
     "plan_all",
     "plan_capacity",
     "plan_jobs",
@@ -129,6 +130,7 @@ __getattr__ = lazy_names(
         "worker": (
             "UnitResult",
             "UnitWorker",
+            "model_error",
         ),
     },
 )

@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -294,6 +294,26 @@ class UnitWorker(ABC, Generic[P]):
             "machine": platform.machine(),
         }
         return {**here, **{name: version_of(name) for name in self.libraries if find_spec(name)}}
+
+
+def model_error(name: str, load: Callable[[], object]) -> str | None:
+    """Return what keeps a model from loading its libraries and weights here, None if nothing does.
+
+    No document is to blame for it, so it ends the run instead of quarantining all of them.
+
+    Args:
+        name: what the model is and its name, for the message.
+        load: runs the model on nothing, so that nothing a document holds can be the cause.
+    """
+    try:
+        load()
+    except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:  # also files, weights
+        return (
+            f"{name} cannot load its libraries or weights on node {platform.node()} ({type(error).__name__}: "
+            f"{error}); fix the cause and rerun to resume, `hilbert-ray doctor` on that node checks the "
+            "libraries"
+        )
+    return None
 
 
 def _flaws(documents: Sequence[DocumentProgress]) -> tuple[tuple[str, str, int], ...]:

@@ -30,7 +30,6 @@ def whisper(whisper_folder: Path) -> Recognizer:
 @pytest.fixture(scope="session")
 def faster_whisper() -> Recognizer:
     """Whisper tiny.en by CTranslate2, in float32."""
-    pytest.importorskip("faster_whisper")
     return build_recognizer(Config(asr=f"faster-whisper:{package_folder()}", recognition=FLOAT32))
 
 

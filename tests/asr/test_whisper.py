@@ -188,6 +188,5 @@ def test_faster_whisper_that_is_not_installed_is_named(monkeypatch: pytest.Monke
 
 
 def test_a_folder_without_the_files_of_faster_whisper_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("faster_whisper")
     with pytest.raises(ConfigError, match=r"has no config.json; a model in CTranslate2's format has"):
         build_recognizer(Config(asr=f"faster-whisper:{tmp_path}"))

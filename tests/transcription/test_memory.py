@@ -25,7 +25,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def peak_kib(folder: Path, minutes: int) -> int:
-    """Transcribe a recording of so many minutes in a process of its own; return the most memory it had."""
+    """Transcribe a recording of a given length in a process of its own; return the most memory it had."""
     folder.mkdir()
     speech = np.concatenate([interview(number) for number in (1, 2, 3)])
     with soundfile.SoundFile(folder / "long.wav", "w", 16000, 1) as file:
