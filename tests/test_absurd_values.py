@@ -62,6 +62,14 @@ def numeric_flags(settings_class: type[Any], prefix: str = "--") -> Iterator[tup
 
 
 FLAGS = [(command, flag, field) for command, kind in COMMANDS.items() for flag, field in numeric_flags(kind)]
+COSTLY = ("transcribe", "evaluate", "tune", "predict")
+DISTINCT = [
+    *{
+        (flag, field): (command, flag, field)
+        for command, flag, field in sorted(FLAGS, key=lambda of: of[0] in COSTLY, reverse=True)
+    }.values()
+]
+"""Each flag of the settings once, of a command that is soon done: they are the same in all."""
 
 
 def words(command: str, flag: str, field: str, value: str) -> list[str]:
@@ -100,11 +108,7 @@ def refusal(line: list[str], command: str) -> tuple[Any, str]:
 
 def test_absurd_numbers_are_refused_by_name_or_are_within_declared_bounds() -> None:
     # Each flag once, with a sixth of the values: parsing all takes a minute, which is left to the soak test.
-    seen: dict[str, str] = {}
-    for command, flag, field in FLAGS:
-        seen.setdefault(f"{field} {flag}", command)
-    for number, (key, command) in enumerate(seen.items()):
-        field, flag = key.split()
+    for number, (command, flag, field) in enumerate(DISTINCT):
         for value in ABSURD[number % 6 :: 6]:
             code, message = refusal(words(command, flag, field, value), command)
             if code:
@@ -151,6 +155,8 @@ def test_absurd_numbers_that_are_accepted_run_to_a_sensible_end(
             line = words(command, flag, field, value)
             if refusal(line, command)[0]:
                 table["refused"] += 1
+                continue
+            if (command, flag, field) not in DISTINCT:
                 continue
             code, error, seconds = run([*command.split(), *line], places, tmp_path)
             case = [command, flag, value, code, round(seconds, 1), error.strip().splitlines()[-1:]]

@@ -1,7 +1,8 @@
 """Whisper by CTranslate2, the engine of faster-whisper: `faster-whisper:<id or folder>`.
 
-Windows are decoded one by one: CTranslate2 computes with fewer rows as some end, and rounding with another
-number of rows would make a window's text depend on its batch.
+Each window is decoded by itself on one thread, as many at a time as there are threads: CTranslate2 computes
+with fewer rows as some of a batch end, and rounding with another number of rows, or of threads, would make a
+window's text depend on its batch or its machine.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from hilbert_ray.encoders import fingerprint_of, reading, resolve_precision, wei
 
 BEAMS = 5
 """Beams of the first try, the default of faster-whisper; the second is greedy, which goes another way."""
-_MOST_TOKENS = 448
+_MOST_TOKENS = 224
+"""Tokens of a window, half of the network's context, which is where CTranslate2 stops."""
 _FILES = ("config.json", "model.bin", "tokenizer.json")
 
 
@@ -90,7 +92,7 @@ class FasterWhisperRecognizer:
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "engine": "faster-whisper 1",
+            "engine": "faster-whisper 2",
             "weights": weights_hash(str(self.folder)),
             "precision": self.compute_type,
             "beams": BEAMS,
@@ -133,9 +135,13 @@ class FasterWhisperRecognizer:
                 device=self.device.type,
                 device_index=self.device.index or 0,
                 compute_type=self.compute_type,
-                intra_threads=torch.get_num_threads(),
-                inter_threads=1,
+                intra_threads=1,
+                inter_threads=self._windows_at_once,
             )
+
+    @property
+    def _windows_at_once(self) -> int:
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     @cached_property
     def _extractor(self) -> transformers.WhisperFeatureExtractor:
@@ -160,26 +166,33 @@ class FasterWhisperRecognizer:
 
     def decode(self, windows: Sequence[Window], is_second: bool) -> list[Decoded]:
         """Return the tokens of each window: those of a beam search, or the likeliest one by one."""
-        return [self._decode(window, 1 if is_second else BEAMS) for window in windows]
+        # The longest first, so that none is left for the end, when other threads have nothing to do.
+        order = sorted(range(len(windows)), key=lambda number: -len(windows[number].samples))
+        started = {number: self._start(windows[number], 1 if is_second else BEAMS) for number in order}
+        return [self._decoded(started[number].result()) for number in range(len(windows))]
 
-    def _decode(self, window: Window, beams: int) -> Decoded:
-        prompt = self.vocabulary.prompt(window.language)
+    def _start(self, window: Window, beams: int) -> Any:  # noqa: ANN401 - CTranslate2 has no types
+        """Return what will be the result for a window."""
         (result,) = self.model.generate(
             self._features(window),
-            [prompt],
+            [self.vocabulary.prompt(window.language)],
+            asynchronous=True,
             beam_size=beams,
-            max_length=_MOST_TOKENS,
+            max_length=2 * _MOST_TOKENS,
             return_scores=True,
             return_no_speech_prob=True,
             max_initial_timestamp_index=LATEST_FIRST,
         )
+        return result
+
+    def _decoded(self, result: Any) -> Decoded:  # noqa: ANN401
         tokens = [int(token) for token in result.sequences_ids[0]]
         return Decoded(
             tokens=tokens,
             # The engine tells their mean alone.
             log_probabilities=[float(result.scores[0])] * len(tokens),
             no_speech=float(result.no_speech_prob),
-            is_ended=len(prompt) + len(tokens) < _MOST_TOKENS and not is_loop(tokens),
+            is_ended=len(tokens) < _MOST_TOKENS and not is_loop(tokens),
         )
 
     def _features(self, window: Window) -> Any:  # noqa: ANN401

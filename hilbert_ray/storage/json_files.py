@@ -17,6 +17,7 @@ from hilbert_ray.storage.files import DamagedError
 
 CHECKSUM = "checksum"
 """Name of the member (of JSON) or of the footer's entry (of Parquet) that holds the checksum."""
+_NAME = CHECKSUM.encode()
 _TAIL_BYTES = 256
 """More than the checksum with its name and the end of the object, however the file is indented."""
 _TAIL = re.compile(rb',?(?P<space>\s*)"(?P<name>.{8})": ?"(?P<digest>.{64})"\s*\}\s*\Z', re.DOTALL)
@@ -29,7 +30,7 @@ def with_checksum(data: bytes) -> bytes:
     # Indented by a space where the object has a member on each line.
     start, colon, end = (b"\n ", b": ", b"\n}") if b"\n" in body else (b"", b":", b"}")
     digest = hashlib.sha256(body).hexdigest().encode()
-    return b'%s%s%s"%s"%s"%s"%s' % (body, comma, start, CHECKSUM.encode(), colon, digest, end)
+    return b'%s%s%s"%s"%s"%s"%s' % (body, comma, start, _NAME, colon, digest, end)
 
 
 def without_checksum(data: bytes, name: str, repair: str) -> bytes:
@@ -47,7 +48,7 @@ def without_checksum(data: bytes, name: str, repair: str) -> bytes:
     if checksum is None:
         return data
     actual = hashlib.sha256(data[:start]).hexdigest()
-    if checksum != f"{CHECKSUM} {actual}".encode():
+    if checksum != b"%s %s" % (_NAME, actual.encode()):
         raise DamagedError.of(
             name,
             f"its checksum is {actual[:16]}..., not what it says at its end",
@@ -65,10 +66,14 @@ def _find(data: bytes) -> tuple[int, bytes | None]:
     """Return where the checksum's member begins, and its name and value; None for an object without."""
     first = max(len(data) - _TAIL_BYTES, 0)
     match = _TAIL.search(data, first)
-    # A flipped bit in its name must not turn the checksum into a member like any other.
-    if match is None or sum(a != b for a, b in zip(match["name"], CHECKSUM.encode(), strict=True)) > 1:
+    if match is None or not _is_name(match["name"]):
         return len(data), None
     return match.start(), match["name"] + b" " + match["digest"]
+
+
+def _is_name(name: bytes) -> bool:
+    # A flipped bit in its name must not turn the checksum into a member like any other.
+    return name == _NAME or sum(a != b for a, b in zip(name, _NAME, strict=True)) <= 1
 
 
 @contextmanager

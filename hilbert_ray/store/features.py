@@ -22,7 +22,6 @@ SHA-256 and its CRC-32. Readers compare the CRC-32, `store verify` the whole SHA
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import pairwise
@@ -32,6 +31,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal import isal_zlib
 
 from hilbert_ray.config import Modality
 from hilbert_ray.document import Recognition, Seconds
@@ -255,7 +255,8 @@ def _views(lists: pa.ListArray) -> Iterator[np.ndarray]:
 
 def crc32_of(data: bytes) -> str:
     """Return the CRC-32 of some bytes, in hexadecimal: it finds every error of up to 32 bits in a row."""
-    return f"{zlib.crc32(data):0{CRC32_DIGITS}x}"
+    # zlib's own takes eight times as long, which is 2.7 % of reading a store.
+    return f"{isal_zlib.crc32(data):0{CRC32_DIGITS}x}"
 
 
 def sha256_of(data: bytes) -> str:

@@ -7,7 +7,9 @@ import shutil
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -23,7 +25,9 @@ from hilbert_ray.asr import (
     recognize,
     windows,
 )
+from hilbert_ray.asr.faster_whisper import FasterWhisperRecognizer
 from hilbert_ray.asr.whisper import WhisperRecognizer, symbols
+from hilbert_ray.asr.whisper_windows import is_loop
 from hilbert_ray.config import Config, ConfigError, RecognitionConfig
 from tests.asr.conftest import CORPUS, FLOAT32, audio
 
@@ -67,6 +71,33 @@ def test_a_window_has_the_same_utterances_in_any_batch(
     # To the bit: confidence is a float of all the log probabilities.
     assert shuffled == [together[number] for number in order]
     assert sum(len(words(one.text)) for utterances in together for one in utterances) > 40
+
+
+def test_windows_have_the_same_utterances_on_any_number_of_threads(
+    faster_whisper: Recognizer, spoken: Sequence[Window]
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        other = build_recognizer(Config(asr=faster_whisper.name, recognition=FLOAT32))
+        assert cast(FasterWhisperRecognizer, other).model.num_workers == 3
+        assert other.recognize(spoken) == faster_whisper.recognize(spoken)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_window_whose_text_does_not_end_is_told_from_one_that_does(
+    faster_whisper: Recognizer, spoken: Sequence[Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = cast(FasterWhisperRecognizer, faster_whisper)
+    [ended] = engine.decode(spoken[:1], is_second=True)
+    generate = engine.model.generate
+    without_end = partial(generate, suppress_tokens=[engine.vocabulary.end], no_repeat_ngram_size=3)
+    monkeypatch.setattr(engine, "model", SimpleNamespace(generate=without_end))
+    [cut_off] = engine.decode(spoken[:1], is_second=True)
+    assert ended.is_ended
+    assert not cut_off.is_ended
+    assert not is_loop(cut_off.tokens)
 
 
 def test_a_second_try_is_the_same_in_any_batch(whisper: Recognizer, spoken: Sequence[Window]) -> None:
