@@ -147,3 +147,24 @@ def test_a_full_disk_under_ray(
     if prepare is train:
         words += ["--train.workers", "2", "--train.max-failures", "1"]
     ends_in_one_message(words, small_disk, capsys, "No space left on device")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_read_only_disk_under_ray(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = evaluate(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ends_in_one_message(words, small_disk, capsys, "Read-only file system")
+
+
+@pytest.mark.ray
+def test_predictions_for_which_there_is_no_space(
+    embedded: make.Embedded, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, store = str(tmp_path / "run"), str(tmp_path / "store")
+    assert main(["train", "--store", embedded.store, "--out", run, *SHORT, "--fit.epochs", "1"]) == 0
+    shutil.copytree(embedded.store, store)
+    words = ["--model", f"{run}/model", "--manifest", embedded.manifest, "--store", store]
+    fill(small_disk, 0)
+    out = str(small_disk / "p.parquet")
+    ends_in_one_message(["predict", *words, "--out", out], small_disk, capsys, "No space left on device")

@@ -12,18 +12,25 @@ import numpy as np
 from hilbert_ray.asr.protocol import Recognizer, Spoken, Window
 from hilbert_ray.config import ConfigError
 from hilbert_ray.document import Seconds
-from hilbert_ray.segmentation import VAD_RATE_HZ, cut_speech, is_vad_installed
+from hilbert_ray.segmentation import VAD_FRAME, VAD_RATE_HZ, VAD_SPEECH, cut_speech, is_vad_installed
 
 LANGUAGE_WINDOWS = 3
 """Windows of a document from which its language is told: a first one may be a greeting or a quotation."""
+LEAST_UNWRITTEN_S: Seconds = 5.0
+"""Speech of a window without a single word, from which on it is told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcription:
-    """What was said in a recording: its language, None where unknown, and its utterances by their starts."""
+    """What was said in a recording: its language, None where unknown, and its utterances by their starts.
+
+    unwritten: start and end, in seconds, of windows of which the recogniser wrote nothing although somebody
+    speaks.
+    """
 
     language: str | None
     utterances: tuple[Spoken, ...]
+    unwritten: tuple[tuple[Seconds, Seconds], ...] = ()
 
 
 def require_long_form(recognizer: Recognizer) -> None:
@@ -80,6 +87,7 @@ class DocumentSpeech:
     is_complete: bool = False
     waiting: list[Window] = field(default_factory=list)
     utterances: list[Spoken] = field(default_factory=list)
+    unwritten: list[tuple[Seconds, Seconds]] = field(default_factory=list)
     is_language_known: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +101,9 @@ class DocumentSpeech:
     def transcription(self) -> Transcription:
         """Return what was said, once all windows are recognised."""
         in_order = sorted(self.utterances, key=lambda spoken: (spoken.start, spoken.end))
-        return Transcription(language=self.language, utterances=tuple(in_order))
+        return Transcription(
+            language=self.language, utterances=tuple(in_order), unwritten=tuple(sorted(self.unwritten))
+        )
 
 
 def document_speech(language: str) -> DocumentSpeech:
@@ -112,9 +122,17 @@ def recognize(documents: Sequence[DocumentSpeech], recognizer: Recognizer) -> No
     batch = [replace(window, language=one.language) for one in ready for window in one.waiting]
     results = iter(recognizer.recognize(batch) if batch else ())
     for document in ready:
-        for _, spoken in zip(document.waiting, results, strict=False):
+        for window, spoken in zip(document.waiting, results, strict=False):
             document.utterances += spoken
+            if not spoken and _seconds_of_speech(window) >= LEAST_UNWRITTEN_S:
+                end = window.start + len(window.samples) / recognizer.rate_hz
+                document.unwritten.append((window.start, end))
         document.waiting.clear()
+
+
+def _seconds_of_speech(window: Window) -> Seconds:
+    speech = () if window.speech is None else window.speech
+    return float(np.count_nonzero(np.greater_equal(speech, VAD_SPEECH)) * VAD_FRAME / VAD_RATE_HZ)
 
 
 def _tell_languages(documents: Sequence[DocumentSpeech], recognizer: Recognizer) -> None:

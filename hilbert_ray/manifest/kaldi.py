@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from hilbert_ray.manifest.recordings import Stretch, document
-from hilbert_ray.manifest.rows import BadRow, ManifestError, Record
+from hilbert_ray.manifest.rows import LONGEST, BadRow, ManifestError, Record
 
 NOTE = (
     "read as a Kaldi data folder: a document for each line of wav.scp, with the utterances of text and "
@@ -28,7 +28,7 @@ def documents(folder: str) -> Iterator[Record]:
     """Yield a document for each recording of wav.scp, then what belongs to none.
 
     Raises:
-        ManifestError: if a file is not UTF-8.
+        ManifestError: if a file is not UTF-8, or has a line that is too long.
     """
     texts = dict(_table(folder, "text"))
     speakers = _speakers(folder)
@@ -79,7 +79,12 @@ def _table(folder: str, name: str) -> Iterator[tuple[str, str]]:
         return
     try:
         with open(path, encoding="utf-8") as file:
-            for line in file:
+            while line := file.readline(LONGEST):
+                if len(line) == LONGEST:
+                    raise ManifestError(
+                        f"manifest {folder}: {name} has a line of more than {LONGEST // 2**20} MiB; write each "
+                        "utterance on a line of its own"
+                    )
                 key, _, rest = line.strip().replace("\t", " ").partition(" ")
                 if key:
                     yield key, rest.strip()

@@ -3,11 +3,12 @@
     document, duration_s   the document's id, and the length of its recording in seconds
     language               code of the language that was given or detected; null where the model has only one
     asr                    the recogniser: `name`, `fingerprint`, and how else it describes itself
+    unwritten              [start, end] of each stretch of speech of which it wrote nothing
     utterances             each {start, end, role, text, confidence, doubts, words}
     words                  each {start, end, text, confidence}
 
-Times are seconds of the recording, to the millisecond. What an utterance lacks (role,
-confidence, doubts, words) is left out. There is no checksum: these files may be corrected by hand.
+Times are seconds of the recording, to the millisecond. `unwritten`, and what an utterance lacks (role,
+confidence, doubts, words), are left out where there is none. There is no checksum: these files may be corrected by hand.
 """
 
 import json
@@ -21,6 +22,7 @@ from hilbert_ray.transcript.cue import Flaw, FormatError, Reading
 
 SCHEMA = 1
 DOUBTFUL = "utterances that the recogniser marks as doubtful"
+UNWRITTEN = "stretches of speech of which the recogniser wrote nothing"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +38,19 @@ class AutomaticTranscript:
     asr: Mapping[str, Any]
     duration_s: Seconds
     utterances: Sequence[Mapping[str, Any]]
+    unwritten: Sequence[tuple[Seconds, Seconds]] = ()
 
     def to_bytes(self) -> bytes:
         """Return the transcript as the bytes of its file: UTF-8, one utterance a line, always the same."""
-        facts = {
+        facts: dict[str, Any] = {
             "schema": SCHEMA,
             "document": self.document,
             "language": self.language,
             "asr": dict(self.asr),
             "duration_s": round(self.duration_s, 3),
         }
+        if self.unwritten:
+            facts["unwritten"] = [[round(time, 3) for time in times] for times in self.unwritten]
         lines = [_json(_timed(one)) for one in self.utterances]
         listed = "\n  " + ",\n  ".join(lines) + "\n" if lines else ""
         head = "".join(f'"{name}": {_json(value)},\n' for name, value in facts.items())
@@ -107,6 +112,8 @@ def read(values: Mapping[str, Any]) -> Reading:
     doubtful = sum(isinstance(item, dict) and bool(item.get("doubts")) for item in items)
     if doubtful:
         flaws.append(Flaw(DOUBTFUL, doubtful))
+    if isinstance(unwritten := values.get("unwritten"), list) and unwritten:
+        flaws.append(Flaw(UNWRITTEN, len(unwritten)))
     recognition = Recognition(names["name"], names["fingerprint"], _confidence(items))
     return Reading(cues, tuple(flaws), recognition)
 

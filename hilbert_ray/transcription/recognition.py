@@ -13,7 +13,7 @@ from hilbert_ray.asr import DocumentSpeech, Recognizer, Spoken, Window, document
 from hilbert_ray.config import Config
 from hilbert_ray.document import DocumentError, Hertz, Seconds
 from hilbert_ray.store import Quarantined, StoredDocument, TranscriptRow
-from hilbert_ray.transcript import DOUBTFUL, AutomaticTranscript, Flaw
+from hilbert_ray.transcript import DOUBTFUL, UNWRITTEN, AutomaticTranscript, Flaw
 from hilbert_ray.units import (
     DocumentEnd,
     DocumentProgress,
@@ -140,12 +140,15 @@ def _row(document: DocumentProgress, speech: DocumentSpeech, recognizer: Recogni
     utterances = [_checked(doc_id, spoken, end.expected) for spoken in transcription.utterances]
     if doubtful := sum(bool(spoken.doubts) for spoken in transcription.utterances):
         document.flaws += (Flaw(DOUBTFUL, doubtful),)
+    if transcription.unwritten:
+        document.flaws += (Flaw(UNWRITTEN, len(transcription.unwritten)),)
     transcript = AutomaticTranscript(
         document=doc_id,
         language=transcription.language,
         asr=described(recognizer),
         duration_s=end.expected,
         utterances=utterances,
+        unwritten=transcription.unwritten,
     )
     return TranscriptRow(
         doc_id=doc_id,

@@ -34,6 +34,7 @@ class Plain:
     longest_s: float = 30.0
     calls: list[list[float]] = field(default_factory=list)
     is_broken: bool = False
+    is_mute: bool = False
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -48,6 +49,8 @@ class Plain:
         self.calls.append([window.start for window in windows])
         if self.is_broken:
             raise ValueError("broken")
+        if self.is_mute:
+            return [[] for _ in windows]
         return [
             [Spoken(text=f"{window.language} {window.start:.0f}", start=window.start, end=window.start + 1)]
             for window in windows
@@ -172,6 +175,21 @@ def test_windows_wait_until_they_are_recognised() -> None:
     assert not any(one.waiting for one in documents)
     recognize(documents, recognizer)
     assert len(recognizer.calls) == 1
+
+
+def test_speech_of_which_nothing_is_written_is_told() -> None:
+    def heard(start: float, speech_s: float) -> Window:
+        speech = np.zeros(20 * VAD_RATE_HZ // VAD_FRAME, np.float32)
+        speech[: round(speech_s * VAD_RATE_HZ / VAD_FRAME)] = 0.9
+        return Window(samples=np.zeros(20 * VAD_RATE_HZ, np.float32), start=start, speech=speech)
+
+    found = []
+    for is_mute in (True, False):
+        document = document_speech("en")
+        document.waiting += [heard(30.0, 6.0), heard(0.0, 10.0), heard(60.0, 4.0), window(90.0)]
+        recognize([document], Plain(is_mute=is_mute))
+        found.append(document.transcription().unwritten)
+    assert found == [((0.0, 20.0), (30.0, 50.0)), ()]
 
 
 def test_utterances_of_channels_are_merged_by_time() -> None:

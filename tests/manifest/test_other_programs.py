@@ -17,6 +17,7 @@ import soundfile
 from hilbert_ray.cli import main
 from hilbert_ray.document import Document, InvalidRow, Utterance
 from hilbert_ray.manifest import ManifestError, manifest_notes, read_manifest, unpack
+from hilbert_ray.manifest import kaldi as kaldi_folders
 from hilbert_ray.validation import validate
 from tests import make
 
@@ -277,6 +278,15 @@ def test_a_kaldi_folder_without_segments_has_a_document_for_each_utterance(tmp_p
     first, second = documents_of(folder)
     assert (first.text, first.group, first.audio) == ("words here", "ann", "/x/u1.wav")
     assert (second.text, second.group) == (None, "ann")
+
+
+def test_a_line_of_a_kaldi_file_that_never_ends_is_refused_before_memory_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaldi_folders, "LONGEST", 1000)
+    folder = kaldi(tmp_path / "test", wav_scp="u1 /x/u1.wav\n", text=f"u1 {'x' * 2000}\n")
+    with pytest.raises(ManifestError, match="text has a line of more than 0 MiB"):
+        rows_of(folder)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -1,6 +1,7 @@
 """Automatic transcripts: the file that `transcribe` writes, byte by byte, and what is read of it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from hilbert_ray.document.records import Recognition, Utterance
 from hilbert_ray.transcript import AutomaticTranscript
-from hilbert_ray.transcript.automatic import DOUBTFUL
+from hilbert_ray.transcript.automatic import DOUBTFUL, UNWRITTEN
 from hilbert_ray.transcript.cue import Flaw, FormatError
 from hilbert_ray.transcript.json_items import OTHER_KEYS
 from hilbert_ray.transcript.reading import LoadedText
@@ -74,6 +75,12 @@ def test_utterances_recogniser_and_doubts_are_read_back() -> None:
         # Three words of 0.9376 and five of 0.4.
         Recognition("openai/whisper-tiny.en", "0a1b", 0.6016),
     )
+
+
+def test_speech_without_words_is_in_the_file_and_counted() -> None:
+    lacking = replace(transcript(HELLO), unwritten=((1.6, 8.00049), (9.0, 15.5)))
+    assert b'"unwritten": [[1.6, 8.0], [9.0, 15.5]],\n"utterances": [' in lacking.to_bytes()
+    assert read(lacking).flaws == (Flaw(UNWRITTEN, 2),)
 
 
 def test_whole_seconds_are_not_taken_for_milliseconds() -> None:
