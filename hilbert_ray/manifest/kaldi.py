@@ -82,8 +82,8 @@ def _table(folder: str, name: str) -> Iterator[tuple[str, str]]:
             while line := file.readline(LONGEST):
                 if len(line) == LONGEST:
                     raise ManifestError(
-                        f"manifest {folder}: {name} has a line of more than {LONGEST // 2**20} MiB; write each "
-                        "utterance on a line of its own"
+                        f"manifest {folder}: {name} has a line of more than {LONGEST // 2**20} MiB; write "
+                        "each utterance on a line of its own"
                     )
                 key, _, rest = line.strip().replace("\t", " ").partition(" ")
                 if key:

@@ -8,7 +8,8 @@
     words                  each {start, end, text, confidence}
 
 Times are seconds of the recording, to the millisecond. `unwritten`, and what an utterance lacks (role,
-confidence, doubts, words), are left out where there is none. There is no checksum: these files may be corrected by hand.
+confidence, doubts, words), are left out where there is none. There is no checksum: these files may be
+corrected by hand.
 """
 
 import json
