@@ -20,7 +20,7 @@ from hilbert_ray.encoders.folder import reading
 from hilbert_ray.encoders.loading import Part, load, rehearse
 from hilbert_ray.encoders.pooling import pool, pooled_dim
 from hilbert_ray.encoders.protocol import fingerprint_of
-from hilbert_ray.encoders.weights import code_hash, resolve_precision, weights_hash
+from hilbert_ray.encoders.weights import code_hash, declares_code, resolve_precision, weights_hash
 from hilbert_ray.segmentation import segmentation
 
 
@@ -128,15 +128,16 @@ class Transformer:
         return int(self.config.hidden_size)
 
     def _facts(self) -> dict[str, Any]:
-        folder = self.pretrained.folder
+        folder, options = self.pretrained.folder, self.pretrained.options
+        has_code = options.trust_remote_code and declares_code(folder)
         return {
             "weights": weights_hash(folder),
-            "layer": self.pretrained.options.layer,
+            "layer": options.layer,
             "pooling": self.pooling,
             # As torch names it: stores hold this hash, so it must stay what it was.
             "precision": str(self.dtype).removeprefix("torch."),
             "cutting": segmentation(self.pretrained.segment, self.modality),
-            **({"code": code_hash(folder)} if self.pretrained.runs_code else {}),
+            **({"code": code_hash(folder)} if has_code else {}),
         }
 
     @cached_property

@@ -18,6 +18,7 @@ _READ = {
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt",
 }  # fmt: skip
 """What features depend on besides the weights. Other files of a folder, such as a README, may change."""
+_DECLARING = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 _HASHED_AT_ONCE = 4 * 2**20
 FETCH_AGAIN = "the file may be cut off: fetch it again"
 """Advice for a file of a model that is there but cannot be what it should be."""
@@ -110,6 +111,16 @@ def code_hash(folder: str) -> str:
         digest.update(str(file.relative_to(folder)).encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def declares_code(folder: str) -> bool:
+    """Return whether the model, its tokenizer or its extractor is defined by Python code of the folder."""
+    texts = [
+        path.read_text("utf-8", "replace")
+        for path in map(Path(folder).joinpath, _DECLARING)
+        if path.is_file()
+    ]
+    return any('"auto_map"' in text for text in texts)
 
 
 def features_depend_on(folder: str) -> list[str]:

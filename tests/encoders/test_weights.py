@@ -331,6 +331,23 @@ def test_weights_may_lack_what_no_feature_depends_on(
     np.testing.assert_array_equal(loaded(spec, modality).encode([SEGMENTS[modality]]), before)
 
 
+def test_code_of_a_tokenizer_alone_is_part_of_what_features_depend_on(tmp_path: Path) -> None:
+    models.made("bert", tmp_path)
+    code, settings = tmp_path / "tokenization_own.py", tmp_path / "tokenizer_config.json"
+    values = json.loads(settings.read_text()) | {
+        "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}
+    }
+    settings.write_text(json.dumps(values))
+
+    def fingerprint(version: int, trust: bool) -> str:
+        code.write_text(f"from transformers import BertTokenizerFast as Own  # {version}\n")
+        options = EncoderConfig(precision="float32", trust_remote_code=trust)
+        return build_encoder(f"hf:{tmp_path}", "text", options, SegmentConfig()).fingerprint
+
+    assert fingerprint(1, True) == fingerprint(1, True) != fingerprint(2, True)
+    assert fingerprint(1, False) == fingerprint(2, False)
+
+
 def test_remote_code_may_load_its_weights_in_a_way_of_its_own(tmp_path: Path) -> None:
     models.made("bert", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
