@@ -57,8 +57,9 @@ class Recording:
 
 
 def recordings(manifest: Path, every: int) -> list[Recording]:
-    """Return every `every`-th recording of a manifest of JSON lines."""
-    rows = [json.loads(line) for line in manifest.open()][::every]
+    """Return every `every`-th recording of a manifest of JSON lines that has its words with their times."""
+    listed = [json.loads(line) for line in manifest.open()]
+    rows = [row for row in listed if row.get("audio") and isinstance(row.get("text"), list)][::every]
     return [
         Recording(
             name=row["doc_id"],

@@ -108,6 +108,9 @@ def _run_round(
     workers, resources = plan_pool(config, len(units))
     context = data_context()
     context.max_errored_blocks = -1  # a unit that is lost must not stop the others
+    # Each result comes as soon as its unit is committed, for progress and for the bound on failures, and not
+    # with all of a call, which may take an hour.
+    context.target_max_block_size = 1
     names: list[str] = []
 
     def actor_options() -> dict[str, Any]:
@@ -138,8 +141,8 @@ def _run_round(
                 **resources,
             )
         try:
-            for row in dataset.iter_rows():
-                yield UnitResult.from_json(row["result"])
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+                yield from map(UnitResult.from_json, batch["result"])
         finally:
             _kill(names)
 
