@@ -171,7 +171,8 @@ class Mapped:
         for modality in MODALITIES:
             values = np.load(folder / f"{modality}-{kind.__name__}.npy", mmap_mode="r")
             offsets = np.load(folder / f"{modality}-offsets.npy")
-            most = (BATCH_SIZE + 1) * int(np.diff(offsets).max())
+            # A small last batch is part of the one before.
+            most = 2 * BATCH_SIZE * int(np.diff(offsets).max())
             pads = np.empty(most * values.shape[1], np.float32), np.empty(most, bool)
             self.parts.append((values, offsets, *pads))
 

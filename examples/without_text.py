@@ -16,7 +16,12 @@ from hilbert_ray.cli import main
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 SETTINGS = ("--config", str(CORPUS / "tasks.yaml"), "--folds.repeats", "1")
-NAMES = {"hilbert": "HILBERT", "text_only": "text only", "audio_only": "audio only"}
+NAMES = {
+    "hilbert": "HILBERT",
+    "text_only": "text only",
+    "audio_only": "audio only",
+    "mean_std_logistic": "regression",
+}
 
 
 def write_manifests(out: Path) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ import numpy as np
 from hilbert_ray.asr.protocol import Recognizer, Spoken, Window
 from hilbert_ray.config import ConfigError
 from hilbert_ray.document import Seconds
-from hilbert_ray.segmentation import VAD_FRAME, VAD_RATE_HZ, VAD_SPEECH, cut_speech, is_vad_installed
+from hilbert_ray.segmentation import VAD_RATE_HZ, cut_speech, is_vad_installed, seconds_of_speech
 
 LANGUAGE_WINDOWS = 3
 """Windows of a document from which its language is told: a first one may be a greeting or a quotation."""
@@ -124,15 +124,11 @@ def recognize(documents: Sequence[DocumentSpeech], recognizer: Recognizer) -> No
     for document in ready:
         for window, spoken in zip(document.waiting, results, strict=False):
             document.utterances += spoken
-            if not spoken and _seconds_of_speech(window) >= LEAST_UNWRITTEN_S:
+            speech_s = 0.0 if window.speech is None else seconds_of_speech(window.speech)
+            if not spoken and speech_s >= LEAST_UNWRITTEN_S:
                 end = window.start + len(window.samples) / recognizer.rate_hz
                 document.unwritten.append((window.start, end))
         document.waiting.clear()
-
-
-def _seconds_of_speech(window: Window) -> Seconds:
-    speech = () if window.speech is None else window.speech
-    return float(np.count_nonzero(np.greater_equal(speech, VAD_SPEECH)) * VAD_FRAME / VAD_RATE_HZ)
 
 
 def _tell_languages(documents: Sequence[DocumentSpeech], recognizer: Recognizer) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from hilbert_ray.asr.protocol import Spoken, Window
 from hilbert_ray.asr.whisper_tokens import Stretch, Vocabulary, parse
 from hilbert_ray.document import DocumentError, Seconds
-from hilbert_ray.segmentation import VAD_FRAME, VAD_RATE_HZ, VAD_SPEECH, vad_identity
+from hilbert_ray.segmentation import VAD_FRAME, VAD_RATE_HZ, VAD_SPEECH, seconds_of_speech, vad_identity
 
 MOST_COMPRESSION = 2.4
 """Text that gzip shortens by more repeats itself."""
@@ -221,7 +221,7 @@ def _utterances(window: Window, attempt: _Attempt) -> tuple[list[Spoken], list[W
         is_heard, speech_s = True, 0.0
         if window.speech is not None:
             start, end, is_heard = confirmed(window.speech, start, end, covered)
-            speech_s = _seconds_of_speech(window.speech[int(start / _FRAME_S) : math.ceil(end / _FRAME_S)])
+            speech_s = seconds_of_speech(window.speech[int(start / _FRAME_S) : math.ceil(end / _FRAME_S)])
         score = sum(stretch.log_probabilities) / len(stretch.log_probabilities)
         spoken.append(
             Spoken(
@@ -245,10 +245,6 @@ def has_few_words(text: str, speech_s: Seconds) -> bool:
     """Return whether a text cannot be all that was said in some seconds of speech."""
     letters = len("".join(text.split()))
     return speech_s >= LONG_SPEECH_S and letters < LEAST_CHARACTERS_PER_S * speech_s
-
-
-def _seconds_of_speech(speech: np.ndarray) -> Seconds:
-    return float(np.count_nonzero(speech >= VAD_SPEECH) * _FRAME_S)
 
 
 def _doubts(attempt: _Attempt) -> tuple[str, ...]:
@@ -304,7 +300,7 @@ def _rest(window: Window, covered: Seconds) -> list[Window]:
     if window.speech is None or frame * _FRAME_S < 1.0:
         return []
     rest = part(window, frame, None)
-    return [rest] if _seconds_of_speech(window.speech[frame:]) >= LEAST_REST_S else []
+    return [rest] if seconds_of_speech(window.speech[frame:]) >= LEAST_REST_S else []
 
 
 def halves(window: Window) -> list[Window]:

@@ -9,7 +9,13 @@ from hilbert_ray.segmentation.text import characters, sentences, text_segments
 from hilbert_ray.segmentation.vad import FRAME as VAD_FRAME
 from hilbert_ray.segmentation.vad import RATE_HZ as VAD_RATE_HZ
 from hilbert_ray.segmentation.vad import SPEECH as VAD_SPEECH
-from hilbert_ray.segmentation.vad import is_vad_installed, require_vad, speech_share, vad_identity
+from hilbert_ray.segmentation.vad import (
+    is_vad_installed,
+    require_vad,
+    seconds_of_speech,
+    speech_share,
+    vad_identity,
+)
 
 __all__ = [
     "VAD_FRAME",
@@ -24,6 +30,7 @@ __all__ = [
     "heard_together",
     "is_vad_installed",
     "require_vad",
+    "seconds_of_speech",
     "segmentation",
     "sentences",
     "speech_share",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hilbert_ray.config import ConfigError
-from hilbert_ray.document import Hertz, Samples
+from hilbert_ray.document import Hertz, Samples, Seconds
 
 # The model fixes these: other rates and frames need other weights.
 RATE_HZ: Hertz = 16_000
@@ -118,6 +118,11 @@ def speech_share(blocks: Iterator[np.ndarray]) -> float | None:
         spoken += int(np.count_nonzero(probabilities >= SPEECH))
         frames += len(probabilities)
     return spoken / frames if frames else None
+
+
+def seconds_of_speech(speech: np.ndarray) -> Seconds:
+    """Return how long somebody speaks, by the probabilities of each `FRAME`, float32 [frames]."""
+    return float(np.count_nonzero(speech >= SPEECH) * (FRAME / RATE_HZ))
 
 
 def find_pauses(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

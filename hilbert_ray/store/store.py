@@ -417,7 +417,7 @@ def _attempts_folder(content: Content, fingerprint: str, bucket: int, unit: str)
 def _decoded(decode: Callable[[bytes], Iterator[_Row]], file: str, data: bytes) -> Iterator[_Row]:
     """Return the rows of a data file, whose name ends in its checksum."""
     recorded = file.rpartition("-")[2].removesuffix(".parquet")
-    # Older names end in digits of the SHA-256, which takes three times as long.
+    # Older names end in digits of the SHA-256, which takes longer.
     actual = crc32_of(data) if len(recorded) == CRC32_DIGITS else sha256_of(data)[: len(recorded)]
     try:
         if actual != recorded:
