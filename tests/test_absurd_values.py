@@ -34,7 +34,7 @@ REQUIRED: dict[str, list[str]] = {
     "transcribe": ["--manifest", "M", "--out", "NEW"],
     "embed": ["--manifest", "M", "--store", "NEW"],
     "evaluate": ["--store", "S", "--out", "NEW", "--folds.folds", "2", "--folds.repeats", "1"],
-    "train": ["--store", "S", "--out", "NEW"],
+    "train": ["--store", "S", "--out", "NEW", "--fit.epochs", "2", "--fit.seeds", "1"],
     "tune": ["--store", "S", "--out", "NEW", "--tune.trials", "1", "--folds.folds", "2"],
     "predict": ["--model", "MODEL", "--manifest", "M", "--out", "NEW/predictions.parquet"],
     "report": ["--run", "NEW"],
