@@ -336,15 +336,15 @@ class FitConfig:
     micro_batch_size: Annotated[int, Meta(ge=0, le=1_000_000, description="0: off")] = 0
     """Documents whose activations a rank holds at once, so that a batch may exceed memory (gradient caching:
     every document is computed twice, loss and gradients stay the same). 0: the whole batch."""
-    # AdamW moves each weight by about this much in a step: below 1e-9, nothing would be learned. 1e30 is
-    # finite in float32, which ends at 3.4e38; as `clip_norm`, it turns clipping off.
-    learning_rate: Annotated[float, Meta(ge=1e-9, le=1e30)] = 2e-3
+    # AdamW moves each weight by about this much in a step: below 1e-9 nothing is learned, 1000 diverges.
+    learning_rate: Annotated[float, Meta(ge=1e-9, le=1000)] = 2e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Meta(ge=0, le=1000)] = 0.05
     """Weight decay of AdamW."""
     # Below 1, because the cosine needs a step to fall in.
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Fraction of steps in which the learning rate rises; then it follows a cosine to 0."""
+    # 1e30 turns clipping off: it is finite in float32, which ends at 3.4e38.
     clip_norm: Annotated[float, Meta(ge=1e-6, le=1e30)] = 1.0
     """Gradients are clipped to this norm."""
     patience: Annotated[int, Meta(ge=0, le=100_000, description="0: off")] = 5

@@ -430,7 +430,7 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_one_message(
     embedded: make.Embedded, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "hilbert_ray", "train", "--store", embedded.store]
-    words = ["--out", str(tmp_path / "run"), "--fit.learning-rate", "1e30", "--folds.inner", "0"]
+    words = ["--out", str(tmp_path / "run"), "--fit.learning-rate", "1000", "--folds.inner", "0"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -211,7 +211,7 @@ def test_a_trial_that_diverges_ends_with_the_worst_score_and_says_why(
     dataset, folds = first_search(embedded)
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_tune, "report", reports.append)
-    sample = {"fit.learning_rate": 1e30, "fit.clip_norm": 1e30, "fit.epochs": 3}
+    sample = {"fit.learning_rate": 1000.0, "fit.clip_norm": 1e30, "fit.epochs": 3}
     run_trial(sample, [ray.put(dataset.features)], dataset.config, folds, DEFAULTS)
     [report] = reports
     assert (report["score"], report["brier"], report["folds"]) == (0.0, 2.0, [])
