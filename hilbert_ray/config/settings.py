@@ -97,8 +97,8 @@ class EncoderConfig:
     """What precedes each segment of text, such as `passage: `; it is not counted as its words. `auto`: the
     default prompt that the folder declares, if pooling is `auto` too, else nothing."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the encoder. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), else
-    float32."""
+    """Arithmetic of the encoder. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX, AMD's
+    with avx512_bf16), else float32."""
     # Never read from a published model: whoever made it must not decide what runs on this machine.
     trust_remote_code: bool = False
     """Run the Python code that comes with the weights. Off by default: such code can do anything."""
@@ -169,8 +169,8 @@ class RecognitionConfig:
     """Language of the recordings, a code such as `en`. `auto`: detected once per document, where the model
     knows several."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the recogniser. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX),
-    else float32."""
+    """Arithmetic of the recogniser. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX,
+    AMD's with avx512_bf16), else float32."""
 
     def __post_init__(self) -> None:
         check_fields(self, "recognition")

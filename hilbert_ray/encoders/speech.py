@@ -21,19 +21,23 @@ from hilbert_ray.encoders.folder import EXTRACTOR, PROCESSOR, nested_extractor, 
 from hilbert_ray.encoders.protocol import fingerprint_of
 from hilbert_ray.encoders.speech_types import REMOTE_CODE, SpeechType, frames_of, shortest_input
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
+from hilbert_ray.encoders.weights import Precision, has_matrix_units
 
-BATCH_S = {
-    ("cpu", "float32"): (10, 40), ("cpu", "bf16"): (60, 60),
-    ("cuda", "float32"): (60, 240), ("cuda", "bf16"): (60, 240),
-}  # fmt: skip
-"""Most padded seconds of audio in a batch, of samples and of spectrograms, which have far fewer frames.
-
-By device and arithmetic: the caches of a CPU hold few frames in float32, but its matrix units (AMX), as those
-of a GPU, need many to be busy. A rule and no measurement at the start: that would come out different in
-another run, and with it the last bits of features."""
 OVERHEAD_S = 0.5
 """The fixed cost of a batch, as the seconds of audio that take as long."""
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 192_000
+
+
+def batch_s(device: str, precision: Precision) -> tuple[int, int]:
+    """Return the most seconds of audio in a batch, padding included: as samples, and as spectrograms.
+
+    The caches of a CPU hold few frames, of which spectrograms have the fewest, but matrix units and GPUs need
+    many to be busy. A rule and no measurement at the start: that would come out different in another run,
+    and with it the last bits of features.
+    """
+    if device != "cpu":
+        return 60, 240
+    return (60, 60) if precision == "bf16" and has_matrix_units() else (10, 40)
 
 
 class SpeechEncoder(Transformer):
@@ -64,7 +68,7 @@ class SpeechEncoder(Transformer):
             )
         # The convolutions of an adapter mix what is masked into the last frames of the output.
         self.pads = self.is_masked and self.frame_steps == self.steps
-        of_samples, of_spectrograms = BATCH_S[self.device.type, self.precision]
+        of_samples, of_spectrograms = batch_s(self.device.type, self.precision)
         self.budget = (of_samples if kind.is_waveform else of_spectrograms) * self.rate_hz
         self.overhead = int(OVERHEAD_S * self.rate_hz) if self.pads else 0
         if self.length is not None:
