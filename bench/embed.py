@@ -238,7 +238,7 @@ def speech(record: Record, shape: str, folder: Path, settings: argparse.Namespac
     manifest, durations = recordings(folder, expected_rate * seconds, settings.longest)
     row_s = window_s(shape)
     if shape.startswith("whisper"):  # a partial window costs as much as a full one
-        row_s *= durations.sum() / (np.ceil(durations / row_s) * row_s).sum()
+        row_s *= float(durations.sum() / (np.ceil(durations / row_s) * row_s).sum())
     starts = []
 
     def embed(layer: str) -> float:

@@ -6,9 +6,10 @@ the format of CTranslate2. Every system hears the same samples. Word error rates
 spelt out and punctuation is left out. A start is that of an utterance whose first word is matched with a true
 one; its error is the difference to the start of that word's utterance.
 
-Throughput is seconds of audio per second, in turns: recordings through `windows` and `recognize`; the bare
-model, which is `generate` of transformers on ready features of the same windows in batches; transformers'
-pipeline as it comes; and faster-whisper's batched pipeline.
+Throughput is seconds of audio per second, in turns: recordings through `windows` and `recognize` by workers
+of a thread each, which share them, as the command runs on as many cores; in this process, `recognize` on
+ready windows, and the bare model, which is `generate` of transformers on ready features of the same windows
+in batches; transformers' pipeline as it comes; and faster-whisper, plain and batched.
 
     python -m bench.transcribe --manifest M.jsonl --model FOLDER --ct2 FOLDER [--every 1] [--repeats 3]
         [--threads 2] [--minutes 5] [--precision float32] [--only wer speed]
@@ -21,8 +22,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +57,11 @@ class Recording:
     name: str
     samples: np.ndarray
     truth: Utterances
+
+
+Shares = Sequence[Sequence[Recording]]
+_LOADED: dict[str, Recognizer] = {}
+"""The recognisers of a worker by their names in the settings."""
 
 
 def recordings(manifest: Path, every: int) -> list[Recording]:
@@ -114,8 +122,11 @@ class Systems:
 
     def __init__(self, model: str, ct2: str, threads: int, precision: Any) -> None:  # noqa: ANN401 - a choice
         options = RecognitionConfig(precision=precision, language="en")
-        self.ours = build_recognizer(Config(asr=f"hf:{model}", recognition=options))
-        self.ours_ct2 = build_recognizer(Config(asr=f"faster-whisper:{ct2}", recognition=options))
+        self.configs = {
+            OURS: Config(asr=f"hf:{model}", recognition=options),
+            OURS_CT2: Config(asr=f"faster-whisper:{ct2}", recognition=options),
+        }
+        self.ours, self.ours_ct2 = map(build_recognizer, self.configs.values())
         self.engine = cast(Any, self.ours)
         """The same, as it is behind the protocol."""
         dtype = self.engine.dtype
@@ -165,6 +176,27 @@ class Systems:
             one for recording in audio for one in windows(iter([recording.samples]), self.ours.longest_s)
         ]
         return lambda: self.ours.recognize(heard)
+
+
+def transcribed_by_workers(pool: ProcessPoolExecutor, config: Config, shares: Shares) -> None:
+    """Transcribe a share of the recordings in each process of a pool."""
+    for _ in pool.map(_transcribe_here, [config] * len(shares), shares):
+        pass
+
+
+def shares_of(audio: Sequence[Recording], count: int) -> Shares:
+    """Return the recordings in shares of about the same length."""
+    shares: list[list[Recording]] = [[] for _ in range(count)]
+    for recording in sorted(audio, key=lambda one: -len(one.samples)):
+        min(shares, key=lambda share: sum(len(one.samples) for one in share)).append(recording)
+    return shares
+
+
+def _transcribe_here(config: Config, audio: Sequence[Recording]) -> None:
+    if config.asr not in _LOADED:
+        torch.set_num_threads(1)
+        _LOADED[config.asr] = build_recognizer(config)
+    transcribed(_LOADED[config.asr], audio)
 
 
 def transcribed(recognizer: Recognizer, audio: Sequence[Recording]) -> list[Utterances]:
@@ -230,9 +262,16 @@ def _throughput(
         name: partial(system, chosen) for name, system in systems.actions().items()
     }
     actions |= {BARE: systems.bare(chosen), f"{OURS}, ready windows": systems.windows_only(chosen)}
-    for action in actions.values():
-        action()  # weights are loaded, kernels chosen
-    rates = turns({name: partial(_rate, seconds, action) for name, action in actions.items()}, repeats)
+    shares = shares_of(chosen, torch.get_num_threads())
+    # Spawned, since threads of this process would not be there after a fork.
+    with ProcessPoolExecutor(len(shares), get_context("spawn")) as pool:
+        actions |= {
+            name: partial(transcribed_by_workers, pool, config, shares)
+            for name, config in systems.configs.items()
+        }
+        for action in actions.values():
+            action()  # weights are loaded, kernels chosen
+        rates = turns({name: partial(_rate, seconds, action) for name, action in actions.items()}, repeats)
     record.table(
         f"Throughput on {seconds / 60:.1f} minutes in {len(chosen)} recordings",
         "s of audio/s",
@@ -242,6 +281,7 @@ def _throughput(
             Bar(row=f"{OURS}, ready windows", against=BARE, least=0.9),
             Bar(row=OURS, against=PIPELINE, least=2.0),
             Bar(row=OURS, against=BATCHED, least=1.0),
+            Bar(row=OURS_CT2, against=BATCHED, least=1.0),
         ],
     )
 
