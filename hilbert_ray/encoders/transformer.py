@@ -229,6 +229,8 @@ class Transformer:
         if layers is None:
             return output.last_hidden_state.float()  # type: ignore[no-any-return]
         first, last = layers
+        if first == last:  # without the two passes over all states that the mean of one takes
+            return output.hidden_states[first].float()  # type: ignore[no-any-return]
         # In float32, because a sum in bf16 would be rounded once per layer.
         return torch.stack([state.float() for state in output.hidden_states[first : last + 1]]).mean(0)
 
