@@ -31,9 +31,9 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 192_000
 def batch_s(device: str, precision: Precision) -> tuple[int, int]:
     """Return the most seconds of audio in a batch, padding included: as samples, and as spectrograms.
 
-    The caches of a CPU hold few frames, of which spectrograms have the fewest, but matrix units and GPUs need
-    many to be busy. A rule and no measurement at the start: that would come out different in another run,
-    and with it the last bits of features.
+    The caches of a CPU hold few frames, but matrix units and GPUs need many to be busy; spectrograms have far
+    fewer of them than samples. A rule and no measurement at the start: that would come out different in
+    another run, and with it the last bits of features.
     """
     if device != "cpu":
         return 60, 240
