@@ -9,7 +9,8 @@ one; its error is the difference to the start of that word's utterance.
 Throughput is seconds of audio per second, in turns: recordings through `windows` and `recognize` by workers
 of a thread each, which share them, as the command runs on as many cores; in this process, `recognize` on
 ready windows, and the bare model, which is `generate` of transformers on ready features of the same windows
-in batches; transformers' pipeline as it comes; and faster-whisper, plain and batched.
+in batches; transformers' pipeline as it comes; and faster-whisper, plain and batched, which in a process of
+its own is a third faster than beside torch in this one: its bars are not to be trusted until it has one.
 
     python -m bench.transcribe --manifest M.jsonl --model FOLDER --ct2 FOLDER [--every 1] [--repeats 3]
         [--threads 2] [--minutes 5] [--precision float32] [--only wer speed]
