@@ -273,7 +273,8 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path, name: str) ->
 def commands(folder: Path) -> dict[str, list[str]]:
     """Return commands that start no Ray, on a store of their own."""
     store = make.features_store(folder / "store", [8] * 64, [8] * 64, 16)
-    documents = [{"doc_id": f"d{i}", "text": "Well, it was cold. " * 20} for i in range(20_000)]
+    # Seconds of work also on machines much faster than today's.
+    documents = [{"doc_id": f"d{i}", "text": "Well, it was cold. " * 20} for i in range(200_000)]
     manifest = make.manifest(folder / "manifest.jsonl", documents)
     return {
         "validate": ["validate", manifest],

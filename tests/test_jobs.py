@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import runpy
 import shutil
 import socket
@@ -39,10 +40,20 @@ TRAINED = Config(
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on.
+
+    They are above those of Ray's workers and below those that the system hands out, which others may get
+    before they are used.
+    """
+    found: list[int] = []
+    for port in random.sample(range(20_000, 32_768), 1000):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +63,21 @@ def head(ray_home: Path) -> Iterator[dict[str, str]]:
     It asks for the token of the test run. Its folder is short because Ray puts Unix sockets below it.
     """
     folder = tempfile.mkdtemp(prefix="hr-", dir="/tmp" if os.path.isdir("/tmp") else None)
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent, agent_grpc, client = free_ports(5)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "PATH": path}
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={port}", f"--temp-dir={folder}"]
-    # The cluster that other tests share has an agent too, on the port that is the default.
-    command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
-    command += [f"--dashboard-port={dashboard}", "--object-store-memory=200000000", "--disable-usage-stats"]
-    server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
-    )
+    # The defaults may be taken, that of the agent by the cluster that other tests share, which ends the head.
+    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
+    command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += ["--object-store-memory=200000000", "--disable-usage-stats"]
+    log = Path(folder, "head.log")
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=folder)
     submit = {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     try:
-        _wait_until_ready(server, submit)
+        _wait_until_ready(server, submit, log)
         yield submit
     finally:
         server.kill()  # with `--block` the processes that it started, and no others, end with it
@@ -73,12 +85,12 @@ def head(ray_home: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], submit: Mapping[str, str]) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], submit: Mapping[str, str], log: Path) -> None:
     """Wait until a job is taken: the agent that takes jobs comes up some time after the dashboard answers."""
     deadline, job = time.monotonic() + 120, ""
     while not job:
-        assert server.poll() is None, "the head ended"
-        assert time.monotonic() < deadline, "the head takes no job"
+        assert server.poll() is None, f"the head ended: {log.read_text()}"
+        assert time.monotonic() < deadline, f"the head takes no job: {log.read_text()}"
         with suppress(OSError):  # refused connections and HTTP errors
             job = ask(submit, token_of(submit), "", entrypoint="true")["submission_id"]
         time.sleep(0.5)
