@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from hilbert_ray.storage import DamagedError, Entry, Files, reading_json, with_checksum, without_checksum
-from hilbert_ray.store.errors import StoreError
+from hilbert_ray.store.errors import FILLING, StoreError
 from hilbert_ray.store.features import Commit, commit_from_json, sha256_of
 
 _FILES_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 * 2**20
@@ -284,16 +284,16 @@ def _checked_lines(index: str, data: bytes) -> list[bytes]:
         raise DamagedError.of(
             f"index {index}",
             f"its sha256 is {sha256}, its name says otherwise",
-            "restore it from a copy, or run `hilbert-ray store verify --repair`, after which `embed` redoes "
-            "what only it held",
+            "restore it from a copy, or run `hilbert-ray store verify --repair`, after which a rerun of "
+            f"{FILLING} redoes what only it held",
         )
     return data.splitlines()
 
 
 def _parse(name: str, data: bytes) -> Commit:
     repair = (
-        "restore it from a copy, or run `hilbert-ray store verify --repair`, after which `embed` writes it "
-        "again"
+        "restore it from a copy, or run `hilbert-ray store verify --repair`, after which a rerun of "
+        f"{FILLING} writes it again"
     )
     with reading_json(f"commit {name}", repair):
         return commit_from_json(without_checksum(data, f"commit {name}", repair))

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 from hilbert_ray.storage import StorageError
 
+FILLING = "`embed` (`transcribe` for transcripts)"
+"""Which command writes again what a store has lost, for messages."""
+
 
 class StoreError(StorageError):
     """A feature store that is absent, damaged, of another schema, or lacks what was requested of it."""

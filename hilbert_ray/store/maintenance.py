@@ -14,7 +14,7 @@ import numpy as np
 from hilbert_ray.storage import TEMPORARY, DamagedError, Files, has_checksum
 from hilbert_ray.store.commits import Commits
 from hilbert_ray.store.contents import CONTENTS, Content, decode_content
-from hilbert_ray.store.errors import StoreError
+from hilbert_ray.store.errors import FILLING, StoreError
 from hilbert_ray.store.features import Commit, FeatureRow, sha256_of
 from hilbert_ray.store.snapshot import Snapshot, doc_id_hash, snapshot_name, snapshot_numbers
 from hilbert_ray.store.store import ABOUT, SCHEMA, Store, about_store, batches_by_size, encoder_folder
@@ -23,7 +23,7 @@ _READS_AT_ONCE = 16
 """Files that `verify_store` reads at a time: what hides the latency of an object store."""
 _BUCKETS = 2**20
 """More buckets than any store has: a larger common divisor means that documents are too few to tell."""
-_ADVICE = "`hilbert-ray store verify --repair` deletes both, and `embed` then writes them again"
+_ADVICE = f"`hilbert-ray store verify --repair` deletes both, and {FILLING} then writes them again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +205,7 @@ def _verify_encoder(store: Store, content: Content, fingerprint: str, repair: bo
         if repair:
             store.files.delete(name)
     except FileNotFoundError:
-        yield Problem(path=name, message="it is gone; rerun `hilbert-ray embed` with the same encoder")
+        yield Problem(path=name, message=f"it is gone; rerun {FILLING} with the same settings")
 
 
 def count_unchecked(store: Store) -> int:

@@ -21,7 +21,7 @@ from hilbert_ray.config import parse_channels
 from hilbert_ray.document import Document, InvalidRow, Utterance
 from hilbert_ray.storage import CheckedBlocks, DamagedError, Files, parse_json, reading_json, with_checksum
 from hilbert_ray.store.contents import Content
-from hilbert_ray.store.errors import StoreError
+from hilbert_ray.store.errors import FILLING, StoreError
 
 ROW_GROUP_ROWS = 256
 """Documents per row group: the least that a worker reads to get at one document, transcript included."""
@@ -51,7 +51,7 @@ OPTIONAL = ("attributes", "channels", "diarization")
 """Columns that a file has only where a document needs them: manifests without them keep their bytes."""
 _VERSION_COLUMNS = ("audio_version", "text_version", "turns_version", "channels")
 _SORTED_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
-_REPAIR = "run `hilbert-ray store verify --repair` and then `embed`, which writes it again"
+_REPAIR = f"run `hilbert-ray store verify --repair`; a rerun of {FILLING} then writes it again"
 _footers: dict[str, pq.FileMetaData] = {}
 """Footer of the snapshot that this process read last, by the file's hash."""
 
@@ -171,8 +171,8 @@ class Snapshot:
         """
         name = f"{files.uri}/{snapshot_name(number)}"
         repair = (
-            "rerun `hilbert-ray embed` with the manifest, which writes it again; if a newer one has replaced "
-            "it, `hilbert-ray store verify --repair` deletes it"
+            f"a rerun of {FILLING} with the manifest writes it again; if a newer one has replaced it, "
+            "`hilbert-ray store verify --repair` deletes it"
         )
         values = parse_json(files.read(snapshot_name(number)), name, repair)
         with reading_json(name, repair):

@@ -37,7 +37,7 @@ from hilbert_ray.store.contents import (
     encode_content,
 )
 from hilbert_ray.store.current import CurrentBlock, DataLocation, StoredFeatures
-from hilbert_ray.store.errors import StoreError
+from hilbert_ray.store.errors import FILLING, StoreError
 from hilbert_ray.store.features import (
     CRC32_DIGITS,
     Commit,
@@ -186,8 +186,8 @@ class Store:
         """
         name = f"{encoder_folder(content, fingerprint)}/encoder.json"
         repair = (
-            "restore it from a copy, or run `hilbert-ray store verify --repair` and then `embed` with the "
-            "same encoder, which writes it again"
+            "restore it from a copy, or run `hilbert-ray store verify --repair`; a rerun of "
+            f"{FILLING} with the same settings then writes it again"
         )
         return parse_json(self.files.read(name), f"{self.uri}/{name}", repair)
 
