@@ -200,6 +200,10 @@ def abort(cause: str) -> None:
 @contextmanager
 def shielded_children() -> Iterator[None]:
     """Start processes to which Ctrl-C means nothing: a terminal sends it to all, but this one ends them."""
+    from multiprocessing import resource_tracker  # here, as for `ctypes` below
+
+    # The first semaphore of a process starts it, after which Python would let signals through again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,15 @@ class Started:
         while (found := self._marked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return list(found.values())
+
+    def matching(self, words: str) -> list[int]:
+        """Return the processes with the mark whose command line has some words."""
+        found = []
+        for pid in self._marked():
+            with suppress(OSError):  # it has just ended
+                if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
     def _marked(self) -> dict[int, str]:
         found = {}
@@ -316,6 +326,18 @@ def test_commands_without_ray_end_well(number: signal.Signals, tmp_path: Path) -
     own = commands(tmp_path)
     for name in ("validate", "train"):
         assert interrupt(own[name], number, 1.0)[0]
+
+
+def test_processes_that_read_a_manifest_hear_no_interruption(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to them too: while they import, they would print where they were."""
+    started = start("-m", "hilbert_ray", *commands(tmp_path)["validate"])
+    while not (readers := started.matching("popen_loky")):
+        assert started.process.poll() is None
+        time.sleep(0.01)
+    for reader in readers:
+        [blocked] = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{reader}/status").read_text())
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1
+    started.end(signal.SIGINT)
 
 
 OURS = re.compile(r"\d\d:\d\d:\d\d |hilbert-ray embed: ")
