@@ -7,13 +7,13 @@ spelt out and punctuation is left out. A start is that of an utterance whose fir
 one; its error is the difference to the start of that word's utterance.
 
 Throughput is seconds of audio per second, in turns: recordings through `windows` and `recognize` by workers
-of a thread each, which share them, as the command runs on as many cores; in this process, `recognize` on
-ready windows, and the bare model, which is `generate` of transformers on ready features of the same windows
-in batches; transformers' pipeline as it comes; and faster-whisper, plain and batched, which in a process of
-its own is a third faster than beside torch in this one: its bars are not to be trusted until it has one.
+of a thread each, which share them, as the command runs on as many cores; `recognize` on ready windows, and
+the bare model, which is `generate` of transformers on ready features of the same windows in batches;
+transformers' pipeline as it comes; and faster-whisper, plain and batched. Each has processes of its own:
+where torch computes too, faster-whisper is a third slower.
 
     python -m bench.transcribe --manifest M.jsonl --model FOLDER --ct2 FOLDER [--every 1] [--repeats 3]
-        [--threads 2] [--minutes 5] [--precision float32] [--only wer speed]
+        [--threads 2] [--minutes 5] [--precision float32|bf16] [--only wer speed] [--systems NAME ...]
 """
 
 import argparse
@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,15 +37,17 @@ import transformers
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 
 from bench.measure import Bar, Record, timed, turns
-from hilbert_ray.asr import Recognizer, build_recognizer, document_speech, recognize, windows
+from hilbert_ray.asr import Recognizer, Window, build_recognizer, document_speech, recognize, windows
 from hilbert_ray.audio import stream
 from hilbert_ray.config import Config, RecognitionConfig
 
 RATE_HZ = 16_000
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-OURS, OURS_CT2 = "hilbert_ray", "hilbert_ray, faster-whisper"
-PIPELINE, FASTER, BATCHED = "transformers' pipeline", "faster-whisper", "faster-whisper, batched"
-BARE = "bare model"
+OURS, OURS_CT2, OURS_INT8 = "hilbert_ray", "hilbert_ray, CTranslate2", "hilbert_ray, CTranslate2, int8"
+PIPELINE = "transformers' pipeline"
+FASTER, FASTER_INT8 = "faster-whisper", "faster-whisper, int8"
+BATCHED, BATCHED_INT8 = "faster-whisper, batched", "faster-whisper, batched, int8"
+BARE, READY = "bare model", "hilbert_ray, ready windows"
 BATCH = 8
 Utterances = Sequence[tuple[float, str]]
 """Start in seconds and text of each utterance."""
@@ -61,8 +63,8 @@ class Recording:
 
 
 Shares = Sequence[Sequence[Recording]]
-_LOADED: dict[str, Recognizer] = {}
-"""The recognisers of a worker by their names in the settings."""
+System = Callable[[Sequence[Recording]], list[Utterances]]
+"""Takes recordings and returns the utterances of each."""
 
 
 def recordings(manifest: Path, every: int) -> list[Recording]:
@@ -118,71 +120,152 @@ def _begins(utterances: Utterances) -> dict[int, float]:
     return begins
 
 
-class Systems:
-    """All that is compared, loaded once: each takes recordings and returns the utterances of each."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What systems are built from: the model in both formats, and the threads and precision of one."""
 
-    def __init__(self, model: str, ct2: str, threads: int, precision: Any) -> None:  # noqa: ANN401 - a choice
-        options = RecognitionConfig(precision=precision, language="en")
-        self.configs = {
-            OURS: Config(asr=f"hf:{model}", recognition=options),
-            OURS_CT2: Config(asr=f"faster-whisper:{ct2}", recognition=options),
-        }
-        self.ours, self.ours_ct2 = map(build_recognizer, self.configs.values())
-        self.engine = cast(Any, self.ours)
-        """The same, as it is behind the protocol."""
-        dtype = self.engine.dtype
-        kind = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]
-        self.faster = WhisperModel(ct2, device="cpu", compute_type=kind, cpu_threads=threads)
-        self.batched = BatchedInferencePipeline(self.faster)
-        self.pipeline = transformers.pipeline("automatic-speech-recognition", model=model, dtype=dtype)
+    model: str
+    ct2: str
+    threads: int
+    precision: str
 
-    def actions(self) -> Mapping[str, Callable[[Sequence[Recording]], list[Utterances]]]:
-        """Return the systems by name."""
-        return {
-            OURS: lambda audio: transcribed(self.ours, audio),
-            OURS_CT2: lambda audio: transcribed(self.ours_ct2, audio),
-            PIPELINE: self._piped,
-            FASTER: lambda audio: self._faster(self.faster, audio),
-            BATCHED: lambda audio: self._faster(self.batched, audio, batch_size=BATCH),
-        }
 
-    def _piped(self, audio: Sequence[Recording]) -> list[Utterances]:
-        results = [
-            self.pipeline({"raw": one.samples, "sampling_rate": RATE_HZ}, return_timestamps=True)
-            for one in audio
-        ]
+def build_ours(setup: Setup) -> System:
+    """Return our engine of transformers."""
+    return partial(transcribed, recognizer_of(setup, f"hf:{setup.model}"))
+
+
+def build_ours_ct2(setup: Setup) -> System:
+    """Return our engine of CTranslate2."""
+    return partial(transcribed, recognizer_of(setup, f"faster-whisper:{setup.ct2}"))
+
+
+def build_pipeline(setup: Setup) -> System:
+    """Return transformers' pipeline as it comes."""
+    dtype = {"float32": torch.float32, "bf16": torch.bfloat16}[setup.precision]
+    pipeline: Any = transformers.pipeline("automatic-speech-recognition", model=setup.model, dtype=dtype)
+
+    def run(audio: Sequence[Recording]) -> list[Utterances]:
+        sounds = [{"raw": one.samples, "sampling_rate": RATE_HZ} for one in audio]
+        results = [pipeline(sound, return_timestamps=True) for sound in sounds]
         return [[(chunk["timestamp"][0], chunk["text"]) for chunk in one["chunks"]] for one in results]
 
-    def _faster(self, system: Any, audio: Sequence[Recording], **options: int) -> list[Utterances]:  # noqa: ANN401
-        results = [system.transcribe(one.samples, language="en", **options)[0] for one in audio]
-        return [[(segment.start, segment.text) for segment in segments] for segments in results]
+    return run
 
-    def bare(self, audio: Sequence[Recording]) -> Callable[[], object]:
-        """Return an action that runs transformers' `generate` on ready features of our windows."""
-        engine = self.engine
-        heard = [one for recording in audio for one in windows(iter([recording.samples]), engine.longest_s)]
-        features = torch.cat(
-            [
+
+def build_faster(setup: Setup) -> System:
+    """Return faster-whisper, one window after the other."""
+    return partial(_faster, faster_whisper_of(setup), {})
+
+
+def build_batched(setup: Setup) -> System:
+    """Return faster-whisper's batched pipeline."""
+    return partial(_faster, BatchedInferencePipeline(faster_whisper_of(setup)), {"batch_size": BATCH})
+
+
+def faster_whisper_of(setup: Setup) -> WhisperModel:
+    """Return faster-whisper's model."""
+    kind = {"float32": "float32", "bf16": "bfloat16", "int8": "int8"}[setup.precision]
+    return WhisperModel(setup.ct2, device="cpu", compute_type=kind, cpu_threads=setup.threads)
+
+
+def _faster(system: Any, options: Mapping[str, int], audio: Sequence[Recording]) -> list[Utterances]:  # noqa: ANN401 - one of two
+    results = [system.transcribe(one.samples, language="en", **options)[0] for one in audio]
+    return [[(segment.start, segment.text) for segment in segments] for segments in results]
+
+
+def build_ready(setup: Setup) -> System:
+    """Return our engine of transformers on ready windows."""
+    recognizer = recognizer_of(setup, f"hf:{setup.model}")
+    heard: list[Window] = []
+
+    def run(audio: Sequence[Recording]) -> list[Utterances]:
+        if not heard:
+            heard.extend(windows_of(audio, recognizer))
+        recognizer.recognize(heard)
+        return []
+
+    return run
+
+
+def build_bare(setup: Setup) -> System:
+    """Return transformers' `generate` on ready features of our windows."""
+    engine = cast(Any, recognizer_of(setup, f"hf:{setup.model}"))
+    ready: list[torch.Tensor] = []
+
+    def run(audio: Sequence[Recording]) -> list[Utterances]:
+        if not ready:
+            made = [
                 engine.extractor(one.samples, sampling_rate=RATE_HZ, return_tensors="pt").input_features
-                for one in heard
+                for one in windows_of(audio, engine)
             ]
-        ).to(engine.dtype)
-        return lambda: [
-            engine.model.generate(rows, return_timestamps=True) for rows in torch.split(features, BATCH)
+            ready.extend(torch.split(torch.cat(made).to(engine.dtype), BATCH))
+        for rows in ready:
+            engine.model.generate(rows, return_timestamps=True)
+        return []
+
+    return run
+
+
+def recognizer_of(setup: Setup, asr: str) -> Recognizer:
+    """Return one of our recognisers."""
+    options = RecognitionConfig(precision=cast(Any, setup.precision), language="en")
+    return build_recognizer(Config(asr=asr, recognition=options))
+
+
+def windows_of(audio: Sequence[Recording], recognizer: Recognizer) -> list[Window]:
+    """Return the windows of recordings."""
+    return [one for recording in audio for one in windows(iter([recording.samples]), recognizer.longest_s)]
+
+
+Systems = Mapping[str, tuple[Callable[[Setup], System], str | None]]
+"""What builds each, and its precision; None for that of the command line."""
+SYSTEMS: Systems = {
+    OURS: (build_ours, None),
+    OURS_CT2: (build_ours_ct2, None),
+    OURS_INT8: (build_ours_ct2, "int8"),
+    PIPELINE: (build_pipeline, None),
+    FASTER: (build_faster, None),
+    FASTER_INT8: (build_faster, "int8"),
+    BATCHED: (build_batched, None),
+    BATCHED_INT8: (build_batched, "int8"),
+}
+
+
+class Running:
+    """A system in processes of its own, of which each has a share of the recordings."""
+
+    def __init__(self, build: Callable[[Setup], System], setup: Setup, shares: Shares) -> None:
+        """Start the processes; each builds the system at first use and nothing else."""
+        self._pools = [
+            # Spawned, since threads of this process would not be there after a fork.
+            ProcessPoolExecutor(1, get_context("spawn"), _begin, (build, setup, share))
+            for share in shares
         ]
 
-    def windows_only(self, audio: Sequence[Recording]) -> Callable[[], object]:
-        """Return an action that recognises ready windows."""
-        heard = [
-            one for recording in audio for one in windows(iter([recording.samples]), self.ours.longest_s)
-        ]
-        return lambda: self.ours.recognize(heard)
+    def __call__(self) -> tuple[list[Utterances], float]:
+        """Return what is written of the recordings, in the order of the shares, and seconds of CPU."""
+        results = [one.result() for one in [pool.submit(_run_here) for pool in self._pools]]
+        return [each for utterances, _ in results for each in utterances], sum(cpu_s for _, cpu_s in results)
+
+    def close(self) -> None:
+        """End the processes."""
+        for pool in self._pools:
+            pool.shutdown()
 
 
-def transcribed_by_workers(pool: ProcessPoolExecutor, config: Config, shares: Shares) -> None:
-    """Transcribe a share of the recordings in each process of a pool."""
-    for _ in pool.map(_transcribe_here, [config] * len(shares), shares):
-        pass
+_HERE: list[Callable[[], list[Utterances]]] = []
+"""In a process of `Running`: the system, with the recordings that it is to hear."""
+
+
+def _begin(build: Callable[[Setup], System], setup: Setup, share: Sequence[Recording]) -> None:
+    torch.set_num_threads(setup.threads)
+    _HERE.append(partial(build(setup), share))
+
+
+def _run_here() -> tuple[list[Utterances], float]:
+    began = time.process_time()
+    return _HERE[0](), time.process_time() - began
 
 
 def shares_of(audio: Sequence[Recording], count: int) -> Shares:
@@ -191,13 +274,6 @@ def shares_of(audio: Sequence[Recording], count: int) -> Shares:
     for recording in sorted(audio, key=lambda one: -len(one.samples)):
         min(shares, key=lambda share: sum(len(one.samples) for one in share)).append(recording)
     return shares
-
-
-def _transcribe_here(config: Config, audio: Sequence[Recording]) -> None:
-    if config.asr not in _LOADED:
-        torch.set_num_threads(1)
-        _LOADED[config.asr] = build_recognizer(config)
-    transcribed(_LOADED[config.asr], audio)
 
 
 def transcribed(recognizer: Recognizer, audio: Sequence[Recording]) -> list[Utterances]:
@@ -222,26 +298,28 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="audio in a turn of throughput")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", default="float32", choices=["auto", "float32", "bf16"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--only", nargs="+", default=["wer", "speed"], choices=["wer", "speed"])
+    parser.add_argument("--systems", nargs="+", default=[*SYSTEMS], choices=[*SYSTEMS])
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    systems = {name: SYSTEMS[name] for name in options.systems}
     audio = recordings(options.manifest, options.every)
     record = Record("transcribe")
-    systems = Systems(options.model, options.ct2, options.threads, options.precision)
+    setup = Setup(model=options.model, ct2=options.ct2, threads=options.threads, precision=options.precision)
     if "wer" in options.only:
-        _word_errors(record, systems, audio)
+        _word_errors(record, systems, setup, audio)
     if "speed" in options.only:
-        _throughput(record, systems, audio, options.minutes, options.repeats)
+        _throughput(record, systems, setup, audio, options.minutes, options.repeats)
     return 0
 
 
-def _word_errors(record: Record, systems: Systems, audio: Sequence[Recording]) -> None:
+def _word_errors(record: Record, systems: Systems, setup: Setup, audio: Sequence[Recording]) -> None:
     rows = {}
-    for name, system in systems.actions().items():
-        began = time.process_time()
-        rows[name] = score([one.truth for one in audio], system(audio))
-        rows[name]["CPU s"] = time.process_time() - began
+    for name, (build, precision) in systems.items():
+        running = Running(build, replace(setup, precision=precision or setup.precision), [audio])
+        written, cpu_s = running()
+        running.close()
+        rows[name] = score([one.truth for one in audio], written) | {"CPU s": cpu_s}
         print(name, json.dumps(rows[name]), flush=True)
     formats = {"WER": ".4f", "median start error, s": ".3f", "CPU s": ".0f"}
     hours = sum(len(one.samples) for one in audio) / RATE_HZ / 3600
@@ -249,7 +327,12 @@ def _word_errors(record: Record, systems: Systems, audio: Sequence[Recording]) -
 
 
 def _throughput(
-    record: Record, systems: Systems, audio: Sequence[Recording], minutes: float, repeats: int
+    record: Record,
+    systems: Systems,
+    setup: Setup,
+    audio: Sequence[Recording],
+    minutes: float,
+    repeats: int,
 ) -> None:
     chosen: list[Recording] = []
     while (
@@ -259,36 +342,35 @@ def _throughput(
     ):
         chosen.append(audio[len(chosen)])
     seconds = sum(len(one.samples) for one in chosen) / RATE_HZ
-    actions: dict[str, Callable[[], object]] = {
-        name: partial(system, chosen) for name, system in systems.actions().items()
-    }
-    actions |= {BARE: systems.bare(chosen), f"{OURS}, ready windows": systems.windows_only(chosen)}
-    shares = shares_of(chosen, torch.get_num_threads())
-    # Spawned, since threads of this process would not be there after a fork.
-    with ProcessPoolExecutor(len(shares), get_context("spawn")) as pool:
-        actions |= {
-            name: partial(transcribed_by_workers, pool, config, shares)
-            for name, config in systems.configs.items()
-        }
-        for action in actions.values():
-            action()  # weights are loaded, kernels chosen
-        rates = turns({name: partial(_rate, seconds, action) for name, action in actions.items()}, repeats)
+    ours = shares_of(chosen, setup.threads)
+    runs = {}
+    for name, (build, precision) in {**systems, BARE: (build_bare, None), READY: (build_ready, None)}.items():
+        own = replace(setup, precision=precision or setup.precision)
+        if build in (build_ours, build_ours_ct2):
+            runs[name] = Running(build, replace(own, threads=1), ours)
+        else:
+            runs[name] = Running(build, own, [chosen])
+    for run in runs.values():
+        run()  # weights are loaded, kernels chosen
+    rates = turns({name: partial(_rate, seconds, run) for name, run in runs.items()}, repeats)
+    for run in runs.values():
+        run.close()
     record.table(
         f"Throughput on {seconds / 60:.1f} minutes in {len(chosen)} recordings",
         "s of audio/s",
         rates,
-        base=OURS,
+        base=next(iter(systems)),
         bars=[
-            Bar(row=f"{OURS}, ready windows", against=BARE, least=0.9),
+            Bar(row=READY, against=BARE, least=0.9),
             Bar(row=OURS, against=PIPELINE, least=2.0),
-            Bar(row=OURS, against=BATCHED, least=1.0),
-            Bar(row=OURS_CT2, against=BATCHED, least=1.0),
+            *(Bar(row=row, against=BATCHED, least=1.0) for row in (OURS, OURS_CT2)),
+            Bar(row=OURS_INT8, against=BATCHED_INT8, least=1.0),
         ],
     )
 
 
-def _rate(seconds: float, action: Callable[[], object]) -> float:
-    return seconds / timed(action)
+def _rate(seconds: float, run: Running) -> float:
+    return seconds / timed(run)
 
 
 if __name__ == "__main__":

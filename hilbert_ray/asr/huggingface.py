@@ -11,6 +11,11 @@ from hilbert_ray.encoders import check_folder, check_layers, fetch, reading
 
 def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
     """Return the recogniser for `hf:<id or folder>[@revision]`; see `registry.build_recognizer`."""
+    if options.precision == "int8":
+        raise ConfigError(
+            f"recognition.precision is int8, in which recogniser {spec} cannot compute; set it to `auto`, "
+            "float32 or bf16, or name a model in CTranslate2's format, `faster-whisper:<id or folder>`"
+        )
     folder = fetch(spec)
     check_layers(check_folder(folder, spec), spec)
     with reading("config.json", spec, "name a model that the installed transformers knows"):

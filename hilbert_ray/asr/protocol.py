@@ -6,11 +6,13 @@ recogniser that the settings name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from hilbert_ray.document import Hertz, Seconds
+
+Precision: TypeAlias = Literal["bf16", "float32", "int8"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ To add an engine, write a class that follows `protocol.Recognizer` and name it i
 from collections.abc import Mapping
 from pkgutil import resolve_name
 
-from hilbert_ray.asr.protocol import Recognizer
+from hilbert_ray.asr.protocol import Precision, Recognizer
 from hilbert_ray.config import ASR_ENGINES, Config, ConfigError
+from hilbert_ray.encoders import resolve_precision
 
 # Strings, resolved on use: the driver of `transcribe` parses names without loading torch, transformers or
 # CTranslate2.
@@ -16,6 +17,19 @@ ENGINES: Mapping[str, str] = {
     "faster-whisper": "hilbert_ray.asr.faster_whisper:build",
 }
 """What builds the recogniser for each beginning of a name; called with name, options and device."""
+
+
+def auto_precision(spec: str, device: str) -> Precision:
+    """Return what `auto` means for a recogniser on a device.
+
+    Raises:
+        ConfigError: when its engine is not installed.
+    """
+    if spec.startswith("faster-whisper:"):
+        from hilbert_ray.asr import faster_whisper
+
+        return faster_whisper.auto_precision(spec, device)
+    return resolve_precision("auto", device)
 
 
 def build_recognizer(config: Config, device: str = "cpu") -> Recognizer:

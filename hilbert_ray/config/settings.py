@@ -168,9 +168,10 @@ class RecognitionConfig:
     language: str = "auto"
     """Language of the recordings, a code such as `en`. `auto`: detected once per document, where the model
     knows several."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the recogniser. `auto`: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX,
-    AMD's with avx512_bf16), else float32."""
+    precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
+    """Arithmetic of the recogniser. `auto`: int8 for `faster-whisper:` on CPUs; else bf16 where it is faster
+    (GPUs from Ampere on, CPUs with AMX, AMD's with avx512_bf16), else float32. int8 is for `faster-whisper:`
+    only."""
 
     def __post_init__(self) -> None:
         check_fields(self, "recognition")

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from hilbert_ray.config import MODALITIES, Config, EncoderChoice, Modality, encoder_parts
 from hilbert_ray.embedding.worker import configured_encoder
-from hilbert_ray.encoders import Encoder, pin_revision
+from hilbert_ray.encoders import Encoder, pin_revision, resolve_precision
 from hilbert_ray.segmentation import require_vad
 from hilbert_ray.store import Store, reads_turns
 from hilbert_ray.units import Job, Plan, precision_of_workers
@@ -26,7 +27,8 @@ def resolve_encoders(config: Config) -> Config:
             continue  # built-in encoders have neither weights nor a precision
         spec, options = "+".join(map(pin_revision, parts)), choice.options
         if options.precision == "auto":
-            options = replace(options, precision=precision_of_workers(config.embed))
+            rule = partial(resolve_precision, "auto")
+            options = replace(options, precision=precision_of_workers(config.embed, rule))
         config = config.with_encoder(modality, EncoderChoice(spec=spec, options=options))
     return config
 

@@ -1,9 +1,10 @@
 """Which recogniser `transcribe` uses: the same one on every node, checked before anything runs."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from hilbert_ray.asr import Recognizer, build_recognizer, require_long_form
+from hilbert_ray.asr import Recognizer, auto_precision, build_recognizer, require_long_form
 from hilbert_ray.config import Config, ConfigError
 from hilbert_ray.encoders import pin_revision
 from hilbert_ray.store import digest
@@ -32,7 +33,8 @@ def resolve_recognizer(config: Config) -> Config:
         spec = f"{engine}:{Path(name).absolute()}"
     options = config.recognition
     if options.precision == "auto":
-        options = replace(options, precision=precision_of_workers(config.embed))
+        rule = partial(auto_precision, spec)
+        options = replace(options, precision=precision_of_workers(config.embed, rule))
     units = replace(config.embed, buckets=min(config.embed.buckets, _MOST_BUCKETS))
     return replace(config, asr=spec, recognition=options, embed=units)
 

@@ -1,11 +1,15 @@
 """What workers compute on: their number, the CPUs or GPUs of each, and what `auto` precision means there."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import ray
 
 from hilbert_ray.cluster import connect, given_device, has_cluster
 from hilbert_ray.config import Config, EmbedConfig
-from hilbert_ray.encoders import Precision, resolve_precision
 from hilbert_ray.units.errors import UnitsError
+
+P = TypeVar("P", bound=str)
 
 
 def takes_gpus(config: EmbedConfig) -> bool:
@@ -36,21 +40,26 @@ def plan_pool(config: Config, units: int) -> tuple[int, dict[str, float]]:
     return workers, {"num_cpus": min(1.0, round(cpus / (2 * workers), 2)) if cpus else 1.0}
 
 
-def precision_of_workers(config: EmbedConfig) -> Precision:
-    """Return what `auto` means where workers compute, which may differ from this machine."""
+def precision_of_workers(config: EmbedConfig, rule: Callable[[str], P]) -> P:
+    """Return what a rule says of the device that workers compute on, which may not be of this machine.
+
+    Args:
+        config: of which workers' GPUs count.
+        rule: from a device such as `cuda` to a precision; may be pickled.
+    """
     # Ray started on this machine will find the GPUs that torch finds.
     if not has_cluster():
         import torch  # here, since the driver of a run with built-in encoders does without
 
         has_gpu = config.gpu != "no" and torch.cuda.is_available()
-        return resolve_precision("auto", "cuda" if has_gpu else "cpu")
+        return rule("cuda" if has_gpu else "cpu")
     connect()
     # A sliver of the device that the workers will use, so that the task runs even on a busy cluster.
     resources = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
-    precision: Precision = ray.get(ray.remote(_precision_here).options(**resources).remote())
+    precision: P = ray.get(ray.remote(_precision_here).options(**resources).remote(rule))
     return precision
 
 
-def _precision_here() -> Precision:
-    """Return what `auto` means on the device that Ray gave this task."""
-    return resolve_precision("auto", given_device())
+def _precision_here(rule: Callable[[str], P]) -> P:
+    """Return what a rule says of the device that Ray gave this task."""
+    return rule(given_device())

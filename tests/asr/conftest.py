@@ -33,6 +33,12 @@ def faster_whisper() -> Recognizer:
     return build_recognizer(Config(asr=f"faster-whisper:{package_folder()}", recognition=FLOAT32))
 
 
+@pytest.fixture(scope="session")
+def faster_whisper_int8() -> Recognizer:
+    """The same in int8, as `auto` chooses on a CPU."""
+    return build_recognizer(Config(asr=f"faster-whisper:{package_folder()}"))
+
+
 def audio(name: str) -> np.ndarray:
     """Return a recording of the sample corpus, float32 [samples] at 16 kHz."""
     return np.concatenate([*stream(str(CORPUS / "audio" / f"{name}.opus"))])
