@@ -33,35 +33,17 @@ _FILES = ("config.json", "model.bin", "tokenizer.json")
 
 def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
     """Return the recogniser for `faster-whisper:<id or folder>`; see `registry.build_recognizer`."""
-    _require_installed(spec)
-    return FasterWhisperRecognizer(spec, options, device)
-
-
-def auto_precision(spec: str, device: str) -> Precision:
-    """Return what `auto` means: int8 on a CPU, where it takes less than half the time for as few errors.
-
-    Raises:
-        ConfigError: when the engine is not installed.
-    """
-    _require_installed(spec)
-    kind = torch.device(device)
-    precision: Precision = "int8" if kind.type == "cpu" else resolve_precision("auto", device)
-    return precision if COMPUTE_TYPES[precision] in _compute_types(kind) else "float32"
-
-
-def _compute_types(device: torch.device) -> set[str]:
-    import ctranslate2
-
-    known: set[str] = ctranslate2.get_supported_compute_types(device.type)
-    return known
-
-
-def _require_installed(spec: str) -> None:
     if find_spec("faster_whisper") is None or find_spec("ctranslate2") is None:
         raise ConfigError(
             f"asr is {spec}, which needs faster-whisper, and it is not installed: pip install "
             "'hilbert-ray[asr]' on every node, or use a model of transformers (`hf:...`)"
         )
+    return FasterWhisperRecognizer(spec, options, device)
+
+
+def auto_precision(device: str) -> Precision:
+    """Return what `auto` means: int8 on a CPU, where it takes less than half the time for as few errors."""
+    return "int8" if torch.device(device).type == "cpu" else resolve_precision("auto", device)
 
 
 class FasterWhisperRecognizer:
@@ -107,12 +89,14 @@ class FasterWhisperRecognizer:
         Raises:
             ConfigError: when the device does not know it.
         """
-        kind = COMPUTE_TYPES[auto_precision(self.name, str(self.device)) if setting == "auto" else setting]
-        known = _compute_types(self.device)
+        import ctranslate2
+
+        precision = auto_precision(str(self.device)) if setting == "auto" else setting
+        kind, known = COMPUTE_TYPES[precision], ctranslate2.get_supported_compute_types(self.device.type)
         if kind not in known:
             raise ConfigError(
-                f"recognition.precision is {setting}, but on this {self.device.type} CTranslate2 computes in "
-                f"{', '.join(sorted(known))}; set it to float32 or `auto`"
+                f"recognition.precision is {precision}, but on this {self.device.type} CTranslate2 computes "
+                f"in {', '.join(sorted(known))}; set it to float32"
             )
         return kind
 

@@ -3,10 +3,15 @@
 import transformers
 
 from hilbert_ray.asr.ctc import CtcRecognizer, is_ctc
-from hilbert_ray.asr.protocol import Recognizer
+from hilbert_ray.asr.protocol import Precision, Recognizer
 from hilbert_ray.asr.whisper import WhisperRecognizer
 from hilbert_ray.config import ConfigError, RecognitionConfig
-from hilbert_ray.encoders import check_folder, check_layers, fetch, reading
+from hilbert_ray.encoders import check_folder, check_layers, fetch, reading, resolve_precision
+
+
+def auto_precision(device: str) -> Precision:
+    """Return what `auto` means, as for encoders."""
+    return resolve_precision("auto", device)
 
 
 def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:

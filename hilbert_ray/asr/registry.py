@@ -1,35 +1,32 @@
 """From the name in the settings to the recogniser it names.
 
-To add an engine, write a class that follows `protocol.Recognizer` and name it in `ENGINES`.
+To add an engine, write a class that follows `protocol.Recognizer` and name its module in `ENGINES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 
 from hilbert_ray.asr.protocol import Precision, Recognizer
 from hilbert_ray.config import ASR_ENGINES, Config, ConfigError
-from hilbert_ray.encoders import resolve_precision
 
 # Strings, resolved on use: the driver of `transcribe` parses names without loading torch, transformers or
 # CTranslate2.
 ENGINES: Mapping[str, str] = {
-    "hf": "hilbert_ray.asr.huggingface:build",
-    "faster-whisper": "hilbert_ray.asr.faster_whisper:build",
+    "hf": "hilbert_ray.asr.huggingface",
+    "faster-whisper": "hilbert_ray.asr.faster_whisper",
 }
-"""What builds the recogniser for each beginning of a name; called with name, options and device."""
+"""The module for each beginning of a name: its `build` takes the name, options and device, its
+`auto_precision` a device."""
 
 
-def auto_precision(spec: str, device: str) -> Precision:
-    """Return what `auto` means for a recogniser on a device.
+def auto_precision(spec: str) -> Callable[[str], Precision]:
+    """Return what says, for a device, which precision `auto` means for a recogniser.
 
     Raises:
-        ConfigError: when its engine is not installed.
+        ConfigError: when there is no such recogniser.
     """
-    if spec.startswith("faster-whisper:"):
-        from hilbert_ray.asr import faster_whisper
-
-        return faster_whisper.auto_precision(spec, device)
-    return resolve_precision("auto", device)
+    rule: Callable[[str], Precision] = resolve_name(f"{_module(spec)}:auto_precision")
+    return rule
 
 
 def build_recognizer(config: Config, device: str = "cpu") -> Recognizer:
@@ -42,9 +39,14 @@ def build_recognizer(config: Config, device: str = "cpu") -> Recognizer:
     Raises:
         ConfigError: when there is no such recogniser, or the options do not fit it.
     """
-    engine = config.asr.partition(":")[0]
+    build = resolve_name(f"{_module(config.asr)}:build")
+    recognizer: Recognizer = build(config.asr, config.recognition, device)
+    return recognizer
+
+
+def _module(spec: str) -> str:
+    engine = spec.partition(":")[0]
     if engine not in ENGINES:
         choices = ", ".join(f"`{choice}`" for choice in ASR_ENGINES)
-        raise ConfigError(f"asr is {config.asr!r}, expected one of {choices}; name a recogniser with --asr")
-    recognizer: Recognizer = resolve_name(ENGINES[engine])(config.asr, config.recognition, device)
-    return recognizer
+        raise ConfigError(f"asr is {spec!r}, expected one of {choices}; name a recogniser with --asr")
+    return ENGINES[engine]

@@ -1,7 +1,6 @@
 """Which recogniser `transcribe` uses: the same one on every node, checked before anything runs."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from hilbert_ray.asr import Recognizer, auto_precision, build_recognizer, require_long_form
@@ -33,8 +32,8 @@ def resolve_recognizer(config: Config) -> Config:
         spec = f"{engine}:{Path(name).absolute()}"
     options = config.recognition
     if options.precision == "auto":
-        rule = partial(auto_precision, spec)
-        options = replace(options, precision=precision_of_workers(config.embed, rule))
+        precision = precision_of_workers(config.embed, auto_precision(spec))
+        options = replace(options, precision=precision)
     units = replace(config.embed, buckets=min(config.embed.buckets, _MOST_BUCKETS))
     return replace(config, asr=spec, recognition=options, embed=units)
 
