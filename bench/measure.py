@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -41,7 +42,7 @@ class Record:
         self.name = name
         self._values: dict[str, Any] = {
             "name": name,
-            "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": machine(),
             "versions": versions(),
