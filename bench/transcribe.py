@@ -169,7 +169,9 @@ def faster_whisper_of(setup: Setup) -> WhisperModel:
     return WhisperModel(setup.ct2, device="cpu", compute_type=kind, cpu_threads=setup.threads)
 
 
-def _faster(system: Any, options: Mapping[str, int], audio: Sequence[Recording]) -> list[Utterances]:  # noqa: ANN401 - one of two
+def _faster(
+    system: WhisperModel | BatchedInferencePipeline, options: Mapping[str, Any], audio: Sequence[Recording]
+) -> list[Utterances]:
     results = [system.transcribe(one.samples, language="en", **options)[0] for one in audio]
     return [[(segment.start, segment.text) for segment in segments] for segments in results]
 

@@ -337,7 +337,9 @@ def test_processes_that_read_a_manifest_hear_no_interruption(tmp_path: Path) -> 
     for reader in readers:
         [blocked] = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{reader}/status").read_text())
         assert int(blocked, 16) & 1 << signal.SIGINT - 1
-    started.end(signal.SIGINT)
+    ended = started.end(signal.SIGINT)
+    assert (ended.code, started.others()) == (130, [])
+    assert len(ended.err.splitlines()) == 1
 
 
 OURS = re.compile(r"\d\d:\d\d:\d\d |hilbert-ray embed: ")

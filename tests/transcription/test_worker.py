@@ -17,6 +17,7 @@ from hilbert_ray.units import UnitResult, plan_all, take_snapshot
 from tests import make
 from tests.asr.test_ctc import CASES
 from tests.transcription.stand_in import CONFIG, rows_of, spoken
+from tests.whisper_weights import package_folder
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,10 @@ def test_the_command_transcribes_with_the_recogniser_that_it_is_given(
         assert said["utterances"]
     assert main(["validate", shown["manifest"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["automatic"] == {f"hf:{weights}": 2}
+
+
+def test_auto_precision_is_settled_by_name_for_all_workers() -> None:
+    spec = f"faster-whisper:{package_folder()}"
+    resolved = resolve_recognizer(replace(CONFIG, asr=spec, embed=replace(CONFIG.embed, gpu="no")))
+    assert resolved.recognition.precision == "int8"
+    assert chosen_recognizer(resolved).describe()["precision"] == "int8_float32"
