@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from hilbert_ray.encoders.registry import build_encoder
     from hilbert_ray.encoders.speech_types import SPEECH_TYPES, shortest_input
     from hilbert_ray.encoders.transformer import pack
-    from hilbert_ray.encoders.weights import Precision, fetch, pin_revision, resolve_precision, weights_hash
+    from hilbert_ray.encoders.weights import fetch, pin_revision, resolve_precision, weights_hash
 
 __all__ = [
     "SPEECH_TYPES",
     "Encoder",
     "Part",
-    "Precision",
     "build_encoder",
     "check_extractor_files",
     "check_folder",
@@ -60,7 +59,6 @@ __getattr__ = lazy_names(
         "speech_types": ("SPEECH_TYPES", "shortest_input"),
         "transformer": ("pack",),
         "weights": (
-            "Precision",
             "fetch",
             "pin_revision",
             "resolve_precision",
