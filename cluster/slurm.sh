@@ -16,7 +16,8 @@ if [ $# -eq 0 ]; then
     exit 2
 fi
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000)) # another for each job, as jobs may follow each other on a node
 # Sockets of Ray are below it, whose paths must be short: TMPDIR of Slurm often is too long.
 export RAY_TMPDIR=${RAY_TMPDIR:-/tmp}
