@@ -4,10 +4,12 @@ Results go to standard output (as JSON with --json), logs to standard error. A w
 with exit code 2 and one message, before Ray starts.
 """
 
+import io
 import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
@@ -137,8 +139,9 @@ def _parse(name: str, arguments: Sequence[str]) -> tuple[Any, Config]:
         command = tyro.cli(kind, prog=f"hilbert-ray {name}", args=arguments, default=default)
     except SystemExit as ended:
         if ended.code:
-            parser: Any = tyro.extras.get_parser(kind, default=default)
-            sys.stderr.writelines(flag_hints(arguments, parser.format_help()))
+            with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+                tyro.cli(kind, args=["--help"], default=default)
+            sys.stderr.writelines(flag_hints(arguments, shown.getvalue()))
         raise
     check_fields(command)
     # The settings that a command has no flags for stay those of the preset and the file.
