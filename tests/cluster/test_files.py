@@ -317,7 +317,7 @@ def secrets_in(text: str) -> list[str]:
 def test_the_job_of_slurm_starts_ray_on_its_nodes_with_one_token_and_runs_the_command(tmp_path: Path) -> None:
     """With stand-ins for Slurm's programs and Ray's, which is called as its own parser accepts."""
     programs = {
-        "scontrol": "seq --format=node%.0f 7 100000",  # more than a pipe holds: whoever stops reading kills it
+        "scontrol": "seq --format=node%.0f 7 100000",  # more than a pipe holds
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
         "ray": 'echo "$RAY_ADDRESS $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $RAY_TMPDIR"; printf "%s\\n" "$@"',
     }
