@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 _LOGGED = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] (\(.*?\) )?\w+\.(cc|h):\d+: ")
 """How a line of Ray's log begins that is not fatal."""
-_END_S = 1.0
+_END_S = 5.0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import fatal, make
 
@@ -23,8 +23,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-# On a busy machine single examples take long; pytest-timeout bounds each test.
-settings.register_profile("busy", deadline=None)
+# On a busy machine single examples take long; pytest-timeout bounds each test. Every run has the same
+# examples, so that a failure tells of its change; `pytest --hypothesis-profile random` tries others.
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("busy", settings.get_profile("random"), derandomize=True)
 settings.load_profile("busy")
 
 

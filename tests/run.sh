@@ -7,7 +7,7 @@ trap 'kill "$others" 2>/dev/null; rm -f "$log"' EXIT
 nice -n 15 $PYTEST --durations 10 -n 2 --dist loadfile -m 'not ray and not soak' --timeout 900 > "$log" 2>&1 &
 others=$!
 echo "tests without Ray run in the background; their results follow"
-$PYTEST --durations 25 -m 'ray and not soak'
+$PYTEST --durations 25 -m 'ray and not soak' --timeout 900
 with_ray=$?
 wait "$others"
 without_ray=$?

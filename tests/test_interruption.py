@@ -17,14 +17,13 @@ import pytest
 
 from hilbert_ray.cli import main
 from hilbert_ray.commands import COMMANDS
-from hilbert_ray.interruption import GRACE_S
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make
 
 MOMENTS = 10
 """Random moments of each signal in the soak test."""
-LONGEST_S = 15.0
+LONGEST_S = 60.0
 """From the signal to the end: on a busy machine, three seconds to notice it and five to clean up."""
 SHORT = ("--folds.inner", "0", "--fit.epochs", "500", "--fit.seeds", "1", "--model.dim", "8")
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
@@ -58,12 +57,12 @@ class Started:
 
     def kill(self, name: str) -> None:
         """Kill the process of this name."""
-        [pid] = [pid for pid, each in self._marked().items() if each == name]
-        os.kill(pid, signal.SIGKILL)
+        # Those that it has forked and that have not become another program yet have its name too.
+        os.kill(min(pid for pid, each in self._marked().items() if each == name), signal.SIGKILL)
 
     def others(self) -> list[str]:
-        """Return the names of the processes with the mark that are still there after a second."""
-        deadline = time.monotonic() + 1
+        """Return the names of the processes with the mark that do not end, however busy the machine is."""
+        deadline = time.monotonic() + 30
         while (found := self._marked()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return list(found.values())
@@ -146,6 +145,7 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, code: str) 
 
 def test_a_signal_that_comes_to_nothing_in_a_destructor_is_raised_again() -> None:
     started = script(
+        "interruption.GRACE_S = 600\n"  # without it, the process would be killed after that time
         "class Lost:\n    def __del__(self): print('ready', flush=True); time.sleep(60)\n"
         "Lost(); time.sleep(60)"
     )
@@ -153,8 +153,6 @@ def test_a_signal_that_comes_to_nothing_in_a_destructor_is_raised_again() -> Non
     ended = started.end(signal.SIGINT)
     assert ended.code == 130
     assert ended.err == "hilbert-ray test: interrupted (SIGINT); all is kept: rerun it\n"
-    # Without it, the process would be killed once the time for cleaning up is over.
-    assert ended.seconds < GRACE_S
 
 
 def test_temporary_files_are_removed_and_processes_killed_even_those_whose_parents_died(
@@ -346,9 +344,10 @@ OURS = re.compile(r"\d\d:\d\d:\d\d |hilbert-ray embed: ")
 """How lines of this library begin: nothing that Ray says of its own end is shown."""
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("is_lost", [False, True], ids=["interrupted", "raylet lost"])
 def test_embed_ends_well_and_keeps_what_is_committed(is_lost: bool, tmp_path: Path) -> None:
-    manifest, folder = make.corpus(tmp_path, 200, seconds=4.0), tmp_path / "store"
+    manifest, folder = make.corpus(tmp_path, 1000, seconds=4.0), tmp_path / "store"
     words = ["embed", "--manifest", manifest, "--store", str(folder), "--embed.buckets", "2"]
     started = start("-m", "hilbert_ray", *words, "--embed.unit-s", "4", "--embed.workers", "1")
     while not any(folder.glob("features/audio/*/commits/*/*.json")):
@@ -369,7 +368,7 @@ def test_embed_ends_well_and_keeps_what_is_committed(is_lost: bool, tmp_path: Pa
     store = Store.open(str(folder))
     [fingerprint] = store.encoders("audio")
     stored = sum(len(commit.stored) for commit in store.commits("audio", fingerprint).read())
-    assert 0 < stored < 200
+    assert 0 < stored < 1000
     assert list(verify_store(store)) == []
 
 

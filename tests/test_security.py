@@ -127,7 +127,7 @@ PIPES: Mapping[str, Callable[[Path], list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PIPES)
 def test_a_named_pipe_where_a_file_should_be_is_refused_and_not_waited_for(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

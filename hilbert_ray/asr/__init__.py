@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         windows,
     )
     from hilbert_ray.asr.protocol import Recognizer, Spoken, Window, Word
-    from hilbert_ray.asr.registry import auto_precision, build_recognizer
+    from hilbert_ray.asr.registry import build_recognizer, precision_rule
 
 __all__ = [
     "DocumentSpeech",
@@ -23,9 +23,9 @@ __all__ = [
     "Transcription",
     "Window",
     "Word",
-    "auto_precision",
     "build_recognizer",
     "document_speech",
+    "precision_rule",
     "recognize",
     "require_long_form",
     "windows",
@@ -43,6 +43,6 @@ __getattr__ = lazy_names(
             "windows",
         ),
         "protocol": ("Recognizer", "Spoken", "Window", "Word"),
-        "registry": ("auto_precision", "build_recognizer"),
+        "registry": ("build_recognizer", "precision_rule"),
     },
 )

@@ -100,7 +100,8 @@ class CtcRecognizer:
         encoder = config if kind.config is None else getattr(config, kind.config)
         with reading("config.json", name):
             steps = (*kind.steps(encoder, self.extractor), *kind.adapter(encoder))
-            self.frame_s = math.prod(stride for _, stride, _ in steps) / self.rate_hz
+            hop = math.prod(stride for _, stride, _ in steps) / kind.upsampling(encoder)
+            self.frame_s = hop / self.rate_hz
             # Two frames of the first step, since a spectrogram is normalised by its deviation over time.
             self.shortest = max(shortest_input(1, steps), shortest_input(2, steps[:1]))
         self.fingerprint = fingerprint_of(self._facts())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,9 +41,33 @@ def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
     return FasterWhisperRecognizer(spec, options, device)
 
 
-def auto_precision(device: str) -> Precision:
-    """Return what `auto` means: int8 on a CPU, where it takes less than half the time for as few errors."""
-    return "int8" if torch.device(device).type == "cpu" else resolve_precision("auto", device)
+def precision_on(device: str, setting: str) -> Precision:
+    """Return the precision that a setting means on a device.
+
+    `auto` is int8 on a CPU, where it takes less than half the time for as few errors.
+
+    Raises:
+        ConfigError: when the device does not know it.
+    """
+    import ctranslate2
+
+    kind = torch.device(device).type
+    own: Precision = "int8" if kind == "cpu" else resolve_precision("auto", device)
+    precision = own if setting == "auto" else cast(Precision, setting)
+    try:
+        known = ctranslate2.get_supported_compute_types(kind)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"CTranslate2 cannot compute on {device}: {error}; install a build of ctranslate2 for it, set "
+            "embed.gpu to `no`, or use a model of transformers (`hf:...`)"
+        ) from error
+    if COMPUTE_TYPES[precision] not in known:
+        names = [name for name, its in COMPUTE_TYPES.items() if its in known]
+        raise ConfigError(
+            f"recognition.precision is {precision}, but on this {kind} CTranslate2 computes in "
+            f"{', '.join(names)}; set it to one of these"
+        )
+    return precision
 
 
 class FasterWhisperRecognizer:
@@ -61,8 +85,7 @@ class FasterWhisperRecognizer:
             device: where it computes.
 
         Raises:
-            ConfigError: when a file is missing or cannot be read, the model does not know the language, or
-                the device not the precision.
+            ConfigError: when a file is missing or cannot be read, or the model does not know the language.
         """
         self.name, self.device = name, torch.device(device)
         self.folder = _folder(name)
@@ -80,25 +103,10 @@ class FasterWhisperRecognizer:
         with reading("tokenizer.json", name):
             self.vocabulary = _vocabulary(self.tokenizer)
         check_language(name, options.language, self.vocabulary)
-        self.compute_type = self._compute_type(options.precision)
+        setting = options.precision
+        # What is named was checked on the device of the workers, which the driver may lack.
+        self.compute_type = COMPUTE_TYPES[precision_on(device, "auto") if setting == "auto" else setting]
         self.fingerprint = fingerprint_of(self._facts())
-
-    def _compute_type(self, setting: str) -> str:
-        """Return CTranslate2's name of a precision.
-
-        Raises:
-            ConfigError: when the device does not know it.
-        """
-        import ctranslate2
-
-        precision = auto_precision(str(self.device)) if setting == "auto" else setting
-        kind, known = COMPUTE_TYPES[precision], ctranslate2.get_supported_compute_types(self.device.type)
-        if kind not in known:
-            raise ConfigError(
-                f"recognition.precision is {precision}, but on this {self.device.type} CTranslate2 computes "
-                f"in {', '.join(sorted(known))}; set it to float32"
-            )
-        return kind
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ To add an engine, write a class that follows `protocol.Recognizer` and name its 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pkgutil import resolve_name
 
 from hilbert_ray.asr.protocol import Precision, Recognizer
@@ -16,17 +17,19 @@ ENGINES: Mapping[str, str] = {
     "faster-whisper": "hilbert_ray.asr.faster_whisper",
 }
 """The module for each beginning of a name: its `build` takes the name, options and device, its
-`auto_precision` a device."""
+`precision_on` a device and the setting of the precision."""
 
 
-def auto_precision(spec: str) -> Callable[[str], Precision]:
-    """Return what says, for a device, which precision `auto` means for a recogniser.
+def precision_rule(config: Config) -> Callable[[str], Precision]:
+    """Return what says, on a device, in which precision the recogniser of the settings computes there.
+
+    It raises ConfigError where the device does not know the precision, and may be pickled.
 
     Raises:
         ConfigError: when there is no such recogniser.
     """
-    rule: Callable[[str], Precision] = resolve_name(f"{_module(spec)}:auto_precision")
-    return rule
+    own = resolve_name(f"{_module(config.asr)}:precision_on")
+    return partial(own, setting=config.recognition.precision)
 
 
 def build_recognizer(config: Config, device: str = "cpu") -> Recognizer:

@@ -48,6 +48,8 @@ class SpeechType:
     """What makes hidden states of samples, first to last."""
     adapter: Callable[[Any], Sequence[Step]] = lambda _: ()
     """What makes fewer frames of the last hidden state before it is the output."""
+    upsampling: Callable[[Any], int] = lambda _: 1
+    """How many frames a head is given for each hidden state."""
     adapter_is_inside: bool = False
     """Whether the last hidden state cannot be had: transformers gives the output in its place."""
     part: Part | None = None
@@ -110,7 +112,9 @@ _WAVEFORM = SpeechType(
     width=_adapted_width,
 )
 _SEW = replace(
-    _WAVEFORM, steps=lambda c, e: [*_WAVEFORM.steps(c, e), (c.squeeze_factor, c.squeeze_factor, 0)]
+    _WAVEFORM,
+    steps=lambda c, e: [*_WAVEFORM.steps(c, e), (c.squeeze_factor, c.squeeze_factor, 0)],
+    upsampling=lambda c: c.squeeze_factor,
 )
 _PADDABLE_WAVEFORM = replace(
     _WAVEFORM, is_masked=lambda c: getattr(c, "feat_extract_norm", "group") == "layer"

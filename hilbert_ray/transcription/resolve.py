@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hilbert_ray.asr import Recognizer, auto_precision, build_recognizer, require_long_form
+from hilbert_ray.asr import Recognizer, build_recognizer, precision_rule, require_long_form
+from hilbert_ray.cluster import has_cluster
 from hilbert_ray.config import Config, ConfigError
 from hilbert_ray.encoders import pin_revision
 from hilbert_ray.store import digest
@@ -20,7 +21,8 @@ def resolve_recognizer(config: Config) -> Config:
     The state of the run gets few buckets.
 
     Raises:
-        ConfigError: when no recogniser is named, or its weights cannot be found.
+        ConfigError: when no recogniser is named, its weights cannot be found, or this machine is where it
+            computes and does not know the precision.
     """
     if config.asr == "none":
         raise ConfigError(
@@ -31,9 +33,9 @@ def resolve_recognizer(config: Config) -> Config:
     if Path(name).is_dir():  # workers have other working directories
         spec = f"{engine}:{Path(name).absolute()}"
     options = config.recognition
-    if options.precision == "auto":
-        precision = precision_of_workers(config.embed, auto_precision(spec))
-        options = replace(options, precision=precision)
+    # A cluster's workers say themselves whether they know a precision that is named, once they are there.
+    if options.precision == "auto" or not has_cluster():
+        options = replace(options, precision=precision_of_workers(config.embed, precision_rule(config)))
     units = replace(config.embed, buckets=min(config.embed.buckets, _MOST_BUCKETS))
     return replace(config, asr=spec, recognition=options, embed=units)
 

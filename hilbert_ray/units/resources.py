@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 
 from hilbert_ray.cluster import connect, given_device, has_cluster
 from hilbert_ray.config import Config, EmbedConfig
+from hilbert_ray.errors import HilbertError
 from hilbert_ray.units.errors import UnitsError
 
 P = TypeVar("P", bound=str)
@@ -56,7 +58,12 @@ def precision_of_workers(config: EmbedConfig, rule: Callable[[str], P]) -> P:
     connect()
     # A sliver of the device that the workers will use, so that the task runs even on a busy cluster.
     resources = {"num_gpus": 0.01} if takes_gpus(config) else {"num_cpus": 0.01}
-    precision: P = ray.get(ray.remote(_precision_here).options(**resources).remote(rule))
+    try:
+        precision: P = ray.get(ray.remote(_precision_here).options(**resources).remote(rule))
+    except RayTaskError as error:
+        if isinstance(error.cause, HilbertError):  # what the rule says, without its traceback
+            raise error.cause from None
+        raise
     return precision
 
 

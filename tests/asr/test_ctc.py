@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from hilbert_ray.asr.ctc import LOW_CONFIDENCE, PAUSE_S, CtcRecognizer, is_ctc, merged
 from hilbert_ray.asr.protocol import Spoken, Window
 from hilbert_ray.config import ConfigError, RecognitionConfig
-from tests.models import GROUP, LAYER
-from tests.speech_models import BERT, LASR, PARAKEET, STACKED
+from hilbert_ray.encoders import SPEECH_TYPES
+from tests.models import CONVOLUTIONS, GROUP, LAYER, SMALL
+from tests.speech_models import BERT, LASR, PARAKEET, SEW, STACKED
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJK'"]
 PIECES = ["<unk>", "▁the", "▁gar", "den", "▁was", "▁c", "old", "e", "s", ".", "<pad>"]
@@ -27,13 +28,14 @@ FLOAT32 = RecognitionConfig(precision="float32")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model: its class and configuration, what prepares its input, and whether it spells in letters."""
+    """A model: its class, its configuration, what prepares its input; does it spell, how often it spaces."""
 
     model: str
     config: Mapping[str, Any]
     extractor: str = "Wav2Vec2FeatureExtractor"
     prepares: Mapping[str, Any] | None = None
     has_letters: bool = True
+    spaces: float = 1.0
 
     def made(self, folder: Path) -> tuple[str, Any]:
         """Save the model with random weights; return its folder and configuration."""
@@ -54,7 +56,7 @@ class Case:
             head = model.ctc_head if hasattr(model, "ctc_head") else model.lm_head
             head.bias -= logits.mean(0)
             head.bias[[tokens.index(token) for token in ("<s>", "</s>", "<unk>") if token in tokens]] = -1e4
-            head.bias[tokens.index("|" if self.has_letters else "▁the")] += logits.std(0).mean()
+            head.bias[tokens.index("|" if self.has_letters else "▁the")] += self.spaces * logits.std(0).mean()
         model.save_pretrained(folder)
         extractor.save_pretrained(folder)
         (letters if self.has_letters else pieces)(folder)
@@ -80,6 +82,12 @@ CASES = {
     "wav2vec2 group": Case(model="Wav2Vec2ForCTC", config=GROUP),
     "hubert layer": Case(model="HubertForCTC", config=LAYER),
     "wavlm": Case(model="WavLMForCTC", config=LAYER),
+    "data2vec-audio": Case(model="Data2VecAudioForCTC", config={**SMALL, **CONVOLUTIONS}),
+    "wav2vec2-conformer": Case(model="Wav2Vec2ConformerForCTC", config=GROUP),
+    "unispeech": Case(model="UniSpeechForCTC", config=GROUP),
+    "unispeech-sat": Case(model="UniSpeechSatForCTC", config=LAYER),
+    "sew": Case(model="SEWForCTC", config=SEW),
+    "sew-d": Case(model="SEWDForCTC", config=SEW, spaces=2.0),
     "wav2vec2-bert": Case(model="Wav2Vec2BertForCTC", config=BERT, **STACKED),
     "wav2vec2-bert adapter": Case(model="Wav2Vec2BertForCTC", config={**BERT, **ADAPTER}, **STACKED),
     "parakeet": Case(
@@ -113,6 +121,15 @@ def recognizer(case: str, folder: Path) -> CtcRecognizer:
     return CtcRecognizer(f"hf:{path}", path, config, FLOAT32, "cpu")
 
 
+def test_every_type_of_ctc_models_that_is_read_is_tried() -> None:
+    read = {
+        config.model_type
+        for config in transformers.MODEL_FOR_CTC_MAPPING
+        if config.model_type in SPEECH_TYPES
+    }
+    assert {getattr(transformers, case.model).config_class.model_type for case in CASES.values()} == read
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_words_are_those_that_transformers_decodes(tmp_path: Path, case: str) -> None:
     ctc = recognizer(case, tmp_path)
@@ -135,7 +152,7 @@ def test_words_are_those_that_transformers_decodes(tmp_path: Path, case: str) ->
     assert all(0 <= one.start < one.end <= frames * ctc.frame_s for one in utterances)
 
 
-@pytest.mark.parametrize("case", ["wav2vec2 group", "hubert layer"])
+@pytest.mark.parametrize("case", ["wav2vec2 group", "hubert layer", "sew", "sew-d"])
 def test_times_of_words_are_the_offsets_of_transformers(tmp_path: Path, case: str) -> None:
     ctc = recognizer(case, tmp_path)
     _, window = windows(1.0, 3.0)
@@ -151,7 +168,7 @@ def test_times_of_words_are_the_offsets_of_transformers(tmp_path: Path, case: st
     np.testing.assert_allclose([times for _, *times in found], [times for _, *times in expected])
 
 
-@pytest.mark.parametrize("case", ["wav2vec2 group", "wav2vec2-bert", "parakeet"])
+@pytest.mark.parametrize("case", CASES)
 def test_a_window_has_the_same_utterances_in_any_batch(tmp_path: Path, case: str) -> None:
     ctc = recognizer(case, tmp_path)
     some = windows(2.0, 0.3, 5.0, 0.001)

@@ -20,9 +20,9 @@ import transformers
 from hilbert_ray.asr import (
     Recognizer,
     Window,
-    auto_precision,
     build_recognizer,
     document_speech,
+    precision_rule,
     recognize,
     windows,
 )
@@ -98,8 +98,8 @@ def test_windows_have_the_same_utterances_on_any_number_of_threads(
 
 def test_precisions_of_an_engine_are_told_apart(whisper_folder: Path) -> None:
     spec = f"faster-whisper:{package_folder()}"
-    assert auto_precision(spec)("cpu") == "int8"
-    assert auto_precision(f"hf:{whisper_folder}")("cpu") == resolve_precision("auto", "cpu")
+    assert precision_rule(Config(asr=spec))("cpu") == "int8"
+    assert precision_rule(Config(asr=f"hf:{whisper_folder}"))("cpu") == resolve_precision("auto", "cpu")
     engines = [
         build_recognizer(Config(asr=spec, recognition=RecognitionConfig(precision=precision)))
         for precision in ("auto", "int8", "float32")

@@ -54,7 +54,7 @@ import time
 import ray
 
 ray.init(log_to_driver=False)
-deadline = time.monotonic() + 90
+deadline = time.monotonic() + 300
 while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
     time.sleep(1)
 print(ray.cluster_resources())
@@ -64,7 +64,7 @@ print(ray.cluster_resources())
 @pytest.mark.ray
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
 def test_a_pool_of_gpus_grows_from_no_worker_and_shrinks_again(tmp_path: Path, ray_home: Path) -> None:
-    manifest = make.corpus(tmp_path, 150)
+    manifest = make.corpus(tmp_path, 600)
     store = tmp_path / "store"
     config = tmp_path / "cluster.json"
     node = {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
@@ -97,7 +97,7 @@ def test_a_pool_of_gpus_grows_from_no_worker_and_shrinks_again(tmp_path: Path, r
             del head.environment[name]
         shown = head.run(["-c", RUN, manifest, str(store)])
         after = head.run(["-c", SHRUNK])
-    assert "150 embedded" in shown
+    assert "600 embedded" in shown
     assert "grown to 2" in shown
     assert "GPU" not in after
     assert list(verify_store(Store.open(str(store)))) == []

@@ -16,6 +16,7 @@ OURS = re.compile(r"\d\d:\d\d:\d\d |hilbert-ray embed: ")
 SMALL = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
 
 
+@pytest.mark.ray
 def test_embed_runs_with_little_shared_memory_and_nothing_but_our_lines_is_shown(tmp_path: Path) -> None:
     inside = ["unshare", "-m", "sh", "-c"]
     if not shutil.which("unshare") or subprocess.run([*inside, SMALL], capture_output=True).returncode:

@@ -144,7 +144,8 @@ def node(hub: Hub | None, home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a process on a node whose cache lies at `home`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     endpoint = hub.endpoint if hub else "http://127.0.0.1:9"
-    return {**inherited, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
+    patience = {"HF_HUB_ETAG_TIMEOUT": "120", "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+    return {**inherited, **patience, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **more}
 
 
 PROGRAM = """
@@ -182,7 +183,7 @@ def processes(
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60)[0].strip() for process in started]
+    answers = [process.communicate(timeout=600)[0].strip() for process in started]
     assert [process.returncode for process in started] == [0] * count
     return answers
 

@@ -211,7 +211,8 @@ def test_the_report_loads_neither_ray_nor_torch() -> None:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+    "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
     "--enable-logging=stderr", "--virtual-time-budget=10000",
 )  # fmt: skip
@@ -239,7 +240,7 @@ def test_a_browser_shows_the_page_without_errors_or_sideways_scrolling(
     command = [
         str(BROWSER), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", wrapper.as_uri(),
     ]  # fmt: skip
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert "measured" in shown.stdout, shown.stderr
     measured = json.loads(shown.stdout.split("measured ")[1].split(".<")[0].split(".\n")[0])
     assert [one["available"] for one in measured] == list(widths)

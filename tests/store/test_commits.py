@@ -125,19 +125,21 @@ def test_compact_gc_writers_and_readers_may_run_at_once(place: str) -> None:
     is_sweeping = threading.Event()
 
     def compact() -> None:
-        while time.monotonic() < deadline:
+        rounds = 0
+        while time.monotonic() < deadline or rounds < 3:
             compact_store(Store.open(place), min_commits=1)
+            rounds += 1
 
     def write(first: int) -> None:
         number = first
-        while time.monotonic() < deadline and number < 300:
+        while number < 300 and (time.monotonic() < deadline or number < first + 6):
             commit_unit(Store.open(place), number)
             number += 2
 
     def read() -> int:
         seen: set[str] = {f"u{i:03d}" for i in range(8)}
         reads = 0
-        while time.monotonic() < deadline or is_sweeping.is_set():
+        while is_sweeping.is_set() or reads < 4:
             units = [commit.unit for commit in Store.open(place).commits("audio", FINGERPRINT).read()]
             assert len(set(units)) == len(units)
             assert seen <= set(units)

@@ -279,6 +279,7 @@ def train_until_killed(store: str, run: Path, environment: Mapping[str, str]) ->
         assert command.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "the run made no checkpoint"
         time.sleep(0.005)
+    os.kill(command.pid, signal.SIGSTOP)  # or it would go on while its processes are looked for
     if "RAY_ADDRESS" not in environment:
         assert not descendants(command.pid), "one rank without a cluster starts no other process"
     os.kill(command.pid, signal.SIGKILL)
@@ -485,13 +486,17 @@ def train_with_a_rank_killed(
     """Run `train` and kill one of its ranks `delay_s` seconds after this many epochs."""
     killed: list[int] = []
 
+    def ranks() -> set[int]:
+        return {pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command}
+
+    older = ranks()  # of trainings before, which Ray may not have ended yet
+
     def kill() -> None:
         deadline = time.monotonic() + 120
         while len(history(run)) < records and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(delay_s)
-        ranks = [pid for pid, command in descendants(os.getpid()).items() if "RayTrainWorker" in command]
-        for pid in ranks[:1]:
+        for pid in sorted(ranks() - older)[:1]:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 

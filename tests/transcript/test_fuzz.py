@@ -14,7 +14,7 @@ from hilbert_ray.transcript.reading import LoadedText, decode, read_transcript
 from hilbert_ray.transcript.registry import FORMATS, format_by_name
 from tests.mutation import bounded_time, damaged
 
-SAMPLES = {path.name: path.read_bytes() for path in (Path(__file__).parent / "samples").iterdir()}
+SAMPLES = {path.name: path.read_bytes() for path in sorted((Path(__file__).parent / "samples").iterdir())}
 """A small valid file of every format, and of every kind of JSON."""
 TURN = "SPEAKER call 1 {start:.2f} {length:.2f} <NA> <NA> {name} <NA> <NA>\n"
 DIARIZATIONS = [

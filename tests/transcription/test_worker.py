@@ -5,11 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import ctranslate2
 import numpy as np
 import pytest
+import torch
 
 from hilbert_ray.cli import main
-from hilbert_ray.config import Config, RecognitionConfig
+from hilbert_ray.config import Config, ConfigError, RecognitionConfig
 from hilbert_ray.store import Store
 from hilbert_ray.transcription.resolve import chosen_recognizer, job_of, resolve_recognizer
 from hilbert_ray.transcription.worker import TranscribeUnits
@@ -18,6 +20,9 @@ from tests import make
 from tests.asr.test_ctc import CASES
 from tests.transcription.stand_in import CONFIG, rows_of, spoken
 from tests.whisper_weights import package_folder
+
+COMPUTES = {"cpu": {"float32", "int8", "int8_float32"}, "cuda": {"bfloat16", "float32", "int8_float32"}}
+"""What CTranslate2 says of a CPU and of a recent GPU."""
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +116,25 @@ def test_auto_precision_is_settled_by_name_for_all_workers() -> None:
     resolved = resolve_recognizer(replace(CONFIG, asr=spec, embed=replace(CONFIG.embed, gpu="no")))
     assert resolved.recognition.precision == "int8"
     assert chosen_recognizer(resolved).describe()["precision"] == "int8_float32"
+
+
+def test_the_precision_is_that_of_the_workers_which_the_driver_may_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver of a cluster with GPUs describes a recogniser in bf16, which CTranslate2 has on GPUs."""
+    spec = f"faster-whisper:{package_folder()}"
+    config = replace(CONFIG, asr=spec, embed=replace(CONFIG.embed, gpu="auto"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda device: COMPUTES[device])
+    resolved = resolve_recognizer(config)
+    assert resolved.recognition.precision == "bf16"
+    assert chosen_recognizer(resolved).describe()["precision"] == "bfloat16"
+    named = replace(config, recognition=RecognitionConfig(precision="bf16"))
+    assert resolve_recognizer(named).recognition.precision == "bf16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    wrong = (
+        r"precision is bf16, but on this cpu CTranslate2 computes in float32, int8; set it to one of these"
+    )
+    with pytest.raises(ConfigError, match=wrong):
+        resolve_recognizer(named)

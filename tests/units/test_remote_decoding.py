@@ -75,7 +75,10 @@ def test_tasks_give_the_parts_of_plain_reading_in_its_order(tmp_path: Path) -> N
     assert_same_parts(read_remotely(documents, turns, 2), read(documents, turns))
 
 
-def test_what_a_dying_task_did_not_send_is_read_by_the_actor(tmp_path: Path) -> None:
+def test_what_a_dying_task_did_not_send_is_read_by_the_actor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_decoding, "PATIENCE_S", 300.0)  # it starts, however late
     records = [make.record(tmp_path, number, 2.0) for number in range(3)]
     records[1]["audio"] = f"fatal://{tmp_path}/d001.wav"
     documents = documents_of(tmp_path, records)
