@@ -325,7 +325,7 @@ class Predict(Common):
         text = summary.text()
         if self.explain is not None:
             text += "\n" + explain(self.out, self.explain)
-        return CommandResult(summary.to_dict(), text)
+        return CommandResult(summary.to_dict(), text, ok=summary.predicted > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

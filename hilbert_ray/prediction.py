@@ -320,11 +320,17 @@ def explain(out: str, doc_id: str) -> str:
         names = (f"{modality}_weight", f"{modality}_start", f"{modality}_end")
         # The weight is first, so that tuples sort by it.
         segments = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
+        # Text without times has positions instead, from 0 to 1; no recording worth explaining is that short.
+        is_timed = max((end for _, _, end in segments), default=0.0) > 1.0
+        scale, unit = (1, "s") if is_timed else (100, "%")
         for weight, start, end in segments[:EXPLAINED]:
-            lines.append(f"  {modality:5} {start:9.2f} to {end:9.2f}  {weight:6.1%}")
+            place = f"{scale * start:9.2f} to {scale * end:9.2f} {unit}"
+            lines.append(f"  {modality:5} {place}  {weight:6.1%}")
         if len(segments) > EXPLAINED:
             rest = sum(weight for weight, _, _ in segments[EXPLAINED:])
-            lines.append(f"  {modality:5} {len(segments) - EXPLAINED} others {rest:18.1%}")
+            lines.append(f"  {modality:5} {f'{len(segments) - EXPLAINED} others':<24}  {rest:6.1%}")
+        if segments and not is_timed:
+            lines.append(f"  {modality:5} has no times: % are positions in the document")
     return "\n".join(lines)
 
 

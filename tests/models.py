@@ -136,7 +136,17 @@ MORE_TEXT: dict[str, Shape] = {
         transformers.T5GemmaConfig,
         {"encoder": DECODER, "decoder": {**DECODER, "cross_attention_hidden_size": 32}, "vocab_size": 200},
     ),
+    "umt5": (transformers.UMT5ForConditionalGeneration, transformers.UMT5Config, T5),
     "bart": (transformers.BartModel, transformers.BartConfig, OF_TWO),
+    "mbart": (transformers.MBartModel, transformers.MBartConfig, OF_TWO),
+    "mvp": (transformers.MvpModel, transformers.MvpConfig, OF_TWO),
+    "plbart": (transformers.PLBartModel, transformers.PLBartConfig, OF_TWO),
+    "led": (
+        transformers.LEDModel,
+        transformers.LEDConfig,
+        {**OF_TWO, "attention_window": 8, "max_encoder_position_embeddings": 128,
+         "max_decoder_position_embeddings": 64},
+    ),
     "xlnet": (
         transformers.XLNetModel,
         transformers.XLNetConfig,

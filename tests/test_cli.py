@@ -360,3 +360,21 @@ def test_every_command_of_the_readme_has_flags_that_exist(
         name = _command_name(words)
         _, config = _parse(name, words[len(name.split()) :])
         assert list(config.tasks) == (["outcome"] if "--config" in words else [])
+
+
+def test_a_model_says_how_many_documents_were_not_embedded_when_it_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make.features_store(tmp_path / "store", [2] * 12, [2] * 12, 4)
+    items = list(Store.open(store).snapshot().documents())
+    later = make.stored("later", row=len(items) + 1, group="g0", labels={"topic": "work"})
+    write_snapshot(Store.open(store), [*items, later])
+    run = tmp_path / "run"
+    words = ["train", "--store", store, "--out", str(run), "--folds.inner", "0", "--fit.epochs", "2"]
+    words += ["--fit.seeds", "1", "--model.dim", "8"]
+    assert main(words) == 2
+    assert "is not complete: of 13 documents" in capsys.readouterr().err
+    assert main([*words, "--allow-pending"]) == 0
+    described = json.loads((run / "model" / "config.json").read_text())["encoders"]
+    assert {modality: one["pending"] for modality, one in described.items()} == {"audio": 1, "text": 1}
+    assert (run / "model" / "README.md").read_text().count("counted as lacking it: 1\n") == 2

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.exceptions
 
+from hilbert_ray.cli import main
 from hilbert_ray.config import (
     MODALITIES,
     Config,
@@ -34,7 +35,7 @@ from tests import make
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread", "ray_cluster")]
 
 CONFIG = Config(embed=EmbedConfig(buckets=4, unit_s=16.0, workers=1))
-PREDICTED = ("d100", "d101", "d102", "deaf", "mute", "silent", "untold")
+PREDICTED = ("d100", "d101", "d102", "deaf", "mute", "silent", "untimed", "untold")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pred
         make.record(folder, 104, doc_id="mute", text=None),
         make.record(folder, 105, doc_id="deaf", audio="words.wav"),
         make.record(folder, 106, doc_id="untold", text=None, text_file="nowhere.txt"),
+        make.record(folder, 107, doc_id="untimed", text="It was cold. We talked for hours. Nobody slept."),
         {"doc_id": "words", "audio": "words.wav"},
         {"doc_id": "both", "audio": "words.wav", "text_file": "nowhere.txt"},
         {"doc_id": "empty"},
@@ -314,9 +316,36 @@ def test_an_explanation_lists_the_heaviest_segments_first_and_counts_the_rest(pr
         weights = sorted(row[f"{modality}_weight"], reverse=True)
         places = sorted(range(len(weights)), key=lambda i: -row[f"{modality}_weight"][i])
         top = places[0]
-        assert f"{row[f'{modality}_start'][top]:.2f} to" in shown[0]
+        start, end = (row[f"{modality}_{name}"][top] for name in ("start", "end"))
+        assert f"{start:.2f} to {end:9.2f} s" in shown[0]
         assert float(shown[0].split()[-1].rstrip("%")) == pytest.approx(100 * weights[0], abs=0.06)
         stated = sum(float(line.split()[-1].rstrip("%")) for line in shown)
         assert stated == pytest.approx(100, abs=0.06 * len(shown))
     with pytest.raises(ConfigError, match="no prediction of document 'nobody'"):
         explain(str(predicted.out), "nobody")
+
+
+def test_an_explanation_tells_positions_in_a_text_from_seconds(predicted: Predicted) -> None:
+    row = predicted.rows["untimed"]
+    lines = explain(str(predicted.out), "untimed").splitlines()[1:]
+    audio, text = ([line for line in lines if line.split()[0] == modality] for modality in MODALITIES)
+    assert all(line.split()[4] == "s" for line in audio)
+    assert text[-1].split(maxsplit=1)[1] == "has no times: % are positions in the document"
+    shown = sorted((float(line.split()[1]), float(line.split()[3])) for line in text[:-1])
+    expected = sorted(zip(row["text_start"], row["text_end"], strict=True))
+    np.testing.assert_allclose(shown, 100 * np.array(expected), atol=0.006)
+    assert all(line.split()[4] == "%" for line in text[:-1])
+
+
+def test_a_command_that_predicts_no_document_fails(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next step of a job must not run on nothing; so it is when the command is tried again."""
+    (tmp_path / "words.wav").write_text("these are words, not audio")
+    rows = [{"doc_id": f"d{number}", "audio": "words.wav"} for number in range(3)]
+    manifest = make.manifest(tmp_path / "manifest.jsonl", rows)
+    words = ["predict", "--model", str(published), "--manifest", manifest, "--embed.workers", "1"]
+    for _ in range(2):
+        assert main([*words, "--out", str(tmp_path / "p.parquet")]) == 1
+        assert "0 documents predicted" in capsys.readouterr().out
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 0

@@ -15,7 +15,7 @@ def precision_on(device: str, setting: str) -> Precision:
     """Return the precision that a setting means on a device, as for encoders."""
     if setting == "int8":
         raise ConfigError(
-            "recognition.precision is int8, in which models of transformers (`hf:...`) cannot compute; set it "
+            "recognition.precision is int8, in which models of transformers (`hf:`) cannot compute; set it "
             "to `auto`, float32 or bf16, or name a model in CTranslate2's format, `faster-whisper:...`"
         )
     return resolve_precision(setting, device)

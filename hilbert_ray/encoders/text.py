@@ -27,6 +27,10 @@ BATCH_OVERHEAD = 32
 """The fixed cost of a batch, as the tokens that take as long."""
 OFFSET_TYPES = ("roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xmod")
 """Model types that count positions from the id of their padding token on, so the first ones are unused."""
+POSITIONS = (
+    "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
+)  # fmt: skip
+"""Fields that count positions; the halves of LED have numbers of their own."""
 RELATIVE_TYPES = ("t5", "mt5", "umt5")
 """Model types with relative positions, which limit nothing."""
 PROJECTED = {"embedding_gemma2": "embedding_dim", "embedding_gemma2_text": "embedding_dim"}
@@ -160,9 +164,10 @@ class TextEncoder(Transformer):
         return network
 
     def _try_out(self) -> None:
-        """Check that the network encodes a token: of some types, only a run shows that they need more."""
+        """Check that the network encodes a text: of some types, only a run shows that they need more."""
+        tokens = np.array(self.tokenizer.encode(self.prefix + LETTERS).ids[: self.limit], np.int64)
         with torch.inference_mode(), reading("network", self.name, "name a model that encodes text"):
-            vectors = self._encode([np.full(self.special + self.prefix_tokens + 1, self.pad_id)], [])
+            vectors = self._encode([tokens], [])
             if vectors.shape != (1, self.dim):
                 raise ValueError(f"its features have the shape {list(vectors.shape)}, not {[1, self.dim]}")
 
@@ -229,10 +234,11 @@ class TextEncoder(Transformer):
     def _limit(self, tokenizer_limit: int) -> int:
         """Return the longest input with special tokens: the lower limit of tokenizer and positions."""
         limits = [tokenizer_limit]
-        positions = getattr(self.text_config, "max_position_embeddings", None)
-        if positions and self.config.model_type not in RELATIVE_TYPES:
+        if self.config.model_type not in RELATIVE_TYPES:
             is_offset = any(name in self.config.model_type for name in OFFSET_TYPES)
-            limits.append(int(positions) - (int(self.config.pad_token_id or 0) + 1 if is_offset else 0))
+            unused = int(self.config.pad_token_id or 0) + 1 if is_offset else 0
+            positions = (getattr(self.text_config, name, None) for name in POSITIONS)
+            limits += [int(count) - unused for count in positions if count]
         known = [limit for limit in limits if 0 < limit < NO_LIMIT]
         return min(known, default=DEFAULT_TOKENS)
 

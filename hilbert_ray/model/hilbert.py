@@ -118,7 +118,8 @@ class Hilbert(nn.Module):
             heads: weights of the heads and temperature, by task and by what a document has; all count alike
                 where there are none.
             encoders: description of each modality's encoder, as the store holds it; `predict` accepts no
-                features of another. That of text may have `recognizers`, see `Dataset.recognizers`.
+                features of another. That of text may have `recognizers`, see `Dataset.recognizers`, and each
+                `pending`: how many training documents were not embedded yet and counted as lacking it.
         """
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -323,6 +324,11 @@ class Hilbert(nn.Module):
         )
         encoders = "\n".join(
             f"- {m}: `{d.get('name')}`, fingerprint `{d.get('fingerprint')}`"
+            + (
+                f"; training documents that were not embedded yet and counted as lacking it: {d['pending']}"
+                if d.get("pending")
+                else ""
+            )
             for m, d in self.encoders.items()
         )
         layers = "\n".join(

@@ -16,6 +16,7 @@ from hilbert_ray.reporting.html import (
     heading,
     missing,
     note,
+    notes,
     number,
     paragraph,
     probability,
@@ -23,7 +24,7 @@ from hilbert_ray.reporting.html import (
     table,
 )
 from hilbert_ray.reporting.plots import ForestRow, SettingAxis, TrialMarks
-from hilbert_ray.run import RunResults, headline_of
+from hilbert_ray.run import RunResults, headline_of, pending_lines
 
 MOST_TRIALS = 12
 """Trials of the open table; a closed one has all."""
@@ -50,11 +51,18 @@ def search_section(run: RunResults) -> Html | None:
             f"{tuned['trials']} trials, scored on inner folds and judged on outer folds that they never saw: "
             "one search for each outer fold, and one over all documents, which gives the settings to use."
         ),
+        *_pending(tuned),
         *_verdicts(run, tuned),
         table(caption, ["Setting", "Default", "To use"], rows),
         *_importances(tuned),
         *_trials(run, tuned),
     )
+
+
+def _pending(tuned: Mapping[str, Any]) -> list[Html]:
+    """Return what the search had to do without; an older tune.json does not say."""
+    lines = pending_lines(tuned.get("pending", {}))
+    return [notes("Searched before embedding had finished", lines, kind="warning")] if lines else []
 
 
 def _verdicts(run: RunResults, tuned: Mapping[str, Any]) -> list[Html]:

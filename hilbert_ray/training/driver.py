@@ -154,6 +154,10 @@ def _training_spec(run: Workspace, dataset: Dataset) -> TrainingSpec:
     if dataset.recognizers and "text" in encoders:
         # Whoever predicts needs to know which words the text features are of.
         encoders["text"] = {**encoders["text"], "recognizers": dataset.recognizers}
+    for modality, count in dataset.pending.items():
+        if count and modality in encoders:
+            # The model outlives the store's state: it was trained as if these documents had no such modality.
+            encoders[modality] = {**encoders[modality], "pending": count}
     return TrainingSpec(
         config=dataset.config,
         indices=np.arange(len(dataset.features)),

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hilbert_ray.asr import Recognizer, Window
-from hilbert_ray.config import Config, ConfigError
+from hilbert_ray.config import Config
 from hilbert_ray.document import InvalidRow, Seconds, reason_lines
 from hilbert_ray.storage import absolute
 from hilbert_ray.store import Quarantined, Store
-from hilbert_ray.transcription.publishing import MANIFEST, WORK, publish
+from hilbert_ray.transcription.publishing import MANIFEST, WORK, publish, require_place
 from hilbert_ray.transcription.recognition import described
 from hilbert_ray.transcription.resolve import chosen_recognizer, job_of, resolve_recognizer
 from hilbert_ray.transcription.worker import TranscribeUnits
@@ -80,19 +80,15 @@ def transcribe(manifest: str, out: str, config: Config | None = None) -> Transcr
             `segment.channels` which channels of a recording are heard.
 
     Raises:
-        ConfigError: when the recogniser cannot be loaded as configured, or `out` would replace the manifest.
+        ConfigError: when the recogniser cannot be loaded as configured, or `out` would replace a manifest
+            that `transcribe` did not write there.
         ManifestError: when the manifest cannot be read at all.
         StoreError: when the state of an earlier run cannot be read.
         UnitsError: when the manifest has no valid document, `out` cannot be written, or workers keep dying.
         TooManyQuarantinedError: when more documents are quarantined than `config.embed.max_quarantined`
             allows, by this run or an earlier one; nothing is published then.
     """
-    written = f"{absolute(out)}/{MANIFEST}"
-    if absolute(manifest) == written:
-        raise ConfigError(
-            f"manifest {manifest} is the file that `transcribe` writes in {out}; choose another --out, or "
-            "name the manifest that it was made from"
-        )
+    require_place(out, manifest)
     config = resolve_recognizer(config or Config())
     return transcribe_with(chosen_recognizer(config), manifest, out, config, TranscribeUnits)
 

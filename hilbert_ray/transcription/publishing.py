@@ -3,6 +3,7 @@
     OUT/manifest.jsonl                        the manifest, with `text_file` where there was no text
     OUT/transcripts/<document>-<hash>.json    one transcript
     OUT/work                                  the state of the run, a store
+    OUT/work/manifests/<hash>                 an empty file for each manifest that was written
 
 The hash is of the document's id, the recording and the recogniser. So a file is written once and never again,
 may be corrected by hand, and makes way for another when its recording changes.
@@ -18,14 +19,50 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hilbert_ray.config import ConfigError
 from hilbert_ray.document import Document
-from hilbert_ray.storage import Files
+from hilbert_ray.storage import Files, absolute
 from hilbert_ray.store import Snapshot, Store, TranscriptRow, digest, encode_text
 
 MANIFEST, TRANSCRIPTS, WORK = "manifest.jsonl", "transcripts", "work"
+_WRITTEN = f"{WORK}/manifests"
 _LONGEST_NAME = 60
 _WRITES_AT_ONCE = 16
 _HASHED_BYTES = 4 * 2**20
+
+
+def require_place(out: str, manifest: str) -> None:
+    """Check that `out` holds nothing that would be lost.
+
+    Raises:
+        ConfigError: when `out` is a feature store, or its manifest is the one to read, or not one that
+            `transcribe` has written there.
+    """
+    files = Files(out)
+    if absolute(manifest) == f"{absolute(out)}/{MANIFEST}":
+        raise ConfigError(
+            f"manifest {manifest} is the file that `transcribe` writes in {out}; choose another --out, or "
+            "name the manifest that it was made from"
+        )
+    if files.exists("store.json"):
+        raise ConfigError(f"--out {out} is a feature store; name another folder for the transcripts")
+    _require_own_manifest(files)
+
+
+def _require_own_manifest(files: Files) -> str | None:
+    """Return the SHA-256 of the manifest in a folder, None if there is none.
+
+    Raises:
+        ConfigError: when it is not as `transcribe` wrote it.
+    """
+    found = _sha256(files, MANIFEST)
+    if found is not None and f"{_WRITTEN}/{found}" not in files.names(_WRITTEN):
+        raise ConfigError(
+            f"{files.path(MANIFEST)} is not as `transcribe` wrote it and would be replaced; move it away, or "
+            "name another --out. Labels and corrections belong in the manifest that --manifest names, or in "
+            "a copy of this one; transcripts may be corrected where they are"
+        )
+    return found
 
 
 def publish(out: str, store: Store, fingerprint: str, snapshot: Snapshot) -> tuple[int, int]:
@@ -39,6 +76,9 @@ def publish(out: str, store: Store, fingerprint: str, snapshot: Snapshot) -> tup
 
     Returns:
         How many documents have been transcribed, now or earlier, and in how many of them nobody speaks.
+
+    Raises:
+        ConfigError: when the manifest there is not as `transcribe` wrote it.
     """
     files = Files(out)
     present = set(files.names(TRANSCRIPTS))
@@ -95,7 +135,10 @@ def _write_manifest(files: Files, snapshot: Snapshot, named: Mapping[str, str]) 
                 target.write(source.read(size))
         with path.open("rb") as file:
             fresh = hashlib.file_digest(file, "sha256").hexdigest()
-        if _sha256(files, MANIFEST) != fresh:
+        if _require_own_manifest(files) != fresh:
+            files.create(
+                f"{_WRITTEN}/{fresh}", b""
+            )  # before the file: a kill in between must not make it foreign
             files.put_from(MANIFEST, str(path))
 
 

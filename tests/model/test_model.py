@@ -347,6 +347,14 @@ def test_the_model_card_names_the_recognisers_of_transcripts(tmp_path: Path) -> 
     assert Hilbert.from_pretrained(folder).encoders["text"]["recognizers"] == recognizers
 
 
+def test_the_model_card_counts_documents_that_were_not_embedded_yet(tmp_path: Path) -> None:
+    plain = model()
+    assert "not embedded" not in plain._card()
+    plain.encoders["audio"] = {"name": "mfcc", "pending": 3}
+    card = (plain.save_pretrained(tmp_path / "model") / "README.md").read_text()
+    assert "; training documents that were not embedded yet and counted as lacking it: 3" in card
+
+
 def test_features_become_the_three_embeddings_of_each_document() -> None:
     features, original = make.features(20, absent=0.2), model()
     audio, text, joint = original.embed(features)

@@ -369,10 +369,13 @@ def test_a_search_that_did_not_help_says_so(page: Page, run: Path, tmp_path: Pat
     shutil.copytree(run, again)
     summary = json.loads((again / "tune.json").read_text())
     summary |= {"helped": {"state": True}, "beaten": False, "best": {}, "importances": {}}
+    summary["pending"] = {"audio": 3, "text": 0}
     (again / "tune.json").write_text(json.dumps(summary))
     other = Page(Path(report(again)).read_text())
     assert "On outer folds the search helped for state." in other.text
     assert "The search did not help" not in other.text
+    assert "incomplete: 3 documents count as having no audio" in other.text
+    assert "incomplete:" not in page.text
     assert "keep the defaults" in other.text
     assert other.table("Settings to use").row("loss.cka")[1:] == [[0.4], [0.4]]
     assert "36 trials are too few, or too similar" in other.text

@@ -166,6 +166,41 @@ def test_the_manifest_that_is_written_is_not_taken_for_the_one_to_read(tmp_path:
         transcribe_by_name(f"{tmp_path}/out/manifest.jsonl", f"{tmp_path}/out")
 
 
+def test_what_is_not_of_transcribe_is_replaced_by_nothing(tmp_path: Path) -> None:
+    """Neither a manifest that somebody wrote there, nor labels that were typed into the one written."""
+    rows = spoken(tmp_path, 2)
+    manifest, out = make.manifest(tmp_path / "m.jsonl", rows), tmp_path / "out"
+    mine = make.manifest(out / "manifest.jsonl", [{"doc_id": "mine", "text": "words", "labels": {"x": "a"}}])
+    before = Path(mine).read_bytes()
+    config = replace(CONFIG, asr="hf:nobody/knows")
+    with pytest.raises(
+        ConfigError, match=r"out/manifest\.jsonl is not as `transcribe` wrote it and would be"
+    ):
+        transcribe_by_name(manifest, str(out), config)
+    with pytest.raises(ConfigError, match="is not as `transcribe` wrote it"):
+        transcribe_here(manifest, str(out))
+    assert Path(mine).read_bytes() == before
+    Path(mine).unlink()
+    transcribe_here(manifest, str(out))
+    written = rows_of(mine)
+    make.manifest(Path(mine), [{**row, "labels": {"topic": "a"}} for row in written])
+    edited = Path(mine).read_bytes()
+    with pytest.raises(ConfigError, match=r"Labels and corrections belong in the manifest that --manifest"):
+        transcribe_by_name(manifest, str(out), config)
+    assert Path(mine).read_bytes() == edited
+    Path(mine).rename(tmp_path / "labelled.jsonl")
+    transcribe_here(manifest, str(out))
+    assert rows_of(mine) == written
+
+
+def test_a_feature_store_is_no_place_for_transcripts(tmp_path: Path) -> None:
+    manifest = make.manifest(tmp_path / "m.jsonl", spoken(tmp_path, 1))
+    store = Store.create(str(tmp_path / "store"), 4)
+    with pytest.raises(ConfigError, match="is a feature store; name another folder for the transcripts"):
+        transcribe_by_name(manifest, store.uri, CONFIG)
+    assert not (tmp_path / "store" / "work").exists()
+
+
 def test_a_recogniser_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="asr is `none`; name the recogniser with --asr, such as --asr hf:"):
         transcribe_by_name(make.manifest(tmp_path / "m.jsonl", spoken(tmp_path, 1)), str(tmp_path / "out"))
