@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hilbert_ray.manifest import huggingface, kaldi, lhotse, nemo
+from hilbert_ray.manifest import audio_folder, huggingface, kaldi, lhotse, nemo
 from hilbert_ray.manifest.arrow import Batches, arrow_batches, class_names, parquet_batches, read_batches
 from hilbert_ray.manifest.columns import assign_columns
 from hilbert_ray.manifest.delimited import find_dialect, read_cells
@@ -36,7 +36,7 @@ _BOMS = {
 READ = (
     ".jsonl, .csv, .tsv and .parquet (also .json, .arrow, and compressed as .gz), and folders of Kaldi, "
     "Lhotse "
-    "and Hugging Face"
+    "and Hugging Face, and of recordings"
 )
 
 
@@ -266,13 +266,18 @@ def _open_folder(path: str, block_bytes: int) -> Source:
     if pair is not None:
         return lhotse.open_pair(pair, folder, True, block_bytes)
     tables = huggingface.tables_of(folder)
+    if not tables and (recordings := audio_folder.recordings_in(folder)):
+        audio_folder.require_no_manifest(folder, list(_KINDS))
+        return Source(
+            contents=blocks_of(audio_folder.documents(recordings), block_bytes),
+            folder=folder,
+            notes=[audio_folder.note_of(folder, recordings)],
+        )
     if not tables:
         raise ManifestError(
             f"manifest {path} is a folder; name the manifest in it ({READ}): a folder is read if it has "
-            "Kaldi's "
-            "wav.scp, one file of Lhotse's recordings or cuts, or metadata.csv, metadata.jsonl or "
-            "state.json of "
-            "Hugging Face"
+            "Kaldi's wav.scp, one file of Lhotse's recordings or cuts, metadata.csv, metadata.jsonl or "
+            "state.json of Hugging Face, or nothing but recordings"
         )
     notes: list[str] = []
     for table, _, _ in tables:

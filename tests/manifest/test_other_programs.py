@@ -37,6 +37,25 @@ def one(path: Path | str) -> InvalidRow:
     return fault
 
 
+def test_a_folder_of_recordings_has_a_document_for_each_file(tmp_path: Path) -> None:
+    for name in ("b.wav", "a.FLAC", "day two/b.wav"):
+        make.tone(tmp_path / name)
+    (tmp_path / "._a.FLAC").write_bytes(b"of macOS")
+    (tmp_path / "notes.txt").write_text("not a transcript of any")
+    documents = documents_of(tmp_path)
+    assert [document.doc_id for document in documents] == ["a.FLAC", "b.wav", "day two/b.wav"]
+    assert [document.audio for document in documents] == [str(tmp_path / d.doc_id) for d in documents]
+    assert {document.text for document in documents} == {None}
+    [note] = manifest_notes(str(tmp_path))
+    assert note.startswith("read as a folder of recordings: 3 documents named as their files, without text,")
+    assert "; 1 other files, such as notes.txt, are not read;" in note
+    found = validate(str(tmp_path))
+    assert (found.documents, found.untranscribed, found.faults) == (3, 3, ())
+    make.manifest(tmp_path / "m.jsonl", [{"doc_id": "x", "audio": "b.wav"}])
+    with pytest.raises(ManifestError, match=r"is a folder with m\.jsonl; name the manifest, or move"):
+        rows_of(tmp_path)
+
+
 def test_a_nemo_manifest_has_a_document_for_each_file(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {
