@@ -13,7 +13,10 @@ import pytest
 
 from hilbert_ray.cli import main
 from tests import make
+from tests.asr.test_ctc import CASES
+from tests.reporting.pages import evaluated
 from tests.test_interruption import SHORT
+from tests.transcription.stand_in import spoken
 
 Prepare = Callable[[Path], list[str]]
 """Writes what a command needs to a disk and returns the command, whose last word is what it writes."""
@@ -78,8 +81,27 @@ def tune(disk: Path) -> list[str]:
     return ["tune", *evaluate(disk)[1:], "--folds.inner", "2", "--tune.trials", "2"]
 
 
+def report(disk: Path) -> list[str]:
+    evaluated(disk / "run")
+    (disk / "run" / "report.html").write_text("what an earlier report said")
+    return ["report", "--run", str(disk / "run")]
+
+
+def embed(disk: Path) -> list[str]:
+    manifest = make.corpus(disk.parent, 4)
+    return ["embed", "--manifest", manifest, "--store", str(disk / "store"), "--embed.workers", "1"]
+
+
+def transcribe(disk: Path) -> list[str]:
+    CASES["wav2vec2 group"].made(disk.parent / "weights")
+    manifest = make.manifest(disk.parent / "spoken.jsonl", spoken(disk.parent, 2))
+    words = ["--asr", f"hf:{disk.parent / 'weights'}", "--recognition.precision", "float32"]
+    words += ["--embed.workers", "1", "--manifest", manifest]
+    return ["transcribe", *words, "--out", str(disk / "out")]
+
+
 LOCAL: Mapping[str, Prepare] = {
-    each.__name__: each for each in (compact, collect, repair, repair_store, export, unpack, train)
+    each.__name__: each for each in (compact, collect, repair, repair_store, export, unpack, train, report)
 }
 SPACELESS = (collect, repair)
 """Deleting needs no space."""
@@ -138,7 +160,10 @@ def test_a_read_only_disk(name: str, small_disk: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("prepare", "left"), [(train, 60_000), (evaluate, 30_000), (tune, 30_000)])
+@pytest.mark.parametrize(
+    ("prepare", "left"),
+    [(embed, 0), (transcribe, 0), (transcribe, 30_000), (train, 60_000), (evaluate, 30_000), (tune, 30_000)],
+)
 def test_a_full_disk_under_ray(
     prepare: Prepare, left: int, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,20 +176,37 @@ def test_a_full_disk_under_ray(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_read_only_disk_under_ray(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = evaluate(small_disk)
+@pytest.mark.parametrize("prepare", [embed, transcribe, evaluate, tune])
+def test_a_read_only_disk_under_ray(
+    prepare: Prepare, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = prepare(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     ends_in_one_message(words, small_disk, capsys, "Read-only file system")
 
 
 @pytest.mark.ray
-def test_predictions_for_which_there_is_no_space(
-    embedded: make.Embedded, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "read-only"])
+def test_predictions_that_cannot_be_written(
+    is_full: bool,
+    embedded: make.Embedded,
+    small_disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, store = str(tmp_path / "run"), str(tmp_path / "store")
     assert main(["train", "--store", embedded.store, "--out", run, *SHORT, "--fit.epochs", "1"]) == 0
     shutil.copytree(embedded.store, store)
     words = ["--model", f"{run}/model", "--manifest", embedded.manifest, "--store", store]
-    fill(small_disk, 0)
-    out = str(small_disk / "p.parquet")
-    ends_in_one_message(["predict", *words, "--out", out], small_disk, capsys, "No space left on device")
+    words = ["predict", *words, "--out", str(small_disk / "p.parquet")]
+    if is_full:
+        fill(small_disk, 0)
+        ends_in_one_message(words, small_disk, capsys, "No space left on device")
+        return
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    capsys.readouterr()
+    assert main(words) == 1
+    assert (
+        "p.parquet: its folder is read-only; fix its permissions, or choose another"
+        in capsys.readouterr().err
+    )

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hilbert_ray.cli import main
@@ -20,6 +22,9 @@ from hilbert_ray.commands import COMMANDS
 from hilbert_ray.store.maintenance import verify_store
 from hilbert_ray.store.store import Store
 from tests import make
+from tests.asr.test_ctc import CASES
+from tests.reporting import pages
+from tests.transcription.stand_in import spoken
 
 MOMENTS = 10
 """Random moments of each signal in the soak test."""
@@ -380,14 +385,34 @@ def test_every_command_ends_well_at_random_moments(number: signal.Signals, tmp_p
     manifest, store = make.corpus(tmp_path, 24, seconds=20.0), str(tmp_path / "embedded")
     evaluate = ["evaluate", "--store", own["store info"][2], "--out", str(tmp_path / "scores"), *SHORT]
     tune = ["tune", "--store", own["store info"][2], "--out", str(tmp_path / "tuned"), "--tune.trials", "3"]
+    weights = tmp_path / "weights"
+    CASES["wav2vec2 group"].made(weights)
+    heard = make.manifest(tmp_path / "heard.jsonl", spoken(tmp_path / "speech", 24, seconds=20.0))
+    transcribe = ["transcribe", "--manifest", heard, "--out", str(tmp_path / "out"), "--asr", f"hf:{weights}"]
+    few, published = make.corpus(tmp_path / "few", 8), str(tmp_path / "published")
+    for words in (
+        ["embed", "--manifest", few, "--store", f"{few}.store"],
+        ["train", "--store", f"{few}.store", "--out", published, *SHORT, "--fit.epochs", "1"],
+    ):
+        subprocess.run([sys.executable, "-m", "hilbert_ray", *words], check=True, capture_output=True)
+    predict = ["predict", "--model", f"{published}/model", "--manifest", manifest]
+    pages.evaluated(tmp_path / "reported")
+    table = tmp_path / "t.parquet"
+    rows = [{"audio": {"bytes": bytes(20_000), "path": f"{i}.wav"}} for i in range(5000)]
+    pq.write_table(pa.Table.from_pylist(rows), table)
     own |= {
+        "transcribe": [*transcribe, "--recognition.precision", "float32"],
+        "predict": [*predict, "--out", str(tmp_path / "p.parquet")],
+        "report": ["report", "--run", str(tmp_path / "reported")],
+        "unpack": ["unpack", str(table), str(tmp_path / "unpacked")],
         "embed": ["embed", "--manifest", manifest, "--store", store],
         "evaluate": [*evaluate, "--folds.folds", "2", "--folds.repeats", "1"],
         "tune": [*tune, "--folds.folds", "2", "--fit.epochs", "2", "--fit.seeds", "1", "--model.dim", "8"],
     }
+    assert own.keys() == COMMANDS.keys()
     rng = random.Random(0)
     for name, words in own.items():
-        longest = 20.0 if name in ("embed", "evaluate", "tune") else 3.0
+        longest = 20.0 if name in ("transcribe", "embed", "evaluate", "tune", "predict") else 3.0
         ends = [interrupt(words, number, rng.uniform(0.1, longest)) for _ in range(MOMENTS)]
         seconds = [took for was_running, took in ends if was_running]
         print(f"| {name} | {NAMES[number]} | {len(seconds)} of {MOMENTS} | {max(seconds, default=0):.1f} |")
