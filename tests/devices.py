@@ -33,6 +33,12 @@ WAITS = {
 """Operations whose result the host needs: a number, or how large a tensor will be."""
 
 
+TAKES_NUMBERS = {aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
+"""What takes a single number from the CPU although it is no operation by element."""
+INDEXES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+"""What copies indices to the GPU by itself, and waits for it."""
+
+
 class DeviceError(AssertionError):
     """An operation on tensors of different devices."""
 
@@ -161,7 +167,12 @@ class FakeGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _require_one_device(self, operation: Any, inputs: Sequence[torch.Tensor]) -> None:  # noqa: ANN401
         """Refuse tensors of the CPU, except single numbers in operations by element, as CUDA does."""
-        by_element = torch.Tag.pointwise in operation.tags
+        by_element = torch.Tag.pointwise in operation.tags or operation in TAKES_NUMBERS
+        if operation in INDEXES and isinstance(inputs[0], GpuTensor):
+            for index in [value for value in inputs[1:] if not isinstance(value, GpuTensor)]:
+                if index.dtype in (torch.int64, torch.bool):
+                    self.waits["to gpu"] += 1
+                    inputs = [value for value in inputs if value is not index]
         for value in inputs:
             if not isinstance(value, GpuTensor) and not (by_element and value.dim() == 0):
                 raise DeviceError(f"{operation}: a tensor {list(value.shape)} is on the CPU, others on {GPU}")

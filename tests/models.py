@@ -104,7 +104,7 @@ DECODER = {
     "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
 }  # fmt: skip
 OF_TWO = {
-    "vocab_size": 200, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
     "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3,
 }  # fmt: skip

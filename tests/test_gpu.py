@@ -15,6 +15,7 @@ from hilbert_ray.config import (
     FitConfig,
     FoldsConfig,
     Imbalance,
+    Modality,
     ModelConfig,
     SegmentConfig,
     TaskConfig,
@@ -26,7 +27,7 @@ from hilbert_ray.features.arrays import Features
 from hilbert_ray.model.hilbert import Hilbert
 from hilbert_ray.training.checkpoints import TrainingState, read_state, write_state
 from hilbert_ray.training.loop import EpochReport, TrainedNetworks, fit
-from tests import make, models
+from tests import make, models, speech_models
 from tests.devices import GPU, DeviceError, fake_gpu
 
 TASKS = {
@@ -260,34 +261,46 @@ def test_late_fusion_computes_on_the_gpu_that_ray_gave() -> None:
 # Encoders
 
 
-def encoded(name: str, folder: Path, device: str) -> np.ndarray:
+def encoded(spec: str, modality: Modality, layer: str, device: str) -> np.ndarray:
     """Return a small encoder's features of three segments of different lengths."""
-    modality: Any = "text" if name in models.TEXT else "audio"
-    options = EncoderConfig(precision="float32", layer="1:2", pooling="mean_std")
-    encoder = build_encoder(f"hf:{folder}", modality, options, SegmentConfig(), device)
+    options = EncoderConfig(precision="float32", layer=layer, pooling="mean_std")
+    encoder = build_encoder(spec, modality, options, SegmentConfig(window_s=1.0, hop_s=1.0), device)
     rng = np.random.default_rng(0)
     if modality == "text":
         texts = ("the garden was cold", "we talked", "nobody could say what happened there for hours")
         segments: list[Any] = [TextSegment(text=text, start=0.0, end=1.0) for text in texts]
     else:
-        samples = [rng.normal(0, 0.1, n).astype(np.float32) for n in (9000, 5000, 7000)]
-        segments = [AudioSegment(samples=wave, start=0.0, end=len(wave) / 16000) for wave in samples]
+        assert encoder.rate_hz is not None
+        samples = [rng.normal(0, 0.1, round(s * encoder.rate_hz)).astype(np.float32) for s in (0.6, 0.3, 0.4)]
+        segments = [
+            AudioSegment(samples=wave, start=0.0, end=len(wave) / encoder.rate_hz) for wave in samples
+        ]
     return encoder.encode(segments)
 
 
-@pytest.mark.parametrize("name", ["wav2vec2-layer", "wavlm-group", "whisper", "bert", "t5", "deberta-v2"])
-def test_encoders_on_a_gpu_give_the_features_of_the_cpu(name: str, tmp_path: Path) -> None:
-    models.made(name, tmp_path)
-    expected = encoded(name, tmp_path, "cpu")
+def check_encoder(spec: str, modality: Modality, layer: str) -> None:
+    """Check that a GPU gives the features of the CPU."""
+    expected = encoded(spec, modality, layer, "cpu")
     with fake_gpu() as gpu:
-        actual = encoded(name, tmp_path, str(GPU))
+        actual = encoded(spec, modality, layer, str(GPU))
     assert gpu.waits["to cpu"] > 0  # it was there
     # Batches of another size are summed in another order.
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [*models.TEXT, *models.MORE_TEXT, *models.CAUSAL])
+def test_text_encoders_on_a_gpu_give_the_features_of_the_cpu(name: str, tmp_path: Path) -> None:
+    check_encoder(models.made(name, tmp_path), "text", "1:2")
+
+
+@pytest.mark.parametrize("name", speech_models.CASES)
+def test_speech_encoders_on_a_gpu_give_the_features_of_the_cpu(name: str, tmp_path: Path) -> None:
+    case = speech_models.CASES[name]
+    check_encoder(case.made(tmp_path), "audio", "all" if case.has_layers else "last")
+
+
 def test_an_encoder_computes_where_it_is_told_and_not_where_torch_finds_a_gpu(tmp_path: Path) -> None:
-    models.made("bert", tmp_path)
+    spec = models.made("bert", tmp_path)
     with fake_gpu() as gpu:
-        encoded("bert", tmp_path, "cpu")
+        encoded(spec, "text", "1:2", "cpu")
     assert gpu.waits.total() == 0

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from hilbert_ray.config import ConfigError, Modality
 from hilbert_ray.document import Segment, TextSegment
 from hilbert_ray.encoders.folder import reading
-from hilbert_ray.encoders.loading import is_encoder_half
+from hilbert_ray.encoders.loading import WITH_DECODER, is_encoder_half
 from hilbert_ray.encoders.pooling import load_modules
 from hilbert_ray.encoders.transformer import Pretrained, SegmentTooLongError, Transformer
 
@@ -101,7 +101,8 @@ class TextEncoder(Transformer):
     def _last_state(self) -> int:
         # Models of several parts count the layers of the text encoder in its own part.
         config = self.config if hasattr(self.config, "num_hidden_layers") else self.text_config
-        return int(getattr(config, "encoder_layers", None) or config.num_hidden_layers)
+        field = "decoder_layers" if config.model_type in WITH_DECODER else "encoder_layers"
+        return int(getattr(config, field, None) or config.num_hidden_layers)
 
     def _dim(self) -> int:
         return self.declaration.dim(self.width, super()._dim(), self.name)
@@ -173,6 +174,9 @@ class TextEncoder(Transformer):
 
     def _load(self) -> Any:  # noqa: ANN401
         network = super()._load()
+        for part in network.modules():
+            if getattr(getattr(part, "config", None), "use_cache", False):
+                part.config.use_cache = False  # keys and values are kept for generating text alone
         return network.get_encoder() if is_encoder_half(self.config) else network
 
     def rehearse(self) -> None:

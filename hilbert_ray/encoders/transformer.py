@@ -229,10 +229,12 @@ class Transformer:
         if layers is None:
             return output.last_hidden_state.float()  # type: ignore[no-any-return]
         first, last = layers
+        # Where a decoder reads the text after the encoder, its states are those that the output is of.
+        states = output["decoder_hidden_states" if "decoder_hidden_states" in output else "hidden_states"]
         if first == last:  # without the two passes over all states that the mean of one takes
-            return output.hidden_states[first].float()  # type: ignore[no-any-return]
+            return states[first].float()  # type: ignore[no-any-return]
         # In float32, because a sum in bf16 would be rounded once per layer.
-        return torch.stack([state.float() for state in output.hidden_states[first : last + 1]]).mean(0)
+        return torch.stack([state.float() for state in states[first : last + 1]]).mean(0)
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return float32 [batch, dim] from states [batch, time, width] where `mask` [batch, time] is True."""

@@ -184,6 +184,27 @@ def test_layers_and_pooling_are_what_their_names_say(name: str, layer: str, smal
         np.testing.assert_allclose(features, torch.stack(expected[pooling]).numpy(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["bart", "mbart", "mvp", "plbart", "led"])
+def test_layers_are_those_of_the_decoder_where_it_reads_the_text(name: str, small: Models) -> None:
+    """The encoder of these models has another number of layers."""
+    path = small(name).removeprefix("hf:")
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    expected = []
+    for segment in TEXTS:
+        assert isinstance(segment, TextSegment)
+        inputs = tokenizer(segment.text, return_tensors="pt", return_token_type_ids=False)
+        with torch.inference_mode():
+            states = model(**inputs, output_hidden_states=True).decoder_hidden_states
+        expected.append(torch.cat([state[0].mean(0) for state in states]).numpy())
+    features = load(small(name), "text", layer="all").encode(TEXTS)
+    np.testing.assert_allclose(features, np.stack(expected), atol=1e-4, rtol=0)
+    mean = load(small(name), "text", layer="0:2").encode(TEXTS)
+    np.testing.assert_allclose(mean, features.reshape(len(TEXTS), 3, -1).mean(1), atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match="has hidden states 0 to 2, but layer is 3"):
+        load(small(name), "text", layer="3")
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_all_layers_lie_side_by_side_in_a_feature(name: str, small: Models) -> None:
     segments, modality = pool_of(name), modality_of(name)
