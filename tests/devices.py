@@ -3,8 +3,7 @@
 Under `fake_gpu`, an operation on tensors of both devices is refused where CUDA would refuse it (or read
 memory that is not its own); where host and GPU wait for each other is counted; and the GPU draws random
 numbers from a generator of its own. Results are real: losses, checkpoints and predictions can be compared
-with those of the CPU. Two things are not as in CUDA: `torch.tensor(..., device=GPU)`, a copy that waits, ends
-in an error, and autocast does not reach these tensors.
+with those of the CPU. One thing is not as in CUDA: autocast does not reach these tensors.
 """
 
 from collections import Counter
@@ -227,10 +226,17 @@ def fake_gpu() -> Iterator[FakeGpu]:
     def refuse(*_: Any) -> None:  # noqa: ANN401
         raise AssertionError("the state of all GPUs: a process may use those that it was given only")
 
+    made = torch.tensor
+
+    def tensor(*values: Any, device: Any = None, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        """Make a tensor as CUDA does, on the host first: torch's C++ would do so past the mode."""
+        return made(*values, **options) if device is None else made(*values, **options).to(device)
+
     # What torch asks of CUDA's library, which this build does not have, and what Ray tells its workers.
     with (
         patch("ray.is_initialized", lambda: True),
         patch("ray.get_gpu_ids", lambda: ["0"]),
+        patch("torch.tensor", tensor),
         patch("torch.cuda._lazy_init", lambda: None),
         patch("torch.cuda.is_available", lambda: True),
         patch("torch.cuda.manual_seed_all", gpu.seed),
