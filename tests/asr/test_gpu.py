@@ -23,8 +23,8 @@ def test_ctc_recognisers_hear_the_same_on_a_gpu(name: str, tmp_path: Path) -> No
     assert gpu.waits["to cpu"] > 0  # it was there
     assert [[one.text for one in said] for said in found] == [[one.text for one in said] for said in expected]
     for said, also in zip(found, expected, strict=True):
-        times = [[(word.start, word.end, word.confidence) for word in one.words] for one in said]
-        others = [[(word.start, word.end, word.confidence) for word in one.words] for one in also]
+        times = [[(word.start, word.end, word.confidence or 0.0) for word in one.words] for one in said]
+        others = [[(word.start, word.end, word.confidence or 0.0) for word in one.words] for one in also]
         for one, other in zip(times, others, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4)
 

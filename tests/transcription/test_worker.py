@@ -8,18 +8,22 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from hilbert_ray.audio import stream
 from hilbert_ray.cli import main
 from hilbert_ray.config import Config, ConfigError, RecognitionConfig
 from hilbert_ray.store import Store
+from hilbert_ray.transcription import transcribe
 from hilbert_ray.transcription.resolve import chosen_recognizer, job_of, resolve_recognizer
 from hilbert_ray.transcription.worker import TranscribeUnits
 from hilbert_ray.units import UnitResult, plan_all, take_snapshot
-from tests import make
+from tests import fatal, make
+from tests.asr.conftest import CORPUS
 from tests.asr.test_ctc import CASES
 from tests.transcription.stand_in import CONFIG, rows_of, spoken
-from tests.whisper_weights import package_folder
+from tests.whisper_weights import package_folder, write_folder
 
 COMPUTES = {"cpu": {"float32", "int8", "int8_float32"}, "cuda": {"bfloat16", "float32", "int8_float32"}}
 """What CTranslate2 says of a CPU and of a recent GPU."""
@@ -109,6 +113,33 @@ def test_the_command_transcribes_with_the_recogniser_that_it_is_given(
         assert said["utterances"]
     assert main(["validate", shown["manifest"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["automatic"] == {f"hf:{weights}": 2}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("engine", ["faster-whisper", pytest.param("hf", marks=pytest.mark.soak)])
+def test_whisper_writes_the_same_bytes_on_any_number_of_workers_and_after_a_kill(
+    engine: str, tmp_path: Path
+) -> None:
+    """Units and batches are others with more workers; the accident is in the middle of a unit."""
+    model = package_folder() if engine == "faster-whisper" else write_folder(tmp_path / "whisper")
+    names = [f"interview-{number:03d}" for number in range(1, 5)]
+    for name in names:
+        samples = np.concatenate([*stream(str(CORPUS / "audio" / f"{name}.opus"))])[: 20 * 16000]
+        soundfile.write(tmp_path / f"{name}.flac", samples, 16000)
+    rows = [{"doc_id": name, "audio": f"fatal://{tmp_path}/{name}.flac"} for name in names]
+    manifest = make.manifest(tmp_path / "m.jsonl", rows)
+    found = []
+    for workers, unit_s in ((1, 1000.0), (3, 0.001)):
+        out = tmp_path / f"by {workers}"
+        if workers == 3:
+            fatal.arm(tmp_path, point="open", match=".flac", spared=2)
+        embed = replace(CONFIG.embed, workers=workers, unit_s=unit_s)
+        transcribe(manifest, str(out), replace(CONFIG, asr=f"{engine}:{model}", embed=embed))
+        found.append({path.name: path.read_bytes() for path in out.glob("transcripts/*")})
+    assert fatal.accidents(tmp_path) == 1
+    assert len(found[0]) == 4
+    assert all(json.loads(each)["utterances"] for each in found[0].values())
+    assert found[0] == found[1]
 
 
 def test_auto_precision_is_settled_by_name_for_all_workers() -> None:
