@@ -320,8 +320,8 @@ def explain(out: str, doc_id: str) -> str:
         names = (f"{modality}_weight", f"{modality}_start", f"{modality}_end")
         # The weight is first, so that tuples sort by it.
         segments = sorted(zip(*(rows[0][name] or () for name in names), strict=True), reverse=True)
-        # Text without times has positions instead, from 0 to 1; no recording worth explaining is that short.
-        is_timed = max((end for _, _, end in segments), default=0.0) > 1.0
+        # A text without times has positions instead, from 0 to 1; one with times hardly ends that early.
+        is_timed = modality == "audio" or max((end for _, _, end in segments), default=0.0) > 1.0
         scale, unit = (1, "s") if is_timed else (100, "%")
         for weight, start, end in segments[:EXPLAINED]:
             place = f"{scale * start:9.2f} to {scale * end:9.2f} {unit}"

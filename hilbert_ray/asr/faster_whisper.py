@@ -33,11 +33,7 @@ _FILES = ("config.json", "model.bin", "tokenizer.json")
 
 def build(spec: str, options: RecognitionConfig, device: str) -> Recognizer:
     """Return the recogniser for `faster-whisper:<id or folder>`; see `registry.build_recognizer`."""
-    if find_spec("faster_whisper") is None or find_spec("ctranslate2") is None:
-        raise ConfigError(
-            f"asr is {spec}, which needs faster-whisper, and it is not installed: pip install "
-            "'hilbert-ray[asr]' on every node, or use a model of transformers (`hf:...`)"
-        )
+    _require_installed()
     return FasterWhisperRecognizer(spec, options, device)
 
 
@@ -49,6 +45,7 @@ def precision_on(device: str, setting: str) -> Precision:
     Raises:
         ConfigError: when the device does not know it.
     """
+    _require_installed()
     import ctranslate2
 
     kind = torch.device(device).type
@@ -68,6 +65,19 @@ def precision_on(device: str, setting: str) -> Precision:
             f"{', '.join(names)}; set it to one of these"
         )
     return precision
+
+
+def _require_installed() -> None:
+    """Check that the extra `asr` is there.
+
+    Raises:
+        ConfigError: when it is not.
+    """
+    if find_spec("faster_whisper") is None or find_spec("ctranslate2") is None:
+        raise ConfigError(
+            "asr names a model of `faster-whisper:`, which needs faster-whisper, and it is not installed: "
+            "pip install 'hilbert-ray[asr]' on every node, or use a model of transformers (`hf:...`)"
+        )
 
 
 class FasterWhisperRecognizer:

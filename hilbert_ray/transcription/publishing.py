@@ -136,9 +136,8 @@ def _write_manifest(files: Files, snapshot: Snapshot, named: Mapping[str, str]) 
         with path.open("rb") as file:
             fresh = hashlib.file_digest(file, "sha256").hexdigest()
         if _require_own_manifest(files) != fresh:
-            files.create(
-                f"{_WRITTEN}/{fresh}", b""
-            )  # before the file: a kill in between must not make it foreign
+            # Before the file: a kill in between must not make it that of somebody else.
+            files.create(f"{_WRITTEN}/{fresh}", b"")
             files.put_from(MANIFEST, str(path))
 
 

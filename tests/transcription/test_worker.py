@@ -142,6 +142,19 @@ def test_whisper_writes_the_same_bytes_on_any_number_of_workers_and_after_a_kill
     assert found[0] == found[1]
 
 
+def test_an_engine_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hilbert_ray.asr.faster_whisper.find_spec", lambda _: None)
+    for precision in ("auto", "float32"):
+        options = RecognitionConfig(precision=precision)  # type: ignore[arg-type]
+        config = replace(CONFIG, asr=f"faster-whisper:{package_folder()}", recognition=options)
+        with pytest.raises(
+            ConfigError, match=r"not installed: pip install 'hilbert-ray\[asr\]' on every node"
+        ):
+            resolve_recognizer(config)
+
+
 def test_auto_precision_is_settled_by_name_for_all_workers() -> None:
     spec = f"faster-whisper:{package_folder()}"
     resolved = resolve_recognizer(replace(CONFIG, asr=spec, embed=replace(CONFIG.embed, gpu="no")))
