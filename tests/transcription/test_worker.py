@@ -147,7 +147,7 @@ def test_an_engine_that_is_not_installed_is_named_with_the_command_that_installs
 ) -> None:
     monkeypatch.setattr("hilbert_ray.asr.faster_whisper.find_spec", lambda _: None)
     for precision in ("auto", "float32"):
-        options = RecognitionConfig(precision=precision)  # type: ignore[arg-type]
+        options = RecognitionConfig(precision=precision)
         config = replace(CONFIG, asr=f"faster-whisper:{package_folder()}", recognition=options)
         with pytest.raises(
             ConfigError, match=r"not installed: pip install 'hilbert-ray\[asr\]' on every node"
