@@ -352,7 +352,9 @@ OURS = re.compile(r"\d\d:\d\d:\d\d |hilbert-ray embed: ")
 @pytest.mark.ray
 @pytest.mark.parametrize("is_lost", [False, True], ids=["interrupted", "raylet lost"])
 def test_embed_ends_well_and_keeps_what_is_committed(is_lost: bool, tmp_path: Path) -> None:
-    manifest, folder = make.corpus(tmp_path, 1000, seconds=4.0), tmp_path / "store"
+    record, folder = make.record(tmp_path, 0, seconds=4.0), tmp_path / "store"
+    rows = [{**record, "doc_id": f"d{number:04d}"} for number in range(1000)]  # more than are done by then
+    manifest = make.manifest(tmp_path / "manifest.jsonl", rows)
     words = ["embed", "--manifest", manifest, "--store", str(folder), "--embed.buckets", "2"]
     started = start("-m", "hilbert_ray", *words, "--embed.unit-s", "4", "--embed.workers", "1")
     while not any(folder.glob("features/audio/*/commits/*/*.json")):

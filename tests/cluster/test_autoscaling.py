@@ -64,7 +64,9 @@ print(ray.cluster_resources())
 @pytest.mark.ray
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
 def test_a_pool_of_gpus_grows_from_no_worker_and_shrinks_again(tmp_path: Path, ray_home: Path) -> None:
-    manifest = make.corpus(tmp_path, 600)
+    record = make.record(tmp_path, 0)
+    rows = [{**record, "doc_id": f"d{number:03d}"} for number in range(600)]
+    manifest = make.manifest(tmp_path / "manifest.jsonl", rows)
     store = tmp_path / "store"
     config = tmp_path / "cluster.json"
     node = {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
