@@ -86,11 +86,11 @@ def predicted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pred
         make.record(folder, 104, doc_id="mute", text=None),
         make.record(folder, 105, doc_id="deaf", audio="words.wav"),
         make.record(folder, 106, doc_id="untold", text=None, text_file="nowhere.txt"),
-        make.record(folder, 107, doc_id="untimed", text="It was cold. We talked for hours. Nobody slept."),
         {"doc_id": "words", "audio": "words.wav"},
         {"doc_id": "both", "audio": "words.wav", "text_file": "nowhere.txt"},
         {"doc_id": "empty"},
         {"doc_id": "outside", "audio": "/elsewhere/a.wav"},
+        make.record(folder, 107, doc_id="untimed", text="It was cold. We talked for hours. Nobody slept."),
     ]
     make.manifest(folder / "manifest.jsonl", records)
     with pytest.MonkeyPatch.context() as patch:
