@@ -16,7 +16,7 @@ setup: .venv/ready
 # open_clip, a peer in tests, would draw in torchvision, which has no build beside a CPU-only torch.
 # With a CPU-only torch, torchaudio's native libraries fail to load; `doctor --fix` removes them.
 .venv/ready: pyproject.toml constraints.txt
-	@echo "installing into .venv: torch, then about 200 packages (1.5 GB); two to five minutes, once"
+	@echo "installing into .venv: torch, then about 200 packages, 3 GB in all; some minutes, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(PIP) torch
 	$(BIN)/python -m pip install $(PIP) -e '.[test,video]'

@@ -12,9 +12,12 @@ _AUDIO = {
 """Endings of recordings, see docs/audio.md: here alone names must tell, as other files lie beside them."""
 
 
-def recordings_in(folder: str) -> list[str]:
-    """Return the names of the audio files in a folder and below it, relative to it, sorted."""
-    return sorted(name for name in _files(folder) if _ending(name) in _AUDIO)
+def files_in(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the recordings in a folder and below it, and of its other files, both sorted."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for name in sorted(_files(folder)):
+        found[_ending(name) not in _AUDIO].append(name)
+    return found
 
 
 def documents(names: Sequence[str]) -> Iterator[Record]:
@@ -23,9 +26,8 @@ def documents(names: Sequence[str]) -> Iterator[Record]:
         yield {"doc_id": name, "audio": name}
 
 
-def note_of(folder: str, names: Sequence[str]) -> str:
+def note_of(names: Sequence[str], others: Sequence[str]) -> str:
     """Return how a folder is read, and what in it is not, for the user."""
-    others = sorted(name for name in _files(folder) if _ending(name) not in _AUDIO)
     rest = f"; {len(others)} other files, such as {others[0]}, are not read" if others else ""
     return (
         f"read as a folder of recordings: {len(names)} documents named as their files, without text, groups "

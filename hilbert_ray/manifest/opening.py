@@ -266,12 +266,13 @@ def _open_folder(path: str, block_bytes: int) -> Source:
     if pair is not None:
         return lhotse.open_pair(pair, folder, True, block_bytes)
     tables = huggingface.tables_of(folder)
-    if not tables and (recordings := audio_folder.recordings_in(folder)):
+    recordings, others = ([], []) if tables else audio_folder.files_in(folder)
+    if recordings:
         audio_folder.require_no_manifest(folder, list(_KINDS))
         return Source(
             contents=blocks_of(audio_folder.documents(recordings), block_bytes),
             folder=folder,
-            notes=[audio_folder.note_of(folder, recordings)],
+            notes=[audio_folder.note_of(recordings, others)],
         )
     if not tables:
         raise ManifestError(

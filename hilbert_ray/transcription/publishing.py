@@ -3,10 +3,10 @@
     OUT/manifest.jsonl                        the manifest, with `text_file` where there was no text
     OUT/transcripts/<document>-<hash>.json    one transcript
     OUT/work                                  the state of the run, a store
-    OUT/work/manifests/<hash>                 an empty file for each manifest that was written
 
 The hash is of the document's id, the recording and the recogniser. So a file is written once and never again,
-may be corrected by hand, and makes way for another when its recording changes.
+may be corrected by hand, and makes way for another when its recording changes. A manifest is replaced only if
+it is as `transcribe` wrote it: the state has an empty file for each, named by its SHA-256.
 """
 
 import hashlib
@@ -56,11 +56,11 @@ def _require_own_manifest(files: Files) -> str | None:
         ConfigError: when it is not as `transcribe` wrote it.
     """
     found = _sha256(files, MANIFEST)
-    if found is not None and f"{_WRITTEN}/{found}" not in files.names(_WRITTEN):
+    if found is not None and not files.exists(f"{_WRITTEN}/{found}"):
         raise ConfigError(
             f"{files.path(MANIFEST)} is not as `transcribe` wrote it and would be replaced; move it away, or "
             "name another --out. Labels and corrections belong in the manifest that --manifest names, or in "
-            "a copy of this one; transcripts may be corrected where they are"
+            "a copy beside this one; transcripts may be corrected where they are"
         )
     return found
 
